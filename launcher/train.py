@@ -1,0 +1,54 @@
+"""Train a segmentation network.
+
+    deepspeed launcher/train.py --config jobs/recipes/camvid.yaml data.path=SHARDS run.dir=RUN [key=value ...]
+
+`deepspeed` may be left out (one process). The same command again goes on where the run stopped.
+"""
+
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from msanet import distributed
+from msanet.command_line import train_config
+from msanet.config import Config
+from msanet.data.index import load_manifest
+from msanet.data.loader import plan_batches
+from msanet.data.source import ShardSource
+from msanet.models import build_model
+from msanet.training.run import RunFolder
+from msanet.training.trainer import Trainer
+
+
+def train(config: Config) -> None:
+    """From shards to checkpoints, metrics and a report; every rank runs this."""
+    shards = Path(config.data.path or "")
+    manifest = load_manifest(shards)
+    validation = ShardSource(shards, config.data.val_split, manifest)
+    batches = plan_batches(config.trainer.global_batch, config.trainer.micro_batch, distributed.world_size())
+
+    torch.manual_seed(config.run.seed)  # the same initial weights on every rank
+    model = build_model(config.model.name, manifest.num_classes, **config.model.options)
+    run = RunFolder(config, manifest)
+    trainer = Trainer(config, manifest, model, batches, saved=run.saved())
+    run.begin(trainer.step)
+
+    bar = tqdm(total=trainer.total_steps, initial=trainer.step, desc="train", unit="step", disable=not distributed.is_main())
+    for micro_batches in trainer.stream():
+        trainer.train_step(micro_batches)
+        run.record_samples(trainer.step, micro_batches)
+        bar.update()
+        if trainer.is_due(config.trainer.log_every):
+            run.log_training(trainer.position, **trainer.training_figures())
+        if trainer.is_due(config.trainer.evaluate_every * trainer.steps_per_epoch):
+            run.log_evaluation(trainer.position, trainer.evaluate(validation))
+        if trainer.is_due(config.trainer.checkpoint_every):
+            run.save(trainer.checkpoint())
+    run.close()
+
+
+if __name__ == "__main__":
+    settings = train_config(__doc__)
+    with distributed.session(settings.run.timeout):
+        train(settings)

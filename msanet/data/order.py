@@ -1,0 +1,162 @@
+"""The order in which samples are seen: a pure function of (seed, epoch, position), the same for any number of ranks.
+
+    blocks  = runs of samples inside one shard, about block_bytes each
+    epoch   : ids = concatenation of the blocks in a random order
+              cut ids into L contiguous lanes whose lengths differ by at most 1     (L = global batch, frozen)
+              inside a lane sort by position + U(0, window)                         (bounded displacement)
+              order[l::L] = lane l
+    position P: epoch = P // N, sample = order(epoch)[P % N]
+
+Blocks keep reads local, lanes mix distant blocks into one batch, and no list of all samples is ever made: blocks are
+permuted, and a lane is resolved only around the position that is asked for. All randomness is raw Philox output, whose
+stream NumPy guarantees (NEP 19), so an order is the same on any machine and version.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Philox
+
+_CHUNK = 512
+"""Positions of a lane that are resolved, and remembered, at once."""
+_CACHED_CHUNKS = 4096
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the order depends on; it is saved with every checkpoint and must not change within a run.
+
+    lanes: the global batch at the start of the run. window: bound of the displacement inside a lane, in samples.
+    drop: leave out an epoch's last samples that fill no batch (what other systems do) instead of carrying over.
+    """
+
+    seed: int
+    lanes: int
+    window: int
+    block_bytes: int
+    drop: bool = False
+
+
+class Order:
+    """All epochs of one split. shard_samples, shard_bytes: per shard, as the manifest gives them.
+
+    `samples(positions)` is what everything else is built on. Memory is 16 bytes a block, not a sample.
+    """
+
+    def __init__(self, plan: Plan, shard_samples: Iterable[int], shard_bytes: Iterable[int]) -> None:
+        self.plan = plan
+        self._block_starts, self._block_lengths = _cut_blocks(shard_samples, shard_bytes, plan.block_bytes)
+        self.num_samples = int(self._block_lengths.sum())
+        dropped = self.num_samples % plan.lanes if plan.drop else 0
+        self.epoch_length = self.num_samples - dropped
+        self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
+
+    def samples(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (int64, any order) to (epochs, sample ids), both int64 of the same shape.
+
+        A sample's id is its number in the split: shards in the manifest's order, samples in the shard's order.
+        """
+        epochs = positions // self.epoch_length
+        within = positions % self.epoch_length
+        ids = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            ids[chosen] = self._epoch(int(epoch)).samples(within[chosen])
+        return epochs, ids
+
+    def _epoch(self, number: int) -> "_Epoch":
+        if number not in self._epochs:
+            self._epochs[number] = _Epoch(self.plan, number, self._block_starts, self._block_lengths)
+            while len(self._epochs) > 2:  # a carried batch needs two, nothing needs more
+                self._epochs.popitem(last=False)
+        return self._epochs[number]
+
+
+class _Epoch:
+    """One epoch: the permuted blocks, and lanes resolved lazily."""
+
+    def __init__(self, plan: Plan, number: int, block_starts: np.ndarray, block_lengths: np.ndarray) -> None:
+        self.plan = plan
+        self.key = np.array([plan.seed, number], dtype=np.uint64)
+        permutation = np.argsort(_random_bits(self.key, 0, 0, len(block_starts)), kind="stable")
+        self.starts = block_starts[permutation]
+        self.ends = np.cumsum(block_lengths[permutation])  # of each block in the concatenation
+        self.quotient, self.remainder = divmod(int(self.ends[-1]), plan.lanes)
+        self.chunks: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+
+    def samples(self, within: np.ndarray) -> np.ndarray:
+        lanes, ranks = within % self.plan.lanes, within // self.plan.lanes
+        places = [self._place(int(lane), int(rank)) for lane, rank in zip(lanes, ranks, strict=True)]
+        return self._resolve(np.array(places, dtype=np.int64))
+
+    def _place(self, lane: int, rank: int) -> int:
+        """Where in the concatenation the `rank`-th sample of a lane lies."""
+        chunk, offset = divmod(rank, _CHUNK)
+        key = (lane, chunk)
+        places = self.chunks.get(key)
+        if places is None:
+            places = self.chunks[key] = self._sort_chunk(lane, chunk)
+            if len(self.chunks) > _CACHED_CHUNKS:
+                self.chunks.popitem(last=False)
+        return int(places[offset])
+
+    def _sort_chunk(self, lane: int, chunk: int) -> np.ndarray:
+        """Places of ranks [chunk * _CHUNK, +_CHUNK) of a lane.
+
+        Position i has the key i + U(0, window), so the k-th smallest key lies in [k, k + window) and belongs to a
+        position in (k - window, k + window): everything before `low` sorts before, everything from `high` after.
+        """
+        window = self.plan.window
+        start = lane * self.quotient + min(lane, self.remainder)
+        length = self.quotient + (lane < self.remainder)
+        first, last = chunk * _CHUNK, min((chunk + 1) * _CHUNK, length)
+        low, high = max(0, first - window), min(length, last + window)
+        uniform = _random_bits(self.key, 1, start + low, high - low) >> np.uint64(11)  # 53 bits, exact in float64
+        keys = np.arange(low, high) + uniform.astype(np.float64) * (window / 2**53)
+        by_key = np.argsort(keys, kind="stable")
+        return start + low + by_key[first - low : last - low]
+
+    def _resolve(self, places: np.ndarray) -> np.ndarray:
+        blocks = np.searchsorted(self.ends, places, side="right")
+        before = np.where(blocks > 0, self.ends[blocks - 1], 0)
+        return self.starts[blocks] + (places - before)
+
+
+def rank_slice(consumed: int, global_batch: int, rank: int, world_size: int) -> range:
+    """The positions that rank `rank` takes of the global batch that starts at position `consumed`."""
+    share = global_batch // world_size
+    assert share * world_size == global_batch, "the batch plan is checked when the run starts"
+    return range(consumed + rank * share, consumed + (rank + 1) * share)
+
+
+def evaluation_slice(num_samples: int, rank: int, world_size: int) -> range:
+    """A contiguous share of a split without padding; shares differ by at most 1, and may be empty."""
+    return range(num_samples * rank // world_size, num_samples * (rank + 1) // world_size)
+
+
+def _cut_blocks(
+    shard_samples: Iterable[int], shard_bytes: Iterable[int], block_bytes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(start ids, lengths) of the blocks: each shard cut evenly into as many blocks as block_bytes fits into it."""
+    samples = np.fromiter(shard_samples, dtype=np.int64)
+    sizes = np.fromiter(shard_bytes, dtype=np.int64)
+    counts = np.clip(sizes // block_bytes, 1, samples)  # blocks per shard
+    shard_of_block = np.repeat(np.arange(len(samples)), counts)
+    first_block = np.cumsum(counts) - counts
+    number = np.arange(len(shard_of_block)) - first_block[shard_of_block]  # of the block in its shard
+    n, c = samples[shard_of_block], counts[shard_of_block]
+    begin, end = number * n // c, (number + 1) * n // c
+    shard_start = np.cumsum(samples) - samples
+    return shard_start[shard_of_block] + begin, end - begin
+
+
+def _random_bits(key: np.ndarray, stream: int, start: int, count: int) -> np.ndarray:
+    """64-bit draws number start..start+count of a stream, found directly: Philox is a function of its counter.
+
+    One counter value gives four draws; the stream sits in the highest word, so that streams never meet.
+    """
+    group, skip = divmod(start, 4)
+    counter = np.array([group, 0, 0, stream], dtype=np.uint64)
+    return Philox(key=key, counter=counter).random_raw(count + skip)[skip:]

@@ -1,0 +1,164 @@
+"""Which rank this process is, the process group's life, and who speaks.
+
+A job is started by `deepspeed`, by torchrun, or as one plain process; all three end up here the same way.
+"""
+
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from msanet.errors import UserError, user_errors
+
+_T = TypeVar("_T")
+
+
+def rank() -> int:
+    """This process's number in the job, 0-based; readable before `session` too."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def is_main() -> bool:
+    """Rank 0 speaks, logs and writes; the others are silent."""
+    return rank() == 0
+
+
+def device() -> torch.device:
+    """This rank's accelerator, or the CPU."""
+    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+@contextmanager
+def session(timeout: float) -> Iterator[None]:
+    """The life of one rank: environment, process group, body, orderly end. `timeout` (s) bounds every collective.
+
+    A UserError inside ends the job with exit code 2 and its sentence, said by one rank. Does not return to the
+    interpreter's own shutdown: a gloo thread races it and sometimes aborts the process, so the end is barrier, flush and
+    `os._exit`. Other exceptions pass through with their traceback.
+    """
+    _prepare_environment()
+    _end_with_parent()
+    import deepspeed  # after the environment is set: it picks its accelerator when imported
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiling it takes a minute; training never uses it
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # The `timeout=` of init_distributed does not reach the groups that ZeRO clones (they would wait 30 minutes).
+    dist.distributed_c10d.default_pg_timeout = timedelta(seconds=timeout)
+    deepspeed.init_distributed(
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(seconds=timeout), verbose=False
+    )
+    code = 0
+    try:
+        with user_errors(may_speak=_speaks_first):
+            yield
+        barrier()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum over ranks, in place; the tensor itself on one rank."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The values of all ranks in rank order, on every rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def on_main(function: Callable[[], _T]) -> _T:
+    """Run `function` on rank 0 alone and give its result to all ranks; its UserError ends them all."""
+    outcome: Any = None
+    if is_main():
+        try:
+            outcome = function()
+        except (UserError, OSError) as error:
+            outcome = error
+    outcome = broadcast_object(outcome)
+    if isinstance(outcome, UserError | OSError):
+        raise outcome
+    return outcome
+
+
+def _speaks_first(sentence: str) -> bool:
+    """Whether this rank is the first to report this sentence: all ranks often find the same fault."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return True
+    try:
+        return dist.distributed_c10d._get_default_store().add(f"error:{sentence}", 1) == 1
+    except (RuntimeError, dist.DistError):  # rank 0, which keeps the store, has spoken and left
+        return False
+
+
+def _prepare_environment() -> None:
+    """Fill in what a plain `python launcher/train.py` lacks, and share a host's cores among its ranks."""
+    if "MASTER_PORT" not in os.environ:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+        return
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", world_size())))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // max(1, ranks_here)))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _end_with_parent() -> None:
+    """End this process when the launcher that started it is gone: a killed `deepspeed` would leave its ranks running."""
+    if "RANK" not in os.environ or world_size() == 1:
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        print(f"error: rank {rank()} lost its launcher and ends", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()

@@ -1,0 +1,69 @@
+"""Figures from a confusion matrix; MSANet paper, equations 3 and 4 (whose printed bracket is a misprint), Long et al. 2015."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All fractions 0..1. Per class (by train id): iou and accuracy, NaN where undefined; support: labelled pixels.
+
+    A class with neither ground truth nor prediction has no IoU and is excluded from the mean; a class that was
+    predicted but never labelled counts as 0. `notes` says which classes these rules met.
+    """
+
+    mean_iou: float
+    mean_accuracy: float
+    pixel_accuracy: float
+    frequency_weighted_iou: float
+    iou_K: np.ndarray
+    accuracy_K: np.ndarray
+    support_K: np.ndarray
+    notes: tuple[str, ...]
+
+
+def scores(matrix_KK: np.ndarray, classes: tuple[str, ...]) -> Scores:
+    """Scores of an integer confusion matrix (rows ground truth). All NaN where no pixel is labelled."""
+    support = matrix_KK.sum(axis=1)
+    predicted = matrix_KK.sum(axis=0)
+    correct = np.diagonal(matrix_KK)
+    union = support + predicted - correct
+    total = int(support.sum())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        iou = np.where(union > 0, correct / union, np.nan)
+        accuracy = np.where(support > 0, correct / support, np.nan)
+    return Scores(
+        mean_iou=_mean(iou),
+        mean_accuracy=_mean(accuracy),
+        pixel_accuracy=int(correct.sum()) / total if total else float("nan"),
+        frequency_weighted_iou=float(np.nansum(iou * support) / total) if total else float("nan"),
+        iou_K=iou,
+        accuracy_K=accuracy,
+        support_K=support,
+        notes=_notes(classes, support, predicted),
+    )
+
+
+def constant_baseline(matrix_KK: np.ndarray, classes: tuple[str, ...]) -> tuple[str, float]:
+    """The best constant prediction on these labels: (class, its mean IoU). What any trained network must beat."""
+    support = matrix_KK.sum(axis=1)
+    best = int(support.argmax())
+    constant = np.zeros_like(matrix_KK)
+    constant[:, best] = support
+    return classes[best], scores(constant, classes).mean_iou
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _notes(classes: tuple[str, ...], support: np.ndarray, predicted: np.ndarray) -> tuple[str, ...]:
+    absent = [name for name, s, p in zip(classes, support, predicted, strict=True) if not s and not p]
+    invented = [name for name, s, p in zip(classes, support, predicted, strict=True) if not s and p]
+    notes = []
+    if absent:
+        notes.append(f"Neither labelled nor predicted, excluded from the mean: {', '.join(absent)}.")
+    if invented:
+        notes.append(f"Predicted but never labelled, counted as IoU 0: {', '.join(invented)}.")
+    return tuple(notes)

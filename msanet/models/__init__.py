@@ -1,0 +1,58 @@
+"""The networks: one file each, one line in `MODELS`. They know nothing of data, distribution or DeepSpeed."""
+
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from torch import nn
+
+from msanet.errors import UserError, nearest
+from msanet.models.msanet import MSANet
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"msanet": MSANet}
+
+
+def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """The network `name` with its constructor's options. Raises UserError on an unknown name, option or value."""
+    check_model_options(name, options)
+    return MODELS[name](num_classes=num_classes, **options)
+
+
+def check_model_options(name: str, options: dict[str, Any]) -> None:
+    """Hold `options` against the constructor's arguments: names and types. Raises UserError with the nearest name."""
+    if name not in MODELS:
+        raise UserError(f"model.name is '{name}', which is no network here; {nearest(name, sorted(MODELS))}")
+    known = model_options(name)
+    for key, value in options.items():
+        if key not in known:
+            raise UserError(f"model.{key} is not an option of '{name}'; {nearest(key, sorted(known))}")
+        kind, _ = known[key]
+        if not _fits(value, kind):
+            raise UserError(f"model.{key} is {value!r}, expected {describe(kind)}")
+
+
+def model_options(name: str) -> dict[str, tuple[Any, Any]]:
+    """{option: (type, default)} of a network, read from its constructor."""
+    network = MODELS[name]
+    constructor = network.__init__ if inspect.isclass(network) else network
+    hints = get_type_hints(constructor)
+    parameters = inspect.signature(network).parameters
+    return {key: (hints[key], p.default) for key, p in parameters.items() if key != "num_classes"}
+
+
+def describe(kind: Any) -> str:
+    """A type as users would say it: `one of full, fusion, none`."""
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    return getattr(kind, "__name__", str(kind))
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, part) for part in get_args(kind))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))

@@ -1,0 +1,1 @@
+"""The trainer's promises: the same gradients on any number of ranks, checkpoints that are whole, exact resumes."""

@@ -1,0 +1,194 @@
+"""Checkpoints that are whole or absent, and that fit any number of ranks and any ZeRO stage.
+
+    RUN/checkpoints/step-00000500/
+        model.safetensors       weights, buffers and the model card: all that evaluate and predict need
+        optimizer.safetensors   full optimizer state by parameter name
+        rng.safetensors         torch's generators of every rank
+        state.json              step, stream position, order plan, what the run is
+        files.json              size and sha256 of the four above; written last
+    RUN/checkpoints/latest      the newest one's name, for people and scripts
+
+A checkpoint is written beside, synced, and renamed when whole; loading verifies every hash and falls back to the newest
+whole one, saying which file was damaged.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from msanet.data.order import Plan
+from msanet.errors import UserError
+from msanet.models.saved import ModelCard, load_weights, save_network
+
+MODEL_FILE = "model.safetensors"
+_OPTIMIZER, _RNG, _STATE, _FILES = "optimizer.safetensors", "rng.safetensors", "state.json", "files.json"
+State = dict[str, dict[str, Tensor]]
+
+
+class RunState(BaseModel):
+    """Where a run stands. step: optimizer steps done. consumed: samples taken from the order, the one integer of a resume."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    consumed: int
+    total_steps: int
+    plan: Plan
+    world_size: int
+    dataset: str
+    dataset_digest: str
+    optimizer: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds. rng: {'<rank>.cpu' or '<rank>.cuda': generator state, uint8}."""
+
+    state: RunState
+    card: ModelCard
+    weights: dict[str, Tensor]
+    optimizer: State
+    rng: dict[str, Tensor]
+
+
+class _FileInfo(BaseModel):
+    bytes: int
+    sha256: str
+
+
+class _Files(BaseModel):
+    files: dict[str, _FileInfo]
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write `folder`/step-N and move `latest`; only then forget all but the `keep` newest. For one rank only."""
+    name = f"step-{checkpoint.state.step:08d}"
+    part = folder / f".{name}.partial"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_network(part / MODEL_FILE, checkpoint.weights, checkpoint.card)
+    flat = {f"{name}/{key}": t.contiguous() for name, state in checkpoint.optimizer.items() for key, t in state.items()}
+    save_file(flat, part / _OPTIMIZER)
+    save_file(checkpoint.rng, part / _RNG)
+    (part / _STATE).write_text(checkpoint.state.model_dump_json(indent=1) + "\n")
+    files = {path.name: _file_info(path) for path in sorted(part.iterdir())}
+    (part / _FILES).write_text(_Files(files=files).model_dump_json(indent=1) + "\n")
+    for path in [*part.iterdir(), part]:
+        _sync(path)
+    final = folder / name
+    shutil.rmtree(final, ignore_errors=True)  # a damaged one of this step, or this step again after a fall back
+    os.rename(part, final)
+    _sync(folder)
+    replace_text(folder / "latest", name + "\n")
+    for old in checkpoint_folders(folder)[keep:]:
+        shutil.rmtree(old)
+    return final
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """All checkpoints, newest first, without a look inside."""
+    return sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint whose every file is as it was written; a damaged one is named on stderr and passed over."""
+    for candidate in checkpoint_folders(folder):
+        fault = find_fault(candidate)
+        if fault is None:
+            return candidate
+        print(f"warning: checkpoint {fault}; falling back to the one before", file=sys.stderr, flush=True)
+    return None
+
+
+def find_fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None if it is whole."""
+    try:
+        files = _Files.model_validate_json((folder / _FILES).read_bytes()).files
+    except (OSError, ValidationError):
+        return f"'{folder / _FILES}' is missing or damaged"
+    for name, info in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"file '{path}' is missing"
+        if path.stat().st_size != info.bytes:
+            return f"file '{path}' has {path.stat().st_size} bytes, not {info.bytes}"
+        if _file_info(path) != info:
+            return f"file '{path}' is damaged (its sha256 is not the one written)"
+    return None
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Load a checkpoint that `newest_whole` has vouched for."""
+    weights, card = load_weights(folder / MODEL_FILE)
+    optimizer: State = {}
+    for flat_name, tensor in load_file(folder / _OPTIMIZER).items():
+        name, _, key = flat_name.rpartition("/")
+        optimizer.setdefault(name, {})[key] = tensor
+    state = RunState.model_validate_json((folder / _STATE).read_bytes())
+    return Checkpoint(state, card, weights, optimizer, load_file(folder / _RNG))
+
+
+def require_same_run(saved: RunState, card: ModelCard, plan: Plan, fresh: ModelCard, optimizer: str) -> None:
+    """Refuse to resume what would not be the same run. Raises UserError that names the first difference."""
+    differences: list[tuple[str, Any, Any, str]] = [
+        ("dataset", f"{saved.dataset} {saved.dataset_digest[:12]}", f"{fresh.dataset} {fresh.dataset_digest[:12]}", "data.path"),
+        ("network", (card.name, card.options), (fresh.name, fresh.options), "the section model"),
+        ("optimizer", saved.optimizer, optimizer, "optimizer.name"),
+        ("global batch", saved.plan.lanes, plan.lanes, "trainer.global_batch"),
+        ("sample order", saved.plan, plan, "run.seed, data.window, data.block_bytes and data.epoch_end"),
+    ]
+    for what, was, now, setting in differences:
+        if was != now:
+            raise UserError(
+                f"the checkpoint in run.dir has {what} {was}, this run has {now}; set {setting} back, or start another run.dir"
+            )
+
+
+def rng_state() -> dict[str, Tensor]:
+    """This process's torch generators; data has none, since augmentation is a function of (seed, epoch, sample)."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_rng(states: dict[str, Tensor], rank: int) -> bool:
+    """Put back the generators of `rank`; False where the checkpoint has none (another number of ranks)."""
+    if f"{rank}.cpu" not in states:
+        return False
+    torch.set_rng_state(states[f"{rank}.cpu"])
+    if torch.cuda.is_available() and f"{rank}.cuda" in states:
+        torch.cuda.set_rng_state(states[f"{rank}.cuda"])
+    return True
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    part = path.with_name(f".{path.name}.partial")
+    part.write_text(text, encoding="utf-8")
+    _sync(part)
+    os.replace(part, path)
+    _sync(path.parent)
+
+
+def _file_info(path: Path) -> _FileInfo:
+    with path.open("rb") as file:
+        return _FileInfo(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,121 @@
+"""Optimizer state out of and into a DeepSpeed engine, whole tensors by parameter name.
+
+DeepSpeed saves one file per rank in the layout of the stage, loads them only on the same number of ranks, and by
+unpickling. Here each parameter's state is gathered to full size, so that a checkpoint fits any number of ranks and any
+ZeRO stage, and holds nothing but tensors. This file is the only one that knows how DeepSpeed lays out its state
+(0.19: `_hp_mapping` at stages 1 and 2, `ds_id` and partitioned groups at stage 3).
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+State = dict[str, dict[str, Tensor]]
+"""{parameter name: {state key such as `exp_avg`: full-size tensor, or 0-d `step`}}"""
+
+
+def gather_weights(engine: Any) -> dict[str, Tensor]:
+    """Full parameters and buffers as float32 on the CPU, by name. A collective: every rank calls it, all get it."""
+    full = {name: buffer.detach().cpu().clone() for name, buffer in engine.module.named_buffers()}
+    for name, parameter in engine.module.named_parameters():
+        if hasattr(parameter, "ds_id"):
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([parameter]):
+                full[name] = parameter.detach().cpu().clone()
+        else:
+            full[name] = parameter.detach().cpu().clone()
+    return full
+
+
+def gather_optimizer_state(engine: Any) -> State:
+    """Every parameter's full optimizer state on the CPU. A collective: every rank calls it, all get it."""
+    return {name: _gather(engine, parameter) for name, parameter in engine.module.named_parameters()}
+
+
+def scatter_optimizer_state(engine: Any, state: State) -> None:
+    """Put a gathered state into a fresh engine. `state` holds every parameter (the caller has checked the model)."""
+    optimizer = _base(engine)
+    example = next(iter(state.values()))
+    for flat in _flat_parameters(engine):
+        optimizer.state[flat] = {
+            key: value.clone() if value.dim() == 0 else torch.zeros_like(flat) for key, value in example.items()
+        }
+    for name, parameter in engine.module.named_parameters():
+        for key, value in state[name].items():
+            if value.dim():
+                _scatter(engine, parameter, key, value)
+
+
+def _gather(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
+    stage = engine.zero_optimization_stage()
+    if stage == 0:
+        return {key: _on_cpu(value) for key, value in _base(engine).state[parameter].items()}
+    flat_state = _base(engine).state[_flat_parameters(engine)[0]]
+    gathered = {key: _on_cpu(value) for key, value in flat_state.items() if _is_scalar(value)}
+    for key in (key for key, value in flat_state.items() if not _is_scalar(value)):
+        if stage == 3:
+            partition, _ = engine.optimizer._get_fp32_opt_state_partition(parameter, False, key)
+            full = engine.optimizer._fp32_state_allgather(parameter, partition)
+        else:
+            full = _gather_fragments(engine, parameter, key)
+        gathered[key] = full.detach().cpu().clone()
+    return gathered
+
+
+def _gather_fragments(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
+    """Stages 1 and 2: each rank holds a run of the parameter's elements, or none; sum them into place."""
+    full = torch.zeros(parameter.numel(), dtype=torch.float32, device=parameter.device)
+    mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+    if mapping is not None:
+        where, fragment = _fragment(engine, mapping, key)
+        full.narrow(0, where.start, where.numel).copy_(fragment)
+    dist.all_reduce(full, group=engine.optimizer.dp_process_group)
+    return full.view_as(parameter)
+
+
+def _scatter(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+    stage = engine.zero_optimization_stage()
+    if stage == 0:
+        _base(engine).state[parameter][key].copy_(value)
+    elif stage == 3:
+        partition, _ = engine.optimizer._get_fp32_opt_state_partition(parameter, False, key)
+        size = partition.numel()  # partitions are padded to equal sizes
+        padded = F.pad(value.flatten(), (0, size * dist.get_world_size() - value.numel()))
+        partition.copy_(padded.narrow(0, size * dist.get_rank(), size))
+    elif parameter._hp_mapping is not None:  # type: ignore[attr-defined]
+        where, fragment = _fragment(engine, parameter._hp_mapping, key)  # type: ignore[attr-defined]
+        fragment.copy_(value.flatten().narrow(0, where.start, where.numel))
+
+
+def _fragment(engine: Any, mapping: Any, key: str) -> tuple[Any, Tensor]:
+    """(where in the parameter, view into the flat state) of this rank's run of a parameter at stages 1 and 2."""
+    flat = engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+    address = mapping.hp_fragment_address
+    return mapping.lp_fragment_address, _base(engine).state[flat][key].narrow(0, address.start, address.numel)
+
+
+def _flat_parameters(engine: Any) -> list[Tensor]:
+    """The tensors that the inner optimizer really steps on."""
+    match engine.zero_optimization_stage():
+        case 0:
+            return [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+        case 1 | 2:
+            return list(engine.optimizer.single_partition_of_fp32_groups)
+        case _:
+            return list(engine.optimizer.fp32_partitioned_groups_flat)
+
+
+def _base(engine: Any) -> torch.optim.Optimizer:
+    return engine.optimizer if engine.zero_optimization_stage() == 0 else engine.optimizer.optimizer
+
+
+def _is_scalar(value: Any) -> bool:
+    return not isinstance(value, Tensor) or value.dim() == 0
+
+
+def _on_cpu(value: Any) -> Tensor:
+    return value.detach().cpu().clone() if isinstance(value, Tensor) else torch.tensor(float(value))

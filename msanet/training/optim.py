@@ -1,0 +1,90 @@
+"""Optimizer, learning rate and what DeepSpeed is told; all derived from the run's config."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from msanet.config import Config, OptimizerConfig, ScheduleConfig
+from msanet.data.loader import BatchPlan
+from msanet.errors import UserError
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """torch's own Adam, AdamW or SGD: DeepSpeed's `Adam` would silently be AdamW and compile a C++ extension on CPUs."""
+    match config.name:
+        case "adam":
+            return torch.optim.Adam(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
+        case "adamw":
+            return torch.optim.AdamW(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
+        case "sgd":
+            return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def learning_rate(step: int, total_steps: int, base: float, schedule: ScheduleConfig) -> float:
+    """Learning rate of step `step` (0-based). A function of the step alone, so that a resume has nothing to restore.
+
+    poly: base (1 - step / total)^power (MSANet section 4.2). step: base gamma^(step // every) (Attention to Scale).
+    """
+    warm = min(1.0, (step + 1) / schedule.warmup) if schedule.warmup else 1.0
+    match schedule.name:
+        case "poly":
+            return base * warm * (1 - step / total_steps) ** schedule.power
+        case "step":
+            return base * warm * schedule.gamma ** (step // schedule.every)
+        case "constant":
+            return base * warm
+
+
+def total_steps(config: Config, num_samples: int) -> int:
+    """Optimizer steps of the whole run: `trainer.steps`, or enough to see every sample `epochs` times."""
+    trainer = config.trainer
+    return trainer.steps or math.ceil(trainer.epochs * num_samples / trainer.global_batch)
+
+
+def deepspeed_config(config: Config, batches: BatchPlan) -> dict[str, Any]:
+    """DeepSpeed's JSON: the user's own settings under what our config decides. Raises UserError where both decide."""
+    derived: dict[str, Any] = {
+        "train_batch_size": batches.global_batch,
+        "train_micro_batch_size_per_gpu": batches.micro_batch,
+        "gradient_accumulation_steps": batches.accumulation,
+        "gradient_clipping": config.optimizer.clip_norm,
+        "zero_optimization": {"stage": config.trainer.zero_stage},
+        "zero_allow_untested_optimizer": True,  # SGD; ours are torch's own, tested in tests/training
+        "torch_autocast": {"enabled": config.trainer.precision == "bf16", "dtype": "bfloat16"},
+        "steps_per_print": 2**31,
+    }
+    own = config.deepspeed
+    for key, setting in _DECIDED_HERE.items():
+        section, _, name = key.partition(".")
+        value = own.get(section)
+        value = value.get(name) if name and isinstance(value, dict) else (None if name else value)
+        ours = derived.get(section)
+        ours = ours.get(name) if name and isinstance(ours, dict) else ours
+        if value not in (None, "auto", ours):
+            raise UserError(f"deepspeed.{key} is {value!r}, but this is decided by {setting}; remove it and set {setting}")
+    return _merge(own, derived)
+
+
+_DECIDED_HERE = {
+    "train_batch_size": "trainer.global_batch",
+    "train_micro_batch_size_per_gpu": "trainer.micro_batch",
+    "gradient_accumulation_steps": "trainer.global_batch and trainer.micro_batch",
+    "gradient_clipping": "optimizer.clip_norm",
+    "zero_optimization.stage": "trainer.zero_stage",
+    "optimizer": "the section optimizer",
+    "scheduler": "the section schedule",
+    "torch_autocast": "trainer.precision",
+    "bf16": "trainer.precision (DeepSpeed's bf16 mode breaks BatchNorm)",
+    "fp16": "trainer.precision (fp16 is not supported, use bf16)",
+}
+
+
+def _merge(own: dict[str, Any], derived: dict[str, Any]) -> dict[str, Any]:
+    merged = {**own, **derived}
+    for key, value in derived.items():
+        if isinstance(value, dict) and isinstance(own.get(key), dict):
+            merged[key] = {**own[key], **value}
+    return merged

@@ -1,0 +1,125 @@
+"""The run folder: RUN/config.yaml, metrics.jsonl, tensorboard/, checkpoints/, evaluation-<split>.json, report.html."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from msanet import distributed
+from msanet.config import Config
+from msanet.data.index import Manifest
+from msanet.data.loader import Batch
+from msanet.errors import UserError
+from msanet.evaluation.evaluator import Evaluation, write_evaluation
+from msanet.evaluation.report import CONFIG_FILE, METRICS_FILE, evaluation_file, read_lines, write_run_report
+from msanet.training.checkpoint import (
+    Checkpoint,
+    checkpoint_folders,
+    newest_whole,
+    read_checkpoint,
+    replace_text,
+    write_checkpoint,
+)
+
+
+class RunFolder:
+    """Where a run keeps itself. Every rank has one; only rank 0's writes."""
+
+    def __init__(self, config: Config, manifest: Manifest) -> None:
+        assert config.run.dir is not None, "checked with the command line"
+        self.path = config.run.dir
+        self.checkpoints = self.path / "checkpoints"
+        self._config, self._manifest = config, manifest
+        self._board: Any = None
+        self._clock = _Clock()
+
+    def saved(self) -> Checkpoint | None:
+        """The checkpoint to go on from under `run.resume`, or None for a new run. Raises UserError where it forbids."""
+        chosen = distributed.on_main(self._choose_checkpoint)
+        return read_checkpoint(chosen) if chosen else None
+
+    def begin(self, step: int) -> None:
+        """Write config.yaml, and forget what was logged after `step`, since it will be done again."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if distributed.is_main():
+            replace_text(self.path / CONFIG_FILE, self._config.to_yaml())
+            for file in (self.path / METRICS_FILE, *self.path.glob("samples-*.jsonl")):
+                kept = [line for line in read_lines(file) if line["step"] <= step]
+                replace_text(file, "".join(json.dumps(line) + "\n" for line in kept if step))
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed on one rank only
+
+            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1 if step else None)
+        distributed.barrier()  # no rank appends to what rank 0 is still cutting back
+        self._clock = _Clock()
+
+    def record_samples(self, step: int, micro_batches: Sequence[Batch]) -> None:
+        """With run.record_samples: which (epoch, sample) this rank took in step `step`, as proof of exactly once."""
+        if not self._config.run.record_samples:
+            return
+        seen = {
+            "step": step,
+            "epochs": [epoch for batch in micro_batches for epoch in batch.epochs_N.tolist()],
+            "samples": [sample for batch in micro_batches for sample in batch.samples_N.tolist()],
+        }
+        with self._samples_file().open("a", encoding="utf-8") as file:
+            file.write(json.dumps(seen) + "\n")
+
+    def log_training(self, position: dict[str, float], loss: float, lr: float, images: int) -> None:
+        """A line about the steps since the last one. images: trained on by all ranks since."""
+        self._log(position, {"loss": loss, "lr": lr, "images_per_second": images / self._clock.lap()})
+
+    def log_evaluation(self, position: dict[str, float], evaluation: Evaluation) -> None:
+        """A line, evaluation-<split>.json and a fresh report; its time does not count as training."""
+        self._log(position, evaluation.summary())
+        if distributed.is_main():
+            write_evaluation(evaluation_file(self.path, evaluation.split), evaluation)
+            write_run_report(self.path, self._manifest.palette, evaluation)
+        self._clock.lap()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint; no rank goes on before it is whole."""
+        distributed.on_main(lambda: write_checkpoint(self.checkpoints, checkpoint, self._config.trainer.keep_checkpoints))
+        self._clock.lap()
+
+    def close(self) -> None:
+        if self._board:
+            self._board.close()
+
+    def _choose_checkpoint(self) -> Path | None:
+        found, resume = checkpoint_folders(self.checkpoints), self._config.run.resume
+        if resume == "never":
+            if found:
+                raise UserError(f"'{self.path}' holds a run already ({found[0].name}), and run.resume is never; choose another run.dir")
+            return None
+        whole = newest_whole(self.checkpoints)
+        if whole is None and (found or resume == "must"):
+            raise UserError(
+                f"'{self.checkpoints}' holds {len(found)} checkpoints, none of them whole, expected one to resume from; "
+                f"choose another run.dir{', or remove them to start anew' if found else ', or set run.resume=auto'}"
+            )
+        return whole
+
+    def _samples_file(self) -> Path:
+        return self.path / f"samples-{distributed.rank():05d}.jsonl"
+
+    def _log(self, position: dict[str, float], values: dict[str, float]) -> None:
+        if not distributed.is_main():
+            return
+        line = {**position, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
+        with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name if "/" in name else f"train/{name}", value, int(position["step"]))
+
+
+class _Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        before, self._last = self._last, time.perf_counter()
+        return self._last - before

@@ -1,0 +1,186 @@
+"""One optimizer step over the global batch, the same for any number of ranks; and the state that a resume needs."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from msanet import distributed
+from msanet.config import Config
+from msanet.data.augment import colour_jitter, normalise
+from msanet.data.index import Manifest
+from msanet.data.loader import Batch, BatchPlan, train_loader, train_order, train_plan
+from msanet.data.source import ShardSource
+from msanet.evaluation.evaluator import Evaluation, evaluate
+from msanet.losses import count_labelled, cross_entropy_sum
+from msanet.models.saved import ModelCard, apply_weights
+from msanet.training import engine_state
+from msanet.training.checkpoint import Checkpoint, RunState, require_same_run, restore_rng, rng_state
+from msanet.training.optim import build_optimizer, deepspeed_config, learning_rate, total_steps
+from msanet.training.sync_batchnorm import convert_sync_batchnorm
+
+
+class Trainer:
+    """A network in a DeepSpeed engine, its stream of batches, and where it stands.
+
+    step: optimizer steps done. consumed: samples taken; moves only after the optimizer has stepped, so that what was
+    prefetched but not used is read again after a resume.
+    """
+
+    def __init__(
+        self, config: Config, manifest: Manifest, model: nn.Module, batches: BatchPlan, saved: Checkpoint | None
+    ) -> None:
+        self.config, self.manifest, self.batches = config, manifest, batches
+        self.plan = train_plan(config)
+        self.order = train_order(manifest, config.data.train_split, self.plan)
+        self.total_steps = total_steps(config, self.order.epoch_length)
+        self.step, self.consumed = 0, 0
+        if saved:  # weights go in before the engine, which takes its fp32 masters from them
+            require_same_run(saved.state, saved.card, self.plan, self._card(), config.optimizer.name)
+            apply_weights(model, saved.weights, "the checkpoint in run.dir")
+        self.engine = _start_engine(config, model, batches)
+        if saved:
+            self._resume(saved)
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.engine.device)
+        self._steps_in_sum = 0
+
+    @property
+    def position(self) -> dict[str, float]:
+        """Where the run stands, as every line of metrics.jsonl says it."""
+        epoch = round(self.consumed / self.order.epoch_length, 6)
+        return {"step": self.step, "epoch": epoch, "samples": self.consumed}
+
+    def is_due(self, steps: float) -> bool:
+        """Whether something that happens every `steps` steps happens now; always at the end, only then for 0."""
+        before, now = self.step - 1, self.step
+        return now == self.total_steps or (steps > 0 and now // steps > before // steps)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.order.epoch_length / self.batches.global_batch
+
+    def stream(self) -> Iterator[list[Batch]]:
+        """The optimizer steps that remain, each a list of this rank's micro-batches."""
+        source = ShardSource(Path(self.config.data.path or ""), self.config.data.train_split, self.manifest)
+        steps = train_loader(self.config, self.order, source, self.batches, distributed.rank(), self.consumed)
+        for _ in range(self.total_steps - self.step):
+            yield next(steps)
+
+    def train_step(self, micro_batches: Sequence[Batch]) -> None:
+        """Forward, backward and update with one global batch.
+
+        The loss is the sum over labelled pixels divided by the number of labelled pixels of the *global* batch; the
+        factor undoes DeepSpeed's averaging over ranks and micro-batches, which would weigh pixels by who holds them.
+        """
+        lr = learning_rate(self.step, self.total_steps, self.config.optimizer.lr, self.config.schedule)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        batches = [batch.to(self.engine.device) for batch in micro_batches]
+        labelled = torch.stack([count_labelled(batch.labels_NHW) for batch in batches]).sum()
+        labelled = distributed.all_reduce_sum(labelled).clamp(min=1)
+        factor = self.batches.world_size * self.batches.accumulation
+        for batch in batches:
+            loss = cross_entropy_sum(self.engine(self._network_input(batch)), batch.labels_NHW) / labelled
+            self._loss_sum += loss.detach()
+            self.engine.backward(loss * factor)
+            self.engine.step()
+        self._steps_in_sum += 1
+        self.step += 1
+        self.consumed += self.batches.global_batch
+
+    def training_figures(self) -> dict[str, float]:
+        """Since the last call: mean loss per labelled pixel and images trained on, and the last step's lr. A collective."""
+        total = distributed.all_reduce_sum(self._loss_sum.clone())
+        steps, self._steps_in_sum = self._steps_in_sum, 0
+        self._loss_sum.zero_()
+        last_lr = self.engine.optimizer.param_groups[0]["lr"]
+        return {"loss": float(total) / steps, "lr": last_lr, "images": steps * self.batches.global_batch}
+
+    def evaluate(self, source: ShardSource) -> Evaluation:
+        """Judge the network as it is now on a whole split. A collective."""
+        self.sync_buffers()
+        data, lockstep = self.config.data, self.config.trainer.zero_stage == 3
+        return evaluate(self.engine.module, source, self.config.evaluation, data.mean, data.std, lockstep)
+
+    def sync_buffers(self) -> None:
+        """Average BatchNorm's running statistics over ranks: DeepSpeed never does, and they drift apart. A collective."""
+        for buffer in self.engine.module.buffers():
+            if buffer.is_floating_point():
+                distributed.all_reduce_sum(buffer).div_(self.batches.world_size)
+
+    def checkpoint(self) -> Checkpoint:
+        """All that a resume needs. A collective: every rank calls it; rank 0 writes what it gets."""
+        self.sync_buffers()
+        generators = distributed.gather_objects(rng_state())
+        return Checkpoint(
+            state=RunState(
+                step=self.step,
+                consumed=self.consumed,
+                total_steps=self.total_steps,
+                plan=self.plan,
+                world_size=self.batches.world_size,
+                dataset=self.manifest.name,
+                dataset_digest=self.manifest.digest(),
+                optimizer=self.config.optimizer.name,
+                versions={name: version(name) for name in ("torch", "deepspeed", "numpy", "msanet")},
+            ),
+            card=self._card(),
+            weights=engine_state.gather_weights(self.engine),
+            optimizer=engine_state.gather_optimizer_state(self.engine),
+            rng={f"{rank}.{kind}": state for rank, kinds in enumerate(generators) for kind, state in kinds.items()},
+        )
+
+    def _network_input(self, batch: Batch) -> Tensor:
+        data = self.config.data
+        images = batch.images_NHWC
+        if data.brightness or data.contrast or data.saturation:
+            images = colour_jitter(images, batch.jitter_N3)
+        return normalise(images, data.mean, data.std)
+
+    def _card(self) -> ModelCard:
+        config, manifest = self.config, self.manifest
+        return ModelCard(
+            name=config.model.name,
+            options=config.model.options,
+            dataset=manifest.name,
+            dataset_digest=manifest.digest(),
+            classes=manifest.classes,
+            palette=manifest.palette,
+            ids=manifest.ids,
+            mean=config.data.mean,
+            std=config.data.std,
+            resize=config.evaluation.resize,
+            step=self.step,
+        )
+
+    def _resume(self, saved: Checkpoint) -> None:
+        self.step, self.consumed = saved.state.step, saved.state.consumed
+        engine_state.scatter_optimizer_state(self.engine, saved.optimizer)
+        if not restore_rng(saved.rng, distributed.rank()):
+            torch.manual_seed(self.config.run.seed + self.step + distributed.rank())
+        if saved.state.total_steps != self.total_steps and distributed.is_main():
+            print(
+                f"warning: the run was started for {saved.state.total_steps} steps and now has {self.total_steps}; "
+                f"the learning rate follows the new number from step {self.step} on",
+                file=sys.stderr,
+            )
+
+
+def _start_engine(config: Config, model: nn.Module, batches: BatchPlan):
+    import deepspeed  # here, so that the config, order and checkpoint code imports without it
+
+    device = distributed.device()
+    if config.trainer.sync_batchnorm:
+        model = convert_sync_batchnorm(model, device)
+    torch.manual_seed(config.run.seed + distributed.rank())  # dropout differs between ranks; weights came from rank 0's seed
+    engine, *_ = deepspeed.initialize(
+        model=model.to(device),
+        optimizer=build_optimizer(model.parameters(), config.optimizer),
+        config=deepspeed_config(config, batches),
+        dist_init_required=not dist.is_initialized(),
+    )
+    return engine

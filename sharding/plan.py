@@ -1,0 +1,106 @@
+"""Which sample goes into which shard: decided before anything is written, from names and sizes alone.
+
+Each shard is an independent task, so the result does not depend on the number of workers; its digest tells a continued
+run which shards are finished.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from msanet.data.index import SCHEMA_VERSION
+from msanet.datasets import DatasetSpec
+from msanet.errors import UserError
+from sharding.readers.reader import Found, Pair
+from sharding.tree import Tree
+
+WRITER_VERSION = 1
+"""Raised when the same plan gives other bytes, so that a continued run does not mix both."""
+MAX_KEY = 80
+"""A tar header has 100 bytes for the file name, which also holds the extension."""
+DEFAULT_SHARD_BYTES = "384MB"
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One tar to write. file: its name; pairs: its samples in order; digest: sha256 of all that decides its bytes."""
+
+    split: str
+    file: str
+    pairs: tuple[Pair, ...]
+    digest: str
+
+
+def plan_shards(found: Found, tree: Tree, codec: str, shard_bytes: int) -> list[ShardPlan]:
+    """Cut the samples of each split, in their sorted order, into shards of about `shard_bytes` of source files.
+
+    Raises UserError if a split is empty, a key occurs twice or a name cannot stand in a tar.
+    """
+    plans = []
+    for split, pairs in found.splits.items():
+        _check_split(split, pairs)
+        for number, group in enumerate(_cut(pairs, tree, shard_bytes)):
+            file = f"{split}-{number:06d}.tar"
+            plans.append(ShardPlan(split, file, tuple(group), _digest(file, group, found.spec, tree, codec)))
+    return plans
+
+
+def parse_bytes(text: str) -> int:
+    """`384MB`, `1GB`, `256MiB` or a plain number to bytes. Raises UserError for anything else, zero included."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip(), re.ASCII)
+    unit = _UNITS.get(match[2].upper()) if match else None
+    size = int(float(match[1]) * unit) if match and unit else 0
+    if size < 1:
+        raise UserError(f"shard size is '{text}', expected a size such as 64MB, 384MB or 1GB; write it like that")
+    return size
+
+
+def _check_split(split: str, pairs: Sequence[Pair]) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", split):
+        raise UserError(f"split '{split}' cannot name a shard, expected letters, digits, '.', '_' and '-'; rename it")
+    if not pairs:
+        raise UserError(
+            f"split '{split}' has no images, expected at least one; check the source or choose other --splits"
+        )
+    key, count = Counter(pair.key for pair in pairs).most_common(1)[0]
+    if count > 1:
+        ids = ", ".join(f"'{pair.id}'" for pair in pairs if pair.key == key)
+        raise UserError(
+            f"split '{split}' has {count} samples with the key '{key}' (ids {ids}), expected one; rename or drop one"
+        )
+    longest = max(pairs, key=lambda pair: len(pair.key))
+    if len(longest.key) > MAX_KEY:
+        raise UserError(
+            f"'{longest.image}' gives a key of {len(longest.key)} letters, expected at most {MAX_KEY}; rename it"
+        )
+
+
+def _cut(pairs: Iterable[Pair], tree: Tree, shard_bytes: int) -> Iterator[list[Pair]]:
+    """Groups of consecutive pairs, as many as fit into `shard_bytes`, at least one."""
+    group: list[Pair] = []
+    filled = 0
+    for pair in pairs:
+        size = tree.size(pair.image) + tree.size(pair.label)
+        if group and filled + size > shard_bytes:
+            yield group
+            group, filled = [], 0
+        group.append(pair)
+        filled += size
+    yield group
+
+
+def _digest(file: str, pairs: Sequence[Pair], spec: DatasetSpec, tree: Tree, codec: str) -> str:
+    # The source's own path is left out: a dataset that was moved is still the same.
+    content = {
+        "versions": [SCHEMA_VERSION, WRITER_VERSION],
+        "file": file,
+        "codec": codec,
+        "spec": [spec.name, spec.classes, spec.palette, sorted(spec.train_ids.items())],
+        "pairs": [asdict(pair) for pair in pairs],
+        "sources": [[tree.size(name), tree.stamp(name)] for pair in pairs for name in (pair.image, pair.label)],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,78 @@
+"""How each dataset lies on disk. A new one is a file here with a `Reader`, and its line in READERS."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from msanet.errors import UserError
+from sharding.readers.camvid import CAMVID
+from sharding.readers.cityscapes import CITYSCAPES
+from sharding.readers.reader import Found, Pair, Reader
+from sharding.readers.voc import VOC
+from sharding.tree import Tree, open_tree
+
+READERS: dict[str, Reader] = {reader.name: reader for reader in (CAMVID, CITYSCAPES, VOC)}
+
+__all__ = ["READERS", "Found", "Pair", "Reader", "open_source"]
+
+_SEARCH_DEPTH = 2
+"""Archives wrap a dataset in up to two folders (VOCdevkit/VOC2012), and users name any of them."""
+
+
+def open_source(reader: Reader, paths: Sequence[Path]) -> Tree:
+    """The tree at `paths` with the dataset's root as its root.
+
+    Raises UserError if it is not laid out as `reader` expects; the sentence shows the layout and names the dataset that
+    it does look like.
+    """
+    shown = " ".join(map(str, paths))
+    root = _root(reader, paths)
+    if root is not None:
+        return root
+    for other in READERS.values():
+        if other is not reader and _root(other, paths) is not None:
+            raise UserError(
+                f"'{shown}' is not laid out as {reader.name}, expected {reader.layout}; this looks like {other.name}: "
+                f"run python -m sharding {other.name} --source {shown}"
+            )
+    raise UserError(
+        f"'{shown}' is not laid out as {reader.name}, expected {reader.layout}; name the folder that holds it"
+    )
+
+
+def _root(reader: Reader, paths: Sequence[Path]) -> Tree | None:
+    tree = open_tree(paths)
+    found = _find(reader, tree)
+    archives = [paths[0] / name for name in reader.archives]
+    if found is None and archives and all(path.is_file() for path in archives):
+        return _find(reader, open_tree(archives))
+    return found
+
+
+def _find(reader: Reader, tree: Tree) -> Tree | None:
+    """The tree at the shallowest folder that holds all landmarks; UserError where two equally shallow ones do."""
+    level = [""]
+    for _ in range(_SEARCH_DEPTH + 1):
+        roots = [name for name in level if _holds(tree, name, reader.landmarks)]
+        if len(roots) > 1:
+            raise UserError(
+                f"'{tree.show('')}' holds several {reader.name} datasets: {', '.join(roots)}; choose one as --source"
+            )
+        if roots:
+            return tree.below(roots[0]) if roots[0] else tree
+        level = [f"{name}/{folder}".lstrip("/") for name in level for folder in _folders(tree, name)]
+    return None
+
+
+def _holds(tree: Tree, name: str, landmarks: tuple[str, ...]) -> bool:
+    for landmark in landmarks:
+        parent, _, folder = f"{name}/{landmark}".lstrip("/").rpartition("/")
+        if folder not in _folders(tree, parent):
+            return False
+    return True
+
+
+def _folders(tree: Tree, name: str) -> list[str]:
+    try:
+        return tree.folders(name)
+    except UserError:  # a folder beside the dataset that is closed to us, such as lost+found, is no reason to stop
+        return []

@@ -1,0 +1,104 @@
+"""What a reader is, and the steps that all readers share: pair images with labels, choose splits."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from msanet.data.index import safe_key
+from msanet.datasets import DatasetSpec
+from msanet.errors import UserError, nearest
+from sharding.tree import Tree
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One sample before packing.
+
+    key: its name in the shard. id: the dataset's own name for it. image, label: paths in the tree.
+    """
+
+    key: str
+    id: str
+    image: str
+    label: str
+
+
+Splits = dict[str, list[Pair]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a reader found: the classes, and the pairs of each split in sorted order."""
+
+    spec: DatasetSpec
+    splits: Splits
+
+
+def _no_options(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How one dataset lies on disk.
+
+    name: the command's name. summary: for --help. layout: shown where the source is laid out otherwise.
+    landmarks: folders that the dataset's root, and nothing else, holds.
+    read: tree at the root, options -> Found; options has `splits` (None: the dataset's usual ones) and what add_options
+    declared.
+    archives: the official zip files, taken where a source folder holds them.
+    """
+
+    name: str
+    summary: str
+    layout: str
+    landmarks: tuple[str, ...]
+    read: Callable[[Tree, argparse.Namespace], Found]
+    archives: tuple[str, ...] = ()
+    add_options: Callable[[argparse.ArgumentParser], None] = _no_options
+
+
+def make_pair(source_id: str, image: str, label: str) -> Pair:
+    return Pair(key=safe_key(source_id), id=source_id, image=image, label=label)
+
+
+def pair_up(tree: Tree, images: Mapping[str, str], labels: Mapping[str, str], split: str) -> list[Pair]:
+    """Join {id: image path} with {id: label path} in sorted order.
+
+    Raises UserError if an image has no label. Labels without an image are left out with a note on stderr, since some
+    datasets publish them.
+    """
+    lacking = sorted(images.keys() - labels.keys())
+    if lacking:
+        raise UserError(
+            f"image '{tree.show(images[lacking[0]])}' has no label map ({len(lacking)} of {len(images)} images in "
+            f"split '{split}' have none), expected one for each; add the label maps or choose other --splits"
+        )
+    extra = labels.keys() - images.keys()
+    if extra:
+        count = f"{len(extra)} label map has" if len(extra) == 1 else f"{len(extra)} label maps have"
+        print(f"note: {count} no image in split '{split}' and are left out", file=sys.stderr)
+    return [make_pair(source_id, images[source_id], labels[source_id]) for source_id in sorted(images)]
+
+
+def by_id(folder: str, names: Iterable[str], suffixes: Sequence[str]) -> dict[str, str]:
+    """{name without suffix: path} of those `names` in `folder` that end in one of `suffixes`."""
+    return {
+        name.removesuffix(suffix): f"{folder}/{name}" for name in names for suffix in suffixes if name.endswith(suffix)
+    }
+
+
+def choose_splits(asked: Sequence[str] | None, present: Sequence[str], usual: Sequence[str], where: str) -> list[str]:
+    """The splits to pack: those `asked` for, else the `usual` ones that are `present`; UserError where none is."""
+    if asked is None:
+        chosen = [split for split in usual if split in present]
+        if not chosen:
+            raise UserError(
+                f"'{where}' has none of the splits {', '.join(usual)}; choose with --splits: {', '.join(present)}"
+            )
+        return chosen
+    for split in asked:
+        if split not in present:
+            raise UserError(f"split '{split}' is not in '{where}'; {nearest(split, sorted(present))}")
+    return list(dict.fromkeys(asked))

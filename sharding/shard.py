@@ -1,0 +1,189 @@
+"""One planned shard to one tar and its index. Runs in a worker process; knows nothing of the others."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from msanet.data.codec import IMAGE_EXTENSIONS, decode_image, decode_label, encode_label
+from msanet.data.index import Member, SampleIndex, ShardIndex, index_name
+from msanet.datasets import IGNORE_INDEX, DatasetSpec
+from msanet.errors import UserError
+from sharding.plan import ShardPlan
+from sharding.readers.reader import Pair
+from sharding.tree import Tree
+
+TEMPORARY = ".tmp"
+"""Ends the name of a file that is not whole yet."""
+OWNER = "msanet"
+_GREY = 0  # a PNG's colour type
+_PNG_END = b"IEND\xae\x42\x60\x82"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all shards of a run share: the source, the classes, the codec and the folder to write to."""
+
+    tree: Tree
+    spec: DatasetSpec
+    codec: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample as it goes into the tar, and the pixels (256,) of each train id in its label."""
+
+    key: str
+    members: dict[str, bytes]
+    histogram: np.ndarray
+
+
+def write_shard(job: Job, plan: ShardPlan, on_sample: Callable[[], object]) -> None:
+    """Write the tar, then its index; each under a temporary name until it is whole and on the disk.
+
+    The shard is finished when its index is there. on_sample is called after each sample and may raise to stop the work.
+    Raises UserError if an image or label is at fault.
+    """
+    from webdataset.writer import TarWriter  # imports torch, which takes seconds: not before there is work
+
+    histogram = np.zeros(256, dtype=np.int64)
+    temporary = job.folder / (plan.file + TEMPORARY)
+    with temporary.open("wb") as file:
+        with TarWriter(file, user=OWNER, group=OWNER, mode=0o444, mtime=0, encoder=False, compress=False) as tar:
+            for pair in plan.pairs:
+                sample = read_sample(job, pair)
+                # TarWriter sorts the members of one call; one call each keeps ours: image, label, json.
+                for extension, data in sample.members.items():
+                    tar.write({"__key__": sample.key, extension: data})
+                histogram += sample.histogram
+                on_sample()
+        _flush(file)
+    index = _read_back(temporary, plan, histogram, job.spec.num_classes)
+    temporary.rename(job.folder / plan.file)
+    write_whole(job.folder / index_name(plan.file), index.model_dump_json() + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there with all its content or not at all, also after a loss of power."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        _flush(file)
+    temporary.rename(path)
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the renames in `folder` last."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_sample(job: Job, pair: Pair) -> Sample:
+    """Read, decode and check one pair. Raises UserError, naming the file, if its image or label is at fault."""
+    image, label = job.tree.read(pair.image), job.tree.read(pair.label)
+    image_name, label_name = job.tree.show(pair.image), job.tree.show(pair.label)
+    check_whole(image, image_name)
+    check_whole(label, label_name)
+    size = decode_image(image, image_name).shape[:2]
+    label_HW = _train_ids(label, label_name, job.spec)
+    if label_HW.shape != size:
+        raise UserError(
+            f"label '{label_name}' is {_size(label_HW.shape)} but its image '{pair.image}' is {_size(size)}, expected "
+            "the same size; replace one of them"
+        )
+    members = encode(job.codec, image, label_HW, pair.image)
+    crc32 = {extension.partition(".")[0]: zlib.crc32(data) for extension, data in members.items()}
+    facts = {"id": pair.id, "height": size[0], "width": size[1], "crc32": crc32}
+    members["json"] = json.dumps(facts).encode()
+    return Sample(pair.key, members, np.bincount(label_HW.ravel(), minlength=256))
+
+
+def encode(codec: str, image: bytes, label_HW: np.ndarray, image_path: str) -> dict[str, bytes]:
+    """{extension: bytes} of image and label, in the order of the tar. A new codec is a branch here."""
+    assert codec == "original", codec
+    extension = image_path.rpartition(".")[2].lower().replace("jpeg", "jpg")
+    if extension not in IMAGE_EXTENSIONS:
+        raise UserError(
+            f"image '{image_path}' has an unknown extension, expected {', '.join(IMAGE_EXTENSIONS)}; convert it"
+        )
+    return {f"image.{extension}": image, "label.png": encode_label(label_HW)}
+
+
+def check_whole(data: bytes, name: str) -> None:
+    """Raise UserError unless the image decodes to its last byte.
+
+    Pillow is asked before OpenCV since it fails on truncated data without writing to stderr. Its `verify` covers the
+    checksums of a PNG, `load` the pixels; neither misses the end that OpenCV wants.
+    """
+    try:
+        if data.startswith(b"\x89PNG") and _PNG_END not in data:
+            raise ValueError("its end is missing")
+        for step in ("verify", "load"):
+            with Image.open(io.BytesIO(data)) as image:
+                getattr(image, step)()
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        # Pillow's words for an unknown header show the address of a Python object; they help nobody.
+        what = "no image" if "identify" in str(error) else str(error)
+        raise UserError(
+            f"'{name}' cannot be decoded ({what}; {len(data)} bytes), expected a whole image; replace or remove it"
+        ) from error
+
+
+def _train_ids(label: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
+    bits, colour_type = (label[24], label[25]) if label[:4] == b"\x89PNG" else (8, _GREY)
+    if colour_type == _GREY and bits < 8:
+        # Decoders stretch such greys to 0..255, which would silently change the ids.
+        raise UserError(
+            f"label '{name}' has {bits} bits per pixel, expected 8-bit grey or palette; save it with 8 bits"
+        )
+    raw = decode_label(label, name)
+    try:
+        return spec.to_train_ids(raw)
+    except UserError as error:
+        raise UserError(f"'{name}': {error}") from error
+
+
+def _read_back(path: Path, plan: ShardPlan, histogram: np.ndarray, num_classes: int) -> ShardIndex:
+    """The index from the tar as it lies on disk, so that it cannot differ from what was written."""
+    members: dict[str, list[Member]] = {pair.key: [] for pair in plan.pairs}
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for info in tar:
+                key, _, extension = info.name.partition(".")
+                content = tar.extractfile(info)
+                assert content is not None, info.name
+                crc32 = zlib.crc32(content.read())
+                members[key].append(Member(extension=extension, offset=info.offset_data, length=info.size, crc32=crc32))
+    return ShardIndex(
+        file=plan.file,
+        bytes=path.stat().st_size,
+        sha256=sha256,
+        plan=plan.digest,
+        histogram=tuple(map(int, histogram[:num_classes])),
+        ignored=int(histogram[IGNORE_INDEX]),
+        samples=tuple(SampleIndex(key=key, members=tuple(found)) for key, found in members.items()),
+    )
+
+
+def _flush(file: io.IOBase) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"

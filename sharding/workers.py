@@ -1,0 +1,123 @@
+"""Shards in parallel: the first fault stops all workers, and no worker outlives the run."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import cv2
+
+from msanet.errors import UserError
+from sharding.plan import ShardPlan
+from sharding.shard import Job, write_shard
+
+Progress = Callable[[int], object]
+"""Told the number of samples that were written since the last call."""
+
+_POLL_S = 0.2
+
+
+class WorkerLost(UserError):
+    """A worker process ended from outside; what is finished stays, and the same command continues."""
+
+
+class _Stop(Exception):
+    """Another worker met a fault; this one's shard is given up."""
+
+
+def write_shards(job: Job, plans: Sequence[ShardPlan], workers: int, progress: Progress) -> None:
+    """Write all `plans` in at most `workers` processes; with one, in this process.
+
+    Raises the first fault in the order of the plans, and WorkerLost if a worker was killed.
+    """
+    workers = min(workers, len(plans))
+    if workers > 1:
+        _write_parallel(job, plans, workers, progress)
+        return
+    for plan in plans:
+        write_shard(job, plan, partial(progress, 1))
+
+
+def _write_parallel(job: Job, plans: Sequence[ShardPlan], workers: int, progress: Progress) -> None:
+    # Not fork: a forked copy of a process that has used OpenCV's threads can hang.
+    context = multiprocessing.get_context("spawn")
+    # Without locks, since a worker killed while it holds one would hang the others: each shard has its own counter.
+    done, stop = context.RawArray("Q", len(plans)), context.RawArray("b", 1)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(job, done, stop))
+    try:
+        with _interrupts_held():
+            futures = [pool.submit(_write, plan, slot) for slot, plan in enumerate(plans)]
+        _follow(futures, done, progress)
+    finally:
+        stop[0] = True
+        pool.shutdown(cancel_futures=True)
+    _raise_first(futures)
+
+
+def _follow(futures: Sequence[Future[None]], done: Any, progress: Progress) -> None:
+    """Return when all shards are written or one has failed."""
+    told, waiting = 0, set(futures)
+    while waiting:
+        finished, waiting = wait(waiting, timeout=_POLL_S)
+        progress(sum(done) - told)
+        told = sum(done)
+        if any(future.exception() for future in finished):
+            return
+
+
+def _raise_first(futures: Sequence[Future[None]]) -> None:
+    errors = [future.exception() for future in futures if not future.cancelled()]
+    for error in errors:
+        if error and not isinstance(error, (_Stop, BrokenProcessPool)):
+            raise error
+    if any(isinstance(error, BrokenProcessPool) for error in errors):
+        raise WorkerLost(
+            "a worker process ended before its shard was whole (often killed for want of memory); run the same command "
+            "again to continue, with fewer --workers if memory is short"
+        )
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Children started meanwhile inherit the mask: Ctrl-C reaches only this process, which then stops them in order."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+_worker: tuple[Job, Any, Any]
+"""Of a worker process: the job, the counters of written samples and the flag to stop (sent once, not per shard)."""
+
+
+def _start_worker(job: Job, done: Any, stop: Any) -> None:
+    global _worker
+    _worker = job, done, stop
+    cv2.setNumThreads(1)  # the processes share the cores already
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _write(plan: ShardPlan, slot: int) -> None:
+    job, done, stop = _worker
+
+    def on_sample() -> None:
+        done[slot] += 1
+        if stop[0]:
+            raise _Stop
+
+    write_shard(job, plan, on_sample)

@@ -1,0 +1,198 @@
+"""All shards of a dataset: written beside the target, moved there when whole, continued where a run stopped."""
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from msanet.data.index import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardIndex,
+    ShardInfo,
+    SplitInfo,
+    index_name,
+    load_manifest,
+    load_shard_index,
+)
+from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
+from msanet.errors import UserError
+from sharding.plan import ShardPlan, plan_shards
+from sharding.readers.reader import Found
+from sharding.shard import TEMPORARY, Job, flush_folder, write_whole
+from sharding.tree import Tree
+from sharding.workers import WorkerLost, write_shards
+
+_LOCK = ".lock"
+_OURS = re.compile(
+    rf"(.+-\d{{6}}\.(tar|idx\.json)|{re.escape(MANIFEST_NAME)})({re.escape(TEMPORARY)})?|{re.escape(_LOCK)}"
+)
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """codec: one of msanet.data.codec.CODECS. shard_bytes: source bytes a shard. workers: processes, at least 1."""
+
+    codec: str
+    shard_bytes: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The dataset as it lies in `folder`. written, kept: shards of this run, and those finished before it."""
+
+    folder: Path
+    manifest: Manifest
+    written: int
+    kept: int
+
+
+def pack(found: Found, tree: Tree, out: Path, options: PackOptions) -> Packed:
+    """Write the shards of `found` to the folder `out`, which is whole or absent at any time.
+
+    The work is done in `partial_folder(out)`. A killed run leaves it there, and the same call continues it. Where `out`
+    is already the dataset of this call, nothing is written. Raises UserError, and leaves neither folder, if an image or
+    label is at fault; WorkerLost, and keeps the partial folder, if a worker was killed. What can be seen before reading
+    the images is raised first, and touches no folder.
+    """
+    plans = plan_shards(found, tree, options.codec, options.shard_bytes)
+    out = out.resolve()
+    if _is_used(out):
+        return Packed(out, _finished_dataset(out, plans), written=0, kept=len(plans))
+    partial = partial_folder(out)
+    _refuse_foreign(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    with _locked(partial):
+        todo = _clean(partial, plans)
+        _write_todo(Job(tree, found.spec, options.codec, partial), plans, todo, options.workers)
+        manifest = _manifest(partial, found.spec, options.codec, plans)
+        write_whole(partial / MANIFEST_NAME, manifest.to_json())
+        (partial / _LOCK).unlink()
+        partial.rename(out)
+        flush_folder(out.parent)
+    return Packed(out, manifest, written=len(todo), kept=len(plans) - len(todo))
+
+
+def partial_folder(out: Path) -> Path:
+    """Where the dataset for `out` lies until it is whole; beside it, since only that can be renamed at once."""
+    return out.with_name(out.name + ".partial")
+
+
+def _is_used(out: Path) -> bool:
+    """Whether `out` holds something. Raises UserError where no dataset could ever stand there."""
+    if os.path.ismount(out):
+        raise UserError(f"'{out}' is a mount point, expected a folder that can be renamed; choose a folder inside it")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"'{out}' is a file, expected a new or empty folder; choose another --out")
+    return out.exists() and any(out.iterdir())
+
+
+def _finished_dataset(out: Path, plans: Sequence[ShardPlan]) -> Manifest:
+    """The manifest of `out` if it is what `plans` would give. Raises UserError for anything else."""
+    other = UserError(
+        f"'{out}' is not empty and is not the dataset of this command (other source, options or version), expected a "
+        "new or empty folder; choose another --out or remove it"
+    )
+    if not (out / MANIFEST_NAME).is_file():
+        raise other
+    manifest = load_manifest(out)
+    files = {shard.file for split in manifest.splits.values() for shard in split.shards}
+    if files != {plan.file for plan in plans} or not all(_is_finished(out, plan) for plan in plans):
+        raise other
+    return manifest
+
+
+def _is_finished(folder: Path, plan: ShardPlan) -> bool:
+    tar = folder / plan.file
+    try:
+        index = load_shard_index(folder, plan.file)
+    except UserError:
+        return False
+    return index.plan == plan.digest and tar.is_file() and tar.stat().st_size == index.bytes
+
+
+def _refuse_foreign(partial: Path) -> None:
+    """UserError if `partial` is anything but what a stopped run left: the rest is not ours to remove."""
+    if partial.exists() and not partial.is_dir():
+        raise UserError(f"'{partial}' is a file, expected a folder or nothing; move it away")
+    foreign = sorted(p.name for p in partial.iterdir() if not _OURS.fullmatch(p.name)) if partial.exists() else []
+    if foreign:
+        raise UserError(f"'{partial}' holds '{foreign[0]}', expected only what a stopped run left; move it away")
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    """Keep a second run of the same command out; the kernel frees the lock of a run that was killed."""
+    with (partial / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another run is writing '{partial}', expected one at a time; wait for it or stop it"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: the user's care is all there is
+        yield
+
+
+def _clean(partial: Path, plans: Sequence[ShardPlan]) -> list[ShardPlan]:
+    """Remove all but the finished shards of `plans`; the plans that are still to be written, in order."""
+    finished = {plan.file for plan in plans if _is_finished(partial, plan)}
+    keep = {_LOCK, *finished, *map(index_name, finished)}
+    for path in partial.iterdir():
+        if path.name not in keep:
+            path.unlink()
+    return [plan for plan in plans if plan.file not in finished]
+
+
+def _write_todo(job: Job, plans: Sequence[ShardPlan], todo: Sequence[ShardPlan], workers: int) -> None:
+    total, left = (sum(len(plan.pairs) for plan in some) for some in (plans, todo))
+    # disable=None: no bar where stderr is a log file
+    with tqdm(total=total, initial=total - left, desc=job.spec.name, unit="sample", disable=None) as bar:
+        try:
+            write_shards(job, todo, workers, bar.update)
+        except WorkerLost:
+            raise
+        except UserError:
+            shutil.rmtree(job.folder)
+            raise
+        except OSError as error:  # a full disk, say: what is finished stays
+            error.filename = error.filename or str(job.folder)  # a failed write names no file
+            raise
+
+
+def _manifest(folder: Path, spec: DatasetSpec, codec: str, plans: Sequence[ShardPlan]) -> Manifest:
+    splits: dict[str, list[ShardIndex]] = {}
+    for plan in plans:
+        splits.setdefault(plan.split, []).append(load_shard_index(folder, plan.file))
+    # The dataset's own ids, also where the label maps held train ids: its servers want them back.
+    own = DATASETS.get(spec.name, spec).train_ids
+    return Manifest(
+        name=spec.name,
+        classes=spec.classes,
+        palette=spec.palette,
+        ids=tuple(min(id for id, train_id in own.items() if train_id == k) for k in range(spec.num_classes)),
+        ignore_index=IGNORE_INDEX,
+        codec=codec,
+        splits={split: _split_info(indexes) for split, indexes in splits.items()},
+    )
+
+
+def _split_info(indexes: Sequence[ShardIndex]) -> SplitInfo:
+    return SplitInfo(
+        samples=sum(len(index.samples) for index in indexes),
+        shards=tuple(
+            ShardInfo(file=index.file, samples=len(index.samples), bytes=index.bytes, sha256=index.sha256)
+            for index in indexes
+        ),
+        histogram=tuple(map(int, np.sum([index.histogram for index in indexes], axis=0))),
+        ignored=sum(index.ignored for index in indexes),
+    )

@@ -1,0 +1,52 @@
+"""Shared fixtures: small real datasets in shards, and runs of real processes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sharding.__main__ import main as shard
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def write_camvid(root: Path, train: int, val: int, size: tuple[int, int] = (36, 44), seed: int = 0) -> Path:
+    """A dataset in CamVid's layout that a network can learn: bright blobs on noise, classes by place and shade."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    for split, count in (("train", train), ("val", val)):
+        (root / split).mkdir(parents=True)
+        (root / f"{split}annot").mkdir()
+        for number in range(count):
+            label = np.where(rows < height // 3, 0, 3).astype(np.uint8)
+            centre, radius = rng.uniform(0.2, 0.8, 2) * (height, width), rng.uniform(4, 9)
+            label[(rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < radius**2] = 8
+            label[:2] = 11  # void
+            shade = np.choose(np.searchsorted([0, 3, 8, 11], label), [200, 90, 30, 0]).astype(float)
+            image = (shade[..., None] + rng.normal(0, 25, (height, width, 3))).clip(0, 255).astype(np.uint8)
+            cv2.imwrite(str(root / split / f"{split}_{number:03d}.png"), image)
+            cv2.imwrite(str(root / f"{split}annot" / f"{split}_{number:03d}.png"), label)
+    return root
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """26 training and 7 validation images of 36x44 in several shards; no usual world size divides these numbers."""
+    root = tmp_path_factory.mktemp("camvid")
+    source = write_camvid(root / "source", train=26, val=7)
+    assert shard(["camvid", "--source", str(source), "--out", str(root / "shards"), "--shard-bytes", "30000"]) == 0
+    return root / "shards"
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real datasets, or a skip."""
+    folder = os.environ.get("MSANET_TEST_DATA")
+    if not folder:
+        pytest.skip("MSANET_TEST_DATA is not set: no folder of real datasets (camvid, cityscapes, VOCdevkit)")
+    return Path(folder)

@@ -1,0 +1,65 @@
+"""Geometry and contents of comparison panels."""
+
+import numpy as np
+import pytest
+
+from msanet.visual.panels import COLUMNS, GUTTER, RIGHT, WRONG, errors, panel
+
+PALETTE = ((10, 20, 30), (200, 100, 0))
+
+
+def _scene(height: int = 20, width: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Picture, ground truth (left 0, right 1, top row ignored) and prediction (all 0)."""
+    image = np.full((height, width, 3), 77, dtype=np.uint8)
+    truth = np.zeros((height, width), dtype=np.uint8)
+    truth[:, width // 2 :] = 1
+    truth[0] = 255
+    return image, truth, np.zeros((height, width), dtype=np.uint8)
+
+
+def test_panel_has_four_pictures_and_white_gutters() -> None:
+    image, truth, prediction = _scene()
+    result = panel(image, truth, prediction, PALETTE)
+    assert len(COLUMNS) == 4
+    assert result.dtype == np.uint8
+    assert result.shape == (20, 4 * 30 + 3 * GUTTER, 3)
+    starts = [index * (30 + GUTTER) for index in range(4)]
+    for start in starts[1:]:
+        assert (result[:, start - GUTTER : start] == 255).all()
+    shown, truth_shown, prediction_shown, error_shown = (result[:, start : start + 30] for start in starts)
+    assert (shown == 77).all()
+    assert (truth_shown[1:, :15] == PALETTE[0]).all() and (truth_shown[1:, 15:] == PALETTE[1]).all()
+    assert (truth_shown[0] == 0).all()
+    assert (prediction_shown == PALETTE[0]).all()
+    assert (error_shown[1:, :15] == RIGHT).all() and (error_shown[1:, 15:] == WRONG).all()
+    assert error_shown[0].max() < 80  # ignored: dark, whatever was predicted
+
+
+def test_errors_hatch_ignored_pixels() -> None:
+    truth = np.full((16, 16), 255, dtype=np.uint8)
+    picture = errors(truth, truth)
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 2
+    assert picture.max() < 80
+
+
+def test_wide_pictures_shrink_and_labels_are_never_mixed() -> None:
+    generator = np.random.default_rng(0)
+    image, truth, prediction = _scene(101, 203)
+    truth[:] = 2 * generator.integers(0, 2, truth.shape)  # ids 0 and 2: a mixture of them would be the id 1
+    palette = (*PALETTE, (0, 0, 250))
+    result = panel(image, truth, prediction, palette, max_width=50)
+    assert result.shape == (25, 4 * 50 + 3 * GUTTER, 3)
+    start = 50 + GUTTER
+    colours = np.unique(result[:, start : start + 50].reshape(-1, 3), axis=0)
+    assert colours.tolist() == [[0, 0, 250], [10, 20, 30]]
+    assert panel(image, truth, prediction, palette, max_width=203).shape[1] == 4 * 203 + 3 * GUTTER
+
+
+def test_mismatching_sizes_are_errors() -> None:
+    image, truth, prediction = _scene()
+    with pytest.raises(ValueError, match=r"prediction has size \(10, 30\), expected \(20, 30\)"):
+        panel(image, truth, prediction[:10], PALETTE)
+    with pytest.raises(ValueError, match="picture has shape"):
+        panel(image[:10], truth, prediction, PALETTE)
+    with pytest.raises(ValueError, match="max_width 0"):
+        panel(image, truth, prediction, PALETTE, max_width=0)
