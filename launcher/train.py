@@ -34,17 +34,19 @@ def train(config: Config) -> None:
     trainer = Trainer(config, manifest, model, batches, saved=run.saved())
     run.begin(trainer.step)
 
-    bar = tqdm(total=trainer.total_steps, initial=trainer.step, desc="train", unit="step", disable=not distributed.is_main())
-    for micro_batches in trainer.stream():
-        trainer.train_step(micro_batches)
-        run.record_samples(trainer.step, micro_batches)
-        bar.update()
-        if trainer.is_due(config.trainer.log_every):
-            run.log_training(trainer.position, **trainer.training_figures())
-        if trainer.is_due(config.trainer.evaluate_every * trainer.steps_per_epoch):
-            run.log_evaluation(trainer.position, trainer.evaluate(validation))
-        if trainer.is_due(config.trainer.checkpoint_every):
-            run.save(trainer.checkpoint())
+    with tqdm(
+        total=trainer.total_steps, initial=trainer.step, desc="train", unit="step", disable=not distributed.is_main()
+    ) as bar:
+        for micro_batches in trainer.stream():
+            trainer.train_step(micro_batches)
+            run.record_samples(trainer.step, micro_batches)
+            bar.update()
+            if trainer.is_due(config.trainer.log_every):
+                run.log_training(trainer.position, **trainer.training_figures())
+            if trainer.is_due(config.trainer.evaluate_every * trainer.steps_per_epoch):
+                run.log_evaluation(trainer.position, trainer.evaluate(validation))
+            if trainer.is_due(config.trainer.checkpoint_every):
+                run.save(trainer.checkpoint())
     run.close()
 
 

@@ -14,8 +14,8 @@ from msanet.config import Config, EvaluationConfig, load_config, settings
 from msanet.data.codec import IMAGE_EXTENSIONS
 from msanet.distributed import is_main
 from msanet.errors import UserError, user_errors
-from msanet.models import MODELS, check_model_options, describe, model_options
 from msanet.evaluation.report import CONFIG_FILE
+from msanet.models import MODELS, check_model_options, describe, model_options
 from msanet.training.checkpoint import MODEL_FILE, newest_whole
 
 
@@ -38,7 +38,9 @@ def train_config(description: str, argv: Sequence[str] | None = None) -> Config:
     """The run that a command line asks for, checked as far as it can be without data. Ends with exit code 2 on errors."""
     parser = new_parser(description, epilog=_settings_help())
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings (see jobs/recipes)")
-    parser.add_argument("--deepspeed_config", type=Path, metavar="FILE", help="DeepSpeed's JSON, merged under deepspeed:")
+    parser.add_argument(
+        "--deepspeed_config", type=Path, metavar="FILE", help="DeepSpeed's JSON, merged under deepspeed:"
+    )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that override the file's")
     arguments = parser.parse_args(argv)
     with user_errors(may_speak=_is_main):
@@ -79,8 +81,12 @@ def evaluation_job(description: str, argv: Sequence[str]) -> EvaluationJob:
     _add_checkpoint_arguments(parser)
     parser.add_argument("--data", type=Path, metavar="SHARDS", help="folder of shards; the run's own unless given")
     parser.add_argument("--split", help="split to judge on; the run's validation split unless given")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write; the run, or the checkpoint's folder")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="evaluation.* settings that override the run's")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where to write; the run, or the checkpoint's folder"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="evaluation.* settings that override the run's"
+    )
     arguments = parser.parse_args(argv)
     with user_errors(may_speak=_is_main):
         checkpoint, config = _checkpoint_and_config(arguments, arguments.settings)
@@ -101,7 +107,9 @@ def prediction_job(description: str, argv: Sequence[str]) -> PredictionJob:
     """Read predict.py's command line and find its images. Raises UserError where there are none."""
     parser = new_parser(description)
     _add_checkpoint_arguments(parser)
-    parser.add_argument("--images", type=Path, nargs="+", required=True, metavar="PATH", help="image files or folders of them")
+    parser.add_argument(
+        "--images", type=Path, nargs="+", required=True, metavar="PATH", help="image files or folders of them"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where masks and overlays go")
     arguments = parser.parse_args(argv)
     checkpoint, config = _checkpoint_and_config(arguments, ())
@@ -120,10 +128,14 @@ def _checkpoint_and_config(arguments: argparse.Namespace, overrides: Sequence[st
         return (path / MODEL_FILE if path.is_dir() else path), load_config(None, overrides)
     config_file = arguments.run / CONFIG_FILE
     if not config_file.is_file():
-        raise UserError(f"'{arguments.run}' holds no {CONFIG_FILE}, expected a run folder; give the run.dir of a training")
+        raise UserError(
+            f"'{arguments.run}' holds no {CONFIG_FILE}, expected a run folder; give the run.dir of a training"
+        )
     newest = newest_whole(arguments.run / "checkpoints")
     if newest is None:
-        raise UserError(f"'{arguments.run}' holds no whole checkpoint, expected at least one; let the training reach its first")
+        raise UserError(
+            f"'{arguments.run}' holds no whole checkpoint, expected at least one; let the training reach its first"
+        )
     return newest / MODEL_FILE, load_config(config_file, overrides)
 
 
@@ -137,9 +149,13 @@ def _find_images(paths: Sequence[Path]) -> tuple[tuple[Path, Path], ...]:
         for file in files:
             name = (file.relative_to(path) if path.is_dir() else Path(file.name)).with_suffix("")
             if found.setdefault(name, file) != file:
-                raise UserError(f"'{found[name]}' and '{file}' would both be written as '{name}'; predict them into two folders")
+                raise UserError(
+                    f"'{found[name]}' and '{file}' would both be written as '{name}'; predict them into two folders"
+                )
     if not found:
-        raise UserError(f"'{paths[0]}' holds no images, expected files ending in {', '.join(IMAGE_EXTENSIONS)}; check --images")
+        raise UserError(
+            f"'{paths[0]}' holds no images, expected files ending in {', '.join(IMAGE_EXTENSIONS)}; check --images"
+        )
     return tuple((file, name) for name, file in found.items())
 
 

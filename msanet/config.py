@@ -22,6 +22,8 @@ _S = TypeVar("_S", bound="Section")
 
 
 class Section(BaseModel):
+    """A group of settings: frozen, and unknown keys are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -30,11 +32,17 @@ class RunConfig(Section):
 
     dir: Path | None = Field(None, description="folder of the run: config, metrics, checkpoints, report")
     resume: Literal["auto", "never", "must"] = Field(
-        "auto", description="auto: go on from the newest whole checkpoint, if any; never: refuse a folder that has one; must: refuse one without"
+        "auto",
+        description="auto: go on from the newest whole checkpoint, if any; never: refuse a folder that has one; "
+        "must: refuse one without",
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of initialisation, order and augmentation")
-    record_samples: bool = Field(False, description="write which samples each step took to samples-<rank>.jsonl, as proof")
-    timeout: Annotated[float, Field(gt=0)] = Field(600.0, description="seconds after which a collective that hangs ends the job")
+    record_samples: bool = Field(
+        False, description="write which samples each step took to samples-<rank>.jsonl, as proof"
+    )
+    timeout: Annotated[float, Field(gt=0)] = Field(
+        600.0, description="seconds after which a collective that hangs ends the job"
+    )
 
 
 class DataConfig(Section):
@@ -43,22 +51,45 @@ class DataConfig(Section):
     path: str | None = Field(None, description="folder of shards (made by python -m sharding)")
     train_split: str = Field("train", description="split to train on")
     val_split: str = Field("val", description="split to validate on")
-    resize: Size | None = Field(None, description="[height, width] to which every training image is brought first; null: its own size")
-    scale: tuple[float, float] = Field((1.0, 1.0), description="[low, high] of the random scale, log-uniform, after resize")
-    crop: Size | None = Field(None, description="[height, width] of the random crop, padded where the image is smaller; null: the whole image")
+    resize: Size | None = Field(
+        None, description="[height, width] to which every training image is brought first; null: its own size"
+    )
+    scale: tuple[float, float] = Field(
+        (1.0, 1.0), description="[low, high] of the random scale, log-uniform, after resize"
+    )
+    crop: Size | None = Field(
+        None, description="[height, width] of the random crop, padded where the image is smaller; null: the whole image"
+    )
     flip_horizontal: Probability = Field(0.5, description="probability of mirroring left and right")
-    flip_vertical: Probability = Field(0.0, description="probability of mirroring top and bottom (the MSANet paper: 0.5)")
-    brightness: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="colour jitter: factor drawn from [1-x, 1+x]")
-    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="colour jitter: factor drawn from [1-x, 1+x]")
-    saturation: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="colour jitter: factor drawn from [1-x, 1+x]")
-    mean: Rgb = Field((123.675, 116.28, 103.53), description="RGB mean that is subtracted, in grey values 0-255 (ImageNet's)")
-    std: Rgb = Field((58.395, 57.12, 57.375), description="RGB standard deviation to divide by, in grey values (ImageNet's)")
-    workers: Annotated[int, Field(ge=0, le=64)] = Field(2, description="loader processes per rank; 0: read in the training process")
+    flip_vertical: Probability = Field(
+        0.0, description="probability of mirroring top and bottom (the MSANet paper: 0.5)"
+    )
+    brightness: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="colour jitter: factor drawn from [1-x, 1+x]"
+    )
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="colour jitter: factor drawn from [1-x, 1+x]"
+    )
+    saturation: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="colour jitter: factor drawn from [1-x, 1+x]"
+    )
+    mean: Rgb = Field(
+        (123.675, 116.28, 103.53), description="RGB mean that is subtracted, in grey values 0-255 (ImageNet's)"
+    )
+    std: Rgb = Field(
+        (58.395, 57.12, 57.375), description="RGB standard deviation to divide by, in grey values (ImageNet's)"
+    )
+    workers: Annotated[int, Field(ge=0, le=64)] = Field(
+        2, description="loader processes per rank; 0: read in the training process"
+    )
     prefetch: Positive = Field(2, description="micro-batches each loader process prepares ahead")
-    block_bytes: Positive = Field(8 * 2**20, description="bytes of consecutive samples that the shuffle moves as one (locality of reads)")
+    block_bytes: Positive = Field(
+        8 * 2**20, description="bytes of consecutive samples that the shuffle moves as one (locality of reads)"
+    )
     window: Positive = Field(64, description="shuffle window inside a lane, in samples")
     epoch_end: Literal["carry", "drop"] = Field(
-        "carry", description="carry: the batch across an epoch's end takes the head of the next; drop: an epoch's last samples that fill no batch are left out"
+        "carry",
+        description="carry: the batch across an epoch's end takes the head of the next; drop: leave an incomplete batch out",
     )
 
     @model_validator(mode="after")
@@ -85,18 +116,24 @@ class ModelConfig(BaseModel):
 class OptimizerConfig(Section):
     """The optimizer; defaults are the MSANet paper's (section 4.2)."""
 
-    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="adam: L2 decay in the gradient; adamw: decoupled; sgd: with momentum")
+    name: Literal["adam", "adamw", "sgd"] = Field(
+        "adam", description="adam: L2 decay in the gradient; adamw: decoupled; sgd: with momentum"
+    )
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="initial learning rate")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="weight decay")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of sgd")
     betas: tuple[Probability, Probability] = Field((0.9, 0.999), description="decay rates of adam's moments")
-    clip_norm: Annotated[float, Field(ge=0)] = Field(0.0, description="clip the gradient's norm to this; 0: no clipping")
+    clip_norm: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="clip the gradient's norm to this; 0: no clipping"
+    )
 
 
 class ScheduleConfig(Section):
     """The learning rate over the steps of the run."""
 
-    name: Literal["poly", "step", "constant"] = Field("poly", description="poly: lr (1 - step/steps)^power; step: lr gamma^(step // every)")
+    name: Literal["poly", "step", "constant"] = Field(
+        "poly", description="poly: lr (1 - step/steps)^power; step: lr gamma^(step // every)"
+    )
     power: Annotated[float, Field(gt=0)] = Field(0.9, description="exponent of poly")
     every: Positive = Field(2000, description="steps between drops of the step schedule (Attention to Scale: 2,000)")
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor of each drop of the step schedule")
@@ -106,25 +143,40 @@ class ScheduleConfig(Section):
 class TrainerConfig(Section):
     """How long, how much at once, how precise."""
 
-    epochs: Annotated[float, Field(gt=0)] = Field(200.0, description="passes over the training split (fractions allowed)")
+    epochs: Annotated[float, Field(gt=0)] = Field(
+        200.0, description="passes over the training split (fractions allowed)"
+    )
     steps: Positive | None = Field(None, description="optimizer steps; overrides epochs")
-    global_batch: Positive = Field(4, description="images per optimizer step over all ranks; everything else is derived from it")
-    micro_batch: Positive | None = Field(None, description="images per rank and forward pass; null: global_batch / ranks")
+    global_batch: Positive = Field(
+        4, description="images per optimizer step over all ranks; everything else is derived from it"
+    )
+    micro_batch: Positive | None = Field(
+        None, description="images per rank and forward pass; null: global_batch / ranks"
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast with fp32 master weights")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
-    sync_batchnorm: bool = Field(False, description="BatchNorm over the micro-batches of all ranks: independent of the number of ranks")
+    sync_batchnorm: bool = Field(
+        False, description="BatchNorm over the micro-batches of all ranks: independent of the number of ranks"
+    )
     log_every: Positive = Field(10, description="steps between lines of metrics.jsonl")
     checkpoint_every: Positive = Field(500, description="steps between checkpoints; the last step is always saved")
     keep_checkpoints: Positive = Field(2, description="newest checkpoints to keep")
-    evaluate_every: Annotated[float, Field(ge=0)] = Field(10.0, description="epochs between validations; 0: only at the end")
+    evaluate_every: Annotated[float, Field(ge=0)] = Field(
+        10.0, description="epochs between validations; 0: only at the end"
+    )
 
 
 class EvaluationConfig(Section):
     """How images are put through the network when it is judged, and what is kept."""
 
-    resize: Size | None = Field(None, description="[height, width] of the network's input; logits are brought back to the label's size; null: own size")
+    resize: Size | None = Field(
+        None,
+        description="[height, width] of the network's input; logits are brought back to the label's size; null: own size",
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
-    workers: Annotated[int, Field(ge=0, le=64)] = Field(1, description="loader processes per rank; 0: read in the process itself")
+    workers: Annotated[int, Field(ge=0, le=64)] = Field(
+        1, description="loader processes per rank; 0: read in the process itself"
+    )
     panels: Annotated[int, Field(ge=0, le=200)] = Field(8, description="images shown in the report")
 
 
@@ -138,12 +190,16 @@ class Config(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    deepspeed: dict[str, Any] = Field({}, description="DeepSpeed's own JSON settings, merged (or --deepspeed_config FILE)")
+    deepspeed: dict[str, Any] = Field(
+        {}, description="DeepSpeed's own JSON settings, merged (or --deepspeed_config FILE)"
+    )
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "Config":
         if self.data.scale != (1.0, 1.0) and self.data.crop is None:
-            raise ValueError(f"data.scale={list(self.data.scale)} gives images of different sizes, which make no batch; set data.crop")
+            raise ValueError(
+                f"data.scale={list(self.data.scale)} gives images of different sizes, which make no batch; set data.crop"
+            )
         return self
 
     def to_yaml(self) -> str:
@@ -243,7 +299,7 @@ def _nearest_setting(name: str) -> str:
 
 def _type_name(field: FieldInfo) -> str:
     """A type as users would say it: `int`, `[height, width]`, `adam | adamw | sgd`, `float or null`."""
-    schema = TypeAdapter(field.annotation).json_schema()
+    schema = TypeAdapter[Any](field.annotation or str).json_schema()
     return " or ".join(_schema_name(part) for part in schema.get("anyOf", [schema]))
 
 

@@ -28,10 +28,12 @@ def rank() -> int:
 
 
 def world_size() -> int:
+    """Number of ranks of the job."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def local_rank() -> int:
+    """This process's number on its host; which GPU it takes."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
@@ -57,7 +59,9 @@ def session(timeout: float) -> Iterator[None]:
     _end_with_parent()
     import deepspeed  # after the environment is set: it picks its accelerator when imported
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiling it takes a minute; training never uses it
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+        False  # compiling it takes a minute; training never uses it
+    )
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # The `timeout=` of init_distributed does not reach the groups that ZeRO clones (they would wait 30 minutes).
     dist.distributed_c10d.default_pg_timeout = timedelta(seconds=timeout)
@@ -77,6 +81,7 @@ def session(timeout: float) -> Iterator[None]:
 
 
 def barrier() -> None:
+    """Wait until every rank is here."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -133,7 +138,9 @@ def _speaks_first(sentence: str) -> bool:
 def _prepare_environment() -> None:
     """Fill in what a plain `python launcher/train.py` lacks, and share a host's cores among its ranks."""
     if "MASTER_PORT" not in os.environ:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+        os.environ.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port())
+        )
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
         return

@@ -8,11 +8,12 @@ from msanet.datasets import IGNORE_INDEX
 
 
 def cross_entropy_sum(logits_NKHW: Tensor, labels_NHW: Tensor) -> Tensor:
-    """Sum of -log softmax(logits)[label] over labelled pixels, float32; 0 with zero gradients where none is labelled.
+    """Sum of -log softmax(logits)[label] over labelled pixels, float32 or better; 0 with zero gradients where none is labelled.
 
     labels_NHW: uint8 train ids, 255 ignored.
     """
-    return F.cross_entropy(logits_NKHW.float(), labels_NHW.long(), ignore_index=IGNORE_INDEX, reduction="sum")
+    logits_NKHW = logits_NKHW.to(torch.promote_types(logits_NKHW.dtype, torch.float32))  # never sum in bf16
+    return F.cross_entropy(logits_NKHW, labels_NHW.long(), ignore_index=IGNORE_INDEX, reduction="sum")
 
 
 def count_labelled(labels_NHW: Tensor) -> Tensor:

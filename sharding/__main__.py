@@ -43,10 +43,7 @@ def _pack(reader: Reader, args: argparse.Namespace) -> int:
 def _synthetic(args: argparse.Namespace) -> int:
     from sharding import synthetic
 
-    try:
-        return synthetic.run(args)
-    except ValueError as error:  # this module's way to say that an option is wrong
-        raise UserError(str(error)) from error
+    return synthetic.run(args)
 
 
 def _summary(packed: Packed) -> str:

@@ -1,6 +1,6 @@
 """Run a function of a test module on several real processes, each a rank of one gloo job.
 
-    run_ranks(2, __file__, "_worker", {"stage": 2})   # calls _worker(stage=2) on both ranks, inside a session
+run_ranks(2, __file__, "_worker", {"stage": 2})   # calls _worker(stage=2) on both ranks, inside a session
 """
 
 import importlib.util
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 
-def run_ranks(world_size: int, module: str, function: str, arguments: dict[str, Any], timeout: float = 300) -> list[str]:
+def run_ranks(
+    world_size: int, module: str, function: str, arguments: dict[str, Any], timeout: float = 300
+) -> list[str]:
     """Start the ranks, wait, and return what each printed. Fails the test with their output if one fails."""
     processes = start_ranks(world_size, [__file__, module, function, json.dumps(arguments, default=str)])
     outputs = [process.communicate(timeout=timeout)[0] for process in processes]
@@ -27,7 +29,13 @@ def start_ranks(world_size: int, command: list[str], **environment: str) -> list
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size), **environment}
+    common = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(world_size),
+        **environment,
+    }
     common |= {"PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu", "LOCAL_WORLD_SIZE": str(world_size)}
     return [
         subprocess.Popen(

@@ -47,7 +47,9 @@ def test_overrides_come_after_the_file_and_take_yaml_values(tmp_path: Path) -> N
 
 
 def test_a_resolved_config_loads_as_itself(tmp_path: Path) -> None:
-    config = load_config(None, ["data.path=shards", "run.dir=run", "model.width=0.25", "deepspeed.comms_logger.enabled=true"])
+    config = load_config(
+        None, ["data.path=shards", "run.dir=run", "model.width=0.25", "deepspeed.comms_logger.enabled=true"]
+    )
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert load_config(tmp_path / "config.yaml") == config
 
@@ -73,7 +75,13 @@ def test_every_setting_is_documented_and_listed_by_help(capsys: pytest.CaptureFi
 
 
 def test_an_argument_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for argv in (["--confg", "x"], ["--config", "nowhere.yaml"], ["data.path=x"], ["run.dir=x"], ["--deepspeed_config", "x"]):
+    for argv in (
+        ["--confg", "x"],
+        ["--config", "nowhere.yaml"],
+        ["data.path=x"],
+        ["run.dir=x"],
+        ["--deepspeed_config", "x"],
+    ):
         with pytest.raises(SystemExit) as end:
             train_config("words", argv)
         assert end.value.code == 2
@@ -83,7 +91,9 @@ def test_an_argument_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFix
 def test_deepspeed_json_is_merged_under_overrides(tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
     path.write_text('{"zero_optimization": {"reduce_bucket_size": 1000}, "prescale_gradients": true}')
-    config = train_config("", ["--deepspeed_config", str(path), "data.path=a", "run.dir=b", "deepspeed.prescale_gradients=false"])
+    config = train_config(
+        "", ["--deepspeed_config", str(path), "data.path=a", "run.dir=b", "deepspeed.prescale_gradients=false"]
+    )
     assert config.deepspeed == {"zero_optimization": {"reduce_bucket_size": 1000}, "prescale_gradients": False}
 
 

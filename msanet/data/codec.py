@@ -19,7 +19,10 @@ MAX_PIXELS = 2**28
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Encoded image to (H, W, 3) uint8 RGB, as stored (an EXIF rotation is not applied: labels have none). `name` is for the error: UserError if the bytes are no image."""
+    """Encoded image to (H, W, 3) uint8 RGB, as stored: an EXIF rotation is not applied, since labels have none.
+
+    `name` is for the error: UserError if the bytes are no image.
+    """
     return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, name)
 
 
@@ -33,7 +36,8 @@ def decode_label(data: bytes, name: str) -> np.ndarray:
     label = _decode(data, cv2.IMREAD_UNCHANGED, name)
     if label.ndim != 2:
         raise UserError(
-            f"label '{name}' is a colour image of shape {label.shape}, expected one channel of class ids; convert its colours to ids"
+            f"label '{name}' is a colour image of shape {label.shape}, expected one channel of class ids; "
+            f"convert its colours to ids"
         )
     return label
 
@@ -52,20 +56,26 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"'{name}' cannot be read as an image ({len(data)} bytes); replace or remove the file") from error
+        raise UserError(
+            f"'{name}' cannot be read as an image ({len(data)} bytes); replace or remove the file"
+        ) from error
     return height, width
 
 
 def _decode(data: bytes, flag: int, name: str) -> np.ndarray:
     height, width = image_size(data, name)
     if height * width > MAX_PIXELS:
-        raise UserError(f"'{name}' has {width}x{height} pixels, expected at most {MAX_PIXELS}; cut it into smaller images")
+        raise UserError(
+            f"'{name}' has {width}x{height} pixels, expected at most {MAX_PIXELS}; cut it into smaller images"
+        )
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error:
         image = None
     if image is None:
-        raise UserError(f"'{name}' cannot be decoded ({len(data)} bytes, broken after its header); replace or remove the file")
+        raise UserError(
+            f"'{name}' cannot be decoded ({len(data)} bytes, broken after its header); replace or remove the file"
+        )
     return image
 
 

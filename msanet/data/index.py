@@ -80,7 +80,9 @@ class Manifest(_Record):
             )
         for name, split in self.splits.items():
             if len(split.histogram) != len(self.classes):
-                raise ValueError(f"histogram of split '{name}' has {len(split.histogram)} entries, not {len(self.classes)}")
+                raise ValueError(
+                    f"histogram of split '{name}' has {len(split.histogram)} entries, not {len(self.classes)}"
+                )
         return self
 
     @property
@@ -89,7 +91,9 @@ class Manifest(_Record):
 
     def split(self, name: str) -> SplitInfo:
         if name not in self.splits:
-            raise UserError(f"split '{name}' is not in dataset '{self.name}', which has: {', '.join(sorted(self.splits))}")
+            raise UserError(
+                f"split '{name}' is not in dataset '{self.name}', which has: {', '.join(sorted(self.splits))}"
+            )
         return self.splits[name]
 
     def to_json(self) -> str:
@@ -110,6 +114,8 @@ class Member(_Record):
 
 
 class SampleIndex(_Record):
+    """One sample of a shard: its key and where each of its files lies."""
+
     key: str
     members: tuple[Member, ...]
 
@@ -137,7 +143,8 @@ def load_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise UserError(
-            f"'{folder}' holds no {MANIFEST_NAME}, expected a folder of shards; make one with: python -m sharding NAME --source DIR --out {folder}"
+            f"'{folder}' holds no {MANIFEST_NAME}, expected a folder of shards; make one with: "
+            f"python -m sharding NAME --source DIR --out {folder}"
         )
     return parse_json(Manifest, path)
 
@@ -160,11 +167,11 @@ def parse_json(kind: type[Record], path: Path) -> Record:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the document"
-        raise UserError(f"'{path}' is damaged at {where}: {first['msg']}; restore it or pack the dataset again") from None
+        raise UserError(
+            f"'{path}' is damaged at {where}: {first['msg']}; restore it or pack the dataset again"
+        ) from None
 
 
 def safe_key(text: str) -> str:
     """A sample key that WebDataset and every file system take: no dots (they start the extension) and no separators."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", text)
-
-

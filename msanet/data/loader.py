@@ -1,8 +1,11 @@
 """From the order to batches: what each rank and each loader process reads, and how it becomes tensors."""
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from multiprocessing.connection import wait
 from typing import Any
 
 import cv2
@@ -96,7 +99,9 @@ def train_order(manifest: Manifest, split: str, plan: Plan) -> Order:
     return Order(plan, (shard.samples for shard in info.shards), (shard.bytes for shard in info.shards))
 
 
-def train_loader(config: Config, order: Order, source: ShardSource, batches: BatchPlan, rank: int, consumed: int) -> Iterator[list[Batch]]:
+def train_loader(
+    config: Config, order: Order, source: ShardSource, batches: BatchPlan, rank: int, consumed: int
+) -> Iterator[list[Batch]]:
     """An endless stream of optimizer steps for one rank, from position `consumed` on; each a list of micro-batches."""
     positions = _TrainPositions(order, batches, rank, consumed)
     pipeline = wds.DataPipeline(positions, _Fetch(source), _Train(config.data, order.plan.seed), _collate)
@@ -181,7 +186,9 @@ def decode_sample(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     image_name = next(name for name in sample if name.startswith("image."))
     assert image_name.removeprefix("image.") in IMAGE_EXTENSIONS
     where = f"{sample['__url__']}:{sample['__key__']}"
-    return decode_image(sample[image_name], f"{where}.{image_name}"), decode_label(sample["label.png"], f"{where}.label.png")
+    return decode_image(sample[image_name], f"{where}.{image_name}"), decode_label(
+        sample["label.png"], f"{where}.label.png"
+    )
 
 
 def _collate(groups: Iterable[list[Sample]]) -> Iterator[Batch]:
@@ -229,11 +236,28 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
         pin_memory=torch.cuda.is_available(),
         # fork would copy locks that the training process's threads hold; forkserver starts from a clean process
         multiprocessing_context="forkserver" if workers else None,
+        worker_init_fn=_end_with_trainer,
     )
     for item in loader:
         if isinstance(item, UserError):
             raise item
         yield item
+
+
+def _end_with_trainer(worker: int) -> None:
+    """End this loader process when the process that it loads for is gone, however that died.
+
+    DataLoader's own watch looks at the parent, which here is the fork server, and that outlives a killed trainer for as
+    long as one of its children lives.
+    """
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+
+    def watch() -> None:
+        wait([trainer.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="trainer-watch").start()
 
 
 def _worker() -> tuple[int, int]:

@@ -71,7 +71,9 @@ class ShardSource:
         if not path.is_file():
             raise UserError(f"shard '{path}' is missing, though {self.manifest.name}'s manifest lists it; copy it too")
         size = path.stat().st_size
-        if not (size == info.bytes == index.bytes and len(index.samples) == info.samples and index.sha256 == info.sha256):
+        if not (
+            size == info.bytes == index.bytes and len(index.samples) == info.samples and index.sha256 == info.sha256
+        ):
             raise UserError(
                 f"shard '{path}' has {size} bytes and {len(index.samples)} indexed samples, the manifest expects "
                 f"{info.bytes} bytes and {info.samples} samples; copy the shard and its index again"

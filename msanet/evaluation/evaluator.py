@@ -115,7 +115,9 @@ def evaluate(
     model.eval()
     mine = evaluation_slice(len(source), rank, world_size)
     samples = evaluation_loader(source, rank, world_size, settings.workers if mine else 0)
-    bar = tqdm(samples, f"evaluate {source.split}", len(mine), unit="image", leave=False, disable=not distributed.is_main())
+    bar = tqdm(
+        samples, f"evaluate {source.split}", len(mine), unit="image", leave=False, disable=not distributed.is_main()
+    )
     for sample in bar:
         prediction = predict_labels(model, sample.image_HWC.to(device), mean, std, settings.resize, settings.precision)
         matrix += confusion_matrix(sample.label_HW.to(device), prediction, len(classes))
@@ -130,7 +132,9 @@ def evaluate(
     model.train(was_training)
     distributed.all_reduce_sum(matrix)
     distributed.all_reduce_sum(times_seen)
-    shown = sorted((panel for part in distributed.gather_objects(panels) for panel in part), key=lambda panel: panel.number)
+    shown = sorted(
+        (panel for part in distributed.gather_objects(panels) for panel in part), key=lambda panel: panel.number
+    )
     return Evaluation(
         source.split,
         classes,
@@ -168,7 +172,11 @@ def _panel(sample: EvaluationSample, prediction_HW: torch.Tensor) -> Panel:
 
 def _panel_numbers(num_samples: int, count: int) -> set[int]:
     """Evenly spread over the split, and the same on any number of ranks."""
-    return set(np.linspace(0, num_samples - 1, min(count, num_samples)).round().astype(int).tolist()) if num_samples else set()
+    return (
+        set(np.linspace(0, num_samples - 1, min(count, num_samples)).round().astype(int).tolist())
+        if num_samples
+        else set()
+    )
 
 
 def _number(value: float) -> float | None:

@@ -80,7 +80,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def environment() -> dict[str, str]:
     """Machine and versions, without host names or users: reports are passed on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads a rank"
+    device = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads a rank"
+    )
     names = ("msanet", "torch", "deepspeed", "webdataset", "numpy")
     return {
         "device": device,

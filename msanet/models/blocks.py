@@ -12,7 +12,9 @@ def scaled_channels(channels: int, width: float) -> int:
     return max(8, round(channels * width))
 
 
-def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int | None = None) -> nn.Sequential:
+def conv_bn_relu(
+    in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int | None = None
+) -> nn.Sequential:
     """Convolution without bias (BatchNorm has one), BatchNorm, ReLU. padding: half the kernel unless told."""
     padding = kernel // 2 if padding is None else padding
     return nn.Sequential(
@@ -33,7 +35,7 @@ def conv_stack(in_channels: int, layers: Sequence[tuple[int, int]]) -> nn.Sequen
 
 def max_unpool(x_NCHW: Tensor, indices_NCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
     """Put each value where its pooling layer found the maximum, zeros elsewhere: (N, C, h, w) -> (N, C, H, W)."""
-    return F.max_unpool2d(x_NCHW, indices_NCHW, kernel_size=2, stride=2, output_size=size_HW)
+    return F.max_unpool2d(x_NCHW, indices_NCHW, kernel_size=(2, 2), stride=(2, 2), output_size=size_HW)
 
 
 def pad_to_multiple(x_NCHW: Tensor, multiple: int) -> Tensor:

@@ -60,7 +60,9 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     try:
         return weights, ModelCard.model_validate_json(metadata[_CARD])
     except ValidationError as error:
-        raise UserError(f"the model card of '{path}' is damaged ({error.errors()[0]['msg']}); use another checkpoint") from None
+        raise UserError(
+            f"the model card of '{path}' is damaged ({error.errors()[0]['msg']}); use another checkpoint"
+        ) from None
 
 
 def load_network(path: Path, device: torch.device) -> tuple[nn.Module, ModelCard]:
@@ -68,7 +70,7 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, ModelCard
     weights, card = load_weights(path)
     model = card.build()
     apply_weights(model, weights, str(path))
-    return model.to(device, memory_format=torch.channels_last).eval(), card
+    return model.to(device).eval(), card
 
 
 def require_same_classes(card: ModelCard, classes: tuple[str, ...], data: str) -> None:

@@ -141,7 +141,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 def require_same_run(saved: RunState, card: ModelCard, plan: Plan, fresh: ModelCard, optimizer: str) -> None:
     """Refuse to resume what would not be the same run. Raises UserError that names the first difference."""
     differences: list[tuple[str, Any, Any, str]] = [
-        ("dataset", f"{saved.dataset} {saved.dataset_digest[:12]}", f"{fresh.dataset} {fresh.dataset_digest[:12]}", "data.path"),
+        (
+            "dataset",
+            f"{saved.dataset} {saved.dataset_digest[:12]}",
+            f"{fresh.dataset} {fresh.dataset_digest[:12]}",
+            "data.path",
+        ),
         ("network", (card.name, card.options), (fresh.name, fresh.options), "the section model"),
         ("optimizer", saved.optimizer, optimizer, "optimizer.name"),
         ("global batch", saved.plan.lanes, plan.lanes, "trainer.global_batch"),

@@ -64,7 +64,9 @@ def deepspeed_config(config: Config, batches: BatchPlan) -> dict[str, Any]:
         ours = derived.get(section)
         ours = ours.get(name) if name and isinstance(ours, dict) else ours
         if value not in (None, "auto", ours):
-            raise UserError(f"deepspeed.{key} is {value!r}, but this is decided by {setting}; remove it and set {setting}")
+            raise UserError(
+                f"deepspeed.{key} is {value!r}, but this is decided by {setting}; remove it and set {setting}"
+            )
     return _merge(own, derived)
 
 

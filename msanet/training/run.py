@@ -42,16 +42,8 @@ class RunFolder:
 
     def begin(self, step: int) -> None:
         """Write config.yaml, and forget what was logged after `step`, since it will be done again."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if distributed.is_main():
-            replace_text(self.path / CONFIG_FILE, self._config.to_yaml())
-            for file in (self.path / METRICS_FILE, *self.path.glob("samples-*.jsonl")):
-                kept = [line for line in read_lines(file) if line["step"] <= step]
-                replace_text(file, "".join(json.dumps(line) + "\n" for line in kept if step))
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed on one rank only
-
-            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1 if step else None)
-        distributed.barrier()  # no rank appends to what rank 0 is still cutting back
+        distributed.on_main(lambda: self._prepare(step))
+        self.path.mkdir(parents=True, exist_ok=True)  # on the hosts that do not share rank 0's disk
         self._clock = _Clock()
 
     def record_samples(self, step: int, micro_batches: Sequence[Batch]) -> None:
@@ -80,18 +72,32 @@ class RunFolder:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint; no rank goes on before it is whole."""
-        distributed.on_main(lambda: write_checkpoint(self.checkpoints, checkpoint, self._config.trainer.keep_checkpoints))
+        distributed.on_main(
+            lambda: write_checkpoint(self.checkpoints, checkpoint, self._config.trainer.keep_checkpoints)
+        )
         self._clock.lap()
 
     def close(self) -> None:
         if self._board:
             self._board.close()
 
+    def _prepare(self, step: int) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        replace_text(self.path / CONFIG_FILE, self._config.to_yaml())
+        for file in (self.path / METRICS_FILE, *self.path.glob("samples-*.jsonl")):
+            kept = [line for line in read_lines(file) if line["step"] <= step] if step else []
+            replace_text(file, "".join(json.dumps(line) + "\n" for line in kept))
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed on one rank only
+
+        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1 if step else None)
+
     def _choose_checkpoint(self) -> Path | None:
         found, resume = checkpoint_folders(self.checkpoints), self._config.run.resume
         if resume == "never":
             if found:
-                raise UserError(f"'{self.path}' holds a run already ({found[0].name}), and run.resume is never; choose another run.dir")
+                raise UserError(
+                    f"'{self.path}' holds a run already ({found[0].name}), and run.resume is never; choose another run.dir"
+                )
             return None
         whole = newest_whole(self.checkpoints)
         if whole is None and (found or resume == "must"):

@@ -53,7 +53,8 @@ class _SyncNormalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         n = x.numel() // x.shape[1]
-        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+        precise = x.to(torch.promote_types(x.dtype, torch.float32))
+        variance, mean = torch.var_mean(precise, dim=(0, 2, 3), correction=0)
         variance, mean = variance.double(), mean.double()
         sums = torch.cat([mean * n, (variance + mean.square()) * n, mean.new_tensor([n])])
         dist.all_reduce(sums)
@@ -61,8 +62,8 @@ class _SyncNormalise(torch.autograd.Function):
         total, squares = sums[:-1].view(2, -1)
         mean = total / count
         variance = (squares / count - mean.square()).clamp(min=0)
-        inverse_std = (variance + eps).rsqrt().to(torch.float32)
-        x_hat = (x.float() - _per_channel(mean.float())) * _per_channel(inverse_std)
+        inverse_std = (variance + eps).rsqrt().to(precise.dtype)
+        x_hat = (precise - _per_channel(mean.to(precise.dtype))) * _per_channel(inverse_std)
         ctx.save_for_backward(x_hat, weight, inverse_std)
         ctx.count = float(count)
         ctx.mark_non_differentiable(mean, variance, count)
@@ -72,13 +73,13 @@ class _SyncNormalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None]:
         x_hat, weight, inverse_std = ctx.saved_tensors
-        grad = dy.float()
+        grad = dy.to(x_hat.dtype)
         d_bias, d_weight = grad.sum(dim=(0, 2, 3)), (grad * x_hat).sum(dim=(0, 2, 3))
         sums = torch.cat([d_bias, d_weight]).double()
         dist.all_reduce(sums)
-        mean_dy, mean_dy_x_hat = (sums / ctx.count).float().view(2, -1)
+        mean_dy, mean_dy_x_hat = (sums / ctx.count).to(grad.dtype).view(2, -1)
         dx = grad - _per_channel(mean_dy) - x_hat * _per_channel(mean_dy_x_hat)
-        dx = dx * _per_channel(weight.float() * inverse_std)
+        dx = dx * _per_channel(weight * inverse_std)
         return dx.to(dy.dtype), d_weight.to(weight.dtype), d_bias.to(weight.dtype), None
 
 

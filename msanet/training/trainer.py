@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -170,13 +171,15 @@ class Trainer:
             )
 
 
-def _start_engine(config: Config, model: nn.Module, batches: BatchPlan):
+def _start_engine(config: Config, model: nn.Module, batches: BatchPlan) -> Any:
     import deepspeed  # here, so that the config, order and checkpoint code imports without it
 
     device = distributed.device()
     if config.trainer.sync_batchnorm:
         model = convert_sync_batchnorm(model, device)
-    torch.manual_seed(config.run.seed + distributed.rank())  # dropout differs between ranks; weights came from rank 0's seed
+    torch.manual_seed(
+        config.run.seed + distributed.rank()
+    )  # dropout differs between ranks; weights came from rank 0's seed
     engine, *_ = deepspeed.initialize(
         model=model.to(device),
         optimizer=build_optimizer(model.parameters(), config.optimizer),

@@ -172,7 +172,7 @@ def draw(chart: Chart, limits: tuple[float, float]) -> str:
 
 def _plot(axes: Any, line: Series, colour: str, smooth: bool) -> None:
     """Draw one series; few points get markers, because a single one would be invisible as a line."""
-    marker = "o" if line.steps.size <= 40 and not smooth or line.steps.size == 1 else None
+    marker = "o" if (line.steps.size <= 40 and not smooth) or line.steps.size == 1 else None
     kept = thin(line.values)
     # Not clipped, so that the last point keeps its whole marker; the axes hold all points anyway.
     style = {"clip_on": False, "color": colour, "solid_joinstyle": "round", "marker": marker, "markersize": 3.5}

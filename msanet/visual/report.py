@@ -120,6 +120,7 @@ def grouped(value: Any) -> str:
 
 
 def css_colour(colour: RGB) -> str:
+    """`rgb(1,2,3)`."""
     return "rgb({:d},{:d},{:d})".format(*map(int, colour))
 
 

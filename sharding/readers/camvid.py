@@ -8,6 +8,7 @@ from sharding.tree import Tree
 
 
 def read(tree: Tree, options: argparse.Namespace) -> Found:
+    """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
     folders = tree.folders("")
     present = [name for name in folders if f"{name}annot" in folders]
     splits = choose_splits(options.splits, present, ("train", "val", "test"), tree.show(""))

@@ -17,12 +17,14 @@ _USUAL = ("train", "val")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that only this dataset has."""
     parser.add_argument(
         "--labels", choices=sorted(_LABELS), default="ids", help="which label maps to read (default ids)"
     )
 
 
 def read(tree: Tree, options: argparse.Namespace) -> Found:
+    """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
     spec, suffix = _LABELS[options.labels]
     splits = choose_splits(options.splits, tree.folders("leftImg8bit"), _USUAL, tree.show("leftImg8bit"))
     pairs = {split: _pairs(tree, split, suffix) for split in splits}

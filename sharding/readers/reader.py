@@ -60,6 +60,7 @@ class Reader:
 
 
 def make_pair(source_id: str, image: str, label: str) -> Pair:
+    """A pair whose key is the source id made safe for tar members."""
     return Pair(key=safe_key(source_id), id=source_id, image=image, label=label)
 
 

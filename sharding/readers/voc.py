@@ -13,6 +13,7 @@ _OFFICIAL = ("train", "val", "trainval")
 
 
 def read(tree: Tree, options: argparse.Namespace) -> Found:
+    """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
     lists = by_id(_LISTS, tree.files(_LISTS), [".txt"])
     splits = choose_splits(options.splits, sorted(lists), _USUAL, tree.show(_LISTS))
     return Found(SPEC, {split: _pairs(tree, split, lists[split]) for split in splits})

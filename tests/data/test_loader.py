@@ -16,11 +16,20 @@ from msanet.errors import UserError
 
 
 def config_for(shards: Path, **data: Any) -> Config:
-    settings = {"path": str(shards), "crop": [30, 40], "scale": [0.6, 1.5], "flip_vertical": 0.5, "brightness": 0.3, "workers": 0}
+    settings = {
+        "path": str(shards),
+        "crop": [30, 40],
+        "scale": [0.6, 1.5],
+        "flip_vertical": 0.5,
+        "brightness": 0.3,
+        "workers": 0,
+    }
     return parse_config({"data": {**settings, **data}, "trainer": {"global_batch": 6, "steps": 9}}, "test")
 
 
-def stream(config: Config, world: int = 1, rank: int = 0, micro: int | None = None, start: int = 0, steps: int = 6) -> list[list[Batch]]:
+def stream(
+    config: Config, world: int = 1, rank: int = 0, micro: int | None = None, start: int = 0, steps: int = 6
+) -> list[list[Batch]]:
     """`steps` optimizer steps of one rank from step `start` on."""
     manifest = load_manifest(Path(config.data.path or ""))
     source = ShardSource(Path(config.data.path or ""), "train", manifest)
@@ -31,11 +40,16 @@ def stream(config: Config, world: int = 1, rank: int = 0, micro: int | None = No
 
 def flatten(steps: list[list[Batch]]) -> list[dict[str, np.ndarray]]:
     """Per step, everything about its samples in order, micro-batches joined."""
-    return [{name: np.concatenate([getattr(b, name).numpy() for b in step]) for name in vars(step[0])} for step in steps]
+    return [
+        {name: np.concatenate([getattr(b, name).numpy() for b in step]) for name in vars(step[0])} for step in steps
+    ]
 
 
 def join_ranks(ranks: list[list[dict[str, np.ndarray]]]) -> list[dict[str, np.ndarray]]:
-    return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in zip(*ranks, strict=True)]
+    return [
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in zip(*ranks, strict=True)
+    ]
 
 
 def same(a: list[dict[str, np.ndarray]], b: list[dict[str, np.ndarray]]) -> bool:
@@ -46,7 +60,10 @@ def test_pixels_do_not_depend_on_ranks_micro_batches_or_resume(shards: Path) -> 
     config = config_for(shards)
     whole = flatten(stream(config))
     for world, micro in ((1, 2), (2, None), (3, 1), (6, 1)):
-        assert same(whole, join_ranks([flatten(stream(config, world, rank, micro)) for rank in range(world)])), (world, micro)
+        assert same(whole, join_ranks([flatten(stream(config, world, rank, micro)) for rank in range(world)])), (
+            world,
+            micro,
+        )
     resumed = join_ranks([flatten(stream(config, 2, rank, start=4, steps=2)) for rank in range(2)])
     assert same(whole[4:], resumed)
 
@@ -104,5 +121,7 @@ def test_sizes_that_make_no_batch_are_refused_also_from_a_worker(shards: Path, t
 def test_a_split_smaller_than_a_global_batch_is_refused(shards: Path) -> None:
     manifest = load_manifest(shards)
     config = parse_config({"trainer": {"global_batch": 27}}, "test")
-    with pytest.raises(UserError, match=r"26 samples, fewer than one global batch of 27; set trainer.global_batch to at most 26"):
+    with pytest.raises(
+        UserError, match=r"26 samples, fewer than one global batch of 27; set trainer.global_batch to at most 26"
+    ):
         train_order(manifest, "train", train_plan(config))

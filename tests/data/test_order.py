@@ -118,9 +118,13 @@ def test_evaluation_slices_cover_everything_once() -> None:
 def test_batch_plans() -> None:
     assert plan_batches(8, None, 2).accumulation == 1
     assert plan_batches(8, 2, 2).accumulation == 2
-    with pytest.raises(UserError, match=r"8 cannot be shared by 3 ranks; start 1 or 2 or 4 or 8 ranks, or set it to 6 or 9"):
+    with pytest.raises(
+        UserError, match=r"8 cannot be shared by 3 ranks; start 1 or 2 or 4 or 8 ranks, or set it to 6 or 9"
+    ):
         plan_batches(8, None, 3)
-    with pytest.raises(UserError, match=r"micro_batch=3 does not divide the 4 images of each rank .* set it to 1 or 2 or 4"):
+    with pytest.raises(
+        UserError, match=r"micro_batch=3 does not divide the 4 images of each rank .* set it to 1 or 2 or 4"
+    ):
         plan_batches(8, 3, 2)
 
 

@@ -19,7 +19,9 @@ def explicit(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
 @pytest.mark.parametrize("shape", [(2, 8, 5, 7), (1, 16, 1, 1), (3, 4, 9, 2)])
 def test_attention_equals_the_equations_in_float64(shape: tuple[int, ...], memory_format: torch.memory_format) -> None:
     torch.manual_seed(0)
-    inputs = [torch.randn(shape, dtype=torch.float64).to(memory_format=memory_format).requires_grad_() for _ in range(3)]
+    inputs = [
+        torch.randn(shape, dtype=torch.float64).to(memory_format=memory_format).requires_grad_() for _ in range(3)
+    ]
     weight = torch.randn(shape, dtype=torch.float64)
     results = []
     for function in (explicit, spatial_attention):

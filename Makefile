@@ -1,0 +1,34 @@
+# make demo   set everything up, then train and judge a small network on this machine (minutes)
+# make test   set everything up, then style, types and tests
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint setup clean
+
+demo: setup
+	PATH="$(abspath $(BIN)):$$PATH" jobs/demo.sh
+
+test: lint
+	$(BIN)/pytest -m "not slow"
+
+test-slow: setup
+	$(BIN)/pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, found %d.%d; name one: make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install $(PIP_ARGS) --quiet --disable-pip-version-check --constraint requirements.txt torch
+	$(BIN)/pip install $(PIP_ARGS) --quiet --disable-pip-version-check --constraint requirements.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo *.egg-info .mypy_cache .pytest_cache .ruff_cache

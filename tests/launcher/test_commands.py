@@ -1,0 +1,216 @@
+"""The command lines and files that others script against, run as users run them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from conftest import REPOSITORY, write_camvid
+from PIL import Image
+from ranks import start_ranks
+
+from msanet.data.index import load_manifest
+from msanet.data.order import Order
+from msanet.training.checkpoint import newest_whole, read_checkpoint
+from sharding.__main__ import main as shard
+
+ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
+SMALL = ["data.crop=[32,40]", "data.workers=0", "model.width=0.125", "evaluation.workers=0", "evaluation.panels=2"]
+
+
+def command(*words: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(map(str, words)), capture_output=True, text=True, env=ENVIRONMENT, timeout=timeout, cwd=REPOSITORY
+    )
+
+
+@pytest.fixture(scope="module")
+def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short training of two ranks under the real `deepspeed` launcher, with loader processes and ZeRO-2."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2"]
+    settings = [
+        "trainer.steps=6",
+        "trainer.global_batch=4",
+        "trainer.log_every=2",
+        "trainer.zero_stage=2",
+        "data.workers=1",
+    ]
+    done = command(*launcher, "launcher/train.py", *SMALL, f"data.path={shards}", f"run.dir={folder}", *settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_a_run_leaves_the_files_of_the_contract(run: Path, shards: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["trainer"]["steps"] == 6 and config["data"]["path"] == str(shards)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    training = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in training] == [2, 4, 6]
+    assert all({"step", "epoch", "samples", "loss", "lr", "images_per_second"} == line.keys() for line in training)
+    assert [line["samples"] for line in training] == [8, 16, 24]
+    assert training[-1]["loss"] < training[0]["loss"]
+    assert [line["step"] for line in lines if "val/mean_iou" in line] == [6]
+    assert list((run / "tensorboard").glob("events.*"))
+    assert "val" in (run / "report.html").read_text() and newest_whole(run / "checkpoints")
+
+
+def test_evaluate_on_one_rank_repeats_the_figures_of_two(run: Path) -> None:
+    trained = json.loads((run / "evaluation-val.json").read_text())
+    done = command(sys.executable, "launcher/evaluate.py", "--run", run, "--split", "val", "evaluation.workers=1")
+    assert done.returncode == 0, done.stderr
+    again = json.loads((run / "evaluation-val.json").read_text())
+    assert (trained["world_size"], again["world_size"]) == (2, 1)
+    assert again["confusion_matrix"] == trained["confusion_matrix"] and np.sum(again["confusion_matrix"]) == 7 * 34 * 44
+    keys = [
+        "mean_iou",
+        "mean_accuracy",
+        "pixel_accuracy",
+        "frequency_weighted_iou",
+        "classes",
+        "num_images",
+        "num_missing",
+        "num_duplicate",
+    ]
+    assert all(again[key] == trained[key] for key in keys)
+    assert set(again["classes"]["sky"]) == {"iou", "accuracy", "support"}
+    assert f"mIoU {again['mean_iou']:.2%}" in done.stdout and "7 of 7 images of 'val'" in done.stdout
+
+
+def test_evaluate_takes_a_checkpoint_and_shards(run: Path, shards: Path, tmp_path: Path) -> None:
+    file = newest_whole(run / "checkpoints") / "model.safetensors"  # type: ignore[operator]
+    words = ("--checkpoint", file, "--data", shards, "--split", "train", "--out", tmp_path / "out")
+    done = command(sys.executable, "launcher/evaluate.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "evaluation-train.json").read_text())["num_images"] == 26
+
+
+def test_predict_keeps_names_and_folders_and_goes_on_after_a_broken_file(run: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    (images / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (37, 50)), ("deep/b.jpg", (20, 64))):
+        cv2.imwrite(str(images / name), rng.integers(0, 255, (*size, 3), dtype=np.uint8))
+    (images / "broken.png").write_bytes(b"no image")
+    (images / "notes.txt").write_text("left alone")
+    done = command(sys.executable, "launcher/predict.py", "--run", run, "--images", images, "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert "broken.png' cannot be read as an image" in done.stderr and "Traceback" not in done.stderr
+    written = sorted(
+        str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()
+    )
+    assert written == ["a.overlay.jpg", "a.png", "deep/b.overlay.jpg", "deep/b.png"]
+    mask = Image.open(tmp_path / "out" / "a.png")
+    assert mask.mode == "P" and mask.size == (50, 37) and np.asarray(mask).max() < 11
+    assert (
+        command(
+            sys.executable, "launcher/predict.py", "--run", run, "--images", tmp_path / "x", "--out", "y"
+        ).returncode
+        == 2
+    )
+
+
+def test_a_kill_and_a_third_number_of_ranks_do_not_change_which_samples_are_seen(shards: Path, tmp_path: Path) -> None:
+    """2 ranks killed with SIGKILL in the middle, 3 ranks go on: each step still takes its samples of the one order."""
+    folder = tmp_path / "run"
+    settings = [
+        f"data.path={shards}",
+        f"run.dir={folder}",
+        "trainer.steps=12",
+        "trainer.global_batch=6",
+        "trainer.log_every=1",
+    ]
+    settings += ["trainer.checkpoint_every=2", "run.record_samples=true", "data.workers=1"]
+    ranks = start_ranks(2, ["launcher/train.py", *SMALL, *settings])
+    deadline = time.monotonic() + 200
+    while not (folder / "checkpoints" / "step-00000004").exists():
+        assert time.monotonic() < deadline and all(rank.poll() is None for rank in ranks), ranks[0].communicate()[0]
+        time.sleep(0.05)
+    for rank in ranks:
+        rank.send_signal(signal.SIGKILL)
+    for rank in ranks:
+        rank.communicate(timeout=30)  # their output ends when their loader processes have ended too: no orphans
+    resumed = start_ranks(3, ["launcher/train.py", *SMALL, *settings])
+    outputs = [rank.communicate(timeout=240)[0] for rank in resumed]
+    assert [rank.returncode for rank in resumed] == [0, 0, 0], outputs
+
+    checkpoint = newest_whole(folder / "checkpoints")
+    assert checkpoint is not None
+    state = read_checkpoint(checkpoint).state
+    assert (state.step, state.consumed, state.world_size) == (12, 72, 3)
+    split = load_manifest(shards).split("train")
+    order = Order(state.plan, (s.samples for s in split.shards), (s.bytes for s in split.shards))
+    lines = [
+        json.loads(line) for file in sorted(folder.glob("samples-*.jsonl")) for line in file.read_text().splitlines()
+    ]
+    for step in range(1, 13):
+        seen = [
+            pair for line in lines if line["step"] == step for pair in zip(line["epochs"], line["samples"], strict=True)
+        ]
+        expected = order.samples(np.arange((step - 1) * 6, step * 6))
+        assert seen == list(zip(expected[0].tolist(), expected[1].tolist(), strict=True)), step
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics if "loss" in line] == list(range(1, 13))
+
+
+def refusal(*words: object) -> str:
+    """The one sentence of a command that must end with exit code 2."""
+    done = command(sys.executable, *words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    return errors[0]
+
+
+def test_bad_input_ends_with_one_sentence_and_leaves_nothing(shards: Path, run: Path, tmp_path: Path) -> None:
+    train = ("launcher/train.py", *SMALL, "trainer.steps=2", "trainer.global_batch=4")
+    assert "did you mean 'trainer.epochs'" in refusal(*train, "trainer.epoch=1")
+    assert "holds no dataset.json" in refusal(*train, f"data.path={tmp_path}", f"run.dir={tmp_path / 'a'}")
+    few = refusal(*train, f"data.path={shards}", f"run.dir={tmp_path / 'a'}", "trainer.global_batch=99")
+    assert "26 samples, fewer than one global batch of 99" in few
+    (tmp_path / "file").write_text("in the way")
+    blocked = refusal(*train, f"data.path={shards}", f"run.dir={tmp_path / 'file' / 'run'}")
+    assert "not a directory" in blocked
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+    assert "holds no config.yaml" in refusal("launcher/evaluate.py", "--run", tmp_path)
+
+
+def test_a_checkpoint_of_another_model_or_dataset_is_refused(shards: Path, run: Path, tmp_path: Path) -> None:
+    before = (run / "config.yaml").read_bytes(), (run / "metrics.jsonl").read_bytes()
+    train = ("launcher/train.py", *SMALL, "trainer.steps=8", "trainer.global_batch=4", f"run.dir={run}")
+    assert "set the section model back" in refusal(*train, f"data.path={shards}", "model.width=0.25")
+    source = write_camvid(tmp_path / "other", 9, 2, seed=5)
+    assert shard(["camvid", "--source", str(source), "--out", str(tmp_path / "shards")]) == 0
+    assert "has dataset camvid" in refusal(*train, f"data.path={tmp_path / 'shards'}")
+    assert before == ((run / "config.yaml").read_bytes(), (run / "metrics.jsonl").read_bytes())
+
+
+def test_a_fault_that_all_ranks_find_is_said_once(shards: Path, tmp_path: Path) -> None:
+    words = ["launcher/train.py", *SMALL, f"data.path={shards}", f"run.dir={tmp_path / 'a'}", "trainer.global_batch=5"]
+    ranks = start_ranks(2, words)
+    outputs = "".join(rank.communicate(timeout=120)[0] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [2, 2], outputs
+    assert outputs.count("error: trainer.global_batch=5 cannot be shared by 2 ranks") == 1
+    assert "Traceback" not in outputs
+
+
+def test_damaged_bytes_in_a_shard_end_the_run_with_shard_and_key(shards: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    for tar in copy.glob("train-*.tar"):
+        data = bytearray(tar.read_bytes())
+        data[700] ^= 1  # inside the first member: the header of 512 bytes is past
+        tar.write_bytes(data)
+    words = ("launcher/train.py", *SMALL, f"data.path={copy}", f"run.dir={tmp_path / 'run'}", "data.workers=1")
+    sentence = refusal(*words, "trainer.steps=9", "trainer.global_batch=4")
+    assert "is damaged: train_" in sentence and ".tar'" in sentence and "at byte" in sentence

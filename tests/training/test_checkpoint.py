@@ -1,0 +1,165 @@
+"""Checkpoints are whole or absent; a damaged one is named and passed over; another run's is refused."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from msanet.data.order import Plan
+from msanet.errors import UserError
+from msanet.models import build_model
+from msanet.models.saved import ModelCard, apply_weights, load_network, load_weights, require_same_classes
+from msanet.training import checkpoint as module
+from msanet.training.checkpoint import (
+    MODEL_FILE,
+    Checkpoint,
+    RunState,
+    checkpoint_folders,
+    newest_whole,
+    read_checkpoint,
+    require_same_run,
+    restore_rng,
+    write_checkpoint,
+)
+
+PLAN = Plan(seed=0, lanes=4, window=64, block_bytes=100)
+
+
+def make(step: int = 3) -> Checkpoint:
+    torch.manual_seed(step)
+    model = build_model("msanet", 2, width=0.125)
+    card = ModelCard(
+        name="msanet",
+        options={"width": 0.125},
+        dataset="toy",
+        dataset_digest="d" * 64,
+        classes=("a", "b"),
+        palette=((0, 0, 0), (1, 1, 1)),
+        ids=(7, 8),
+        mean=(1, 2, 3),
+        std=(4, 5, 6),
+        resize=None,
+        step=step,
+    )
+    state = RunState(
+        step=step,
+        consumed=step * 4,
+        total_steps=9,
+        plan=PLAN,
+        world_size=1,
+        dataset="toy",
+        dataset_digest="d" * 64,
+        optimizer="adam",
+        versions={},
+    )
+    moments = {n: {"step": torch.tensor(3.0), "exp_avg": torch.randn_like(p)} for n, p in model.named_parameters()}
+    return Checkpoint(state, card, dict(model.state_dict()), moments, {"0.cpu": torch.get_rng_state()})
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    written = make()
+    write_checkpoint(tmp_path, written, keep=1)
+    path = newest_whole(tmp_path)
+    assert path == tmp_path / "step-00000003" and (tmp_path / "latest").read_text() == "step-00000003\n"
+    read = read_checkpoint(path)
+    assert (read.state, read.card) == (written.state, written.card)
+    assert all(torch.equal(t, read.weights[n]) for n, t in written.weights.items())
+    assert all(torch.equal(t, read.optimizer[n][k]) for n, s in written.optimizer.items() for k, t in s.items())
+    torch.rand(3)
+    assert restore_rng(read.rng, 0) and torch.equal(torch.get_rng_state(), written.rng["0.cpu"])
+    assert not restore_rng(read.rng, 1)
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        write_checkpoint(tmp_path, make(step), keep=2)
+    assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["step-00000004", "step-00000003"]
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a flipped bit": lambda folder: _flip(folder / "optimizer.safetensors"),
+    "a truncated file": lambda folder: (folder / MODEL_FILE).write_bytes((folder / MODEL_FILE).read_bytes()[:-1]),
+    "a missing file": lambda folder: (folder / "state.json").unlink(),
+    "no list of files": lambda folder: (folder / "files.json").unlink(),
+    "a broken list of files": lambda folder: (folder / "files.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (1, 2):
+        write_checkpoint(tmp_path, make(step), keep=2)
+    DAMAGES[damage](tmp_path / "step-00000002")
+    assert newest_whole(tmp_path) == tmp_path / "step-00000001"
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: ") and "step-00000002" in warning
+    DAMAGES[damage](tmp_path / "step-00000001")
+    assert newest_whole(tmp_path) is None
+
+
+def test_a_save_that_dies_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path, make(1), keep=1)
+    for victim in ("save_network", "save_file", "_file_info", "_sync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, victim, lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            with pytest.raises(OSError, match="No space"):
+                write_checkpoint(tmp_path, make(2), keep=1)
+        assert newest_whole(tmp_path) == tmp_path / "step-00000001"
+    write_checkpoint(tmp_path, make(2), keep=1)  # what the dead save left is no hindrance
+    assert [path.name for path in tmp_path.iterdir() if path.name != "latest"] == ["step-00000002"]
+
+
+def test_another_run_is_refused() -> None:
+    saved = make()
+    same = (saved.state, saved.card, PLAN, saved.card, "adam")
+    require_same_run(*same)
+    others = {
+        "data.path": (*same[:3], saved.card.model_copy(update={"dataset_digest": "e" * 64}), "adam"),
+        "the section model": (*same[:3], saved.card.model_copy(update={"options": {"width": 0.5}}), "adam"),
+        "optimizer.name": (*same[:4], "sgd"),
+        "trainer.global_batch": (*same[:2], replace(PLAN, lanes=8), *same[3:]),
+        "run.seed": (*same[:2], replace(PLAN, seed=1), *same[3:]),
+    }
+    for setting, arguments in others.items():
+        with pytest.raises(UserError, match=setting):
+            require_same_run(*arguments)
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"of another network: 0 tensors are missing, 0 are unknown and \d+ have another shape"
+    ):
+        apply_weights(build_model("msanet", 2, width=0.25), make().weights, "file")
+    with pytest.raises(UserError, match=r"0 tensors are missing, \d+ are unknown"):
+        apply_weights(build_model("msanet", 2, width=0.125, attention="none"), make().weights, "file")
+
+
+def test_a_network_is_used_without_its_run(tmp_path: Path) -> None:
+    written = make()
+    folder = write_checkpoint(tmp_path, written, keep=1)
+    model, card = load_network(folder / MODEL_FILE, torch.device("cpu"))
+    assert not model.training and card.classes == ("a", "b") and card.ids == (7, 8)
+    assert torch.equal(model.state_dict()["classifier.weight"], written.weights["classifier.weight"])
+    require_same_classes(card, ("a", "b"), "data")
+    with pytest.raises(UserError, match="2 classes of toy"):
+        require_same_classes(card, ("b", "a"), "data")
+
+
+def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "text").write_text("hello")
+    save_file({"x": torch.zeros(1)}, tmp_path / "plain")
+    for name, words in (("text", "cannot be read"), ("plain", "no model card"), ("nowhere", "is not there")):
+        with pytest.raises(UserError, match=words):
+            load_weights(tmp_path / name)

@@ -1,0 +1,104 @@
+"""The same gradients for any ranks x micro-batch x accumulation: the loss is normalised over the global batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from deepspeed.accelerator import get_accelerator
+from ranks import run_ranks
+from torch import nn
+
+from msanet import distributed
+from msanet.config import parse_config
+from msanet.data.index import load_manifest
+from msanet.data.loader import plan_batches
+from msanet.models import build_model
+from msanet.training.sync_batchnorm import CpuSyncBatchNorm, convert_sync_batchnorm
+from msanet.training.trainer import Trainer
+
+
+def _step(shards: str, out: str, micro: int | None, norm: str) -> None:
+    """One SGD step of lr 1 without momentum, so that the weights moved by the gradient; rank 0 writes them."""
+    config = parse_config(
+        {
+            "data": {"path": shards, "crop": [40, 48], "scale": [0.5, 1.0], "workers": 0},
+            "optimizer": {"name": "sgd", "lr": 1.0, "momentum": 0.0},
+            "schedule": {"name": "constant"},
+            "trainer": {"steps": 1, "global_batch": 8, "micro_batch": micro, "sync_batchnorm": norm == "sync"},
+        },
+        "test",
+    )
+    manifest = load_manifest(Path(shards))
+    torch.manual_seed(0)
+    # float64, so that only a wrong formula can make a difference; DeepSpeed's reduction must be told that it may
+    model = build_model("msanet", manifest.num_classes, width=0.125).double()
+    model.register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
+    get_accelerator().supported_dtypes = lambda: [torch.float32, torch.float64]
+    if norm == "frozen":  # statistics of no batch at all
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]
+                module.training = False
+    batches = plan_batches(8, micro, distributed.world_size())
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainer = Trainer(config, manifest, model, batches, None)
+    trainer.train_step(next(trainer.stream()))
+    figures = trainer.training_figures()
+    if distributed.is_main():
+        moved = {name: before[name] - p.detach() for name, p in trainer.engine.module.named_parameters()}
+        torch.save({"gradient": moved, "loss": figures["loss"]}, out)
+
+
+def gradient(shards: Path, out: Path, world: int, micro: int | None, norm: str) -> dict:
+    run_ranks(world, __file__, "_step", {"shards": str(shards), "out": str(out), "micro": micro, "norm": norm})
+    return torch.load(out, weights_only=True)
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-9)
+    for name, gradient in a["gradient"].items():
+        torch.testing.assert_close(gradient, b["gradient"][name], rtol=1e-5, atol=1e-8)
+    assert sum(float(gradient.norm()) for gradient in a["gradient"].values()) > 0
+
+
+def test_gradients_with_synchronised_batchnorm(shards: Path, tmp_path: Path) -> None:
+    """1x8, 2x4 and 4x2 ranks x micro-batch; crops have padding, so that labelled pixels are unequally held."""
+    whole = gradient(shards, tmp_path / "1", 1, None, "sync")
+    for world in (2, 4):
+        assert_same(whole, gradient(shards, tmp_path / str(world), world, None, "sync"))
+
+
+def test_gradients_with_accumulation(shards: Path, tmp_path: Path) -> None:
+    """1x8 in one pass, in four, and on two ranks in two; BatchNorm frozen, since it sees one micro-batch at a time."""
+    whole = gradient(shards, tmp_path / "a", 1, 8, "frozen")
+    assert_same(whole, gradient(shards, tmp_path / "b", 1, 2, "frozen"))
+    assert_same(whole, gradient(shards, tmp_path / "c", 2, 2, "frozen"))
+
+
+def _compare_batchnorm() -> None:
+    """Our BatchNorm on unequal shares of a batch equals torch's on the whole: output, gradients, running statistics."""
+    rank = distributed.rank()
+    torch.manual_seed(0)
+    x, dy = torch.randn(5, 4, 3, 6) * 2 + 1, torch.randn(5, 4, 3, 6)
+    share = slice(0, 2) if rank == 0 else slice(2, 5)
+    whole, split = nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4))
+    for norm in (whole, split[0]):
+        nn.init.uniform_(norm.weight), nn.init.uniform_(norm.bias)
+    split[0].load_state_dict(whole.state_dict())
+    convert_sync_batchnorm(split, torch.device("cpu"))
+    assert isinstance(split[0], CpuSyncBatchNorm)
+    a, b = x.clone().requires_grad_(), x[share].clone().requires_grad_()
+    expected, output = whole(a), split(b)
+    expected.backward(dy)
+    output.backward(dy[share])
+    torch.testing.assert_close(output, expected[share])
+    torch.testing.assert_close(b.grad, a.grad[share])
+    for name in ("weight", "bias"):
+        gradient = getattr(split[0], name).grad
+        torch.testing.assert_close(distributed.all_reduce_sum(gradient), getattr(whole, name).grad)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        torch.testing.assert_close(getattr(split[0], name), getattr(whole, name))
+
+
+def test_synchronised_batchnorm_equals_one_big_batch() -> None:
+    run_ranks(2, __file__, "_compare_batchnorm", {})

@@ -1,0 +1,79 @@
+"""Learning rates by hand, and what DeepSpeed is told."""
+
+import pytest
+import torch
+
+from msanet.config import Config, ScheduleConfig, parse_config
+from msanet.data.loader import BatchPlan
+from msanet.errors import UserError
+from msanet.training.optim import build_optimizer, deepspeed_config, learning_rate, total_steps
+
+
+def test_poly_is_the_papers() -> None:
+    """MSANet section 4.2: times (1 - iter / total)^0.9 after each iteration."""
+    schedule = ScheduleConfig(name="poly", power=0.9)
+    assert learning_rate(0, 100, 1e-3, schedule) == 1e-3
+    assert learning_rate(50, 100, 1e-3, schedule) == pytest.approx(1e-3 * 0.5**0.9)
+    assert learning_rate(99, 100, 1e-3, schedule) == pytest.approx(1e-3 * 0.01**0.9)
+
+
+def test_step_is_the_second_papers() -> None:
+    """Attention to Scale section 4: times 0.1 after 2,000 iterations."""
+    schedule = ScheduleConfig(name="step", every=2000, gamma=0.1)
+    assert [learning_rate(s, 9999, 1.0, schedule) for s in (0, 1999, 2000, 4000)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+def test_warm_up_is_linear() -> None:
+    schedule = ScheduleConfig(name="constant", warmup=4)
+    assert [learning_rate(s, 10, 2.0, schedule) for s in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+
+
+def test_optimizers() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)):
+        settings = parse_config(
+            {"optimizer": {"name": name, "lr": 0.1, "weight_decay": 0.2, "momentum": 0.3}}, ""
+        ).optimizer
+        optimizer = build_optimizer([parameter], settings)
+        assert type(optimizer) is kind
+        assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.1, 0.2)
+    assert optimizer.defaults["momentum"] == 0.3
+
+
+def test_steps_of_a_run() -> None:
+    assert total_steps(parse_config({"trainer": {"epochs": 2, "global_batch": 8}}, ""), 367) == 92  # 734 / 8 = 91.75
+    assert total_steps(parse_config({"trainer": {"steps": 5}}, ""), 367) == 5
+
+
+def config(**deepspeed: object) -> Config:
+    return parse_config({"trainer": {"zero_stage": 2, "precision": "bf16"}, "deepspeed": deepspeed}, "test")
+
+
+def test_the_users_json_is_merged_under_what_is_derived() -> None:
+    told = deepspeed_config(config(zero_optimization={"overlap_comm": True}, dump_state=False), BatchPlan(8, 2, 2))
+    assert told["zero_optimization"] == {"stage": 2, "overlap_comm": True}
+    assert told["dump_state"] is False
+    sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    assert [told[name] for name in sizes] == [8, 2, 2]
+    assert told["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "setting"),
+    [
+        ({"train_batch_size": 16}, "trainer.global_batch"),
+        ({"train_micro_batch_size_per_gpu": 8}, "trainer.micro_batch"),
+        ({"zero_optimization": {"stage": 3}}, "trainer.zero_stage"),
+        ({"optimizer": {"type": "Adam"}}, "the section optimizer"),
+        ({"scheduler": {"type": "WarmupLR"}}, "the section schedule"),
+        ({"bf16": {"enabled": True}}, "trainer.precision"),
+    ],
+)
+def test_what_both_decide_is_refused(deepspeed: dict, setting: str) -> None:
+    with pytest.raises(UserError, match=f"decided by {setting}"):
+        deepspeed_config(config(**deepspeed), BatchPlan(8, 2, 2))
+
+
+def test_what_both_say_alike_or_leave_open_is_taken() -> None:
+    told = deepspeed_config(config(train_batch_size="auto", zero_optimization={"stage": 2}), BatchPlan(8, 2, 2))
+    assert told["train_batch_size"] == 8 and told["zero_optimization"]["stage"] == 2
