@@ -42,7 +42,7 @@ def train(config: Config) -> None:
             run.record_samples(trainer.step, micro_batches)
             bar.update()
             if trainer.is_due(config.trainer.log_every):
-                run.log_training(trainer.position, **trainer.training_figures())
+                run.log(trainer.position, trainer.training_figures())
             if trainer.is_due(config.trainer.evaluate_every * trainer.steps_per_epoch):
                 run.log_evaluation(trainer.position, trainer.evaluate(validation))
             if trainer.is_due(config.trainer.checkpoint_every):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from msanet.config import Config, DataConfig
 from msanet.data.augment import Sample, apply_geometry, choose_geometry, choose_jitter, sample_rng
-from msanet.data.codec import IMAGE_EXTENSIONS, decode_image, decode_label
+from msanet.data.codec import decode_image, decode_label
 from msanet.data.index import Manifest
 from msanet.data.order import Order, Plan, evaluation_slice, rank_slice
 from msanet.data.source import ShardSource
@@ -183,12 +183,12 @@ class _Train:
 
 def decode_sample(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) image and (H, W) label of train ids, both uint8, of one WebDataset sample."""
-    image_name = next(name for name in sample if name.startswith("image."))
-    assert image_name.removeprefix("image.") in IMAGE_EXTENSIONS
-    where = f"{sample['__url__']}:{sample['__key__']}"
-    return decode_image(sample[image_name], f"{where}.{image_name}"), decode_label(
-        sample["label.png"], f"{where}.label.png"
+    image_name, label_name = (
+        next(name for name in sample if name.startswith(f"{kind}.")) for kind in ("image", "label")
     )
+    where = f"{sample['__url__']}:{sample['__key__']}"
+    image_HWC = decode_image(sample[image_name], f"{where}.{image_name}")
+    return image_HWC, decode_label(sample[label_name], f"{where}.{label_name}")
 
 
 def _collate(groups: Iterable[list[Sample]]) -> Iterator[Batch]:

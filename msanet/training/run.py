@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self._config, self._manifest = config, manifest
         self._board: Any = None
-        self._clock = _Clock()
 
     def saved(self) -> Checkpoint | None:
         """The checkpoint to go on from under `run.resume`, or None for a new run. Raises UserError where it forbids."""
@@ -44,7 +42,6 @@ class RunFolder:
         """Write config.yaml, and forget what was logged after `step`, since it will be done again."""
         distributed.on_main(lambda: self._prepare(step))
         self.path.mkdir(parents=True, exist_ok=True)  # on the hosts that do not share rank 0's disk
-        self._clock = _Clock()
 
     def record_samples(self, step: int, micro_batches: Sequence[Batch]) -> None:
         """With run.record_samples: which (epoch, sample) this rank took in step `step`, as proof of exactly once."""
@@ -58,24 +55,28 @@ class RunFolder:
         with self._samples_file().open("a", encoding="utf-8") as file:
             file.write(json.dumps(seen) + "\n")
 
-    def log_training(self, position: dict[str, float], loss: float, lr: float, images: int) -> None:
-        """A line about the steps since the last one. images: trained on by all ranks since."""
-        self._log(position, {"loss": loss, "lr": lr, "images_per_second": images / self._clock.lap()})
+    def log(self, position: dict[str, float], values: dict[str, float]) -> None:
+        """One line of metrics.jsonl, and the same to TensorBoard. Values that are not finite become null."""
+        if not distributed.is_main():
+            return
+        line = {**position, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
+        with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name if "/" in name else f"train/{name}", value, int(position["step"]))
 
     def log_evaluation(self, position: dict[str, float], evaluation: Evaluation) -> None:
-        """A line, evaluation-<split>.json and a fresh report; its time does not count as training."""
-        self._log(position, evaluation.summary())
+        """A line, evaluation-<split>.json and a fresh report."""
+        self.log(position, evaluation.summary())
         if distributed.is_main():
             write_evaluation(evaluation_file(self.path, evaluation.split), evaluation)
             write_run_report(self.path, self._manifest.palette, evaluation)
-        self._clock.lap()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint; no rank goes on before it is whole."""
         distributed.on_main(
             lambda: write_checkpoint(self.checkpoints, checkpoint, self._config.trainer.keep_checkpoints)
         )
-        self._clock.lap()
 
     def close(self) -> None:
         if self._board:
@@ -109,23 +110,3 @@ class RunFolder:
 
     def _samples_file(self) -> Path:
         return self.path / f"samples-{distributed.rank():05d}.jsonl"
-
-    def _log(self, position: dict[str, float], values: dict[str, float]) -> None:
-        if not distributed.is_main():
-            return
-        line = {**position, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
-        with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name if "/" in name else f"train/{name}", value, int(position["step"]))
-
-
-class _Clock:
-    """Seconds between laps."""
-
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-
-    def lap(self) -> float:
-        before, self._last = self._last, time.perf_counter()
-        return self._last - before

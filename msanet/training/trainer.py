@@ -1,6 +1,7 @@
 """One optimizer step over the global batch, the same for any number of ranks; and the state that a resume needs."""
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +49,7 @@ class Trainer:
             self._resume(saved)
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.engine.device)
         self._steps_in_sum = 0
+        self._seconds, self._asked = 0.0, time.perf_counter()
 
     @property
     def position(self) -> dict[str, float]:
@@ -69,6 +71,7 @@ class Trainer:
         source = ShardSource(Path(self.config.data.path or ""), self.config.data.train_split, self.manifest)
         steps = train_loader(self.config, self.order, source, self.batches, distributed.rank(), self.consumed)
         for _ in range(self.total_steps - self.step):
+            self._asked = time.perf_counter()  # what happens between steps, such as an evaluation, is not training time
             yield next(steps)
 
     def train_step(self, micro_batches: Sequence[Batch]) -> None:
@@ -89,17 +92,23 @@ class Trainer:
             self._loss_sum += loss.detach()
             self.engine.backward(loss * factor)
             self.engine.step()
+        self._seconds += time.perf_counter() - self._asked
         self._steps_in_sum += 1
         self.step += 1
         self.consumed += self.batches.global_batch
 
     def training_figures(self) -> dict[str, float]:
-        """Since the last call: mean loss per labelled pixel and images trained on, and the last step's lr. A collective."""
-        total = distributed.all_reduce_sum(self._loss_sum.clone())
+        """Since the last call: mean loss per labelled pixel, the last lr, images per second of all ranks. A collective.
+
+        The seconds are those from asking for a batch to the end of its step, so that waiting for data counts.
+        """
+        before = time.perf_counter()
+        total = float(distributed.all_reduce_sum(self._loss_sum.clone()))  # waits for what a GPU has still queued
+        seconds, self._seconds = self._seconds + time.perf_counter() - before, 0.0
         steps, self._steps_in_sum = self._steps_in_sum, 0
         self._loss_sum.zero_()
-        last_lr = self.engine.optimizer.param_groups[0]["lr"]
-        return {"loss": float(total) / steps, "lr": last_lr, "images": steps * self.batches.global_batch}
+        lr = self.engine.optimizer.param_groups[0]["lr"]
+        return {"loss": total / steps, "lr": lr, "images_per_second": steps * self.batches.global_batch / seconds}
 
     def evaluate(self, source: ShardSource) -> Evaluation:
         """Judge the network as it is now on a whole split. A collective."""
