@@ -12,7 +12,8 @@ case $gpus in
     1 | 2 | 4 | 8) DS_ACCELERATOR=cuda ranks=$gpus ;;
     *) DS_ACCELERATOR=cuda ranks=$((gpus > 8 ? 8 : gpus > 4 ? 4 : 2)) ;;  # ranks must divide the global batch of 8
 esac
-deepspeed=(deepspeed --quiet --log_level error --num_accelerators "$ranks")
+port=$((20000 + RANDOM % 10000))  # not the default, which another training may be using
+deepspeed=(deepspeed --quiet --log_level error --num_accelerators "$ranks" --master_port "$port")
 
 [ -d "$here/street" ] || python -m sharding synthetic --out "$here/street" --images 240 --size 256x128 --workers 2
 python -m sharding cityscapes --source "$here/street" --out "$here/shards"

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -57,20 +58,10 @@ def session(timeout: float) -> Iterator[None]:
     """
     _prepare_environment()
     _end_with_parent()
-    import deepspeed  # after the environment is set: it picks its accelerator when imported
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
-        False  # compiling it takes a minute; training never uses it
-    )
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # The `timeout=` of init_distributed does not reach the groups that ZeRO clones (they would wait 30 minutes).
-    dist.distributed_c10d.default_pg_timeout = timedelta(seconds=timeout)
-    deepspeed.init_distributed(
-        dist_backend="nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(seconds=timeout), verbose=False
-    )
     code = 0
     try:
         with user_errors(may_speak=_speaks_first):
+            _init_process_group(timedelta(seconds=timeout))
             yield
         barrier()
     except SystemExit as end:
@@ -78,6 +69,28 @@ def session(timeout: float) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _init_process_group(timeout: timedelta) -> None:
+    import deepspeed  # after the environment is set: it picks its accelerator when imported
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+        False  # compiling it takes a minute; training never uses it
+    )
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # of DeepSpeed's calls
+    # The `timeout=` of init_distributed does not reach the groups that ZeRO clones (they would wait 30 minutes).
+    dist.distributed_c10d.default_pg_timeout = timeout
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise UserError(
+            f"port {os.environ['MASTER_PORT']} of this machine is in use, probably by another training, expected a free "
+            f"one; add --master_port with another number to the deepspeed command"
+        ) from None
 
 
 def barrier() -> None:

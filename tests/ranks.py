@@ -26,13 +26,10 @@ def run_ranks(
 
 def start_ranks(world_size: int, command: list[str], **environment: str) -> list[subprocess.Popen[str]]:
     """Start `python *command` once per rank, as a launcher would, without waiting."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     common = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(world_size),
         **environment,
     }
@@ -47,6 +44,13 @@ def start_ranks(world_size: int, command: list[str], **environment: str) -> list
         )
         for rank in range(world_size)
     ]
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _main(module: str, function: str, arguments: str) -> None:

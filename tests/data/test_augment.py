@@ -47,7 +47,9 @@ def test_mirrors_turn_image_and_label_alike() -> None:
 def test_a_window_outside_is_padded_with_the_mean_colour_and_ignored() -> None:
     image, label = image_and_label(3, 4)
     out, out_label = apply_geometry(image, label, Geometry((3, 4), (-1, -2, 6, 7), (False, False)), FILL)
-    assert out.shape == (6, 7, 3) and np.array_equal(out[1:4, 2:6], image) and np.array_equal(out_label[1:4, 2:6], label)
+    assert (
+        out.shape == (6, 7, 3) and np.array_equal(out[1:4, 2:6], image) and np.array_equal(out_label[1:4, 2:6], label)
+    )
     outside = np.ones((6, 7), bool)
     outside[1:4, 2:6] = False
     assert (out[outside] == FILL).all() and (out_label[outside] == 255).all()

@@ -82,7 +82,10 @@ def test_missing_truncated_and_stale_files_are_named(copy: Path) -> None:
         (lambda tree: tree.update(surprise=1), "damaged at surprise"),
         (lambda tree: tree["classes"].pop(), "10 classes, 11 colours"),
         (lambda tree: tree["splits"]["val"].update(samples=9), "says 9 samples, its shards hold 7"),
-        (lambda tree: tree["splits"]["val"]["shards"][0].update(file="../../etc/passwd"), "damaged at splits.val.shards.0.file"),
+        (
+            lambda tree: tree["splits"]["val"]["shards"][0].update(file="../../etc/passwd"),
+            "damaged at splits.val.shards.0.file",
+        ),
         (lambda tree: tree["splits"]["val"]["histogram"].pop(), "has 10 entries, not 11"),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, write_camvid
 from PIL import Image
-from ranks import start_ranks
+from ranks import free_port, start_ranks
 
 from msanet.data.index import load_manifest
 from msanet.data.order import Order
@@ -35,7 +36,15 @@ def command(*words: object, timeout: float = 240) -> subprocess.CompletedProcess
 def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short training of two ranks under the real `deepspeed` launcher, with loader processes and ZeRO-2."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.runner",
+        "--num_accelerators",
+        "2",
+        "--master_port",
+        free_port(),
+    ]
     settings = [
         "trainer.steps=6",
         "trainer.global_batch=4",
@@ -200,6 +209,17 @@ def test_a_fault_that_all_ranks_find_is_said_once(shards: Path, tmp_path: Path) 
     assert [rank.returncode for rank in ranks] == [2, 2], outputs
     assert outputs.count("error: trainer.global_batch=5 cannot be shared by 2 ranks") == 1
     assert "Traceback" not in outputs
+
+
+def test_a_port_in_use_is_named(shards: Path, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        words = ["launcher/train.py", *SMALL, f"data.path={shards}", f"run.dir={tmp_path / 'a'}"]
+        (rank,) = start_ranks(1, words, MASTER_PORT=str(other.getsockname()[1]))
+        output = rank.communicate(timeout=120)[0]
+    assert rank.returncode == 2 and "is in use" in output and "--master_port" in output, output
+    assert "Traceback" not in output
 
 
 def test_damaged_bytes_in_a_shard_end_the_run_with_shard_and_key(shards: Path, tmp_path: Path) -> None:

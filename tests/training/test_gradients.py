@@ -102,3 +102,26 @@ def _compare_batchnorm() -> None:
 
 def test_synchronised_batchnorm_equals_one_big_batch() -> None:
     run_ranks(2, __file__, "_compare_batchnorm", {})
+
+
+def _average_buffers(shards: str) -> None:
+    """Ranks that saw other images have other running statistics; before a save or evaluation they are made one."""
+    config = parse_config(
+        {"data": {"path": shards, "workers": 0}, "trainer": {"steps": 2, "global_batch": 4}, "model": {"width": 0.125}},
+        "test",
+    )
+    manifest = load_manifest(Path(shards))
+    model = build_model("msanet", manifest.num_classes, width=0.125)
+    trainer = Trainer(config, manifest, model, plan_batches(4, None, distributed.world_size()), None)
+    trainer.train_step(next(trainer.stream()))
+    own = {name: b.clone() for name, b in trainer.engine.module.named_buffers() if b.is_floating_point()}
+    parts = distributed.gather_objects(own)
+    assert any(not torch.equal(parts[0][name], parts[1][name]) for name in own), "the ranks saw the same images"
+    saved = trainer.checkpoint().weights
+    for name in own:
+        torch.testing.assert_close(saved[name], (parts[0][name] + parts[1][name]) / 2)
+        torch.testing.assert_close(dict(trainer.engine.module.named_buffers())[name], saved[name])
+
+
+def test_running_statistics_are_averaged_over_ranks(shards: Path) -> None:
+    run_ranks(2, __file__, "_average_buffers", {"shards": str(shards)})

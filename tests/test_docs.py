@@ -1,0 +1,55 @@
+"""What the docs tell users to type works."""
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import sharding.__main__ as command
+from msanet.data.index import load_manifest
+from msanet.data.loader import decode_sample
+from msanet.data.source import ShardSource
+from sharding import readers
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_dataset_is_added_in_30_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two files of docs/data.md, as printed, pack and read a dataset."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    assert sum(bool(line.strip()) for block in blocks for line in block.splitlines()) <= 30
+    spec = types.ModuleType("msanet.datasets.mine")
+    exec(blocks[0], spec.__dict__)
+    monkeypatch.setitem(sys.modules, "msanet.datasets.mine", spec)
+    reader = types.ModuleType("sharding.readers.mine")
+    monkeypatch.setitem(sys.modules, "sharding.readers.mine", reader)
+    exec(blocks[1], reader.__dict__)
+    monkeypatch.setitem(readers.READERS, "mine", reader.MINE)
+
+    label = np.array([[0, 1, 2], [2, 2, 1]], np.uint8)
+    for split in ("train", "val"):
+        for folder, ending, pixels in (("images", "jpg", np.full((2, 3, 3), 90, np.uint8)), ("labels", "png", label)):
+            (tmp_path / "source" / split / folder).mkdir(parents=True)
+            cv2.imwrite(str(tmp_path / "source" / split / folder / f"one.{ending}"), pixels)
+    argv = ["mine", "--source", str(tmp_path / "source"), "--out", str(tmp_path / "shards"), "--workers", "1"]
+    assert command.main(argv) == 0
+    assert load_manifest(tmp_path / "shards").classes == ("field", "road")
+    image, train_ids = decode_sample(ShardSource(tmp_path / "shards", "val").read(0))
+    assert image.shape == (2, 3, 3) and train_ids.tolist() == [[255, 0, 1], [1, 1, 0]]
+
+
+def test_documents_link_to_files_that_exist() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_commands_in_the_documents_name_files_that_exist() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for path in re.findall(r"(?:launcher|jobs|tests)/[\w/.-]+\.(?:py|yaml|sh)", page.read_text()):
+            assert (ROOT / path).is_file(), f"{page.name}: {path}"
