@@ -50,7 +50,7 @@ def train_config(description: str, argv: Sequence[str] | None = None) -> Config:
             if value is None:
                 raise UserError(f"{name} is not set, expected a folder; give it on the command line: {name}=FOLDER")
         check_model_options(config.model.name, config.model.options)
-        return config
+        return _with_absolute_paths(config)
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,13 @@ def _is_image(path: Path) -> bool:
 
 def _is_main(sentence: str) -> bool:
     return is_main()
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """So that RUN/config.yaml means the same wherever evaluate and predict are started."""
+    path, folder = config.data.path or "", config.run.dir or Path()
+    data = config.data if "://" in path else config.data.model_copy(update={"path": str(Path(path).resolve())})
+    return config.model_copy(update={"data": data, "run": config.run.model_copy(update={"dir": folder.resolve()})})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

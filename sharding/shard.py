@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -17,12 +16,11 @@ from msanet.data.codec import IMAGE_EXTENSIONS, decode_image, decode_label, enco
 from msanet.data.index import Member, SampleIndex, ShardIndex, index_name
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
+from msanet.files import PARTIAL, sync, write_text
 from sharding.plan import ShardPlan
 from sharding.readers.reader import Pair
 from sharding.tree import Tree
 
-TEMPORARY = ".tmp"
-"""Ends the name of a file that is not whole yet."""
 OWNER = "msanet"
 _GREY = 0  # a PNG's colour type
 _PNG_END = b"IEND\xae\x42\x60\x82"
@@ -56,39 +54,22 @@ def write_shard(job: Job, plan: ShardPlan, on_sample: Callable[[], object]) -> N
     from webdataset.writer import TarWriter  # imports torch, which takes seconds: not before there is work
 
     histogram = np.zeros(256, dtype=np.int64)
-    temporary = job.folder / (plan.file + TEMPORARY)
-    with temporary.open("wb") as file:
-        with TarWriter(file, user=OWNER, group=OWNER, mode=0o444, mtime=0, encoder=False, compress=False) as tar:
-            for pair in plan.pairs:
-                sample = read_sample(job, pair)
-                # TarWriter sorts the members of one call; one call each keeps ours: image, label, json.
-                for extension, data in sample.members.items():
-                    tar.write({"__key__": sample.key, extension: data})
-                histogram += sample.histogram
-                on_sample()
-        _flush(file)
+    temporary = job.folder / (plan.file + PARTIAL)
+    with (
+        temporary.open("wb") as file,
+        TarWriter(file, user=OWNER, group=OWNER, mode=0o444, mtime=0, encoder=False, compress=False) as tar,
+    ):
+        for pair in plan.pairs:
+            sample = read_sample(job, pair)
+            # TarWriter sorts the members of one call; one call each keeps ours: image, label, json.
+            for extension, data in sample.members.items():
+                tar.write({"__key__": sample.key, extension: data})
+            histogram += sample.histogram
+            on_sample()
+    sync(temporary)
     index = _read_back(temporary, plan, histogram, job.spec.num_classes)
     temporary.rename(job.folder / plan.file)
-    write_whole(job.folder / index_name(plan.file), index.model_dump_json() + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there with all its content or not at all, also after a loss of power."""
-    temporary = path.with_name(path.name + TEMPORARY)
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        _flush(file)
-    temporary.rename(path)
-    flush_folder(path.parent)
-
-
-def flush_folder(folder: Path) -> None:
-    """Make the renames in `folder` last."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_text(job.folder / index_name(plan.file), index.model_dump_json() + "\n")
 
 
 def read_sample(job: Job, pair: Pair) -> Sample:
@@ -178,11 +159,6 @@ def _read_back(path: Path, plan: ShardPlan, histogram: np.ndarray, num_classes: 
         ignored=int(histogram[IGNORE_INDEX]),
         samples=tuple(SampleIndex(key=key, members=tuple(found)) for key, found in members.items()),
     )
-
-
-def _flush(file: io.IOBase) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -24,15 +24,16 @@ from msanet.data.index import (
 )
 from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
+from msanet.files import PARTIAL, sync, write_text
 from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.reader import Found
-from sharding.shard import TEMPORARY, Job, flush_folder, write_whole
+from sharding.shard import Job
 from sharding.tree import Tree
 from sharding.workers import WorkerLost, write_shards
 
 _LOCK = ".lock"
 _OURS = re.compile(
-    rf"(.+-\d{{6}}\.(tar|idx\.json)|{re.escape(MANIFEST_NAME)})({re.escape(TEMPORARY)})?|{re.escape(_LOCK)}"
+    rf"(.+-\d{{6}}\.(tar|idx\.json)|{re.escape(MANIFEST_NAME)})({re.escape(PARTIAL)})?|{re.escape(_LOCK)}"
 )
 
 
@@ -74,16 +75,16 @@ def pack(found: Found, tree: Tree, out: Path, options: PackOptions) -> Packed:
         todo = _clean(partial, plans)
         _write_todo(Job(tree, found.spec, options.codec, partial), plans, todo, options.workers)
         manifest = _manifest(partial, found.spec, options.codec, plans)
-        write_whole(partial / MANIFEST_NAME, manifest.to_json())
+        write_text(partial / MANIFEST_NAME, manifest.to_json())
         (partial / _LOCK).unlink()
         partial.rename(out)
-        flush_folder(out.parent)
+        sync(out.parent)
     return Packed(out, manifest, written=len(todo), kept=len(plans) - len(todo))
 
 
 def partial_folder(out: Path) -> Path:
     """Where the dataset for `out` lies until it is whole; beside it, since only that can be renamed at once."""
-    return out.with_name(out.name + ".partial")
+    return out.with_name(out.name + PARTIAL)
 
 
 def _is_used(out: Path) -> bool:

@@ -97,6 +97,13 @@ def test_deepspeed_json_is_merged_under_overrides(tmp_path: Path) -> None:
     assert config.deepspeed == {"zero_optimization": {"reduce_bucket_size": 1000}, "prescale_gradients": False}
 
 
+def test_a_run_is_found_again_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = train_config("", ["data.path=shards", "run.dir=runs/a"])
+    assert (config.data.path, config.run.dir) == (str(tmp_path / "shards"), tmp_path / "runs" / "a")
+    assert train_config("", ["data.path=s3://bucket/x", "run.dir=a"]).data.path == "s3://bucket/x"
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_loads(recipe: Path) -> None:
     config = load_config(recipe)

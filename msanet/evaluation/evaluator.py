@@ -1,7 +1,6 @@
 """The distributed evaluator: every image exactly once on any number of ranks, one matrix, and proof of both."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from msanet.errors import UserError
 from msanet.evaluation.confusion import confusion_matrix
 from msanet.evaluation.inference import predict_labels
 from msanet.evaluation.metrics import constant_baseline, scores
+from msanet.files import write_text
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,7 @@ def evaluate(
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:
     """Write `evaluation-<split>.json` whole or not at all."""
-    part = path.with_name(path.name + ".partial")
-    part.write_text(json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + "\n")
 
 
 def require_whole(evaluation: Evaluation, source: ShardSource) -> None:

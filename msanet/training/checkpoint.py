@@ -27,6 +27,7 @@ from torch import Tensor
 
 from msanet.data.order import Plan
 from msanet.errors import UserError
+from msanet.files import PARTIAL, sync, write_text
 from msanet.models.saved import ModelCard, load_weights, save_network
 
 MODEL_FILE = "model.safetensors"
@@ -73,7 +74,7 @@ class _Files(BaseModel):
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write `folder`/step-N and move `latest`; only then forget all but the `keep` newest. For one rank only."""
     name = f"step-{checkpoint.state.step:08d}"
-    part = folder / f".{name}.partial"
+    part = folder / f".{name}{PARTIAL}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     save_network(part / MODEL_FILE, checkpoint.weights, checkpoint.card)
@@ -84,12 +85,12 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     files = {path.name: _file_info(path) for path in sorted(part.iterdir())}
     (part / _FILES).write_text(_Files(files=files).model_dump_json(indent=1) + "\n")
     for path in [*part.iterdir(), part]:
-        _sync(path)
+        sync(path)
     final = folder / name
     shutil.rmtree(final, ignore_errors=True)  # a damaged one of this step, or this step again after a fall back
     os.rename(part, final)
-    _sync(folder)
-    replace_text(folder / "latest", name + "\n")
+    sync(folder)
+    write_text(folder / "latest", name + "\n")
     for old in checkpoint_folders(folder)[keep:]:
         shutil.rmtree(old)
     return final
@@ -177,23 +178,6 @@ def restore_rng(states: dict[str, Tensor], rank: int) -> bool:
     return True
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    part = path.with_name(f".{path.name}.partial")
-    part.write_text(text, encoding="utf-8")
-    _sync(part)
-    os.replace(part, path)
-    _sync(path.parent)
-
-
 def _file_info(path: Path) -> _FileInfo:
     with path.open("rb") as file:
         return _FileInfo(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

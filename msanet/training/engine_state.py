@@ -57,11 +57,11 @@ def _gather(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
     flat_state = _base(engine).state[_flat_parameters(engine)[0]]
     gathered = {key: _on_cpu(value) for key, value in flat_state.items() if _is_scalar(value)}
     for key in (key for key, value in flat_state.items() if not _is_scalar(value)):
-        if stage == 3:
-            partition, _ = engine.optimizer._get_fp32_opt_state_partition(parameter, False, key)
-            full = engine.optimizer._fp32_state_allgather(parameter, partition)
-        else:
-            full = _gather_fragments(engine, parameter, key)
+        full = (
+            engine.optimizer.get_full_hp_param(parameter, key)
+            if stage == 3
+            else _gather_fragments(engine, parameter, key)
+        )
         gathered[key] = full.detach().cpu().clone()
     return gathered
 

@@ -13,12 +13,12 @@ from msanet.data.loader import Batch
 from msanet.errors import UserError
 from msanet.evaluation.evaluator import Evaluation, write_evaluation
 from msanet.evaluation.report import CONFIG_FILE, METRICS_FILE, evaluation_file, read_lines, write_run_report
+from msanet.files import write_text
 from msanet.training.checkpoint import (
     Checkpoint,
     checkpoint_folders,
     newest_whole,
     read_checkpoint,
-    replace_text,
     write_checkpoint,
 )
 
@@ -84,10 +84,10 @@ class RunFolder:
 
     def _prepare(self, step: int) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        replace_text(self.path / CONFIG_FILE, self._config.to_yaml())
+        write_text(self.path / CONFIG_FILE, self._config.to_yaml())
         for file in (self.path / METRICS_FILE, *self.path.glob("samples-*.jsonl")):
             kept = [line for line in read_lines(file) if line["step"] <= step] if step else []
-            replace_text(file, "".join(json.dumps(line) + "\n" for line in kept))
+            write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed on one rank only
 
         self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1 if step else None)

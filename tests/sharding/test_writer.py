@@ -222,7 +222,7 @@ def test_leftovers_of_another_plan_are_replaced(fake: Any, shard: Shard, tmp_pat
     assert shard("camvid", "--source", root, "--out", tmp_path / "whole") == 0
     assert shard("camvid", "--source", root, "--out", out, *SMALL) == 0
     out.rename(tmp_path / "out.partial")
-    (tmp_path / "out.partial" / "train-000000.tar.tmp").write_bytes(b"half a shard")
+    (tmp_path / "out.partial" / "train-000000.tar.partial").write_bytes(b"half a shard")
     assert shard("camvid", "--source", root, "--out", out) == 0
     assert contents(out) == contents(tmp_path / "whole")
 

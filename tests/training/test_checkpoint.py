@@ -109,7 +109,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
 
 def test_a_save_that_dies_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(tmp_path, make(1), keep=1)
-    for victim in ("save_network", "save_file", "_file_info", "_sync"):
+    for victim in ("save_network", "save_file", "_file_info", "sync"):
         with monkeypatch.context() as patch:
             patch.setattr(module, victim, lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left on device")))
             with pytest.raises(OSError, match="No space"):
