@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,11 @@ class RunFolder:
     def saved(self) -> Checkpoint | None:
         """The checkpoint to go on from under `run.resume`, or None for a new run. Raises UserError where it forbids."""
         chosen = distributed.on_main(self._choose_checkpoint)
-        return read_checkpoint(chosen) if chosen else None
+        if chosen is None:
+            return None
+        if distributed.is_main():
+            print(f"going on from {chosen}", file=sys.stderr, flush=True)
+        return read_checkpoint(chosen)
 
     def begin(self, step: int) -> None:
         """Write config.yaml, and forget what was logged after `step`, since it will be done again."""
