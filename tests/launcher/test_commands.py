@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY, write_camvid
 from PIL import Image
@@ -34,25 +35,13 @@ def command(*words: object, timeout: float = 240) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="module")
 def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short training of two ranks under the real `deepspeed` launcher, with loader processes and ZeRO-2."""
+    """A short training of two ranks under the real `deepspeed` launcher: loader processes, ZeRO-2, bf16, accumulation."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    launcher = [
-        sys.executable,
-        "-m",
-        "deepspeed.launcher.runner",
-        "--num_accelerators",
-        "2",
-        "--master_port",
-        free_port(),
-    ]
-    settings = [
-        "trainer.steps=6",
-        "trainer.global_batch=4",
-        "trainer.log_every=2",
-        "trainer.zero_stage=2",
-        "data.workers=1",
-    ]
-    done = command(*launcher, "launcher/train.py", *SMALL, f"data.path={shards}", f"run.dir={folder}", *settings)
+    launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port", free_port()]
+    settings = "trainer.steps=6 trainer.global_batch=4 trainer.micro_batch=1 trainer.log_every=2 trainer.zero_stage=2"
+    settings += " trainer.precision=bf16 data.workers=1 deepspeed.zero_optimization.overlap_comm=false"
+    words = [*SMALL, f"data.path={shards}", f"run.dir={folder}", *settings.split()]
+    done = command(sys.executable, *launcher, "launcher/train.py", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -68,7 +57,11 @@ def test_a_run_leaves_the_files_of_the_contract(run: Path, shards: Path) -> None
     assert training[-1]["loss"] < training[0]["loss"]
     assert [line["step"] for line in lines if "val/mean_iou" in line] == [6]
     assert list((run / "tensorboard").glob("events.*"))
-    assert "val" in (run / "report.html").read_text() and newest_whole(run / "checkpoints")
+    assert "val" in (run / "report.html").read_text()
+    newest = newest_whole(run / "checkpoints")
+    assert newest and (run / "checkpoints" / "latest").read_text().strip() == newest.name == "step-00000006"
+    weights = read_checkpoint(newest).weights
+    assert {tensor.dtype for name, tensor in weights.items() if "num_batches" not in name} == {torch.float32}  # masters
 
 
 def test_evaluate_on_one_rank_repeats_the_figures_of_two(run: Path) -> None:
