@@ -5,16 +5,13 @@ VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint setup clean
+.PHONY: demo test lint setup clean
 
 demo: setup
 	PATH="$(abspath $(BIN)):$$PATH" jobs/demo.sh
 
 test: lint
-	$(BIN)/pytest -m "not slow"
-
-test-slow: setup
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest
 
 lint: setup
 	$(BIN)/ruff check .

@@ -3,9 +3,10 @@
 Each field's description is what `launcher/train.py --help` prints. An unknown key is an error that names the nearest one.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -18,7 +19,7 @@ Size = tuple[Annotated[int, Field(ge=1, le=65536)], Annotated[int, Field(ge=1, l
 Positive = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Rgb = tuple[float, float, float]
-_S = TypeVar("_S", bound="Section")
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 class Section(BaseModel):
@@ -213,7 +214,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), extra: dict[st
     """
     tree: dict[str, Any] = read_yaml(path) if path else {}
     for key, value in (extra or {}).items():
-        tree[key] = {**(tree.get(key) or {}), **value}
+        inner = tree.get(key)
+        tree[key] = {**inner, **value} if isinstance(inner, dict) else value
     for override in overrides:
         _apply(tree, override)
     return parse_config(tree, str(path) if path else "the command line")
@@ -268,12 +270,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 def _number(value: Any) -> Any:
     """YAML 1.1 reads `1e-3` as text (it wants `1.0e-3`); users mean the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def _explain(error: ValidationError) -> str:

@@ -46,6 +46,12 @@ def test_overrides_come_after_the_file_and_take_yaml_values(tmp_path: Path) -> N
     assert config.model.options == {"width": 0.5, "attention": "none"}
 
 
+def test_only_numbers_become_numbers() -> None:
+    config = load_config(None, ["optimizer.lr=1e-3", "model.width=5e-1", "model.attention=inf", "data.train_split=nan"])
+    assert (config.optimizer.lr, config.model.options["width"]) == (1e-3, 0.5)
+    assert (config.model.options["attention"], config.data.train_split) == ("inf", "nan")
+
+
 def test_a_resolved_config_loads_as_itself(tmp_path: Path) -> None:
     config = load_config(
         None, ["data.path=shards", "run.dir=run", "model.width=0.25", "deepspeed.comms_logger.enabled=true"]

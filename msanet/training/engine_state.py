@@ -37,15 +37,15 @@ def gather_optimizer_state(engine: Any) -> State:
 
 
 def scatter_optimizer_state(engine: Any, state: State) -> None:
-    """Put a gathered state into a fresh engine. `state` holds every parameter (the caller has checked the model)."""
+    """Put a gathered state into a fresh engine. Parameters without state (frozen, or SGD without momentum) are left."""
     optimizer = _base(engine)
-    example = next(iter(state.values()))
+    example = next((entry for entry in state.values() if entry), {})
     for flat in _flat_parameters(engine):
         optimizer.state[flat] = {
             key: value.clone() if value.dim() == 0 else torch.zeros_like(flat) for key, value in example.items()
         }
     for name, parameter in engine.module.named_parameters():
-        for key, value in state[name].items():
+        for key, value in state.get(name, {}).items():
             if value.dim():
                 _scatter(engine, parameter, key, value)
 
@@ -53,8 +53,10 @@ def scatter_optimizer_state(engine: Any, state: State) -> None:
 def _gather(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
     stage = engine.zero_optimization_stage()
     if stage == 0:
-        return {key: _on_cpu(value) for key, value in _base(engine).state[parameter].items()}
-    flat_state = _base(engine).state[_flat_parameters(engine)[0]]
+        return {key: _on_cpu(value) for key, value in _base(engine).state[parameter].items() if value is not None}
+    flat_state = {
+        key: value for key, value in _base(engine).state[_flat_parameters(engine)[0]].items() if value is not None
+    }
     gathered = {key: _on_cpu(value) for key, value in flat_state.items() if _is_scalar(value)}
     for key in (key for key, value in flat_state.items() if not _is_scalar(value)):
         full = (

@@ -92,8 +92,12 @@ def test_resume_on_the_same_ranks_is_bit_exact(shards: Path, tmp_path: Path, sta
     assert any(not torch.equal(tensor, straight.weights[name]) for name, tensor in before.weights.items())
 
 
+SGD = {"name": "sgd", "lr": 0.05}
+STATELESS = {**SGD, "momentum": 0.0}
+
+
 @pytest.mark.parametrize(
-    ("world", "stage", "optimizer"), [(1, 0, {}), (3, 2, {}), (1, 3, {}), (3, 0, {"name": "sgd", "lr": 0.05})]
+    ("world", "stage", "optimizer"), [(1, 0, {}), (3, 2, {}), (1, 3, {}), (3, 0, SGD), (1, 2, STATELESS)]
 )
 def test_resume_on_other_ranks_and_stages_agrees(
     shards: Path, tmp_path: Path, world: int, stage: int, optimizer: dict[str, Any]
@@ -111,6 +115,7 @@ def _resume_and_compare(shards: str, folder: str, stage: int, optimizer: dict[st
     again = trainer.checkpoint()
     for name, tensor in saved.weights.items():
         torch.testing.assert_close(again.weights[name], tensor, rtol=1e-6, atol=1e-7)  # buffers are averaged once more
+    assert bool(saved.optimizer) == (optimizer.get("momentum") != 0)
     for name, state in saved.optimizer.items():
         assert state.keys() == again.optimizer[name].keys() and state
         for key, tensor in state.items():
