@@ -12,6 +12,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from msanet.datasets import IGNORE_INDEX
 from msanet.errors import UserError
 
 MANIFEST_NAME = "dataset.json"
@@ -74,6 +75,8 @@ class Manifest(_Record):
             raise ValueError(
                 f"schema_version is {self.schema_version}, this version reads {SCHEMA_VERSION}; pack the dataset again"
             )
+        if self.ignore_index != IGNORE_INDEX:
+            raise ValueError(f"ignore_index is {self.ignore_index}, expected {IGNORE_INDEX}; pack the dataset again")
         if not len(self.classes) == len(self.palette) == len(self.ids):
             raise ValueError(
                 f"{len(self.classes)} classes, {len(self.palette)} colours and {len(self.ids)} ids must be the same number"

@@ -244,7 +244,7 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
         yield item
 
 
-def _end_with_trainer(worker: int) -> None:
+def _end_with_trainer(_: int) -> None:
     """End this loader process when the process that it loads for is gone, however that died.
 
     DataLoader's own watch looks at the parent, which here is the fork server, and that outlives a killed trainer for as

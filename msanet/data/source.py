@@ -4,7 +4,6 @@ import os
 import zlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,3 @@ class ShardSource:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}  # descriptors belong to the process that opened them
-
-    def samples(self, numbers: range) -> Iterator[dict[str, Any]]:
-        """Read one after the other."""
-        return map(self.read, numbers)

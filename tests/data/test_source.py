@@ -79,6 +79,7 @@ def test_missing_truncated_and_stale_files_are_named(copy: Path) -> None:
     ("change", "words"),
     [
         (lambda tree: tree.update(schema_version=9), "this version reads 1"),
+        (lambda tree: tree.update(ignore_index=0), "ignore_index is 0, expected 255"),
         (lambda tree: tree.update(surprise=1), "damaged at surprise"),
         (lambda tree: tree["classes"].pop(), "10 classes, 11 colours"),
         (lambda tree: tree["splits"]["val"].update(samples=9), "says 9 samples, its shards hold 7"),
