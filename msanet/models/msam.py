@@ -27,7 +27,8 @@ def spatial_attention(a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor) -> Tensor:
     key A, value C, one head, scale 1 (the paper has no 1/sqrt(d)). The fused kernel never holds the HW x HW map,
     which at 2048x1024 would be 550 GB in bf16.
     """
-    # The kernel reads rows of C values: contiguous is free in channels_last and 4 times faster than strided on CPUs.
+    # The kernel reads rows of C values. Contiguous rows are free in channels_last, and 2.6 to 4.0 times faster than
+    # strided ones (forward and backward, 2,700 and 4,800 positions, one core of a Xeon, torch 2.13.0, 2026-11-21).
     query, key, value = (
         x.flatten(2).transpose(1, 2).unsqueeze(1).contiguous()  # (N, C, H, W) -> (N, 1, HW, C)
         for x in (b_NCHW, a_NCHW, c_NCHW)
