@@ -98,10 +98,11 @@ def _compare_batchnorm() -> None:
         torch.testing.assert_close(distributed.all_reduce_sum(gradient), getattr(whole, name).grad)
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         torch.testing.assert_close(getattr(split[0], name), getattr(whole, name))
+    print("compared")
 
 
 def test_synchronised_batchnorm_equals_one_big_batch() -> None:
-    run_ranks(2, __file__, "_compare_batchnorm", {})
+    assert all("compared" in said for said in run_ranks(2, __file__, "_compare_batchnorm", {}))
 
 
 def _average_buffers(shards: str) -> None:
@@ -121,7 +122,8 @@ def _average_buffers(shards: str) -> None:
     for name in own:
         torch.testing.assert_close(saved[name], (parts[0][name] + parts[1][name]) / 2)
         torch.testing.assert_close(dict(trainer.engine.module.named_buffers())[name], saved[name])
+    print("compared")
 
 
 def test_running_statistics_are_averaged_over_ranks(shards: Path) -> None:
-    run_ranks(2, __file__, "_average_buffers", {"shards": str(shards)})
+    assert all("compared" in said for said in run_ranks(2, __file__, "_average_buffers", {"shards": str(shards)}))

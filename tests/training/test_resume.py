@@ -105,7 +105,8 @@ def test_resume_on_other_ranks_and_stages_agrees(
     """From 2 ranks at stage 1 (0 for sgd) to others. BatchNorm sees other micro-batches, so it is only close."""
     arguments: dict[str, Any] = {"shards": str(shards), "folder": str(tmp_path), "optimizer": optimizer}
     run_ranks(2, __file__, "_save_after_four", {**arguments, "stage": 0 if optimizer else 1})
-    run_ranks(world, __file__, "_resume_and_compare", {**arguments, "stage": stage})
+    outputs = run_ranks(world, __file__, "_resume_and_compare", {**arguments, "stage": stage})
+    assert all("compared" in said for said in outputs)
 
 
 def _resume_and_compare(shards: str, folder: str, stage: int, optimizer: dict[str, Any]) -> None:
@@ -125,3 +126,4 @@ def _resume_and_compare(shards: str, folder: str, stage: int, optimizer: dict[st
     steps = [[s for rank in seen for s in rank[i * 6 // len(seen) : (i + 1) * 6 // len(seen)]] for i in range(4)]
     assert sum(steps, []) == list(zip(expected[0].tolist(), expected[1].tolist(), strict=True))
     assert trainer.training_figures()["lr"] == pytest.approx(trainer.config.optimizer.lr * (1 - 7 / 8) ** 0.9)
+    print("compared")
