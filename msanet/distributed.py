@@ -74,9 +74,8 @@ def session(timeout: float) -> Iterator[None]:
 def _init_process_group(timeout: timedelta) -> None:
     import deepspeed  # after the environment is set: it picks its accelerator when imported
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
-        False  # compiling it takes a minute; training never uses it
-    )
+    # Compiling it takes a minute, and training never uses it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # of DeepSpeed's calls
     # The `timeout=` of init_distributed does not reach the groups that ZeRO clones (they would wait 30 minutes).

@@ -1,9 +1,7 @@
 """Shards in parallel: the first fault stops all workers, and no worker outlives the run."""
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +12,7 @@ from typing import Any
 import cv2
 
 from msanet.errors import UserError
+from msanet.processes import end_with_parent
 from sharding.plan import ShardPlan
 from sharding.shard import Job, write_shard
 
@@ -101,15 +100,7 @@ def _start_worker(job: Job, done: Any, stop: Any) -> None:
     global _worker
     _worker = job, done, stop
     cv2.setNumThreads(1)  # the processes share the cores already
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()  # a worker whose parent was killed would wait for work for ever
 
 
 def _write(plan: ShardPlan, slot: int) -> None:

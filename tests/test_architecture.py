@@ -12,6 +12,7 @@ FILES = sorted(path for folder in ("msanet", "sharding", "launcher") for path in
 LEVELS: dict[str, int] = {
     "msanet.errors": 0,
     "msanet.files": 0,
+    "msanet.processes": 0,
     "msanet.config": 1,
     "msanet.distributed": 1,
     "msanet.datasets": 1,
@@ -24,7 +25,14 @@ LEVELS: dict[str, int] = {
     "msanet.command_line": 5,
     "launcher": 6,
 }
-SHARED_WITH_SHARDING = ("msanet.errors", "msanet.files", "msanet.datasets", "msanet.data.index", "msanet.data.codec")
+SHARED_WITH_SHARDING = (
+    "msanet.errors",
+    "msanet.files",
+    "msanet.processes",
+    "msanet.datasets",
+    "msanet.data.index",
+    "msanet.data.codec",
+)
 SIDE_BY_SIDE = {("msanet.data", "msanet.models"), ("msanet.models", "msanet.data"), ("msanet.visual", "msanet.models")}
 
 

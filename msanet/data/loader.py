@@ -1,11 +1,7 @@
 """From the order to batches: what each rank and each loader process reads, and how it becomes tensors."""
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from typing import Any
 
 import cv2
@@ -22,6 +18,7 @@ from msanet.data.index import Manifest
 from msanet.data.order import Order, Plan, evaluation_slice, rank_slice
 from msanet.data.source import ShardSource
 from msanet.errors import UserError
+from msanet.processes import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -236,7 +233,7 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
         pin_memory=torch.cuda.is_available(),
         # fork would copy locks that the training process's threads hold; forkserver starts from a clean process
         multiprocessing_context="forkserver" if workers else None,
-        worker_init_fn=_end_with_trainer,
+        worker_init_fn=_start_worker,
     )
     for item in loader:
         if isinstance(item, UserError):
@@ -244,20 +241,8 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
         yield item
 
 
-def _end_with_trainer(_: int) -> None:
-    """End this loader process when the process that it loads for is gone, however that died.
-
-    DataLoader's own watch looks at the parent, which here is the fork server, and that outlives a killed trainer for as
-    long as one of its children lives.
-    """
-    trainer = multiprocessing.parent_process()
-    assert trainer is not None
-
-    def watch() -> None:
-        wait([trainer.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="trainer-watch").start()
+def _start_worker(_: int) -> None:
+    end_with_parent()  # DataLoader's own watch looks at the fork server, which outlives a killed trainer
 
 
 def _worker() -> tuple[int, int]:

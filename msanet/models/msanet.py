@@ -38,12 +38,12 @@ class MSANet(nn.Module):
         self.msam_half: MSAM | None = None
         if attention != "none":
             attend = attention == "full"
-            self.msam_quarter = MSAM(  # three levels, 256 x 56 x 56
+            # three levels, 256 x 56 x 56
+            self.msam_quarter = MSAM(
                 [LevelConv(c64, c64, 12, 4, 4), LevelConv(c128, c64, 6, 2, 2), LevelConv(c256, c128, 3, 1, 1)], attend
             )
-            self.msam_half = MSAM(
-                [LevelConv(c64, c64, 6, 2, 2), LevelConv(c128, c64, 3, 1, 1)], attend
-            )  # 128 x 112 x 112
+            # two levels, 128 x 112 x 112
+            self.msam_half = MSAM([LevelConv(c64, c64, 6, 2, 2), LevelConv(c128, c64, 3, 1, 1)], attend)
         quarter = self.msam_quarter.channels if self.msam_quarter else 0
         half = self.msam_half.channels if self.msam_half else 0
         self.decoder = nn.ModuleList(

@@ -1,7 +1,6 @@
 """The report of a run: one HTML file that needs nothing else, to read, print, mail or archive."""
 
 import base64
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import cv2
 import jinja2
 from markupsafe import Markup
 
+from msanet.files import write_text
 from msanet.visual.confusion import MAX_NUMBERED, confusion_svg
 from msanet.visual.curves import charts, number
 from msanet.visual.palette import RGB, UInt8, check_image
@@ -64,13 +64,7 @@ def write_report(path: Path, report: ReportData) -> None:
     """Write `report` to `path` as one self-contained HTML file; readers see the old or the new file, never a part."""
     text = render(report)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Same folder, because os.replace is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, text)
 
 
 def render(report: ReportData) -> str:
