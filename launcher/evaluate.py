@@ -11,8 +11,8 @@ import sys
 
 from msanet import distributed
 from msanet.command_line import EvaluationJob, evaluation_job
-from msanet.data.index import load_manifest
-from msanet.data.source import ShardSource
+from msanet.data.source import ShardSource, read_manifest
+from msanet.data.storage import open_storage
 from msanet.evaluation.evaluator import evaluate, require_whole, write_evaluation
 from msanet.evaluation.report import evaluation_file, score_table, write_run_report
 from msanet.models.saved import load_network, require_same_classes
@@ -20,10 +20,11 @@ from msanet.models.saved import load_network, require_same_classes
 
 def judge(job: EvaluationJob) -> None:
     """From a checkpoint and shards to figures; every rank runs this."""
-    manifest = load_manifest(job.shards)
+    shards = open_storage(job.shards, job.storage)
+    manifest = distributed.on_main(lambda: read_manifest(shards))
     model, card = load_network(job.checkpoint, distributed.device())
-    require_same_classes(card, manifest.classes, str(job.shards))
-    source = ShardSource(job.shards, job.split, manifest)
+    require_same_classes(card, manifest.classes, job.shards)
+    source = ShardSource(shards, job.split, manifest)
     settings = job.settings.model_copy(update={"resize": job.settings.resize or card.resize})
 
     result = evaluate(model, source, settings, card.mean, card.std)

@@ -5,17 +5,15 @@
 `deepspeed` may be left out (one process). The same command again goes on where the run stopped.
 """
 
-from pathlib import Path
-
 import torch
 from tqdm import tqdm
 
 from msanet import distributed
 from msanet.command_line import train_config
 from msanet.config import Config
-from msanet.data.index import load_manifest
 from msanet.data.loader import plan_batches
-from msanet.data.source import ShardSource
+from msanet.data.source import ShardSource, read_manifest
+from msanet.data.storage import open_storage
 from msanet.models import build_model
 from msanet.training.run import RunFolder
 from msanet.training.trainer import Trainer
@@ -23,8 +21,8 @@ from msanet.training.trainer import Trainer
 
 def train(config: Config) -> None:
     """From shards to checkpoints, metrics and a report; every rank runs this."""
-    shards = Path(config.data.path or "")
-    manifest = load_manifest(shards)
+    shards = open_storage(config.data.path or "", config.storage)
+    manifest = distributed.on_main(lambda: read_manifest(shards))  # one truth for all hosts
     validation = ShardSource(shards, config.data.val_split, manifest)
     batches = plan_batches(config.trainer.global_batch, config.trainer.micro_batch, distributed.world_size())
 
@@ -39,7 +37,7 @@ def train(config: Config) -> None:
     ) as bar:
         for micro_batches in trainer.stream():
             trainer.train_step(micro_batches)
-            run.record_samples(trainer.step, micro_batches)
+            run.record(trainer.step, micro_batches)
             bar.update()
             if trainer.is_due(config.trainer.log_every):
                 run.log(trainer.position, trainer.training_figures())

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from msanet.config import Config, EvaluationConfig, load_config, settings
+from msanet.config import Config, EvaluationConfig, StorageConfig, load_config, settings
 from msanet.data.codec import IMAGE_EXTENSIONS
 from msanet.distributed import is_main
 from msanet.errors import UserError, user_errors
@@ -58,10 +58,11 @@ class EvaluationJob:
     """What evaluate.py is asked for. out: the folder that gets evaluation-<split>.json and report.html."""
 
     checkpoint: Path
-    shards: Path
+    shards: str
     split: str
     out: Path
     settings: EvaluationConfig
+    storage: StorageConfig
     timeout: float
 
 
@@ -79,7 +80,7 @@ def evaluation_job(description: str, argv: Sequence[str]) -> EvaluationJob:
     """Read evaluate.py's command line. Ends with exit code 2 on errors."""
     parser = new_parser(description)
     _add_checkpoint_arguments(parser)
-    parser.add_argument("--data", type=Path, metavar="SHARDS", help="folder of shards; the run's own unless given")
+    parser.add_argument("--data", metavar="SHARDS", help="folder or address of shards; the run's own unless given")
     parser.add_argument("--split", help="split to judge on; the run's validation split unless given")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where to write; the run, or the checkpoint's folder"
@@ -90,7 +91,7 @@ def evaluation_job(description: str, argv: Sequence[str]) -> EvaluationJob:
     arguments = parser.parse_args(argv)
     with user_errors(may_speak=_is_main):
         checkpoint, config = _checkpoint_and_config(arguments, arguments.settings)
-        shards = arguments.data or (Path(config.data.path) if config.data.path else None)
+        shards = arguments.data or config.data.path
         if shards is None:
             raise UserError("--data is not given, expected a folder of shards with --checkpoint; add --data SHARDS")
         return EvaluationJob(
@@ -99,6 +100,7 @@ def evaluation_job(description: str, argv: Sequence[str]) -> EvaluationJob:
             arguments.split or config.data.val_split,
             arguments.out or arguments.run or checkpoint.parent,
             config.evaluation,
+            config.storage,
             config.run.timeout,
         )
 

@@ -1,10 +1,12 @@
-"""`python -m sharding NAME --source DIR --out DIR`: turn a dataset into WebDataset shards."""
+"""`python -m sharding NAME --source DIR --out DIR`: turn a dataset into WebDataset shards; verify and inspect them."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 from msanet.data.codec import CODECS
@@ -13,7 +15,12 @@ from sharding.plan import DEFAULT_SHARD_BYTES, parse_bytes
 from sharding.readers import READERS, Reader, open_source
 from sharding.writer import Packed, PackOptions, pack
 
-SYNTHETIC = "synthetic"
+TOOLS = {
+    "synthetic": ("sharding.synthetic", "draw street scenes in the layout of Cityscapes (no download needed)"),
+    "verify": ("sharding.verify", "check all of a finished dataset: files, hashes, images, labels and counts"),
+    "inspect": ("sharding.inspection", "show what a finished dataset holds, as tables and as a sheet of samples"),
+}
+"""Name -> module with `add_arguments(parser)` and `run(args)`, imported when asked for, and its summary."""
 EXIT_INTERRUPTED = 130
 
 
@@ -26,9 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with user_errors():
         args = _parse(words)
         try:
-            return _synthetic(args) if args.dataset == SYNTHETIC else _pack(READERS[args.dataset], args)
+            return _tool(args.name).run(args) if args.name in TOOLS else _pack(READERS[args.name], args)
         except KeyboardInterrupt:
-            print("interrupted; the same command continues where it stopped", file=sys.stderr)
+            again = "starts anew" if args.name in TOOLS else "continues where it stopped"
+            print(f"interrupted; the same command {again}", file=sys.stderr)
             return EXIT_INTERRUPTED
 
 
@@ -40,10 +48,8 @@ def _pack(reader: Reader, args: argparse.Namespace) -> int:
     return 0
 
 
-def _synthetic(args: argparse.Namespace) -> int:
-    from sharding import synthetic
-
-    return synthetic.run(args)
+def _tool(name: str) -> ModuleType:
+    return importlib.import_module(TOOLS[name][0])
 
 
 def _summary(packed: Packed) -> str:
@@ -70,20 +76,21 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
-    names = [*READERS, SYNTHETIC]
+    names = [*READERS, *TOOLS]
     if words and not words[0].startswith("-") and words[0] not in names:
-        raise UserError(f"unknown dataset '{words[0]}'; {nearest(words[0], names)}")
-    parser = _Parser("python -m sharding", description="Turn a dataset into WebDataset shards.")
-    datasets = parser.add_subparsers(dest="dataset", required=True, metavar="NAME")
+        raise UserError(f"unknown dataset or command '{words[0]}'; {nearest(words[0], names)}")
+    parser = _Parser(
+        "python -m sharding", description="Turn a dataset into WebDataset shards; verify and inspect them."
+    )
+    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for reader in READERS.values():
-        command = datasets.add_parser(reader.name, help=reader.summary, description=reader.summary)
+        command = commands.add_parser(reader.name, help=reader.summary, description=reader.summary)
         _add_common(command, reader)
         reader.add_options(command)
-    command = datasets.add_parser(SYNTHETIC, help="draw street scenes in the layout of Cityscapes (no download needed)")
-    if words[:1] == [SYNTHETIC]:
-        from sharding.synthetic import add_arguments
-
-        add_arguments(command)
+    for name, (_, summary) in TOOLS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if words[:1] == [name]:
+            _tool(name).add_arguments(command)
     return parser.parse_args(words)
 
 

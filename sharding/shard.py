@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from msanet.data.codec import IMAGE_EXTENSIONS, decode_image, decode_label, encode_label
+from msanet.data.codec import IMAGE_EXTENSIONS, decode_image, decode_label, encode_members
 from msanet.data.index import Member, SampleIndex, ShardIndex, index_name
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
@@ -78,29 +78,19 @@ def read_sample(job: Job, pair: Pair) -> Sample:
     image_name, label_name = job.tree.show(pair.image), job.tree.show(pair.label)
     check_whole(image, image_name)
     check_whole(label, label_name)
-    size = decode_image(image, image_name).shape[:2]
+    image_HWC = decode_image(image, image_name)
+    size = image_HWC.shape[:2]
     label_HW = _train_ids(label, label_name, job.spec)
     if label_HW.shape != size:
         raise UserError(
             f"label '{label_name}' is {_size(label_HW.shape)} but its image '{pair.image}' is {_size(size)}, expected "
             "the same size; replace one of them"
         )
-    members = encode(job.codec, image, label_HW, pair.image)
+    members = encode_members(job.codec, image, _extension(pair.image), image_HWC, label_HW)
     crc32 = {extension.partition(".")[0]: zlib.crc32(data) for extension, data in members.items()}
     facts = {"id": pair.id, "height": size[0], "width": size[1], "crc32": crc32}
     members["json"] = json.dumps(facts).encode()
     return Sample(pair.key, members, np.bincount(label_HW.ravel(), minlength=256))
-
-
-def encode(codec: str, image: bytes, label_HW: np.ndarray, image_path: str) -> dict[str, bytes]:
-    """{extension: bytes} of image and label, in the order of the tar. A new codec is a branch here."""
-    assert codec == "original", codec
-    extension = image_path.rpartition(".")[2].lower().replace("jpeg", "jpg")
-    if extension not in IMAGE_EXTENSIONS:
-        raise UserError(
-            f"image '{image_path}' has an unknown extension, expected {', '.join(IMAGE_EXTENSIONS)}; convert it"
-        )
-    return {f"image.{extension}": image, "label.png": encode_label(label_HW)}
 
 
 def check_whole(data: bytes, name: str) -> None:
@@ -121,6 +111,15 @@ def check_whole(data: bytes, name: str) -> None:
         raise UserError(
             f"'{name}' cannot be decoded ({what}; {len(data)} bytes), expected a whole image; replace or remove it"
         ) from error
+
+
+def _extension(image_path: str) -> str:
+    extension = image_path.rpartition(".")[2].lower().replace("jpeg", "jpg")
+    if extension not in IMAGE_EXTENSIONS:
+        raise UserError(
+            f"image '{image_path}' has an unknown extension, expected {', '.join(IMAGE_EXTENSIONS)}; convert it"
+        )
+    return extension
 
 
 def _train_ids(label: bytes, name: str, spec: DatasetSpec) -> np.ndarray:

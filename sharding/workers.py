@@ -50,7 +50,7 @@ def _write_parallel(job: Job, plans: Sequence[ShardPlan], workers: int, progress
     done, stop = context.RawArray("Q", len(plans)), context.RawArray("b", 1)
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(job, done, stop))
     try:
-        with _interrupts_held():
+        with interrupts_held():
             futures = [pool.submit(_write, plan, slot) for slot, plan in enumerate(plans)]
         _follow(futures, done, progress)
     finally:
@@ -83,7 +83,7 @@ def _raise_first(futures: Sequence[Future[None]]) -> None:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Iterator[None]:
     """Children started meanwhile inherit the mask: Ctrl-C reaches only this process, which then stops them in order."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -32,6 +32,7 @@ SHARED_WITH_SHARDING = (
     "msanet.datasets",
     "msanet.data.index",
     "msanet.data.codec",
+    "msanet.visual.palette",
 )
 SIDE_BY_SIDE = {("msanet.data", "msanet.models"), ("msanet.models", "msanet.data"), ("msanet.visual", "msanet.models")}
 

@@ -11,8 +11,9 @@ import pytest
 
 import sharding.__main__ as command
 from msanet.data.index import load_manifest
-from msanet.data.loader import decode_sample
+from msanet.data.samples import decode_sample
 from msanet.data.source import ShardSource
+from msanet.data.storage import LocalStorage
 from sharding import readers
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +40,7 @@ def test_a_dataset_is_added_in_30_lines(tmp_path: Path, monkeypatch: pytest.Monk
     argv = ["mine", "--source", str(tmp_path / "source"), "--out", str(tmp_path / "shards"), "--workers", "1"]
     assert command.main(argv) == 0
     assert load_manifest(tmp_path / "shards").classes == ("field", "road")
-    image, train_ids = decode_sample(ShardSource(tmp_path / "shards", "val").read(0))
+    image, train_ids = decode_sample(ShardSource(LocalStorage(tmp_path / "shards"), "val").read(0))
     assert image.shape == (2, 3, 3) and train_ids.tolist() == [[255, 0, 1], [1, 1, 0]]
 
 

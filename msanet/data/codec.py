@@ -1,36 +1,156 @@
-"""Bytes of a shard's member to arrays and back, chosen by the member's extension.
+"""Bytes of a shard's member to arrays and back.
 
-A codec is a pair of extensions and a way to write them. `original` passes the image's own bytes through (PNG or JPEG);
-labels are always written anew as grey PNG of train ids, since a palette PNG would be expanded to colours by OpenCV.
+`tiff`, the default, stores tiles, so that a crop is decoded without the rest of its image (tiff.py). `original` passes
+the source's own bytes through (PNG or JPEG); its labels are written anew as grey PNG of train ids, since OpenCV would
+expand a palette PNG to colours. What a member is shows in its first bytes, so both read alike.
 """
 
 import io
+from functools import cached_property
+from typing import Protocol
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from msanet.data.tiff import MAX_PIXELS, TiledImage, encode_tiled
 from msanet.errors import UserError
 
-CODECS = ("original",)
+CODECS = ("tiff", "original")
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "tif", "tiff", "bmp", "webp")
-MAX_PIXELS = 2**28
-"""Images above 268 megapixels are refused before decoding (a decompression bomb, not a photograph)."""
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own bound is lower
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it says of a damaged file, our sentence says
+
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, OverflowError, MemoryError, Image.DecompressionBombError)
+_TIFF_EXPECTED = {274: ("orientation", 1), 338: ("extra sample", 1), 339: ("sample format", 1)}
+_TIFF_LABEL_EXPECTED = {**_TIFF_EXPECTED, 262: ("photometric interpretation", 1), 258: ("bits per sample", 8)}
+"""What OpenCV would change unasked: it turns, multiplies by alpha, and makes signed, inverted or few bits to grey values."""
+
+
+class Picture(Protocol):
+    """An image or label whose pixels are decoded when they are asked for."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        ...
+
+    def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """A window inside the picture: (height, width, 3) RGB or (height, width) ids, to be read and not written to.
+
+        Raises UserError if what lies under the window cannot be decoded.
+        """
+        ...
+
+
+class _Whole:
+    """Any format of Pillow or OpenCV: decoded whole, at the first window."""
+
+    def __init__(self, data: bytes, name: str, is_label: bool) -> None:
+        self._data, self._name, self._is_label = data, name, is_label
+        self.size = image_size(data, name)
+
+    def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        return self._pixels[top : top + height, left : left + width]
+
+    @cached_property
+    def _pixels(self) -> np.ndarray:
+        if self._data[:2] in (b"II", b"MM"):
+            _check_tiff(self._data, self._name, _TIFF_LABEL_EXPECTED if self._is_label else _TIFF_EXPECTED)
+        decode = _decode_whole_label if self._is_label else _decode_whole_image
+        return decode(self._data, self._name)
+
+
+def open_image(data: bytes, name: str) -> Picture:
+    """An encoded image, (H, W, 3) uint8 RGB as stored: an EXIF rotation is not applied, since labels have none.
+
+    `name` is for errors. Raises UserError if there is no readable header, or it tells of more than MAX_PIXELS.
+    """
+    return _open(data, name, is_label=False)
+
+
+def open_label(data: bytes, name: str) -> Picture:
+    """An encoded label: (H, W) integers as they lie on disk, which are grey values or the indices of a palette PNG.
+
+    Raises UserError like `open_image`; its window also for a colour image without a palette.
+    """
+    return _open(data, name, is_label=True)
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Encoded image to (H, W, 3) uint8 RGB, as stored: an EXIF rotation is not applied, since labels have none.
-
-    `name` is for the error: UserError if the bytes are no image.
-    """
-    return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, name)
+    """All of `open_image`: (H, W, 3) uint8 RGB."""
+    picture = open_image(data, name)
+    return picture.window(0, 0, *picture.size)
 
 
 def decode_label(data: bytes, name: str) -> np.ndarray:
-    """Encoded label to (H, W) integers as they lie on disk: grey values, or the indices of a palette PNG.
+    """All of `open_label`: (H, W) integers."""
+    picture = open_label(data, name)
+    return picture.window(0, 0, *picture.size)
 
-    Raises UserError if the bytes are no image, or a colour image without a palette.
+
+def encode_label(label_HW: np.ndarray) -> bytes:
+    """(H, W) uint8 train ids to grey PNG bytes; the same array always gives the same bytes."""
+    assert label_HW.dtype == np.uint8 and label_HW.ndim == 2
+    done, data = cv2.imencode(".png", label_HW, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    assert done
+    return data.tobytes()
+
+
+def encode_members(
+    codec: str, source: bytes, extension: str, image_HWC: np.ndarray, label_HW: np.ndarray
+) -> dict[str, bytes]:
+    """{member extension: bytes} of image and label, in the order of the tar.
+
+    source, extension: the image's file as it was found, which `original` passes on; image_HWC: its pixels.
     """
+    if codec == "original":
+        return {f"image.{extension}": source, "label.png": encode_label(label_HW)}
+    return {"image.tif": encode_tiled(image_HWC), "label.tif": encode_tiled(label_HW)}
+
+
+def image_size(data: bytes, name: str) -> tuple[int, int]:
+    """(height, width) from the header alone, without decoding. Raises UserError where there is no readable header."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+    except _PILLOW_ERRORS as error:
+        raise UserError(
+            f"'{name}' cannot be read as an image ({len(data)} bytes); replace or remove the file"
+        ) from error
+    return height, width
+
+
+def _open(data: bytes, name: str, is_label: bool) -> Picture:
+    tiled = TiledImage.parse(data, name)
+    is_wanted = tiled is not None and tiled.channels == (1 if is_label else 3)
+    picture: Picture = tiled if tiled is not None and is_wanted else _Whole(data, name, is_label)
+    height, width = picture.size
+    if height * width > MAX_PIXELS:
+        raise UserError(
+            f"'{name}' has {width}x{height} pixels, expected at most {MAX_PIXELS}; cut it into smaller images"
+        )
+    return picture
+
+
+def _check_tiff(data: bytes, name: str, expected: dict[int, tuple[str, int]]) -> None:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            fields = getattr(image, "tag_v2", {})
+            found = {tag: set(np.ravel(fields.get(tag, value)).tolist()) for tag, (_, value) in expected.items()}
+            image.load()  # OpenCV leaves black what it cannot decode, and says nothing
+    except _PILLOW_ERRORS as error:
+        raise UserError(f"'{name}' cannot be decoded ({error}); save it as PNG, or replace or remove it") from error
+    for tag, (what, value) in expected.items():
+        if found[tag] != {value}:
+            raise UserError(f"'{name}' is a TIFF of {what} {sorted(found[tag])}, expected {value}; save it as PNG")
+
+
+def _decode_whole_image(data: bytes, name: str) -> np.ndarray:
+    return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, name)
+
+
+def _decode_whole_label(data: bytes, name: str) -> np.ndarray:
     if _png_colour_type(data) == 3:  # OpenCV turns palette PNGs into colours; Pillow gives the indices
         return _decode_palette_png(data, name)
     label = _decode(data, cv2.IMREAD_UNCHANGED, name)
@@ -42,32 +162,7 @@ def decode_label(data: bytes, name: str) -> np.ndarray:
     return label
 
 
-def encode_label(label_HW: np.ndarray) -> bytes:
-    """(H, W) uint8 train ids to grey PNG bytes; the same array always gives the same bytes."""
-    assert label_HW.dtype == np.uint8 and label_HW.ndim == 2
-    done, data = cv2.imencode(".png", label_HW, [cv2.IMWRITE_PNG_COMPRESSION, 9])
-    assert done
-    return data.tobytes()
-
-
-def image_size(data: bytes, name: str) -> tuple[int, int]:
-    """(height, width) from the header alone, without decoding. Raises UserError where there is no readable header."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"'{name}' cannot be read as an image ({len(data)} bytes); replace or remove the file"
-        ) from error
-    return height, width
-
-
 def _decode(data: bytes, flag: int, name: str) -> np.ndarray:
-    height, width = image_size(data, name)
-    if height * width > MAX_PIXELS:
-        raise UserError(
-            f"'{name}' has {width}x{height} pixels, expected at most {MAX_PIXELS}; cut it into smaller images"
-        )
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error:
@@ -84,9 +179,8 @@ def _png_colour_type(data: bytes) -> int | None:
 
 
 def _decode_palette_png(data: bytes, name: str) -> np.ndarray:
-    image_size(data, name)
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except _PILLOW_ERRORS as error:
         raise UserError(f"'{name}' cannot be decoded ({error}); replace or remove the file") from error

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from msanet.datasets import IGNORE_INDEX
@@ -23,7 +24,8 @@ MAX_JSON_BYTES = 512 * 2**20
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255)]
 """A name inside the dataset's folder: no separators, so it cannot lead out of it."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**62)]
+"""Two of them added fit 64 bits."""
 Byte = Annotated[int, Field(ge=0, le=255)]
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -136,6 +138,52 @@ class ShardIndex(_Record):
     samples: tuple[SampleIndex, ...]
 
 
+class IndexTable:
+    """The samples of a ShardIndex as loader processes keep them: one text of all keys, and arrays; 0.6 MB instead of 12.
+
+    (With 5,000 samples. What is looked up becomes a record again.)
+    """
+
+    def __init__(self, samples: tuple[SampleIndex, ...]) -> None:
+        members = [member for sample in samples for member in sample.members]
+        self._keys = "".join(sample.key for sample in samples)
+        self._key_ends = np.cumsum([0, *(len(sample.key) for sample in samples)])
+        self._member_ends = np.cumsum([0, *(len(sample.members) for sample in samples)])
+        self._extensions = sorted({member.extension for member in members})
+        numbers = {extension: number for number, extension in enumerate(self._extensions)}
+        self._extension = np.array([numbers[member.extension] for member in members], dtype=np.int32)
+        self._offset = np.array([member.offset for member in members], dtype=np.int64)
+        self._length = np.array([member.length for member in members], dtype=np.int64)
+        self._crc32 = np.array([member.crc32 for member in members], dtype=np.uint32)
+        arrays = (self._key_ends, self._member_ends, self._extension, self._offset, self._length, self._crc32)
+        self.bytes = 2048 + len(self._keys) + sum(array.nbytes for array in arrays)  # of memory, about
+
+    def key(self, place: int) -> str:
+        """The key of the sample at `place` in the shard."""
+        return self._keys[self._key_ends[place] : self._key_ends[place + 1]]
+
+    def sample(self, place: int) -> SampleIndex:
+        """The sample at `place` in the shard."""
+        return SampleIndex(key=self.key(place), members=tuple(map(self._member, self._members(place))))
+
+    def span(self, places: range) -> tuple[int, int]:
+        """Where in the shard the first of these samples starts and the last one ends."""
+        last = self._members(places[-1])
+        stops = [self._offset[number] + self._length[number] for number in last]
+        return int(self._offset[self._members(places[0])[0]]), int(max(stops))
+
+    def _members(self, place: int) -> range:
+        return range(self._member_ends[place], self._member_ends[place + 1])
+
+    def _member(self, number: int) -> Member:
+        return Member(
+            extension=self._extensions[self._extension[number]],
+            offset=int(self._offset[number]),
+            length=int(self._length[number]),
+            crc32=int(self._crc32[number]),
+        )
+
+
 def index_name(shard_file: str) -> str:
     """`train-000000.tar` -> `train-000000.idx.json`."""
     return shard_file.removesuffix(".tar") + ".idx.json"
@@ -149,7 +197,7 @@ def load_manifest(folder: Path) -> Manifest:
             f"'{folder}' holds no {MANIFEST_NAME}, expected a folder of shards; make one with: "
             f"python -m sharding NAME --source DIR --out {folder}"
         )
-    return parse_json(Manifest, path)
+    return parse_json(Manifest, _read(path), str(path))
 
 
 def load_shard_index(folder: Path, shard_file: str) -> ShardIndex:
@@ -157,22 +205,26 @@ def load_shard_index(folder: Path, shard_file: str) -> ShardIndex:
     path = folder / index_name(shard_file)
     if not path.is_file():
         raise UserError(f"index '{path}' of shard '{shard_file}' is missing; copy it too, or pack the dataset again")
-    return parse_json(ShardIndex, path)
+    return parse_json(ShardIndex, _read(path), str(path))
 
 
-def parse_json(kind: type[Record], path: Path) -> Record:
-    """Read `path` as `kind`; every fault becomes one UserError that names the file and the first thing wrong in it."""
+def parse_json(kind: type[Record], data: bytes, where: str) -> Record:
+    """`data` as `kind`; every fault becomes one UserError that names `where` it lies and the first thing wrong in it."""
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the document"
+        raise UserError(
+            f"'{where}' is damaged at {place}: {first['msg']}; restore it or pack the dataset again"
+        ) from None
+
+
+def _read(path: Path) -> bytes:
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
         raise UserError(f"'{path}' has {size} bytes, expected at most {MAX_JSON_BYTES}; it is not a file of ours")
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the document"
-        raise UserError(
-            f"'{path}' is damaged at {where}: {first['msg']}; restore it or pack the dataset again"
-        ) from None
+    return path.read_bytes()
 
 
 def safe_key(text: str) -> str:

@@ -136,6 +136,13 @@ def evaluation_slice(num_samples: int, rank: int, world_size: int) -> range:
     return range(num_samples * rank // world_size, num_samples * (rank + 1) // world_size)
 
 
+def block_of(place: int, samples: int, size: int, block_bytes: int) -> range:
+    """The samples of the block that sample number `place` of a shard belongs to, for a shard of `samples` and `size` bytes."""
+    count = min(max(size // block_bytes, 1), samples)
+    number = ((place + 1) * count - 1) // samples
+    return range(number * samples // count, (number + 1) * samples // count)
+
+
 def _cut_blocks(
     shard_samples: Iterable[int], shard_bytes: Iterable[int], block_bytes: int
 ) -> tuple[np.ndarray, np.ndarray]:

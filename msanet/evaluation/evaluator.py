@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from msanet import distributed
 from msanet.config import EvaluationConfig
-from msanet.data.loader import EvaluationSample, evaluation_loader
+from msanet.data.loader import evaluation_loader
 from msanet.data.order import evaluation_slice
 from msanet.data.source import ShardSource
+from msanet.data.stages import EvaluationSample
 from msanet.errors import UserError
 from msanet.evaluation.confusion import confusion_matrix
 from msanet.evaluation.inference import predict_labels

@@ -10,7 +10,7 @@ from typing import Any
 from msanet import distributed
 from msanet.config import Config
 from msanet.data.index import Manifest
-from msanet.data.loader import Batch
+from msanet.data.stages import Batch
 from msanet.errors import UserError
 from msanet.evaluation.evaluator import Evaluation, write_evaluation
 from msanet.evaluation.report import CONFIG_FILE, METRICS_FILE, evaluation_file, read_lines, write_run_report
@@ -48,8 +48,14 @@ class RunFolder:
         distributed.on_main(lambda: self._prepare(step))
         self.path.mkdir(parents=True, exist_ok=True)  # on the hosts that do not share rank 0's disk
 
-    def record_samples(self, step: int, micro_batches: Sequence[Batch]) -> None:
-        """With run.record_samples: which (epoch, sample) this rank took in step `step`, as proof of exactly once."""
+    def record(self, step: int, micro_batches: Sequence[Batch]) -> None:
+        """Samples that were masked, to masked-<rank>.jsonl and stderr; with run.record_samples, which were taken.
+
+        The latter, (epoch, sample) of this rank in step `step`, is the proof of exactly once.
+        """
+        for fault in (fault for batch in micro_batches for fault in batch.faults):
+            print(f"warning: step {step}: masked, since {fault}", file=sys.stderr, flush=True)
+            self._append("masked", {"step": step, "fault": fault})
         if not self._config.run.record_samples:
             return
         seen = {
@@ -57,8 +63,7 @@ class RunFolder:
             "epochs": [epoch for batch in micro_batches for epoch in batch.epochs_N.tolist()],
             "samples": [sample for batch in micro_batches for sample in batch.samples_N.tolist()],
         }
-        with self._samples_file().open("a", encoding="utf-8") as file:
-            file.write(json.dumps(seen) + "\n")
+        self._append("samples", seen)
 
     def log(self, position: dict[str, float], values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and the same to TensorBoard. Values that are not finite become null."""
@@ -90,7 +95,7 @@ class RunFolder:
     def _prepare(self, step: int) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / CONFIG_FILE, self._config.to_yaml())
-        for file in (self.path / METRICS_FILE, *self.path.glob("samples-*.jsonl")):
+        for file in (self.path / METRICS_FILE, *self.path.glob("samples-*.jsonl"), *self.path.glob("masked-*.jsonl")):
             kept = [line for line in read_lines(file) if line["step"] <= step] if step else []
             write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed on one rank only
@@ -113,5 +118,6 @@ class RunFolder:
             )
         return whole
 
-    def _samples_file(self) -> Path:
-        return self.path / f"samples-{distributed.rank():05d}.jsonl"
+    def _append(self, kind: str, line: dict[str, Any]) -> None:
+        with (self.path / f"{kind}-{distributed.rank():05d}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")

@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +14,10 @@ from msanet import distributed
 from msanet.config import Config
 from msanet.data.augment import colour_jitter, normalise
 from msanet.data.index import Manifest
-from msanet.data.loader import Batch, BatchPlan, train_loader, train_order, train_plan
+from msanet.data.loader import BatchPlan, train_loader, train_order, train_plan, train_source
 from msanet.data.source import ShardSource
+from msanet.data.stages import Batch
+from msanet.errors import UserError
 from msanet.evaluation.evaluator import Evaluation, evaluate
 from msanet.losses import count_labelled, cross_entropy_sum
 from msanet.models.saved import ModelCard, apply_weights
@@ -47,6 +48,7 @@ class Trainer:
         self.engine = _start_engine(config, model, batches)
         if saved:
             self._resume(saved)
+        self._started_at, self.masked = self.consumed, 0
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.engine.device)
         self._steps_in_sum = 0
         self._seconds, self._asked = 0.0, time.perf_counter()
@@ -68,7 +70,7 @@ class Trainer:
 
     def stream(self) -> Iterator[list[Batch]]:
         """The optimizer steps that remain, each a list of this rank's micro-batches."""
-        source = ShardSource(Path(self.config.data.path or ""), self.config.data.train_split, self.manifest)
+        source = train_source(self.config, self.manifest)
         steps = train_loader(self.config, self.order, source, self.batches, distributed.rank(), self.consumed)
         for _ in range(self.total_steps - self.step):
             self._asked = time.perf_counter()  # what happens between steps, such as an evaluation, is not training time
@@ -84,8 +86,7 @@ class Trainer:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         batches = [batch.to(self.engine.device) for batch in micro_batches]
-        labelled = torch.stack([count_labelled(batch.labels_NHW) for batch in batches]).sum()
-        labelled = distributed.all_reduce_sum(labelled).clamp(min=1)
+        labelled = self._count(batches)
         factor = self.batches.world_size * self.batches.accumulation
         for batch in batches:
             loss = cross_entropy_sum(self.engine(self._network_input(batch)), batch.labels_NHW) / labelled
@@ -108,7 +109,8 @@ class Trainer:
         steps, self._steps_in_sum = self._steps_in_sum, 0
         self._loss_sum.zero_()
         lr = self.engine.optimizer.param_groups[0]["lr"]
-        return {"loss": total / steps, "lr": lr, "images_per_second": steps * self.batches.global_batch / seconds}
+        figures = {"loss": total / steps, "lr": lr, "images_per_second": steps * self.batches.global_batch / seconds}
+        return {**figures, "masked": self.masked} if self.config.data.on_error == "mask" else figures
 
     def evaluate(self, source: ShardSource) -> Evaluation:
         """Judge the network as it is now on a whole split. A collective."""
@@ -144,10 +146,28 @@ class Trainer:
             rng={f"{rank}.{kind}": state for rank, kinds in enumerate(generators) for kind, state in kinds.items()},
         )
 
+    def _count(self, batches: Sequence[Batch]) -> Tensor:
+        """Labelled pixels of the global batch, at least 1. Counts masked samples, and ends the run where they are too many.
+
+        Both numbers are those of all ranks, so that all ranks end alike.
+        """
+        labelled = torch.stack([count_labelled(batch.labels_NHW) for batch in batches]).sum()
+        masked = sum(len(batch.faults) for batch in batches)
+        counts = distributed.all_reduce_sum(torch.stack([labelled, torch.full_like(labelled, masked)]))
+        if self.config.data.on_error == "mask":  # only then, since it makes a GPU wait
+            self.masked += int(counts[1])
+            taken = max(self.consumed - self._started_at, self.order.epoch_length)
+            if self.masked > self.config.data.max_masked * taken:
+                raise UserError(
+                    f"{self.masked} samples could not be read and were masked, expected at most {taken} x data.max_masked="
+                    f"{self.config.data.max_masked}; they are listed in run.dir/masked-*.jsonl: mend the shards"
+                )
+        return counts[0].clamp(min=1)
+
     def _network_input(self, batch: Batch) -> Tensor:
         data = self.config.data
         images = batch.images_NHWC
-        if data.brightness or data.contrast or data.saturation:
+        if data.jitter_on == "device" and (data.brightness or data.contrast or data.saturation):
             images = colour_jitter(images, batch.jitter_N3)
         return normalise(images, data.mean, data.std)
 

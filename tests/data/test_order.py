@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from msanet.data.loader import plan_batches
-from msanet.data.order import Order, Plan, evaluation_slice, rank_slice
+from msanet.data.order import Order, Plan, _cut_blocks, block_of, evaluation_slice, rank_slice
 from msanet.errors import UserError
 
 GRID = [
@@ -113,6 +113,23 @@ def test_evaluation_slices_cover_everything_once() -> None:
         slices = [evaluation_slice(count, rank, world) for rank in range(world)]
         assert [number for part in slices for number in part] == list(range(count))
         assert max(map(len, slices)) - min(map(len, slices)) <= 1
+
+
+def test_the_block_of_a_sample_is_one_that_the_order_cuts() -> None:
+    """What is fetched around a sample must be what the order takes there."""
+    rng = np.random.default_rng(0)
+    samples = np.concatenate([rng.integers(1, 40, 200), rng.integers(1, 6000, 30)])
+    sizes = samples * rng.integers(1, 5000, len(samples))  # from less than one block to more than one a sample
+    starts, lengths = _cut_blocks(samples, sizes, 1000)
+    cut = {range(start, start + length) for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)}
+    found, first = [], 0
+    for count, size in zip(samples.tolist(), sizes.tolist(), strict=True):
+        blocks = [block_of(place, count, size, 1000) for place in range(count)]
+        assert all(place in block for place, block in enumerate(blocks))
+        found += [range(first + block.start, first + block.stop) for block in dict.fromkeys(blocks)]
+        first += count
+    assert len(found) == len(cut) and set(found) == cut
+    assert len(samples) < len(cut) < sum(samples), "neither one block a shard nor one a sample"
 
 
 def test_batch_plans() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from msanet import distributed
 from msanet.config import EvaluationConfig
 from msanet.data.source import ShardSource
+from msanet.data.storage import LocalStorage
 from msanet.errors import UserError
 from msanet.evaluation.evaluator import Evaluation, evaluate, require_whole, write_evaluation
 from msanet.evaluation.inference import predict_labels
@@ -36,7 +37,7 @@ def _evaluate(shards: str, out: str, workers: int, zero3: bool = False, split: s
             0
         ].module
     settings = EvaluationConfig(workers=workers, panels=3)
-    result = evaluate(model, ShardSource(Path(shards), split), settings, MEAN, STD, lockstep=zero3)
+    result = evaluate(model, ShardSource(LocalStorage(Path(shards)), split), settings, MEAN, STD, lockstep=zero3)
     if distributed.is_main():
         write_evaluation(Path(out), result)
         Path(out + ".panels").write_text(json.dumps([panel.key for panel in result.panels]))
@@ -65,10 +66,10 @@ def test_the_matrix_is_the_one_made_by_hand(shards: Path, tmp_path: Path) -> Non
     """Images decoded, predicted and counted one by one with numpy, at the labels' own size."""
     torch.manual_seed(1)
     model = build_model("msanet", 11, width=0.125).eval()
-    source = ShardSource(shards, "val")
+    source = ShardSource(LocalStorage(shards), "val")
     settings = EvaluationConfig(workers=0, resize=(20, 30))
     result = evaluate(model, source, settings, MEAN, STD)
-    from msanet.data.loader import decode_sample
+    from msanet.data.samples import decode_sample
 
     expected = np.zeros((11, 11), np.int64)
     for number in range(7):
@@ -83,7 +84,7 @@ def test_the_matrix_is_the_one_made_by_hand(shards: Path, tmp_path: Path) -> Non
 
 
 def test_missing_and_doubled_images_are_counted_named_and_refused(shards: Path) -> None:
-    source = ShardSource(shards, "val")
+    source = ShardSource(LocalStorage(shards), "val")
     seen = np.array([1, 1, 0, 1, 3, 1, 1])
     broken = Evaluation("val", tuple("abcdefghijk"), np.eye(11, dtype=np.int64), seen, 2)
     assert (broken.num_missing, broken.num_duplicate, broken.is_whole) == (1, 2, False)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,8 +23,8 @@ Shard = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
 
 
-def samples(out: Path, split: str) -> dict[str, tuple[bytes, np.ndarray, dict]]:
-    """{key: (image bytes, label, json)} read with nothing of ours, in the order of the tars."""
+def samples(out: Path, split: str) -> dict[str, tuple[np.ndarray, np.ndarray, dict]]:
+    """{key: (image, label, json)} read with nothing of ours, in the order of the tars."""
     found: dict[str, dict[str, bytes]] = {}
     for path in sorted(out.glob(f"{split}-*.tar")):
         with tarfile.open(path) as tar:
@@ -37,8 +38,9 @@ def samples(out: Path, split: str) -> dict[str, tuple[bytes, np.ndarray, dict]]:
     return {key: _decode(*members.values()) for key, members in found.items()}
 
 
-def _decode(image: bytes, label: bytes, facts: bytes) -> tuple[bytes, np.ndarray, dict]:
-    return image, np.asarray(Image.open(io.BytesIO(label))), json.loads(facts)
+def _decode(image: bytes, label: bytes, facts: bytes) -> tuple[np.ndarray, np.ndarray, dict]:
+    pixels = [np.asarray(Image.open(io.BytesIO(data))) for data in (image, label)]
+    return pixels[0], pixels[1], json.loads(facts)
 
 
 def expected_label(path: Path, spec: DatasetSpec) -> np.ndarray:
@@ -50,11 +52,11 @@ def expected_label(path: Path, spec: DatasetSpec) -> np.ndarray:
 
 
 def check_split(out: Path, split: str, spec: DatasetSpec, sources: dict[str, tuple[Path, Path]]) -> None:
-    """The split holds exactly `sources` {key: (image, label)}, sorted, with the same bytes and mapped ids."""
+    """The split holds exactly `sources` {key: (image, label)}, sorted, with the same pixels and mapped ids."""
     found = samples(out, split)
     assert list(found) == sorted(sources)
     for key, (image, label) in sources.items():
-        assert found[key][0] == image.read_bytes()
+        assert np.array_equal(found[key][0], cv2.imread(str(image), cv2.IMREAD_COLOR_RGB))
         assert found[key][1].dtype == np.uint8
         assert np.array_equal(found[key][1], expected_label(label, spec))
         assert (found[key][2]["height"], found[key][2]["width"]) == expected_label(label, spec).shape

@@ -53,7 +53,7 @@ def test_index_and_manifest_agree_with_the_tars(fake: Any, shard: Shard, tmp_pat
     root, out = fake.camvid(train=5, val=3), tmp_path / "out"
     assert shard("camvid", "--source", root, "--out", out, *SMALL) == 0
     manifest = load_manifest(out)
-    assert (manifest.name, manifest.codec, manifest.ignore_index) == ("camvid", "original", 255)
+    assert (manifest.name, manifest.codec, manifest.ignore_index) == ("camvid", "tiff", 255)
     assert (manifest.classes, manifest.palette, manifest.ids) == (CAMVID.classes, CAMVID.palette, tuple(range(11)))
     expected = {"dataset.json"}
     for split, info in manifest.splits.items():
@@ -94,12 +94,13 @@ def _check_shard(out: Path, entry: ShardInfo) -> None:
 def test_stock_webdataset_reads_a_shard(fake: Any, shard: Shard, tmp_path: Path) -> None:
     root, out = fake.camvid(train=3), tmp_path / "out"
     assert shard("camvid", "--source", root, "--out", out) == 0
-    found = list(webdataset.WebDataset(str(out / "train-000000.tar"), shardshuffle=False).decode("rgb8"))
+    decoder = webdataset.imagehandler("rgb8", extensions=["tif"])
+    found = list(webdataset.WebDataset(str(out / "train-000000.tar"), shardshuffle=False).decode(decoder))
     assert [sample["__key__"] for sample in found] == [f"0016E5_{i:05d}" for i in range(3)]
     for sample in found:
         source = np.asarray(Image.open(root / "train" / f"{sample['__key__']}.png"))
-        assert np.array_equal(sample["image.png"], source)
-        assert sample["label.png"].shape[:2] == (48, 64)
+        assert np.array_equal(sample["image.tif"], source)
+        assert sample["label.tif"].shape[:2] == (48, 64)
         assert sample["json"]["id"] == sample["__key__"]
 
 

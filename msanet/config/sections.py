@@ -1,25 +1,16 @@
-"""Every setting of a run: typed, documented, checked at birth. YAML first, then dotted overrides (`trainer.epochs=50`).
+"""The sections of a run's settings. Each field's description is what `launcher/train.py --help` prints."""
 
-Each field's description is what `launcher/train.py --help` prints. An unknown key is an error that names the nearest one.
-"""
-
-import re
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic.fields import FieldInfo
-
-from msanet.errors import UserError, nearest
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Size = tuple[Annotated[int, Field(ge=1, le=65536)], Annotated[int, Field(ge=1, le=65536)]]
 """(height, width) in pixels."""
 Positive = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Rgb = tuple[float, float, float]
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 class Section(BaseModel):
@@ -49,17 +40,23 @@ class RunConfig(Section):
 class DataConfig(Section):
     """What is read, and what is done to an image before it reaches the network."""
 
-    path: str | None = Field(None, description="folder of shards (made by python -m sharding)")
+    path: str | None = Field(
+        None, description="folder of shards (made by python -m sharding), or its http(s)://, s3:// or gs:// address"
+    )
     train_split: str = Field("train", description="split to train on")
     val_split: str = Field("val", description="split to validate on")
     resize: Size | None = Field(
         None, description="[height, width] to which every training image is brought first; null: its own size"
     )
     scale: tuple[float, float] = Field(
-        (1.0, 1.0), description="[low, high] of the random scale, log-uniform, after resize"
+        (1.0, 1.0), description="[low, high] of the random scale, uniform as in mmsegmentation, after resize"
     )
     crop: Size | None = Field(
         None, description="[height, width] of the random crop, padded where the image is smaller; null: the whole image"
+    )
+    max_class_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="crops are drawn again, 10 times at most, until no class has more of the labelled pixels; 1: any crop",
     )
     flip_horizontal: Probability = Field(0.5, description="probability of mirroring left and right")
     flip_vertical: Probability = Field(
@@ -73,6 +70,10 @@ class DataConfig(Section):
     )
     saturation: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="colour jitter: factor drawn from [1-x, 1+x]"
+    )
+    jitter_on: Literal["device", "loader"] = Field(
+        "device",
+        description="where colours are jittered: device: in float32; loader: in its processes, rounded to uint8",
     )
     mean: Rgb = Field(
         (123.675, 116.28, 103.53), description="RGB mean that is subtracted, in grey values 0-255 (ImageNet's)"
@@ -93,6 +94,12 @@ class DataConfig(Section):
         description="carry: the batch across an epoch's end takes the head of the next; drop: leave an incomplete batch out",
     )
 
+    on_error: Literal["raise", "mask"] = Field(
+        "raise",
+        description="a training sample that cannot be read. raise: end the run; mask: it counts, but its label is all ignored",
+    )
+    max_masked: Probability = Field(0.01, description="share of masked samples above which the run ends all the same")
+
     @model_validator(mode="after")
     def _ranges(self) -> "DataConfig":
         low, high = self.scale
@@ -100,7 +107,28 @@ class DataConfig(Section):
             raise ValueError(f"data.scale is [{low}, {high}], expected 0 < low <= high")
         if min(self.std) <= 0:
             raise ValueError(f"data.std is {list(self.std)}, expected values above 0")
+        if self.on_error == "mask" and not (self.crop or self.resize):
+            raise ValueError("data.on_error=mask needs a size for what cannot be read; set data.crop")
         return self
+
+
+class StorageConfig(Section):
+    """How shards are read that do not lie on this machine, and what is kept of them on each node."""
+
+    cache_dir: Path | None = Field(
+        None, description="folder of this node for what was read; null: msanet-cache-<user id> in the temporary folder"
+    )
+    cache_bytes: Positive = Field(64 * 2**30, description="bytes of remote shards to keep on each node")
+    decoded_bytes: Annotated[int, Field(ge=0)] = Field(
+        0, description="bytes of decoded images to keep on each node for later epochs; 0: none"
+    )
+    deadline: Annotated[float, Field(gt=0)] = Field(
+        300.0, description="seconds within which a remote read must succeed, retries included"
+    )
+    connections: Annotated[int, Field(ge=1, le=64)] = Field(4, description="remote reads in flight per loader process")
+    read_ahead: Positive = Field(
+        8, description="micro-batches whose bytes are fetched ahead of need, per loader process"
+    )
 
 
 class ModelConfig(BaseModel):
@@ -186,6 +214,7 @@ class Config(Section):
 
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
+    storage: StorageConfig = StorageConfig()
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -205,105 +234,3 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-def load_config(path: Path | None, overrides: Sequence[str] = (), extra: dict[str, Any] | None = None) -> Config:
-    """Read YAML, apply `key.subkey=value` overrides (values are YAML) and check all of it.
-
-    extra: nested settings applied between the two. Raises UserError with one sentence for the first fault.
-    """
-    tree: dict[str, Any] = read_yaml(path) if path else {}
-    for key, value in (extra or {}).items():
-        inner = tree.get(key)
-        tree[key] = {**inner, **value} if isinstance(inner, dict) else value
-    for override in overrides:
-        _apply(tree, override)
-    return parse_config(tree, str(path) if path else "the command line")
-
-
-def parse_config(tree: dict[str, Any], origin: str) -> Config:
-    """Check nested settings. `origin` names where they came from in the error."""
-    try:
-        return Config.model_validate({key: value for key, value in tree.items() if value is not None})
-    except ValidationError as error:
-        raise UserError(f"{_explain(error)} (in {origin})") from None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping. Raises UserError if it is missing or holds anything else."""
-    if not path.is_file():
-        raise UserError(f"config '{path}' is not there; give a YAML file, such as jobs/recipes/camvid.yaml")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config '{path}' is no YAML: {' '.join(str(error).split())}; correct it") from None
-    if not isinstance(tree, dict | None):
-        raise UserError(f"config '{path}' holds a {type(tree).__name__}, expected sections such as data: and trainer:")
-    return tree or {}
-
-
-def settings(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
-    """(dotted name, type, default, description) of every setting, in order; what --help and the docs are made of."""
-    for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from settings(kind, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", _type_name(field), field.get_default(), field.description or ""
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"'{override}' is no setting, expected key=value, such as trainer.epochs=50")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"the value of '{override}' is no YAML; quote it, such as '{key}=\"...\"'") from None
-    *sections, name = key.split(".")
-    for section in sections:
-        inner = tree.get(section)
-        tree[section] = dict(inner) if isinstance(inner, dict) else {}
-        tree = tree[section]
-    tree[name] = _number(value)
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-3` as text (it wants `1.0e-3`); users mean the number."""
-    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    where = [str(part) for part in first["loc"]]
-    name = ".".join(where)
-    if first["type"] == "extra_forbidden":
-        return f"'{name}' is no setting; {_nearest_setting(name)}"
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    return f"{name} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
-def _nearest_setting(name: str) -> str:
-    known = [setting for setting, *_ in settings()]
-    section, _, last = name.rpartition(".")
-    siblings = [setting for setting in known if setting.startswith(section + ".")] if section else []
-    if siblings:
-        return nearest(name, siblings)
-    same_leaf = [setting for setting in known if setting.split(".")[-1] == last]
-    return f"did you mean '{same_leaf[0]}'?" if same_leaf else nearest(name, sorted({s.split(".")[0] for s in known}))
-
-
-def _type_name(field: FieldInfo) -> str:
-    """A type as users would say it: `int`, `[height, width]`, `adam | adamw | sgd`, `float or null`."""
-    schema = TypeAdapter[Any](field.annotation or str).json_schema()
-    return " or ".join(_schema_name(part) for part in schema.get("anyOf", [schema]))
-
-
-def _schema_name(schema: dict[str, Any]) -> str:
-    if "enum" in schema:
-        return " | ".join(map(str, schema["enum"]))
-    if "prefixItems" in schema:
-        return "[" + ", ".join(_schema_name(item) for item in schema["prefixItems"]) + "]"
-    names = {"integer": "int", "number": "float", "string": "text", "boolean": "true | false", "object": "mapping"}
-    return names.get(schema["type"], schema["type"])

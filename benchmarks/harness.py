@@ -1,0 +1,76 @@
+"""What all benchmarks share: peers timed in turns in one run, a table, and a JSON file with the machine beside it."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_LIBRARIES = ("torch", "numpy", "opencv-python-headless", "imagecodecs", "webdataset", "pillow", "deepspeed")
+
+
+def in_turns(subjects: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Call every subject once a round, `rounds` times, and keep what each returns (images per second, seconds).
+
+    Turns, since a shared machine's speed drifts: ratios are taken inside a round.
+    """
+    found: dict[str, list[float]] = {name: [] for name in subjects}
+    for _ in range(rounds):
+        for name, subject in subjects.items():
+            found[name].append(subject())
+    return found
+
+
+def median_ratio(figures: list[float], peer: list[float]) -> float:
+    """Median over the rounds of one subject's figure divided by its peer's of the same round."""
+    return statistics.median(a / b for a, b in zip(figures, peer, strict=True))
+
+
+def seconds_of(function: Callable[[], Any]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what a figure was measured."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "date": date.today().isoformat(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def print_table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    """A Markdown table, so that it can go into the docs as it is."""
+    for row in (header, ("---",) * len(header), *rows):
+        print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
+
+
+def write_json(path: Path | None, result: dict[str, Any]) -> None:
+    """The result with the machine that gave it; nothing where no file was asked for."""
+    if path:
+        path.write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n")
+        print(f"written to {path}")
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

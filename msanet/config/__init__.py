@@ -1,0 +1,35 @@
+"""Every setting of a run: typed, documented, checked at birth. YAML first, then dotted overrides (`trainer.epochs=50`).
+
+An unknown key is an error that names the nearest one.
+"""
+
+from msanet.config.loading import load_config, parse_config, read_yaml, settings
+from msanet.config.sections import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    Section,
+    StorageConfig,
+    TrainerConfig,
+)
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "Section",
+    "StorageConfig",
+    "TrainerConfig",
+    "load_config",
+    "parse_config",
+    "read_yaml",
+    "settings",
+]

@@ -1,0 +1,90 @@
+"""One sample on its way: a WebDataset sample of encoded members, its pictures, and what the network gets of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from msanet.config import DataConfig
+from msanet.data.augment import choose_jitter, colour_jitter_uint8, sample_rng
+from msanet.data.codec import Picture, open_image, open_label
+from msanet.data.geometry import choose_geometries, cut_pair
+from msanet.datasets import IGNORE_INDEX
+from msanet.errors import UserError
+
+NO_JITTER = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample. image_HWC, label_HW: uint8. jitter: brightness, contrast, saturation factors still to apply.
+
+    fault: why it could not be read, and is masked; None for a sound one.
+    """
+
+    number: int
+    epoch: int
+    image_HWC: np.ndarray
+    label_HW: np.ndarray
+    jitter: tuple[float, float, float]
+    fault: str | None = None
+
+
+class _Decoded:
+    """A Picture that is an array already."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels = pixels
+        self.size = pixels.shape[:2]
+
+    def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        return self._pixels[top : top + height, left : left + width]
+
+
+def open_pair(sample: dict[str, Any]) -> tuple[Picture, Picture]:
+    """Image and label of a WebDataset sample whose members are bytes, or arrays. UserError if one cannot be opened."""
+    where = f"{sample['__url__']}:{sample['__key__']}"
+    names = [name for kind in ("image.", "label.") for name in sample if name.startswith(kind)]
+    if len(names) != 2:
+        raise UserError(
+            f"'{where}' has the members {', '.join(names) or 'none'}, expected image and label; pack it again"
+        )
+    image_name, label_name = names
+    image, label = sample[image_name], sample[label_name]
+    if isinstance(image, np.ndarray):
+        return _Decoded(image), _Decoded(label)
+    pair = open_image(image, f"{where}.{image_name}"), open_label(label, f"{where}.{label_name}")
+    if pair[0].size != pair[1].size:
+        raise UserError(f"'{where}' has an image of {pair[0].size} and a label of {pair[1].size} pixels; pack it again")
+    return pair
+
+
+def decode_sample(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) image and (H, W) label of train ids, both uint8, of one WebDataset sample."""
+    image, label = (picture.window(0, 0, *picture.size) for picture in open_pair(sample))
+    return image, label
+
+
+def augment_sample(sample: dict[str, Any], number: int, epoch: int, config: DataConfig, seed: int) -> Sample:
+    """Cut, mirror and, where the settings say so, jitter one WebDataset sample. Raises UserError if it cannot be read."""
+    rng = sample_rng(seed, epoch, number)
+    image, label = open_pair(sample)
+    geometries = choose_geometries(image.size, config, rng)
+    image_HWC, label_HW = cut_pair(image, label, geometries, config.max_class_ratio, _fill(config))
+    jitter = choose_jitter(config, rng)
+    if config.jitter_on == "loader":
+        image_HWC, jitter = colour_jitter_uint8(image_HWC, jitter), NO_JITTER
+    return Sample(number, epoch, image_HWC, label_HW, jitter)
+
+
+def masked_sample(number: int, epoch: int, config: DataConfig, fault: str) -> Sample:
+    """What takes the place of a sample that cannot be read: the mean colour, and a label that is all ignored."""
+    size = config.crop or config.resize
+    assert size, "the settings ask for one where samples may be masked"
+    image_HWC = np.full((*size, 3), _fill(config), np.uint8)
+    return Sample(number, epoch, image_HWC, np.full(size, IGNORE_INDEX, np.uint8), NO_JITTER, fault)
+
+
+def _fill(config: DataConfig) -> tuple[int, int, int]:
+    red, green, blue = (round(value) for value in config.mean)
+    return red, green, blue

@@ -1,0 +1,207 @@
+"""`python -m sharding inspect`: what a finished dataset holds, as tables and as a contact sheet of its samples.
+
+Not `inspect.py`: that would hide Python's own module from whoever runs a file of this folder.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from msanet.data.codec import decode_image, decode_label
+from msanet.data.index import (
+    MANIFEST_NAME,
+    Manifest,
+    SampleIndex,
+    ShardInfo,
+    SplitInfo,
+    load_manifest,
+    load_shard_index,
+)
+from msanet.errors import UserError, nearest
+from msanet.visual.palette import RGB, UInt8, check_label, overlay
+from sharding.check import member_role, printable, read_member
+from sharding.sheet import CELL, write_sheet
+
+DEFAULT_SAMPLES = 12
+MAX_SAMPLES = 400
+"""A sheet of more would need gigabytes of memory, and no viewer opens it."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One sample as stored: image (H, W, 3) uint8 RGB and its label (H, W) of train ids."""
+
+    split: str
+    key: str
+    image_HWC: np.ndarray
+    label_HW: np.ndarray
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `python -m sharding inspect`."""
+    parser.add_argument("shards", type=Path, metavar="SHARDS", help=f"folder with {MANIFEST_NAME} and its shards")
+    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a picture of samples with their labels")
+    count = f"samples to look at, spread evenly over the splits (default {DEFAULT_SAMPLES})"
+    parser.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, metavar="N", help=count)
+    parser.add_argument("--split", metavar="S", help="only this split (default: all)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the tables and write the sheet. Raises UserError for a wrong option or a sample that cannot be read."""
+    if not 1 <= args.samples <= MAX_SAMPLES:
+        raise UserError(f"samples is {args.samples}, expected 1 to {MAX_SAMPLES}; choose such a number")
+    if args.sheet and (args.sheet.suffix.lower() != ".png" or args.sheet.is_dir()):
+        raise UserError(f"sheet is '{args.sheet}', expected the name of a PNG file; choose for example sheet.png")
+    manifest = load_manifest(args.shards)
+    splits = _chosen(manifest, args.split)
+    sizes, cells, captions = [], [], []
+    for shot in shots(args.shards, splits, args.samples):
+        sizes.append(shot.label_HW.shape)
+        if args.sheet:
+            cells.append(cell(shot, manifest.palette))
+            captions.append(printable(f"{shot.split} / {shot.key}"))
+    parts = [_head(manifest, splits, sizes), split_table(splits), class_table(manifest.classes, splits)]
+    if args.sheet:
+        title = f"{manifest.name}: {len(cells)} of {sum(split.samples for split in splits.values())} samples"
+        legend = [(printable(name), colour) for name, colour in zip(manifest.classes, manifest.palette, strict=True)]
+        write_sheet(args.sheet, printable(title), cells, captions, legend)
+        parts.append(f"wrote {args.sheet}")
+    print("\n\n".join(parts))
+    return 0
+
+
+def split_table(splits: Mapping[str, SplitInfo]) -> str:
+    """One line for each split: samples, shards, sizes, and the share of its pixels that has a class."""
+    width = _width(splits)
+    lines = [f"{'split':<{width}}{'samples':>10}{'shards':>8}{'MB':>12}{'MB/shard':>10}{'labelled':>10}"]
+    for name, split in splits.items():
+        size = sum(shard.bytes for shard in split.shards) / 1e6
+        labelled = _percent(sum(split.histogram), sum(split.histogram) + split.ignored)
+        mean = size / max(1, len(split.shards))
+        shards = len(split.shards)
+        lines.append(
+            f"{printable(name):<{width}}{split.samples:>10}{shards:>8}{size:>12.1f}{mean:>10.1f}{labelled:>10}"
+        )
+    return "\n".join(lines)
+
+
+def class_table(classes: Sequence[str], splits: Mapping[str, SplitInfo]) -> str:
+    """One line for each class: its share of the labelled pixels of each split."""
+    width = _width(classes)
+    columns = [max(10, len(name) + 2) for name in splits]
+    head = "".join(f"{printable(name):>{column}}" for name, column in zip(splits, columns, strict=True))
+    lines = [f"{'class':<{width}}{head}"]
+    for k, name in enumerate(classes):
+        shares = [_percent(split.histogram[k], sum(split.histogram)) for split in splits.values()]
+        cells = "".join(f"{share:>{column}}" for share, column in zip(shares, columns, strict=True))
+        lines.append(f"{printable(name):<{width}}{cells}")
+    return "\n".join(lines)
+
+
+def shots(folder: Path, splits: Mapping[str, SplitInfo], count: int) -> Iterator[Shot]:
+    """`count` samples, or all where there are fewer: each split gives the same number, spread evenly over it."""
+    for name, share in zip(splits, quotas([split.samples for split in splits.values()], count), strict=True):
+        split = splits[name]
+        wanted = [(2 * i + 1) * split.samples // (2 * share) for i in range(share)]
+        first = 0
+        for shard in split.shards:
+            inside = [number - first for number in wanted if first <= number < first + shard.samples]
+            yield from _shots_of_shard(folder, name, shard, inside)
+            first += shard.samples
+
+
+def quotas(sizes: Sequence[int], count: int) -> list[int]:
+    """`count` dealt out one by one to the groups that still have something to give."""
+    result = [0] * len(sizes)
+    while sum(result) < min(count, sum(sizes)):
+        for group, size in enumerate(sizes):
+            if result[group] < size and sum(result) < count:
+                result[group] += 1
+    return result
+
+
+def cell(shot: Shot, palette: Sequence[RGB]) -> np.ndarray:
+    """The image under the colours of its label, fitted into a square of CELL pixels: (h, w, 3) uint8 RGB."""
+    try:
+        check_label(shot.label_HW, len(palette))
+    except ValueError as error:
+        raise UserError(f"sample '{shot.key}': {error}") from error
+    height, width = shot.label_HW.shape
+    scale = CELL / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    # Coloured at twice the size, then halved: labels cannot be averaged, their colours can, which smooths the edges.
+    double = 2 * size[0], 2 * size[1]
+    image_HWC = _resize(shot.image_HWC, double, cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR)
+    label_HW = _resize(shot.label_HW, double, cv2.INTER_NEAREST_EXACT)
+    return _resize(overlay(image_HWC, label_HW, palette), size, cv2.INTER_AREA)
+
+
+def _resize(array: np.ndarray, size: tuple[int, int], interpolation: int) -> UInt8:
+    """cv2.resize to (width, height), typed."""
+    return np.asarray(cv2.resize(array, size, interpolation=interpolation), dtype=np.uint8)
+
+
+def _chosen(manifest: Manifest, split: str | None) -> dict[str, SplitInfo]:
+    if split is None:
+        return manifest.splits
+    if split not in manifest.splits:
+        raise UserError(f"unknown split '{split}'; {nearest(split, list(manifest.splits))}")
+    return {split: manifest.splits[split]}
+
+
+def _head(manifest: Manifest, splits: Mapping[str, SplitInfo], sizes: Sequence[tuple[int, ...]]) -> str:
+    """Name, codec and the sizes that were met."""
+    lines = [f"{printable(manifest.name)}: {manifest.num_classes} classes, codec {printable(manifest.codec)}"]
+    if sizes:
+        (low_H, low_W), (high_H, high_W) = np.min(sizes, axis=0), np.max(sizes, axis=0)
+        span = f"{low_W}x{low_H}" + (f" to {high_W}x{high_H}" if (low_H, low_W) != (high_H, high_W) else "")
+        lines.append(f"image size: {span} (in {len(sizes)} of {sum(s.samples for s in splits.values())} samples)")
+    return "\n".join(lines)
+
+
+def _shots_of_shard(folder: Path, split: str, shard: ShardInfo, numbers: Sequence[int]) -> Iterator[Shot]:
+    if not numbers:
+        return
+    index = load_shard_index(folder, shard.file)
+    with (folder / shard.file).open("rb") as file:
+        for number in numbers:
+            if number >= len(index.samples):
+                raise UserError(_damaged(folder, shard, f"its index has {len(index.samples)} samples"))
+            try:
+                image_HWC, label_HW = _read(file.fileno(), index.samples[number])
+            except UserError as error:
+                raise UserError(_damaged(folder, shard, f"{index.samples[number].key}: {error}")) from error
+            yield Shot(split, index.samples[number].key, image_HWC, label_HW)
+
+
+def _read(tar: int, sample: SampleIndex) -> tuple[np.ndarray, np.ndarray]:
+    members = {member_role(member.extension): member for member in sample.members}
+    if not {"image", "label"} <= set(members):
+        raise UserError("holds no image or no label")
+    image_HWC = decode_image(read_member(tar, members["image"]), members["image"].extension)
+    label_HW = decode_label(read_member(tar, members["label"]), members["label"].extension)
+    if image_HWC.shape[:2] != label_HW.shape:
+        raise UserError(f"image and label are of {image_HWC.shape[:2]} and {label_HW.shape}, expected one size")
+    return image_HWC, label_HW
+
+
+def _damaged(folder: Path, shard: ShardInfo, found: str) -> str:
+    return (
+        f"shard '{folder / shard.file}' is damaged ({printable(found)}), expected what was packed; "
+        f"see all that is wrong with: python -m sharding verify {folder}"
+    )
+
+
+def _width(names: Sequence[str] | Mapping[str, SplitInfo]) -> int:
+    """Of a first column that holds these names."""
+    return max(10, *(len(name) + 2 for name in names)) if names else 10
+
+
+def _percent(part: int, whole: int) -> str:
+    """`-` for nothing, so that a class that never occurs stands out from a rare one."""
+    share = part / max(1, whole)
+    return "-" if part == 0 else "<0.01%" if share < 0.0001 else f"{share:.2%}"

@@ -1,0 +1,180 @@
+"""`python -m sharding verify`: read all of a finished dataset and say everything that is not as it was packed."""
+
+import argparse
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from msanet.data.codec import CODECS
+from msanet.data.index import MANIFEST_NAME, Manifest, ShardInfo, SplitInfo, index_name, load_manifest
+from msanet.errors import UserError
+from msanet.processes import end_with_parent
+from sharding.check import Fault, ShardReport, check_shard, differing_counts
+from sharding.workers import Progress, interrupts_held
+
+_POLL_S = 0.2
+_NAMED = 5
+"""So many damaged files are named in the last sentence; the lines above it have them all."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `python -m sharding verify`."""
+    parser.add_argument("shards", type=Path, metavar="SHARDS", help=f"folder with {MANIFEST_NAME} and its shards")
+    cpus = len(os.sched_getaffinity(0))
+    parser.add_argument("--workers", type=int, default=cpus, help="processes to read with (default: one per CPU)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print every fault as one line on stderr, or a summary. Raises UserError at the end if there are faults."""
+    if args.workers < 1:
+        raise UserError(f"workers is {args.workers}, expected 1 or more; choose such a number")
+    manifest = load_manifest(args.shards)
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    samples = sum(shard.samples for shard in shards)
+    _silence_opencv()
+    faulty: Counter[str] = Counter()
+    # disable=None: no bar where stderr is a log file
+    with tqdm(total=samples, desc=f"verify {manifest.name}", unit="sample", disable=None) as bar:
+        for fault in find_faults(args.shards, manifest, args.workers, bar.update):
+            faulty[fault.file] += 1
+            tqdm.write(str(fault), file=sys.stderr)
+    if faulty:
+        raise UserError(_advice(args.shards, faulty))
+    size = sum(shard.bytes for shard in shards) / 1e6
+    print(f"{_counted(samples, 'sample')} in {_counted(len(shards), 'shard')}, {size:.1f} MB: all sound")
+    return 0
+
+
+def find_faults(folder: Path, manifest: Manifest, workers: int, progress: Progress) -> Iterator[Fault]:
+    """All faults of the dataset in `folder`, in the order of its splits and shards whatever the number of workers."""
+    yield from _dataset_faults(folder, manifest)
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    reports = _reports(shards, folder, manifest.classes, workers, progress)
+    for name, split in manifest.splits.items():
+        yield from _split_faults(name, split, manifest, reports)
+
+
+def _dataset_faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
+    """What can be seen without opening a shard."""
+    if manifest.codec not in CODECS:
+        yield Fault(MANIFEST_NAME, f"codec is '{manifest.codec}', expected one of: {', '.join(CODECS)}")
+    listed = Counter(shard.file for split in manifest.splits.values() for shard in split.shards)
+    if not listed:
+        yield Fault(MANIFEST_NAME, "lists no shard, expected at least one")
+    for file, times in listed.items():
+        if times > 1:
+            yield Fault(MANIFEST_NAME, f"lists {file} {times} times, expected once")
+    for name in sorted(os.listdir(folder)):
+        if name not in {MANIFEST_NAME, *listed, *map(index_name, listed)}:
+            yield Fault(name, f"is foreign, expected only {MANIFEST_NAME} and the shards and indexes that it lists")
+
+
+def _split_faults(name: str, split: SplitInfo, manifest: Manifest, reports: Iterator[ShardReport]) -> Iterator[Fault]:
+    """The faults of each shard, then those that only show over the whole split."""
+    home: dict[str, str] = {}  # key -> the shard that has it
+    total: np.ndarray | None = np.zeros(len(manifest.classes) + 1, dtype=object)  # Python's integers never overflow
+    for shard in split.shards:
+        report = next(reports)
+        yield from report.faults
+        for key in report.keys:
+            if key in home:
+                yield Fault(shard.file, f"key '{key}' is also in {home[key]}, expected once in split '{name}'")
+            home[key] = shard.file
+        total = None if total is None or report.counts is None else total + np.array(report.counts, dtype=object)
+    if total is not None:  # else a shard could not be counted, which is reported already
+        for text in differing_counts((*split.histogram, split.ignored), tuple(total), manifest.classes):
+            yield Fault(MANIFEST_NAME, f"split '{name}': {text}")
+
+
+def _advice(folder: Path, faulty: Mapping[str, int]) -> str:
+    named = ", ".join(list(faulty)[:_NAMED])
+    more = f" and {len(faulty) - _NAMED} more" if len(faulty) > _NAMED else ""
+    return (
+        f"found {_counted(sum(faulty.values()), 'fault')} in '{folder}' ({named}{more}), expected none; copy each shard named "
+        f"above again together with its index and {MANIFEST_NAME}, move what is foreign away, or pack the dataset again"
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _reports(
+    shards: list[ShardInfo], folder: Path, classes: tuple[str, ...], workers: int, progress: Progress
+) -> Iterator[ShardReport]:
+    """One report for each shard, in order; with one worker, or one shard, made in this process."""
+    workers = min(workers, len(shards))
+    if workers > 1:
+        yield from _parallel_reports(shards, folder, classes, workers, progress)
+        return
+    for shard in shards:
+        yield check_shard(folder, shard, classes, lambda: progress(1))
+
+
+def _parallel_reports(
+    shards: list[ShardInfo], folder: Path, classes: tuple[str, ...], workers: int, progress: Progress
+) -> Iterator[ShardReport]:
+    # As in sharding.workers: no fork beside OpenCV's threads, and no locks that a killed worker could hold.
+    context = multiprocessing.get_context("spawn")
+    done, stop = context.RawArray("Q", len(shards)), context.RawArray("b", 1)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(folder, classes, done, stop))
+    told = 0
+    try:
+        with interrupts_held():
+            futures = [pool.submit(_check, shard, slot) for slot, shard in enumerate(shards)]
+        for future in futures:
+            while not future.done():
+                wait([future], timeout=_POLL_S)
+                progress(sum(done) - told)
+                told = sum(done)
+            yield future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process ended before its shard was checked (often killed for want of memory); run the same command "
+            "again, with fewer --workers if memory is short"
+        ) from None
+    finally:
+        stop[0] = True
+        pool.shutdown(cancel_futures=True)
+
+
+def _silence_opencv() -> None:
+    """Its warnings about a broken image would stand between our lines, which name the image."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class _Stop(Exception):
+    """The run was interrupted; this worker's shard is given up."""
+
+
+_worker: tuple[Path, tuple[str, ...], Any, Any]
+"""Of a worker process: the folder, the classes, the counters of read samples and the flag to stop."""
+
+
+def _start_worker(folder: Path, classes: tuple[str, ...], done: Any, stop: Any) -> None:
+    global _worker
+    _worker = folder, classes, done, stop
+    cv2.setNumThreads(1)  # the processes share the cores already
+    _silence_opencv()
+    end_with_parent()
+
+
+def _check(shard: ShardInfo, slot: int) -> ShardReport:
+    folder, classes, done, stop = _worker
+
+    def on_sample() -> None:
+        done[slot] += 1
+        if stop[0]:
+            raise _Stop
+
+    return check_shard(folder, shard, classes, on_sample)
