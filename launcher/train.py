@@ -36,8 +36,8 @@ def train(config: Config) -> None:
         total=trainer.total_steps, initial=trainer.step, desc="train", unit="step", disable=not distributed.is_main()
     ) as bar:
         for micro_batches in trainer.stream():
+            run.record(trainer.step + 1, micro_batches)
             trainer.train_step(micro_batches)
-            run.record(trainer.step, micro_batches)
             bar.update()
             if trainer.is_due(config.trainer.log_every):
                 run.log(trainer.position, trainer.training_figures())

@@ -1,8 +1,9 @@
 """Tiled TIFF: bit-exact, read by OpenCV, Pillow and tifffile, and by `TiledImage` a window at a time.
 
 A crop of a large image needs only the tiles under it. Tiles are deflated, those of images after the horizontal
-predictor (TIFF 6.0, section 14). zlib-ng's level 6 writes what libdeflate reads fastest: of 12 encoders tried on
-Cityscapes, those that make smaller files, by up to 6 percent, take 10 to 60 percent longer to decode (docs/performance.md).
+predictor (TIFF 6.0, section 14). zlib-ng's level 6 writes what libdeflate reads fastest: of ten encoders tried on
+Cityscapes, those that make smaller files, by up to 8 percent, take 17 to 62 percent longer to decode
+(benchmarks/tiles.py, docs/performance.md).
 """
 
 import io

@@ -97,5 +97,9 @@ def test_members_are_known_by_their_bytes(packed: dict[str, Path]) -> None:
     """A name says nothing of the format, so that shards of other tools read too."""
     original = ShardSource(LocalStorage(packed["original"]), "train").read(1)
     tiff = ShardSource(LocalStorage(packed["tiff"]), "train").read(1)
-    assert np.array_equal(decode_image(original["image.png"], "image.tif"), decode_image(tiff["image.tif"], "image.png"))
-    assert np.array_equal(decode_label(original["label.png"], "label.tif"), decode_label(tiff["label.tif"], "label.png"))
+    assert np.array_equal(
+        decode_image(original["image.png"], "image.tif"), decode_image(tiff["image.tif"], "image.png")
+    )
+    assert np.array_equal(
+        decode_label(original["label.png"], "label.tif"), decode_label(tiff["label.tif"], "label.png")
+    )

@@ -59,7 +59,9 @@ def copy(shards: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shards, tmp_path / "shards"))
 
 
-def test_two_ranks_with_two_workers_share_a_cache_and_see_the_pixels_of_the_shards(shards: Path, tmp_path: Path) -> None:
+def test_two_ranks_with_two_workers_share_a_cache_and_see_the_pixels_of_the_shards(
+    shards: Path, tmp_path: Path
+) -> None:
     plain = streams(config_for(shards, tmp_path, 0))
     assert not (tmp_path / "decoded").exists()
     assert same(plain, streams(config_for(shards, tmp_path, 2**30, workers=2), world=2))
@@ -68,9 +70,7 @@ def test_two_ranks_with_two_workers_share_a_cache_and_see_the_pixels_of_the_shar
     assert not list((tmp_path / "decoded" / "partial").iterdir())
 
 
-def test_each_sample_is_read_from_its_shard_once(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_sample_is_read_from_its_shard_once(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = dict.fromkeys(range(26), 0)
     read = ShardSource.read
 
@@ -120,15 +120,17 @@ def test_a_sample_is_what_the_source_gives_and_not_to_be_written_to(shards: Path
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "header", "lost in a crash"])
 def test_a_damaged_file_is_made_again(shards: Path, tmp_path: Path, damage: str) -> None:
-    expected = decode_sample(decoded_source(shards, tmp_path / "cache").read(20))
+    source = decoded_source(shards, tmp_path / "cache")
+    source.read(20)
+    expected = decode_sample(source.source.read(20))  # not the cache's own, which is a view of the file
     (file,) = (tmp_path / "cache" / "entries").iterdir()
     whole = file.read_bytes()
-    boot, body = slice(16, 32), slice(32, None)
+    boot = 16
     damaged = {
         "truncated": whole[:-1],
         "empty": b"",
         "header": b"x" + whole[1:],
-        "lost in a crash": whole[: boot.start] + bytes(16) + bytes(len(whole[body])),  # as of another start of the machine
+        "lost in a crash": whole[:boot] + bytes(len(whole) - boot),  # written before another start of the machine
     }[damage]
     file.write_bytes(damaged)
     found = decode_sample(decoded_source(shards, tmp_path / "cache").read(20))
@@ -149,3 +151,13 @@ def test_what_cannot_be_decoded_is_not_kept(copy: Path, tmp_path: Path) -> None:
     data[700] ^= 1
     tar.write_bytes(data)
     assert source.read(0)["label.npy"].shape == (36, 44)
+
+
+def test_only_what_is_not_here_is_fetched(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[int] = []
+    monkeypatch.setattr(ShardSource, "fetch", lambda source, sample: fetched.append(sample))
+    source = decoded_source(shards, tmp_path / "cache")
+    source.read(3)
+    source.fetch(3)
+    source.fetch(4)
+    assert fetched == [4]
