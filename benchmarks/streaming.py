@@ -44,7 +44,7 @@ def main() -> int:
     """Measure, print and compare with the bars; exit code 1 if one is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help="Cityscapes, or street scenes made by sharding")
-    parser.add_argument("--images", type=int, default=16, help="images per subject, turn and core (default 16)")
+    parser.add_argument("--images", type=int, default=16, help="images per subject and turn on one core (default 16)")
     parser.add_argument("--rounds", type=int, default=7, help="turns (default 7)")
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args()
@@ -52,7 +52,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         data = Data(args.source, Path(folder))
         core = in_turns(on_a_core(data, args.images), args.rounds)
-        loaders = in_turns(through_loaders(data, args.images * WORKERS), args.rounds)
+        loaders = in_turns(through_loaders(data), args.rounds)
     reached = {
         "core, jitter on the CPU": median_ratio(core["ours, jitter on the CPU"], core[PEER]),
         "core, jitter on the device": median_ratio(core["ours"], core[PEER]),
@@ -128,7 +128,7 @@ def _ours(config: Config) -> Callable[[], Any]:
     return sample
 
 
-def through_loaders(data: Data, images: int) -> dict[str, Callable[[], float]]:
+def through_loaders(data: Data) -> dict[str, Callable[[], float]]:
     """Subject to images per second that reach the training process in batches, from running loaders."""
     options = {"batch_size": BATCH, "num_workers": WORKERS, "persistent_workers": True, "prefetch_factor": 2}
     epoch = 10**6  # samples; never reached
@@ -148,7 +148,7 @@ def through_loaders(data: Data, images: int) -> dict[str, Callable[[], float]]:
         "ours": ours,
         "c: memory, crop and mirror only": of(RawMemory(data.decoded, epoch)),
     }
-    return {name: _drained_rate(loader, images // BATCH) for name, loader in loaders.items()}
+    return {name: _steady_rate(loader) for name, loader in loaders.items()}
 
 
 def _rate(sample: Callable[[], Any], images: int) -> Callable[[], float]:
@@ -161,18 +161,25 @@ def _rate(sample: Callable[[], Any], images: int) -> Callable[[], float]:
     return turn
 
 
-def _drained_rate(batches: Iterator[Any], count: int) -> Callable[[], float]:
-    """Images per second over `count` batches, after those that were made while others had their turn are taken."""
+def _steady_rate(batches: Iterator[Any], warm_s: float = 3.0, timed_s: float = 4.0) -> Callable[[], float]:
+    """Images per second of a running loader. First some seconds do not count: the loader that had its turn before still
+    fills its queues beside us, and ours are full."""
 
     def turn() -> float:
-        for _ in range(2 * WORKERS + WORKERS):  # what is prefetched, and what is under way
-            next(batches)
+        _batches_in(batches, warm_s)
         start = time.perf_counter()
-        for _ in range(count):
-            next(batches)
+        count = _batches_in(batches, timed_s)
         return count * BATCH / (time.perf_counter() - start)
 
     return turn
+
+
+def _batches_in(batches: Iterator[Any], seconds: float) -> int:
+    end, count = time.perf_counter() + seconds, 0
+    while time.perf_counter() < end:
+        next(batches)
+        count += 1
+    return count
 
 
 if __name__ == "__main__":
