@@ -39,7 +39,7 @@ class Subject:
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     width: float = 0.125
-    size: tuple[int, int] = (120, 160)
+    size: tuple[int, int] = (96, 128)
 
 
 SUBJECTS = {
@@ -72,7 +72,7 @@ def main() -> int:
     for label in args.only:
         figures[label] = by_heart(SUBJECTS[label], args.source, args.steps)
         print(f"{label}: {figures[label]}", file=sys.stderr, flush=True)
-    header = ("network", "size", "width", "parameters", "steps", "accuracy", "seconds")
+    header = ("network", "size", "width", "parameters", "steps", "accuracy", "CPU seconds")
     print_table(header, [(label, *found.values()) for label, found in figures.items()])
     write_json(args.json, {"bar": BAR, "networks": figures})
     return int(any(found["accuracy"] <= BAR for found in figures.values()))
@@ -84,7 +84,7 @@ def by_heart(subject: Subject, source: Path, max_steps: int) -> dict[str, Any]:
     images_NCHW, labels_NHW = read_images(source, subject.size)
     model = build_model(subject.name, CAMVID.num_classes, width=subject.width, **subject.options)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-    start, accuracy, step = time.perf_counter(), 0.0, 0
+    start, accuracy, step = time.process_time(), 0.0, 0  # others may share the machine
     while accuracy <= BAR and step < max_steps:
         model.train()
         for _ in range(LOOK_EVERY):
@@ -99,7 +99,7 @@ def by_heart(subject: Subject, source: Path, max_steps: int) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": step,
         "accuracy": round(accuracy, 3),
-        "seconds": round(time.perf_counter() - start),
+        "seconds": round(time.process_time() - start),
     }
 
 

@@ -1,21 +1,148 @@
-"""Losses as sums over labelled pixels; the trainer divides by the number of labelled pixels in the global batch."""
+"""Losses as sums over pixels or images, divided by counts of the whole global batch.
+
+So a gradient does not depend on how a batch is shared among ranks and micro-batches. A crop without a labelled pixel
+adds nothing to sum or count, and gives zero gradients.
+"""
+
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from msanet.config import LossConfig
 from msanet.datasets import IGNORE_INDEX
+from msanet.errors import UserError
 
 
-def cross_entropy_sum(logits_NKHW: Tensor, labels_NHW: Tensor) -> Tensor:
-    """Sum of -log softmax(logits)[label] over labelled pixels, float32 or better; 0 with zero gradients where none is labelled.
+class SegmentationLoss(nn.Module):
+    """The terms of the section `loss`, weighted: cross-entropy, Dice, Lovasz-Softmax.
 
+    histogram: labelled pixels per class of the training split, for median-frequency weights. Raises UserError where the
+    settings do not fit the number of classes.
+
+    forward: logits (N, K, H, W), uint8 labels (N, H, W) and the `counts` of the global batch -> scalar, in float32 or better.
+    """
+
+    weights_K: Tensor | None
+
+    def __init__(self, config: LossConfig, histogram: Sequence[int]) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("weights_K", class_weights(config.class_weights, histogram))
+
+    def counts(self, labels_NHW: Tensor) -> Tensor:
+        """What sums are divided by, (2,) float64, from the labels alone: pixels (weighted, or the hardest), images."""
+        labelled_N = (labels_NHW != IGNORE_INDEX).sum(dim=(1, 2))
+        pixels = _number_kept(labelled_N, self.config.hardest).sum()
+        if self.weights_K is not None and self.config.hardest == 1:
+            pixels = _weight_map(labels_NHW, self.weights_K).sum(dtype=torch.float64)
+        return torch.stack([pixels.double(), (labelled_N > 0).sum().double()])
+
+    def forward(self, logits_NKHW: Tensor, labels_NHW: Tensor, counts_2: Tensor) -> Tensor:
+        logits_NKHW = logits_NKHW.to(torch.promote_types(logits_NKHW.dtype, torch.float32))  # never sum in bf16
+        pixels, images = counts_2.clamp(min=1).to(logits_NKHW.dtype)
+        terms = self.config
+        loss = logits_NKHW.new_zeros(())
+        if terms.cross_entropy:
+            total = cross_entropy_sum(logits_NKHW, labels_NHW, self.weights_K, terms.hardest)
+            loss = loss + terms.cross_entropy * total / pixels
+        if terms.dice:
+            loss = loss + terms.dice * dice_sum(logits_NKHW, labels_NHW) / images
+        if terms.lovasz:
+            loss = loss + terms.lovasz * lovasz_sum(logits_NKHW, labels_NHW) / images
+        return loss
+
+
+def cross_entropy_sum(
+    logits_NKHW: Tensor, labels_NHW: Tensor, weights_K: Tensor | None = None, hardest: float = 1.0
+) -> Tensor:
+    """Sum of -w[label] log softmax(logits)[label] over labelled pixels, float32 or better.
+
+    hardest: of each image only this share of its labelled pixels, those with the largest loss (online hard example
+    mining, Shrivastava et al. 2016, by image so that it does not depend on the micro-batch).
     labels_NHW: uint8 train ids, 255 ignored.
     """
-    logits_NKHW = logits_NKHW.to(torch.promote_types(logits_NKHW.dtype, torch.float32))  # never sum in bf16
-    return F.cross_entropy(logits_NKHW, labels_NHW.long(), ignore_index=IGNORE_INDEX, reduction="sum")
+    logits_NKHW = logits_NKHW.to(torch.promote_types(logits_NKHW.dtype, torch.float32))
+    labels = labels_NHW.long()
+    if hardest == 1:
+        return F.cross_entropy(logits_NKHW, labels, weights_K, ignore_index=IGNORE_INDEX, reduction="sum")
+    losses_NP = F.cross_entropy(logits_NKHW, labels, weights_K, ignore_index=IGNORE_INDEX, reduction="none").flatten(1)
+    kept_N = _number_kept((labels_NHW != IGNORE_INDEX).sum(dim=(1, 2)), hardest)
+    ranks_P = torch.arange(losses_NP.shape[1], device=losses_NP.device)
+    hardest_first_NP = losses_NP.sort(dim=1, descending=True).values
+    return torch.where(ranks_P < kept_N[:, None], hardest_first_NP, 0).sum()
+
+
+def dice_sum(logits_NKHW: Tensor, labels_NHW: Tensor) -> Tensor:
+    """Sum over images of 1 - Dice, the mean over the classes present in the image's labels (Milletari et al. 2016).
+
+    Dice of a class is 2 sum(p y) / (sum(p) + sum(y)) over labelled pixels, p being the softmax (not its square).
+    """
+    truth_NKHW, labelled_N1HW = _one_hot(labels_NHW, logits_NKHW)
+    p_NKHW = logits_NKHW.softmax(dim=1) * labelled_N1HW
+    overlap_NK = (p_NKHW * truth_NKHW).sum(dim=(2, 3))
+    present_NK = truth_NKHW.sum(dim=(2, 3))
+    dice_NK = 2 * overlap_NK / (p_NKHW.sum(dim=(2, 3)) + present_NK).clamp(min=1e-6)
+    is_present_NK = present_NK > 0
+    return (((1 - dice_NK) * is_present_NK).sum(dim=1) / is_present_NK.sum(dim=1).clamp(min=1)).sum()
+
+
+def lovasz_sum(logits_NKHW: Tensor, labels_NHW: Tensor) -> Tensor:
+    """Sum over images of the Lovasz-Softmax loss, the mean over the classes present (Berman et al. 2018, section 3.1)."""
+    truth_NKHW, labelled_N1HW = _one_hot(labels_NHW, logits_NKHW)
+    # Ignored pixels have error 0 and no truth: they sort last and change no Jaccard index.
+    errors_NKP = ((truth_NKHW - logits_NKHW.softmax(dim=1)).abs() * labelled_N1HW).flatten(2)
+    errors_NKP, order_NKP = errors_NKP.sort(dim=2, descending=True)
+    sorted_truth_NKP = truth_NKHW.flatten(2).gather(2, order_NKP)
+    sorted_labelled_NKP = labelled_N1HW.flatten(2).expand_as(order_NKP).gather(2, order_NKP)
+    present_NK1 = sorted_truth_NKP.sum(dim=2, keepdim=True)
+    intersection_NKP = present_NK1 - sorted_truth_NKP.cumsum(dim=2)
+    union_NKP = present_NK1 + (sorted_labelled_NKP - sorted_truth_NKP).cumsum(dim=2)
+    jaccard_NKP = 1 - intersection_NKP / union_NKP.clamp(min=1)
+    steps_NKP = jaccard_NKP.diff(dim=2, prepend=torch.zeros_like(jaccard_NKP[..., :1]))
+    is_present_NK = present_NK1.squeeze(2) > 0
+    loss_NK = (errors_NKP * steps_NKP).sum(dim=2) * is_present_NK
+    return (loss_NK.sum(dim=1) / is_present_NK.sum(dim=1).clamp(min=1)).sum()
 
 
 def count_labelled(labels_NHW: Tensor) -> Tensor:
     """Number of pixels that count, an int64 scalar on the labels' device."""
     return torch.count_nonzero(labels_NHW != IGNORE_INDEX)
+
+
+def class_weights(chosen: str | Sequence[float], histogram: Sequence[int]) -> Tensor | None:
+    """(K,) float32 weights, or None for `none`. `median_frequency`: the median of the classes' shares over each one's own.
+
+    Shares are of all labelled pixels of the split (Eigen and Fergus 2015 take only images that show the class); a class
+    that never occurs has weight 1. Raises UserError if the given weights are not one for each class.
+    """
+    if chosen == "none":
+        return None
+    if chosen == "median_frequency":
+        counts = torch.tensor(histogram, dtype=torch.float64)
+        median = counts[counts > 0].quantile(0.5) if (counts > 0).any() else torch.tensor(1.0)
+        return torch.where(counts > 0, median / counts.clamp(min=1), 1.0).float()
+    if len(chosen) != len(histogram):
+        raise UserError(
+            f"loss.class_weights has {len(chosen)} weights, expected one for each of the {len(histogram)} classes; add or "
+            "remove some"
+        )
+    return torch.tensor([float(weight) for weight in chosen])
+
+
+def _number_kept(labelled_N: Tensor, hardest: float) -> Tensor:
+    return labelled_N if hardest == 1 else torch.ceil(labelled_N.double() * hardest).long()
+
+
+def _weight_map(labels_NHW: Tensor, weights_K: Tensor) -> Tensor:
+    padded = F.pad(weights_K, (0, IGNORE_INDEX + 1 - len(weights_K)))  # ignored pixels weigh nothing
+    return padded[labels_NHW.long()]
+
+
+def _one_hot(labels_NHW: Tensor, logits_NKHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Truth (N, K, H, W), zero where ignored, and which pixels are labelled (N, 1, H, W), both in the logits' type."""
+    labelled_NHW = labels_NHW != IGNORE_INDEX
+    classes = torch.where(labelled_NHW, labels_NHW, 0).long()
+    truth_NKHW = F.one_hot(classes, logits_NKHW.shape[1]).permute(0, 3, 1, 2) * labelled_NHW[:, None]
+    return truth_NKHW.to(logits_NKHW.dtype), labelled_NHW[:, None].to(logits_NKHW.dtype)

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from msanet.data.index import SCHEMA_VERSION
-from msanet.datasets import DatasetSpec
 from msanet.errors import UserError
 from sharding.readers.reader import Found, Pair
 from sharding.tree import Tree
@@ -45,7 +44,7 @@ def plan_shards(found: Found, tree: Tree, codec: str, shard_bytes: int) -> list[
         _check_split(split, pairs)
         for number, group in enumerate(_cut(pairs, tree, shard_bytes)):
             file = f"{split}-{number:06d}.tar"
-            plans.append(ShardPlan(split, file, tuple(group), _digest(file, group, found.spec, tree, codec)))
+            plans.append(ShardPlan(split, file, tuple(group), _digest(file, group, found, tree, codec)))
     return plans
 
 
@@ -84,7 +83,8 @@ def _cut(pairs: Iterable[Pair], tree: Tree, shard_bytes: int) -> Iterator[list[P
     group: list[Pair] = []
     filled = 0
     for pair in pairs:
-        size = tree.size(pair.image) + tree.size(pair.label)
+        label_size = tree.size(pair.label) if pair.annotation is None else len(pair.annotation)
+        size = tree.size(pair.image) + label_size
         if group and filled + size > shard_bytes:
             yield group
             group, filled = [], 0
@@ -93,14 +93,23 @@ def _cut(pairs: Iterable[Pair], tree: Tree, shard_bytes: int) -> Iterator[list[P
     yield group
 
 
-def _digest(file: str, pairs: Sequence[Pair], spec: DatasetSpec, tree: Tree, codec: str) -> str:
+def _digest(file: str, pairs: Sequence[Pair], found: Found, tree: Tree, codec: str) -> str:
     # The source's own path is left out: a dataset that was moved is still the same.
+    spec = found.spec
     content = {
         "versions": [SCHEMA_VERSION, WRITER_VERSION],
         "file": file,
         "codec": codec,
         "spec": [spec.name, spec.classes, spec.palette, sorted(spec.train_ids.items())],
-        "pairs": [asdict(pair) for pair in pairs],
-        "sources": [[tree.size(name), tree.stamp(name)] for pair in pairs for name in (pair.image, pair.label)],
+        "pairs": [{name: value for name, value in asdict(pair).items() if value is not None} for pair in pairs],
+        "sources": [[tree.size(name), tree.stamp(name)] for pair in pairs for name in _files(pair)],
     }
+    if found.decode is not None:
+        content["decode"] = repr(found.decode)
+        assert " at 0x" not in content["decode"], "its repr has to say what it does, as a dataclass's does"
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _files(pair: Pair) -> tuple[str, ...]:
+    """The files that decide a sample's bytes; an annotation does so itself."""
+    return (pair.image, pair.label) if pair.annotation is None else (pair.image,)

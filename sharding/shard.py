@@ -1,7 +1,6 @@
 """One planned shard to one tar and its index. Runs in a worker process; knows nothing of the others."""
 
 import hashlib
-import io
 import json
 import tarfile
 import zlib
@@ -10,28 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from msanet.data.codec import IMAGE_EXTENSIONS, decode_image, decode_label, encode_members
+from msanet.data.codec import IMAGE_EXTENSIONS, decode_image, encode_members
 from msanet.data.index import Member, SampleIndex, ShardIndex, index_name
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
 from sharding.plan import ShardPlan
+from sharding.readers.labels import Decode, check_whole
 from sharding.readers.reader import Pair
 from sharding.tree import Tree
 
 OWNER = "msanet"
-_GREY = 0  # a PNG's colour type
-_PNG_END = b"IEND\xae\x42\x60\x82"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all shards of a run share: the source, the classes, the codec and the folder to write to."""
+    """What all shards of a run share: the source, the classes, how labels are read, the codec, the folder to write to."""
 
     tree: Tree
     spec: DatasetSpec
+    decode: Decode
     codec: str
     folder: Path
 
@@ -74,13 +72,12 @@ def write_shard(job: Job, plan: ShardPlan, on_sample: Callable[[], object]) -> N
 
 def read_sample(job: Job, pair: Pair) -> Sample:
     """Read, decode and check one pair. Raises UserError, naming the file, if its image or label is at fault."""
-    image, label = job.tree.read(pair.image), job.tree.read(pair.label)
-    image_name, label_name = job.tree.show(pair.image), job.tree.show(pair.label)
+    image, image_name = job.tree.read(pair.image), job.tree.show(pair.image)
     check_whole(image, image_name)
-    check_whole(label, label_name)
     image_HWC = decode_image(image, image_name)
     size = image_HWC.shape[:2]
-    label_HW = _train_ids(label, label_name, job.spec)
+    label, label_name = _label(job.tree, pair)
+    label_HW = _train_ids(job.decode(label, label_name), label_name, job.spec)
     if label_HW.shape != size:
         raise UserError(
             f"label '{label_name}' is {_size(label_HW.shape)} but its image '{pair.image}' is {_size(size)}, expected "
@@ -93,24 +90,12 @@ def read_sample(job: Job, pair: Pair) -> Sample:
     return Sample(pair.key, members, np.bincount(label_HW.ravel(), minlength=256))
 
 
-def check_whole(data: bytes, name: str) -> None:
-    """Raise UserError unless the image decodes to its last byte.
-
-    Pillow is asked before OpenCV since it fails on truncated data without writing to stderr. Its `verify` covers the
-    checksums of a PNG, `load` the pixels; neither misses the end that OpenCV wants.
-    """
-    try:
-        if data.startswith(b"\x89PNG") and _PNG_END not in data:
-            raise ValueError("its end is missing")
-        for step in ("verify", "load"):
-            with Image.open(io.BytesIO(data)) as image:
-                getattr(image, step)()
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        # Pillow's words for an unknown header show the address of a Python object; they help nobody.
-        what = "no image" if "identify" in str(error) else str(error)
-        raise UserError(
-            f"'{name}' cannot be decoded ({what}; {len(data)} bytes), expected a whole image; replace or remove it"
-        ) from error
+def _label(tree: Tree, pair: Pair) -> tuple[bytes, str]:
+    """The label's bytes, and its name for errors."""
+    name = tree.show(pair.label)
+    if pair.annotation is None:
+        return tree.read(pair.label), name
+    return pair.annotation.encode(), f"{name} ({pair.id})"
 
 
 def _extension(image_path: str) -> str:
@@ -122,16 +107,9 @@ def _extension(image_path: str) -> str:
     return extension
 
 
-def _train_ids(label: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
-    bits, colour_type = (label[24], label[25]) if label[:4] == b"\x89PNG" else (8, _GREY)
-    if colour_type == _GREY and bits < 8:
-        # Decoders stretch such greys to 0..255, which would silently change the ids.
-        raise UserError(
-            f"label '{name}' has {bits} bits per pixel, expected 8-bit grey or palette; save it with 8 bits"
-        )
-    raw = decode_label(label, name)
+def _train_ids(ids_HW: np.ndarray, name: str, spec: DatasetSpec) -> np.ndarray:
     try:
-        return spec.to_train_ids(raw)
+        return spec.to_train_ids(ids_HW)
     except UserError as error:
         raise UserError(f"'{name}': {error}") from error
 

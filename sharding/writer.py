@@ -26,6 +26,7 @@ from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
 from sharding.plan import ShardPlan, plan_shards
+from sharding.readers.labels import decode_ids
 from sharding.readers.reader import Found
 from sharding.shard import Job
 from sharding.tree import Tree
@@ -64,6 +65,7 @@ def pack(found: Found, tree: Tree, out: Path, options: PackOptions) -> Packed:
     label is at fault; WorkerLost, and keeps the partial folder, if a worker was killed. What can be seen before reading
     the images is raised first, and touches no folder.
     """
+    tree = found.tree or tree
     plans = plan_shards(found, tree, options.codec, options.shard_bytes)
     out = out.resolve()
     if _is_used(out):
@@ -73,7 +75,8 @@ def pack(found: Found, tree: Tree, out: Path, options: PackOptions) -> Packed:
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial):
         todo = _clean(partial, plans)
-        _write_todo(Job(tree, found.spec, options.codec, partial), plans, todo, options.workers)
+        job = Job(tree, found.spec, found.decode or decode_ids, options.codec, partial)
+        _write_todo(job, plans, todo, options.workers)
         manifest = _manifest(partial, found.spec, options.codec, plans)
         write_text(partial / MANIFEST_NAME, manifest.to_json())
         (partial / _LOCK).unlink()

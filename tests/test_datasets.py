@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from msanet.data.codec import decode_label
-from msanet.datasets import CITYSCAPES, CITYSCAPES_TRAIN_IDS, DATASETS, IGNORE_INDEX, VOC
+from msanet.datasets import CITYSCAPES, CITYSCAPES_TRAIN_IDS, COCO, DATASETS, IGNORE_INDEX, PERSON_PART, VOC
 from msanet.datasets.cityscapes import LABELS
+from msanet.datasets.person_part import PARTS
 from msanet.errors import UserError
 
 
@@ -25,6 +26,21 @@ def test_cityscapes_has_19_classes_of_34_ids() -> None:
 def test_voc_palette_is_the_devkits() -> None:
     assert VOC.palette[:4] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
     assert VOC.palette[20] == (0, 64, 128) and VOC.classes[15] == "person"
+
+
+def test_coco_has_80_classes_of_90_ids() -> None:
+    assert COCO.num_classes == 81 and COCO.classes[1] == "person" and COCO.classes[80] == "toothbrush"
+    gaps = {*range(1, 91)} - COCO.train_ids.keys()
+    assert gaps == {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # announced, never annotated
+    assert COCO.train_ids[90] == 80 and COCO.train_ids[0] == 0 and COCO.train_ids[255] == IGNORE_INDEX
+    assert COCO.palette[:4] == VOC.palette[:4] and len(set(COCO.palette)) == 81
+
+
+def test_person_part_merges_24_parts_into_6() -> None:
+    assert PERSON_PART.classes[1:] == ("head", "torso", "upper arms", "lower arms", "upper legs", "lower legs")
+    names = [name for parts in PARTS.values() for name in parts]
+    assert len(names) == len(set(names)) == 24 and not PARTS["background"]
+    assert [len(parts) for parts in PARTS.values()] == [0, 10, 2, 2, 4, 2, 4]
 
 
 @pytest.mark.parametrize("spec", DATASETS.values(), ids=lambda spec: spec.name)

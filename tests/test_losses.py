@@ -1,26 +1,135 @@
-"""Losses are sums over labelled pixels, and safe where nothing is labelled."""
+"""Losses are what their definitions say, do not depend on how a batch is cut, and are safe where nothing is labelled."""
 
+import itertools
 import math
+from typing import Any
 
+import pytest
 import torch
+from torch import Tensor
 
-from msanet.losses import count_labelled, cross_entropy_sum
+from msanet.config import LossConfig, parse_config
+from msanet.errors import UserError
+from msanet.losses import SegmentationLoss, class_weights, count_labelled, cross_entropy_sum, dice_sum, lovasz_sum
+
+CONFIGS: list[dict[str, Any]] = [
+    {},
+    {"class_weights": [1.0, 3.0, 0.5]},
+    {"class_weights": "median_frequency"},
+    {"hardest": 0.3},
+    {"hardest": 0.3, "class_weights": [1.0, 3.0, 0.5]},
+    {"cross_entropy": 0, "dice": 1},
+    {"cross_entropy": 0, "lovasz": 1},
+    {"cross_entropy": 0.5, "dice": 2, "lovasz": 0.25},
+]
+
+
+def config(**loss: Any) -> LossConfig:
+    return parse_config({"loss": loss}, "test").loss
+
+
+def batch(images: int = 4, size: tuple[int, int] = (6, 7)) -> tuple[Tensor, Tensor]:
+    """Logits in float64 of 3 classes, and labels, a fifth of them ignored."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (images, *size), generator=generator).to(torch.uint8)
+    labels[torch.rand(labels.shape, generator=generator) < 0.2] = 255
+    return torch.randn(images, 3, *size, generator=generator, dtype=torch.float64), labels
 
 
 def test_cross_entropy_by_hand() -> None:
     """Two labelled pixels: -log(3/4) and -log(1/2); the ignored one has any logits."""
     logits = torch.tensor([[[[math.log(3.0), 0.0, 99.0]], [[0.0, 0.0, -99.0]]]])  # (1, 2, 1, 3)
     labels = torch.tensor([[[0, 1, 255]]], dtype=torch.uint8)
-    expected = -math.log(0.75) - math.log(0.5)
-    torch.testing.assert_close(cross_entropy_sum(logits, labels), torch.tensor(expected))
+    easy, hard = -math.log(0.75), -math.log(0.5)
+    torch.testing.assert_close(cross_entropy_sum(logits, labels), torch.tensor(easy + hard))
+    torch.testing.assert_close(cross_entropy_sum(logits, labels, hardest=0.5), torch.tensor(hard))
+    weights = torch.tensor([2.0, 5.0])
+    torch.testing.assert_close(cross_entropy_sum(logits, labels, weights), torch.tensor(2 * easy + 5 * hard))
     assert count_labelled(labels) == 2
+    counts = {
+        name: SegmentationLoss(config(**options), [1, 1]).counts(labels).tolist()
+        for name, options in {"plain": {}, "weighted": {"class_weights": [2, 5]}, "hardest": {"hardest": 0.5}}.items()
+    }
+    assert counts == {"plain": [2, 1], "weighted": [7, 1], "hardest": [1, 1]}
 
 
-def test_a_crop_without_a_label_gives_zero_and_zero_gradients() -> None:
+def test_dice_by_hand() -> None:
+    """p of class 0 is 3/4 and 1/2, labels 0 and 1: Dice is 2(3/4) / (5/4 + 1) and 2(1/2) / (3/4 + 1)."""
+    logits = torch.tensor([[[[math.log(3.0), 0.0, 99.0]], [[0.0, 0.0, -99.0]]]])
+    labels = torch.tensor([[[0, 1, 255]]], dtype=torch.uint8)
+    expected = 1 - (1.5 / 2.25 + 1 / 1.75) / 2
+    torch.testing.assert_close(dice_sum(logits, labels), torch.tensor(expected))
+    only_0 = torch.tensor([[[0, 0, 255]]], dtype=torch.uint8)
+    torch.testing.assert_close(dice_sum(logits, only_0), torch.tensor(1 - 2.5 / 3.25))
+
+
+def test_lovasz_is_the_convex_closure_of_the_jaccard_loss() -> None:
+    """At certain predictions it is 1 - IoU, exactly, for every one of the 2^6 of them (Berman et al., equation 5)."""
+    labels = torch.tensor([[[0, 0, 1, 1, 1, 255, 0]]], dtype=torch.uint8)
+    labelled = labels[0, 0] != 255
+    for bits in itertools.product((0, 1), repeat=6):
+        predicted = torch.tensor([*bits[:5], 0, bits[5]])
+        logits = torch.nn.functional.one_hot(predicted, 2).T.reshape(1, 2, 1, 7).double() * 100
+        ious = []
+        for k in (0, 1):
+            truth, found = (labels[0, 0] == k)[labelled], (predicted == k)[labelled]
+            ious.append((truth & found).sum() / (truth | found).sum())
+        torch.testing.assert_close(lovasz_sum(logits, labels), (1 - torch.stack(ious)).mean().double())
+
+
+@pytest.mark.parametrize("options", CONFIGS, ids=str)
+def test_a_batch_may_be_cut_in_any_way(options: dict[str, Any]) -> None:
+    """Sums over counts of the global batch: the same loss and the same gradients from 1 x 4, 2 x 2, 4 x 1 and 3 + 1."""
+    logits, labels = batch()
+    labels[2] = 255  # an image without a label
+    loss = SegmentationLoss(config(**options), [50, 30, 20]).double()
+    results = []
+    for cut in ([4], [2, 2], [1, 1, 1, 1], [3, 1]):
+        x = logits.clone().requires_grad_()
+        parts = list(zip(x.split(cut), labels.split(cut), strict=True))
+        counts = torch.stack([loss.counts(part) for _, part in parts]).sum(dim=0)
+        total = sum((loss(a, b, counts) for a, b in parts), torch.zeros((), dtype=torch.float64))
+        total.backward()
+        results.append((total.detach(), x.grad))
+    for total, gradient in results[1:]:
+        torch.testing.assert_close(total, results[0][0])
+        torch.testing.assert_close(gradient, results[0][1])
+    assert results[0][0] > 0 and results[0][1].abs().max() > 0
+
+
+@pytest.mark.parametrize("options", CONFIGS, ids=str)
+def test_a_batch_without_a_label_gives_zero_and_zero_gradients(options: dict[str, Any]) -> None:
     logits = torch.randn(2, 3, 4, 5, requires_grad=True)
-    loss = cross_entropy_sum(logits, torch.full((2, 4, 5), 255, dtype=torch.uint8))
-    loss.backward()
-    assert loss == 0 and logits.grad is not None and not logits.grad.any()
+    labels = torch.full((2, 4, 5), 255, dtype=torch.uint8)
+    loss = SegmentationLoss(config(**options), [1, 1, 1])
+    value = loss(logits, labels, loss.counts(labels))
+    value.backward()
+    assert value == 0 and logits.grad is not None and not logits.grad.any()
+
+
+@pytest.mark.parametrize("options", CONFIGS, ids=str)
+def test_ignored_pixels_have_no_say(options: dict[str, Any]) -> None:
+    logits, labels = batch()
+    changed = torch.where((labels == 255)[:, None], torch.randn_like(logits) * 9, logits)
+    loss = SegmentationLoss(config(**options), [1, 2, 3]).double()
+    counts = loss.counts(labels)
+    torch.testing.assert_close(loss(changed, labels, counts), loss(logits, labels, counts))
+    assert loss(logits + 1e-3 * torch.randn_like(logits), labels, counts) != loss(logits, labels, counts)
+
+
+@pytest.mark.parametrize("options", CONFIGS, ids=str)
+def test_every_loss_learns(options: dict[str, Any]) -> None:
+    logits, labels = batch()
+    x = logits.float().requires_grad_()
+    loss = SegmentationLoss(config(**options), [1, 1, 1])
+    counts = loss.counts(labels)
+    optimizer = torch.optim.Adam([x], lr=0.3)
+    for _ in range(120):
+        optimizer.zero_grad()
+        loss(x, labels, counts).backward()
+        optimizer.step()
+    right = (x.argmax(dim=1) == labels)[labels != 255]
+    assert right.float().mean() > 0.97
 
 
 def test_bf16_logits_are_summed_in_float32() -> None:
@@ -28,3 +137,17 @@ def test_bf16_logits_are_summed_in_float32() -> None:
     loss = cross_entropy_sum(logits, torch.zeros(1, 64, 64, dtype=torch.uint8))
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, torch.tensor(4096 * math.log(2)), rtol=1e-5, atol=0)
+
+
+def test_median_frequency_by_hand() -> None:
+    """Shares 0.1, 0.3, 0.6: the median is 0.3; a class that never occurs weighs 1 and is not in the median."""
+    weights = class_weights("median_frequency", [10, 30, 60, 0])
+    torch.testing.assert_close(weights, torch.tensor([3.0, 1.0, 0.5, 1.0]))
+    assert class_weights("none", [1, 2]) is None
+
+
+def test_wrong_settings_are_told() -> None:
+    with pytest.raises(UserError, match="has 2 weights, expected one for each of the 3 classes"):
+        SegmentationLoss(config(class_weights=[1.0, 2.0]), [1, 1, 1])
+    with pytest.raises(UserError, match="loss has no term above 0"):
+        config(cross_entropy=0)

@@ -142,6 +142,30 @@ class ModelConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class LossConfig(Section):
+    """What is minimised: a sum of terms, each normalised over the global batch."""
+
+    cross_entropy: NonNegative = Field(1.0, description="weight of the cross-entropy per labelled pixel")
+    dice: NonNegative = Field(0.0, description="weight of 1 - Dice, the mean over an image's classes")
+    lovasz: NonNegative = Field(0.0, description="weight of the Lovasz-Softmax loss, the mean over an image's classes")
+    class_weights: Literal["none", "median_frequency"] | tuple[NonNegative, ...] = Field(
+        "none", description="of the cross-entropy: from the training split's class shares, or one number for each class"
+    )
+    hardest: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="share of each image's labelled pixels that count in the cross-entropy, those with the largest loss",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_term(self) -> "LossConfig":
+        if not self.cross_entropy + self.dice + self.lovasz:
+            raise ValueError("loss has no term above 0; set loss.cross_entropy, loss.dice or loss.lovasz")
+        return self
+
+
 class OptimizerConfig(Section):
     """The optimizer; defaults are the MSANet paper's (section 4.2)."""
 
@@ -216,6 +240,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     storage: StorageConfig = StorageConfig()
     model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     trainer: TrainerConfig = TrainerConfig()

@@ -6,9 +6,21 @@ them in `dataset.json`, so training needs only the shards.
 
 from msanet.datasets.camvid import CAMVID
 from msanet.datasets.cityscapes import CITYSCAPES, CITYSCAPES_TRAIN_IDS
+from msanet.datasets.coco import COCO
+from msanet.datasets.person_part import PERSON_PART
 from msanet.datasets.spec import IGNORE_INDEX, DatasetSpec
 from msanet.datasets.voc import VOC
 
-DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in (CAMVID, CITYSCAPES, VOC)}
+DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in (CAMVID, CITYSCAPES, COCO, PERSON_PART, VOC)}
 
-__all__ = ["CAMVID", "CITYSCAPES", "CITYSCAPES_TRAIN_IDS", "DATASETS", "IGNORE_INDEX", "VOC", "DatasetSpec"]
+__all__ = [
+    "CAMVID",
+    "CITYSCAPES",
+    "CITYSCAPES_TRAIN_IDS",
+    "COCO",
+    "DATASETS",
+    "IGNORE_INDEX",
+    "PERSON_PART",
+    "VOC",
+    "DatasetSpec",
+]

@@ -5,15 +5,25 @@ import types
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from torch import nn
-
 from msanet.errors import UserError, nearest
+from msanet.models.deeplab import DeepLabLargeFOV, DeepLabMScLargeFOV
+from msanet.models.deeplabv3 import DeepLabV3
+from msanet.models.fcn import FCN
 from msanet.models.msanet import MSANet
+from msanet.models.network import SegmentationNetwork
+from msanet.models.unet import UNet
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"msanet": MSANet}
+MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
+    "msanet": MSANet,
+    "fcn": FCN,
+    "unet": UNet,
+    "deeplab_largefov": DeepLabLargeFOV,
+    "deeplab_msc_largefov": DeepLabMScLargeFOV,
+    "deeplabv3": DeepLabV3,
+}
 
 
-def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
+def build_model(name: str, num_classes: int, **options: Any) -> SegmentationNetwork:
     """The network `name` with its constructor's options. Raises UserError on an unknown name, option or value."""
     check_model_options(name, options)
     return MODELS[name](num_classes=num_classes, **options)

@@ -1,10 +1,14 @@
 """Pieces that networks are assembled from."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Norm = Literal["batch", "group", "frozen"]
+"""BatchNorm; GroupNorm, for micro-batches too small for statistics; BatchNorm that keeps what it was loaded with."""
 
 
 def scaled_channels(channels: int, width: float) -> int:
@@ -12,23 +16,78 @@ def scaled_channels(channels: int, width: float) -> int:
     return max(8, round(channels * width))
 
 
-def conv_bn_relu(
-    in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int | None = None
+def normalisation(channels: int, norm: Norm) -> nn.Module:
+    """The layer that `norm` names.
+
+    GroupNorm has 32 groups (Wu and He 2018) or the next lower divisor that leaves two channels to a group: one alone
+    would be nothing where the map is a single cell.
+    """
+    match norm:
+        case "batch":
+            return nn.BatchNorm2d(channels)
+        case "group":
+            return nn.GroupNorm(max(g for g in range(1, min(32, channels // 2) + 1) if channels % g == 0), channels)
+        case "frozen":
+            return FrozenBatchNorm2d(channels)
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """BatchNorm2d in evaluation mode for ever: statistics, weight and bias are buffers, under BatchNorm2d's names.
+
+    No BatchNorm2d by type, so that a conversion to synchronised BatchNorm leaves it alone.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for name, value in nn.BatchNorm2d(channels).state_dict().items():
+            self.register_buffer(name, value)
+        self.eps = 1e-5
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return F.batch_norm(x_NCHW, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+class ImageBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d for one value per channel and image, (N, C, 1, 1).
+
+    A single value has no variance, and minus its own mean it would be zero: in training with a batch of one image the
+    running statistics are used, as in evaluation, and not changed.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.shape[0] == 1:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
+
+
+def conv_norm_relu(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int = 1,
+    padding: int | None = None,
+    dilation: int = 1,
+    norm: Norm = "batch",
 ) -> nn.Sequential:
-    """Convolution without bias (BatchNorm has one), BatchNorm, ReLU. padding: half the kernel unless told."""
-    padding = kernel // 2 if padding is None else padding
+    """Convolution without bias (the norm has one), norm, ReLU. padding: that of the same size unless told."""
+    padding = dilation * (kernel // 2) if padding is None else padding
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False),
-        nn.BatchNorm2d(out_channels),
+        nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False),
+        normalisation(out_channels, norm),
         nn.ReLU(inplace=True),
     )
 
 
-def conv_stack(in_channels: int, layers: Sequence[tuple[int, int]]) -> nn.Sequential:
-    """Conv + BN + ReLU for each (out_channels, kernel), one after the other at the same size."""
+def conv_stack(in_channels: int, layers: Sequence[tuple[int, int]], norm: Norm = "batch") -> nn.Sequential:
+    """Conv + norm + ReLU for each (out_channels, kernel), one after the other at the same size."""
     modules = []
     for out_channels, kernel in layers:
-        modules.append(conv_bn_relu(in_channels, out_channels, kernel))
+        modules.append(conv_norm_relu(in_channels, out_channels, kernel, norm=norm))
         in_channels = out_channels
     return nn.Sequential(*modules)
 
@@ -47,10 +106,18 @@ def pad_to_multiple(x_NCHW: Tensor, multiple: int) -> Tensor:
     return F.pad(x_NCHW, (0, right, 0, bottom), mode="replicate")
 
 
+def upsample(x_NCHW: Tensor, stride: int, size_HW: tuple[int, int]) -> Tensor:
+    """Bilinear by exactly `stride` (a cell's value lies at its centre), then cropped: (N, C, h, w) -> (N, C, H, W)."""
+    if stride > 1:
+        height, width = x_NCHW.shape[-2:]
+        x_NCHW = F.interpolate(x_NCHW, size=(height * stride, width * stride), mode="bilinear", align_corners=False)
+    return x_NCHW[..., : size_HW[0], : size_HW[1]]
+
+
 @torch.no_grad()
 def init_he_normal(module: nn.Module) -> None:
-    """He normal for every convolution (He et al. 2015), zero biases, BatchNorm at identity; for `Module.apply`."""
-    if isinstance(module, nn.Conv2d):
+    """He normal for every convolution (He et al. 2015), zero biases, norms at identity; for `Module.apply`."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msanet.models.blocks import conv_bn_relu
+from msanet.models.blocks import Norm, conv_norm_relu
 
 
 class LevelConv(NamedTuple):
@@ -45,9 +45,9 @@ class MSAM(nn.Module):
     features, an ablation. A, B, C, D are plain 1x1 convolutions without BN or ReLU (a reading: docs/models.md).
     """
 
-    def __init__(self, levels: Sequence[LevelConv], attend: bool = True) -> None:
+    def __init__(self, levels: Sequence[LevelConv], attend: bool = True, norm: Norm = "batch") -> None:
         super().__init__()
-        self.levels = nn.ModuleList(conv_bn_relu(*level) for level in levels)
+        self.levels = nn.ModuleList(conv_norm_relu(*level, norm=norm) for level in levels)
         self.channels = sum(level.out_channels for level in levels)
         self.attend = attend
         names = "abcd" if attend else "d"

@@ -19,7 +19,8 @@ from msanet.data.source import ShardSource
 from msanet.data.stages import Batch
 from msanet.errors import UserError
 from msanet.evaluation.evaluator import Evaluation, evaluate
-from msanet.losses import count_labelled, cross_entropy_sum
+from msanet.losses import SegmentationLoss
+from msanet.models.network import TrainingOutput
 from msanet.models.saved import ModelCard, apply_weights
 from msanet.training import engine_state
 from msanet.training.checkpoint import Checkpoint, RunState, require_same_run, restore_rng, rng_state
@@ -49,6 +50,8 @@ class Trainer:
         if saved:
             self._resume(saved)
         self._started_at, self.masked = self.consumed, 0
+        self.loss = SegmentationLoss(config.loss, manifest.split(config.data.train_split).histogram)
+        self.loss.to(self.engine.device)
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.engine.device)
         self._steps_in_sum = 0
         self._seconds, self._asked = 0.0, time.perf_counter()
@@ -79,17 +82,17 @@ class Trainer:
     def train_step(self, micro_batches: Sequence[Batch]) -> None:
         """Forward, backward and update with one global batch.
 
-        The loss is the sum over labelled pixels divided by the number of labelled pixels of the *global* batch; the
-        factor undoes DeepSpeed's averaging over ranks and micro-batches, which would weigh pixels by who holds them.
+        The loss is a sum over this rank's pixels divided by a count of the *global* batch; the factor undoes DeepSpeed's
+        averaging over ranks and micro-batches, which would weigh pixels by who holds them.
         """
         lr = learning_rate(self.step, self.total_steps, self.config.optimizer.lr, self.config.schedule)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         batches = [batch.to(self.engine.device) for batch in micro_batches]
-        labelled = self._count(batches)
+        counts = self._count(batches)
         factor = self.batches.world_size * self.batches.accumulation
         for batch in batches:
-            loss = cross_entropy_sum(self.engine(self._network_input(batch)), batch.labels_NHW) / labelled
+            loss = self._loss_of(self.engine(self._network_input(batch)), batch.labels_NHW, counts)
             self._loss_sum += loss.detach()
             self.engine.backward(loss * factor)
             self.engine.step()
@@ -147,22 +150,30 @@ class Trainer:
         )
 
     def _count(self, batches: Sequence[Batch]) -> Tensor:
-        """Labelled pixels of the global batch, at least 1. Counts masked samples, and ends the run where they are too many.
+        """The loss's counts of the global batch. Counts masked samples too, and ends the run where they are too many.
 
         Both numbers are those of all ranks, so that all ranks end alike.
         """
-        labelled = torch.stack([count_labelled(batch.labels_NHW) for batch in batches]).sum()
-        masked = sum(len(batch.faults) for batch in batches)
-        counts = distributed.all_reduce_sum(torch.stack([labelled, torch.full_like(labelled, masked)]))
+        counts = torch.stack([self.loss.counts(batch.labels_NHW) for batch in batches]).sum(dim=0)
+        masked = counts.new_tensor([sum(len(batch.faults) for batch in batches)])
+        counts = distributed.all_reduce_sum(torch.cat([counts, masked]))
         if self.config.data.on_error == "mask":  # only then, since it makes a GPU wait
-            self.masked += int(counts[1])
+            self.masked += int(counts[-1])
             taken = max(self.consumed - self._started_at, self.order.epoch_length)
             if self.masked > self.config.data.max_masked * taken:
                 raise UserError(
                     f"{self.masked} samples could not be read and were masked, expected at most {taken} x data.max_masked="
                     f"{self.config.data.max_masked}; they are listed in run.dir/masked-*.jsonl: mend the shards"
                 )
-        return counts[0].clamp(min=1)
+        return counts[:-1]
+
+    def _loss_of(self, output: Tensor | TrainingOutput, labels_NHW: Tensor, counts: Tensor) -> Tensor:
+        if isinstance(output, Tensor):
+            return self.loss(output, labels_NHW, counts)
+        loss = self.loss(output.logits, labels_NHW, counts)
+        for weight, extra in zip(self.engine.module.extra_weights, output.extra, strict=True):
+            loss = loss + weight * self.loss(extra, labels_NHW, counts)
+        return loss
 
     def _network_input(self, batch: Batch) -> Tensor:
         data = self.config.data

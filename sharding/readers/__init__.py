@@ -1,16 +1,20 @@
 """How each dataset lies on disk. A new one is a file here with a `Reader`, and its line in READERS."""
 
+import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
 from msanet.errors import UserError
 from sharding.readers.camvid import CAMVID
 from sharding.readers.cityscapes import CITYSCAPES
+from sharding.readers.coco import COCO
+from sharding.readers.folder import FOLDER
+from sharding.readers.person_part import PERSON_PART
 from sharding.readers.reader import Found, Pair, Reader
 from sharding.readers.voc import VOC
 from sharding.tree import Tree, open_tree
 
-READERS: dict[str, Reader] = {reader.name: reader for reader in (CAMVID, CITYSCAPES, VOC)}
+READERS: dict[str, Reader] = {reader.name: reader for reader in (CAMVID, CITYSCAPES, COCO, FOLDER, PERSON_PART, VOC)}
 
 __all__ = ["READERS", "Found", "Pair", "Reader", "open_source"]
 
@@ -65,14 +69,22 @@ def _find(reader: Reader, tree: Tree) -> Tree | None:
 
 def _holds(tree: Tree, name: str, landmarks: tuple[str, ...]) -> bool:
     for landmark in landmarks:
-        parent, _, folder = f"{name}/{landmark}".lstrip("/").rpartition("/")
-        if folder not in _folders(tree, parent):
+        parent, _, wanted = f"{name}/{landmark}".lstrip("/").rpartition("/")
+        if not fnmatch.filter(_files(tree, parent) if "." in wanted else _folders(tree, parent), wanted):
             return False
     return True
 
 
+# A folder beside the dataset that is closed to us, such as lost+found, is no reason to stop.
 def _folders(tree: Tree, name: str) -> list[str]:
     try:
         return tree.folders(name)
-    except UserError:  # a folder beside the dataset that is closed to us, such as lost+found, is no reason to stop
+    except UserError:
+        return []
+
+
+def _files(tree: Tree, name: str) -> list[str]:
+    try:
+        return tree.files(name)
+    except UserError:
         return []

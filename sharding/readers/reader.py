@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from msanet.data.index import safe_key
 from msanet.datasets import DatasetSpec
 from msanet.errors import UserError, nearest
+from sharding.readers.labels import Decode
 from sharding.tree import Tree
 
 
@@ -16,12 +17,14 @@ class Pair:
     """One sample before packing.
 
     key: its name in the shard. id: the dataset's own name for it. image, label: paths in the tree.
+    annotation: what the label file says of this image, where one file holds the labels of many; None: all of it.
     """
 
     key: str
     id: str
     image: str
     label: str
+    annotation: str | None = None
 
 
 Splits = dict[str, list[Pair]]
@@ -29,10 +32,16 @@ Splits = dict[str, list[Pair]]
 
 @dataclass(frozen=True)
 class Found:
-    """What a reader found: the classes, and the pairs of each split in sorted order."""
+    """What a reader found: the classes, and the pairs of each split in sorted order.
+
+    decode: how the labels are read where they are no images of ids. tree: where the pairs' paths lead, where that is
+    more than the source.
+    """
 
     spec: DatasetSpec
     splits: Splits
+    decode: Decode | None = None
+    tree: Tree | None = None
 
 
 def _no_options(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +53,7 @@ class Reader:
     """How one dataset lies on disk.
 
     name: the command's name. summary: for --help. layout: shown where the source is laid out otherwise.
-    landmarks: folders that the dataset's root, and nothing else, holds.
+    landmarks: folders that the dataset's root, and nothing else, holds; a name with a dot is that of a file (`*.json`).
     read: tree at the root, options -> Found; options has `splits` (None: the dataset's usual ones) and what add_options
     declared.
     archives: the official zip files, taken where a source folder holds them.

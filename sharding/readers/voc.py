@@ -1,36 +1,107 @@
-"""PASCAL VOC 2012: lists of ids in `ImageSets/Segmentation`, JPEG images, palette PNGs in `SegmentationClass`."""
+"""PASCAL VOC 2012: lists of ids in `ImageSets/Segmentation`, JPEG images, palette PNGs in `SegmentationClass`.
+
+SBD (Hariharan et al. 2011) annotates more of its images: as PNGs in `SegmentationClassAug`, or in its own `.mat` files.
+"""
 
 import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from msanet.datasets import VOC as SPEC
 from msanet.errors import UserError
+from sharding.readers.beside import Beside
+from sharding.readers.labels import decode_ids, from_mat
 from sharding.readers.reader import Found, Pair, Reader, by_id, choose_splits, make_pair, pair_up
-from sharding.tree import Tree
+from sharding.tree import Tree, open_tree
 
 _LISTS = "ImageSets/Segmentation"
+_OWN = "SegmentationClass"
 _USUAL = ("train", "val")
 _OFFICIAL = ("train", "val", "trainval")
+_AUGMENTED = "train_aug"
+_SBD_FOLDERS = ("", "dataset", "benchmark_RELEASE/dataset")
+
+
+@dataclass(frozen=True)
+class DecodeWithSbd:
+    """VOC's own PNGs, and the `.mat` files of SBD, which hold the same ids without a border."""
+
+    def __call__(self, data: bytes, name: str) -> np.ndarray:
+        if not name.endswith(".mat"):
+            return decode_ids(data, name)
+        return from_mat(data, name, "GTcls", lambda gt: _segmentation(gt[0, 0].Segmentation))
+
+
+def _segmentation(ids_HW: np.ndarray) -> np.ndarray:
+    if ids_HW.ndim != 2 or ids_HW.dtype.kind not in "iu":
+        raise ValueError("no map of ids")
+    return ids_HW
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that only this dataset has."""
+    parser.add_argument(
+        "--sbd",
+        type=Path,
+        metavar="DIR",
+        help="benchmark_RELEASE of SBD: makes the split train_aug (10,582 images: VOC's train and all of SBD without "
+        "VOC's val; needs scipy), packed by default with val",
+    )
 
 
 def read(tree: Tree, options: argparse.Namespace) -> Found:
     """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
     lists = by_id(_LISTS, tree.files(_LISTS), [".txt"])
-    splits = choose_splits(options.splits, sorted(lists), _USUAL, tree.show(_LISTS))
-    return Found(SPEC, {split: _pairs(tree, split, lists[split]) for split in splits})
+    if options.sbd is None:
+        splits = choose_splits(options.splits, sorted(lists), _USUAL, tree.show(_LISTS))
+        return Found(SPEC, {split: _pairs(tree, split, lists[split]) for split in splits})
+    both = Beside(tree, "sbd", _open_sbd(options.sbd))
+    present = sorted({*lists, _AUGMENTED})
+    splits = choose_splits(options.splits, present, (_AUGMENTED, "val"), tree.show(_LISTS))
+    pairs = {s: _augmented(both) if s == _AUGMENTED else _pairs(tree, s, lists[s]) for s in splits}
+    return Found(SPEC, pairs, decode=DecodeWithSbd(), tree=both)
 
 
 def _pairs(tree: Tree, split: str, list_path: str) -> list[Pair]:
-    ids = tree.read(list_path).decode(errors="replace").split()
+    ids = _ids(tree, list_path)
+    images = _images(tree, ids, f"list '{tree.show(list_path)}'")
+    labels = _labels(tree, split, set(ids))
+    pair_up(tree, images, labels, split)  # each has its label
+    return [make_pair(source_id, images[source_id], labels[source_id]) for source_id in sorted(ids)]
+
+
+def _augmented(tree: Tree) -> list[Pair]:
+    """VOC's train and SBD's train and val, less VOC's val; VOC's own label maps where it has them.
+
+    They have borders to ignore, which those of SBD lack; SegmentationClassAug, as it is passed around, does the same.
+    """
+    lists = (f"{_LISTS}/train.txt", f"{_LISTS}/val.txt", "sbd/train.txt", "sbd/val.txt")
+    train, val, sbd_train, sbd_val = (set(_ids(tree, path)) for path in lists)
+    ids = (train | sbd_train | sbd_val) - val
+    own, sbd = by_id(_OWN, tree.files(_OWN), [".png"]), by_id("sbd/cls", tree.files("sbd/cls"), [".mat"])
+    labels = {**sbd, **{source_id: path for source_id, path in own.items() if source_id in train}}
+    chosen = {source_id: path for source_id, path in labels.items() if source_id in ids}
+    return pair_up(tree, _images(tree, ids, f"split '{_AUGMENTED}'"), chosen, _AUGMENTED)
+
+
+def _ids(tree: Tree, list_path: str) -> list[str]:
+    return tree.read(list_path).decode(errors="replace").split()
+
+
+def _images(tree: Tree, ids: Iterable[str], where: str) -> dict[str, str]:
+    """{id: path} of the `ids` that `where` names. Raises UserError if one has no image."""
     images = by_id("JPEGImages", tree.files("JPEGImages"), [".jpg"])
-    lacking = [source_id for source_id in ids if source_id not in images]
+    wanted = sorted(ids)
+    lacking = [source_id for source_id in wanted if source_id not in images]
     if lacking:
         raise UserError(
-            f"list '{tree.show(list_path)}' names '{lacking[0]}', which has no JPEGImages/{lacking[0]}.jpg "
-            f"({len(lacking)} of {len(ids)} have none), expected all images; restore them or choose other --splits"
+            f"{where} names '{lacking[0]}', which has no JPEGImages/{lacking[0]}.jpg "
+            f"({len(lacking)} of {len(wanted)} have none), expected all images; restore them or choose other --splits"
         )
-    labels = _labels(tree, split, set(ids))
-    pair_up(tree, {source_id: images[source_id] for source_id in ids}, labels, split)  # each has its label
-    return [make_pair(source_id, images[source_id], labels[source_id]) for source_id in sorted(ids)]
+    return {source_id: images[source_id] for source_id in wanted}
 
 
 def _labels(tree: Tree, split: str, ids: set[str]) -> dict[str, str]:
@@ -39,12 +110,23 @@ def _labels(tree: Tree, split: str, ids: set[str]) -> dict[str, str]:
     SegmentationClassAug holds the masks of Hariharan et al.'s SBD beside VOC's own: `*_aug` lists mean it, and lists of
     the user's making take it where VOC's own are not enough.
     """
-    folders = ["SegmentationClassAug"] if split.endswith("_aug") else ["SegmentationClass"]
+    folders = ["SegmentationClassAug"] if split.endswith("_aug") else [_OWN]
     if split not in _OFFICIAL:
         folders.append("SegmentationClassAug")
     found = [by_id(folder, tree.files(folder), [".png"]) for folder in folders]
     chosen = next((labels for labels in found if ids <= labels.keys()), found[0])
     return {source_id: path for source_id, path in chosen.items() if source_id in ids}
+
+
+def _open_sbd(path: Path) -> Tree:
+    tree = open_tree([path])
+    for folder in _SBD_FOLDERS:
+        if {"train.txt", "val.txt"} <= {*tree.files(folder)} and "cls" in tree.folders(folder):
+            return tree.below(folder) if folder else tree
+    raise UserError(
+        f"'{path}' is not SBD, expected benchmark_RELEASE with dataset/cls/*.mat, dataset/train.txt and "
+        "dataset/val.txt; correct --sbd"
+    )
 
 
 VOC = Reader(
@@ -53,4 +135,5 @@ VOC = Reader(
     layout="VOCdevkit/VOC2012 with ImageSets/Segmentation/<list>.txt, JPEGImages/*.jpg and SegmentationClass/*.png",
     landmarks=("JPEGImages", "ImageSets/Segmentation"),
     read=read,
+    add_options=add_options,
 )

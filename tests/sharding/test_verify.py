@@ -296,8 +296,8 @@ INDEX_EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         f"{FIRST}: {LABEL} at byte 513: ",
     ),
     "offset beyond the file": (
-        lambda index: index["samples"][0]["members"][0].update(offset=2**70),
-        f"{FIRST}: {IMAGE} at byte {2**70}: has ",
+        lambda index: index["samples"][0]["members"][0].update(offset=2**60),
+        f"{FIRST}: {IMAGE} at byte {2**60}: has ",
     ),
     "histogram": (
         lambda index: index["histogram"].__setitem__(0, 5),

@@ -25,6 +25,7 @@ from msanet.datasets import CAMVID
 from sharding import workers
 from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.camvid import CAMVID as CAMVID_READER
+from sharding.readers.labels import decode_ids
 from sharding.shard import Job
 from sharding.tree import FolderTree
 
@@ -275,7 +276,9 @@ def test_a_worker_told_to_stop_does_not_finish_its_shard(
     tree = FolderTree(fake.camvid(train=4))
     plan, *_ = plan_shards(CAMVID_READER.read(tree, Namespace(splits=None)), tree, "original", 10**9)
     done = [0]
-    monkeypatch.setattr(workers, "_worker", (Job(tree, CAMVID, "original", tmp_path), done, [True]), raising=False)
+    monkeypatch.setattr(
+        workers, "_worker", (Job(tree, CAMVID, decode_ids, "original", tmp_path), done, [True]), raising=False
+    )
     with pytest.raises(workers._Stop):
         workers._write(plan, 0)
     assert done == [1] and not list(tmp_path.glob("*.tar"))

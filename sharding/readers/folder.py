@@ -1,0 +1,161 @@
+"""Any dataset of images and masks: `images/<split>/` and `labels/<split>/*.png`, and a file that names the classes."""
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from msanet.data.codec import IMAGE_EXTENSIONS, decode_image
+from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
+from msanet.datasets.voc import voc_colour
+from msanet.errors import UserError
+from sharding.readers.labels import check_whole, decode_ids
+from sharding.readers.reader import Found, Pair, Reader, choose_splits, pair_up
+from sharding.tree import Tree
+
+_USUAL = ("train", "val", "test")
+_EXAMPLE = "classes: [{id: 0, name: field}, {id: 1, name: road, colour: [90, 90, 90]}]"
+_Byte = Annotated[int, Field(strict=True, ge=0, le=255)]
+_Colour = tuple[_Byte, _Byte, _Byte]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Class(_Record):
+    id: Annotated[int, Field(strict=True, ge=0, lt=IGNORE_INDEX)]
+    name: Annotated[str, Field(min_length=1)]
+    colour: _Colour | None = None
+
+
+class _Classes(_Record):
+    """The classes file. ignore: ids, or colours, of pixels that do not count; 255 never does."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "folder"
+    classes: Annotated[tuple[_Class, ...], Field(min_length=1, max_length=IGNORE_INDEX - 1)]
+    ignore: tuple[_Byte | _Colour, ...] = ()
+
+
+@dataclass(frozen=True)
+class DecodeFolder:
+    """Masks of ids (grey or palette), or in the colours of the classes file.
+
+    colours: (colour, id) in the order of the colours as numbers. classes_file: its name, for errors.
+    """
+
+    colours: tuple[tuple[_Colour, int], ...]
+    classes_file: str = field(repr=False)
+
+    def __call__(self, data: bytes, name: str) -> np.ndarray:
+        is_coloured = data[:4] == b"\x89PNG" and data[24:25] == b"\x08" and data[25:26] in (b"\x02", b"\x06")
+        if not is_coloured:
+            return decode_ids(data, name)
+        check_whole(data, name)
+        codes_HW = _code(decode_image(data, name).astype(np.int32))
+        known = _code(np.array([colour for colour, _ in self.colours] or [(-1, 0, 0)], np.int32))
+        ids = np.array([id for _, id in self.colours] or [0], np.uint8)
+        at_HW = np.searchsorted(known, codes_HW).clip(max=len(known) - 1)
+        unknown = codes_HW[known[at_HW] != codes_HW]
+        if unknown.size:
+            red, rest = divmod(int(unknown[0]), 2**16)
+            colour = [red, *divmod(rest, 2**8)]
+            raise UserError(
+                f"label '{name}' has the colour {colour} ({unknown.size} pixels are of such colours), expected only "
+                f"colours of '{self.classes_file}'; add it there, to a class or to ignore, or correct the label"
+            )
+        return ids[at_HW]
+
+
+def _code(colour: np.ndarray) -> np.ndarray:
+    return colour[..., 0] * 2**16 + colour[..., 1] * 2**8 + colour[..., 2]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that only this dataset has."""
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=f"YAML or JSON that says what the values or colours of the masks are, such as: {_EXAMPLE}",
+    )
+
+
+def read(tree: Tree, options: argparse.Namespace) -> Found:
+    """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
+    classes = _load(options.classes)
+    splits = choose_splits(options.splits, tree.folders("images"), _USUAL, tree.show("images"))
+    pairs = {split: _pairs(tree, split) for split in splits}
+    return Found(_spec(classes), pairs, decode=DecodeFolder(_colours(classes, options.classes), str(options.classes)))
+
+
+def _pairs(tree: Tree, split: str) -> list[Pair]:
+    images, labels = (_by_stem(tree, f"{kind}/{split}", endings) for kind, endings in _KINDS.items())
+    return pair_up(tree, images, labels, split)
+
+
+_KINDS = {"images": IMAGE_EXTENSIONS, "labels": ("png",)}
+
+
+def _by_stem(tree: Tree, folder: str, endings: tuple[str, ...]) -> dict[str, str]:
+    names = [name for name in tree.files(folder) if name.rpartition(".")[2].lower() in endings]
+    stem, count = Counter(name.rpartition(".")[0] for name in names).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        raise UserError(f"'{tree.show(folder)}' has {count} files named '{stem}', expected one; rename or drop one")
+    return {name.rpartition(".")[0]: f"{folder}/{name}" for name in names}
+
+
+def _load(path: Path) -> _Classes:
+    expected = f"expected a file such as: {_EXAMPLE}"
+    try:
+        classes = _Classes.model_validate(yaml.safe_load(path.read_bytes()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise UserError(f"classes file '{path}': {where}: {first['msg'].lower()}; {expected}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"classes file '{path}' is no YAML or JSON ({words}); {expected}") from error
+    ids = [*(found.id for found in classes.classes), *(entry for entry in classes.ignore if isinstance(entry, int))]
+    for what, values in (("id", ids), ("class", [found.name for found in classes.classes])):
+        value, count = Counter(values).most_common(1)[0]
+        if count > 1:
+            raise UserError(f"classes file '{path}' has the {what} '{value}' {count} times, expected once; correct it")
+    if classes.name in DATASETS:
+        raise UserError(f"classes file '{path}' has the name '{classes.name}' of another dataset; choose another")
+    return classes
+
+
+def _spec(classes: _Classes) -> DatasetSpec:
+    ignored = {entry: IGNORE_INDEX for entry in (*classes.ignore, IGNORE_INDEX) if isinstance(entry, int)}
+    return DatasetSpec(
+        name=classes.name,
+        classes=tuple(found.name for found in classes.classes),
+        palette=tuple(found.colour or voc_colour(number) for number, found in enumerate(classes.classes)),
+        train_ids={**ignored, **{found.id: number for number, found in enumerate(classes.classes)}},
+    )
+
+
+def _colours(classes: _Classes, path: Path) -> tuple[tuple[_Colour, int], ...]:
+    given = [(found.colour, found.id) for found in classes.classes if found.colour is not None]
+    given += [(entry, IGNORE_INDEX) for entry in classes.ignore if not isinstance(entry, int)]
+    colour, count = Counter(colour for colour, _ in given).most_common(1)[0] if given else (None, 0)
+    if count > 1:
+        raise UserError(f"classes file '{path}' has the colour {colour} {count} times, expected once; correct it")
+    return tuple(sorted(given))
+
+
+FOLDER = Reader(
+    name="folder",
+    summary="your own images and masks, with --classes to say what the masks' values or colours are",
+    layout="images/<split>/* (png, jpg, tif, bmp, webp) with labels/<split>/*.png of the same names",
+    landmarks=("images", "labels"),
+    read=read,
+    add_options=add_options,
+)

@@ -1,0 +1,40 @@
+"""What tests of the readers share: labels as packed, and commands that have to be refused."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sharding.__main__ import main
+
+
+def packed_labels(out: Path, split: str) -> dict[str, np.ndarray]:
+    """{id: train ids}, read with nothing of ours, in the order of the tars."""
+    found: dict[str, dict[str, bytes]] = {}
+    for path in sorted(out.glob(f"{split}-*.tar")):
+        with tarfile.open(path) as tar:
+            for info in tar:
+                key, _, extension = info.name.partition(".")
+                content = tar.extractfile(info)
+                assert content is not None
+                found.setdefault(key, {})[extension.partition(".")[0]] = content.read()
+    return {
+        json.loads(members["json"])["id"]: np.asarray(Image.open(io.BytesIO(members["label"])))
+        for members in found.values()
+    }
+
+
+def refuse(words: list[object], out: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """Run the command, check that it ends with exit code 2, one sentence and nothing on the disk; the sentence."""
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, words), "--out", str(out), "--workers", "1"])
+    stderr = capfd.readouterr().err
+    assert ended.value.code == 2
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1 and stderr.endswith("\n"), stderr
+    assert "Traceback" not in stderr
+    assert not out.exists() and not out.with_name(out.name + ".partial").exists()
+    return stderr

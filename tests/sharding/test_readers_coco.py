@@ -1,0 +1,299 @@
+"""MS-COCO: instances become maps of classes; checked against masks made by pycocotools itself."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from packing import packed_labels, refuse
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO as CocoApi
+
+from msanet.data.index import load_manifest
+from msanet.datasets import COCO
+from sharding.readers.coco import subset_of
+from sharding.readers.coco_mask import _run_lengths
+
+Shard = Callable[..., int]
+Capture = pytest.CaptureFixture[str]
+HEIGHT, WIDTH = 48, 64
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> list[float]:
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def runs_of(mask_HW: np.ndarray) -> list[int]:
+    """Uncompressed run lengths, column by column, starting with zeros."""
+    flat = mask_HW.flatten(order="F")
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *edges, flat.size]).tolist()
+    return counts if flat[0] == 0 else [0, *counts]
+
+
+def instance(number: int, image: int, category: int, outline: Any, crowd: int = 0) -> dict[str, Any]:
+    return {"id": number, "image_id": image, "category_id": category, "iscrowd": crowd, "segmentation": outline}
+
+
+CROWD = np.zeros((HEIGHT, WIDTH), np.uint8)
+CROWD[:, 40:] = 1
+OBJECTS = [
+    instance(7, 9, 67, [rectangle(0, 0, 30, 30)]),  # a dining table,
+    instance(8, 9, 48, [rectangle(5, 5, 10, 10), rectangle(20, 20, 25, 25)]),  # a fork on it in two pieces,
+    instance(3, 9, 90, [rectangle(2, 2, 12, 12)]),  # and a toothbrush between the two
+    instance(4, 9, 1, {"size": [HEIGHT, WIDTH], "counts": runs_of(CROWD)}, crowd=1),
+    instance(5, 9, 3, [rectangle(50, 0, 60, 40)]),  # a car in the crowd
+    instance(
+        6, 25, 17, {"size": [HEIGHT, WIDTH], "counts": coco_mask.encode(np.asfortranarray(CROWD))["counts"].decode()}
+    ),
+]
+
+
+class Coco:
+    """A small source: images 9, 25 and 30 (without objects) in train, image 42 in val."""
+
+    def __init__(self, root: Path, fake: Any) -> None:
+        self.root = root
+        for split, ids in (("train2014", (9, 25, 30)), ("val2014", (42,))):
+            for number in ids:
+                fake.image(root / split / self.file_name(split, number))
+        self.train = self.content("train2014", (9, 25, 30), OBJECTS)
+        self.write("train2014", self.train)
+        self.write("val2014", self.content("val2014", (42,), [instance(1, 42, 1, [rectangle(1, 1, 9, 9)])]))
+
+    @staticmethod
+    def file_name(split: str, number: int) -> str:
+        return f"COCO_{split}_{number:012d}.jpg"
+
+    def content(self, split: str, ids: tuple[int, ...], objects: list[dict[str, Any]]) -> dict[str, Any]:
+        images = [
+            {"id": i, "file_name": self.file_name(split, i), "height": HEIGHT, "width": WIDTH} for i in reversed(ids)
+        ]
+        names = {1: "person", 90: "toothbrush"}
+        return {
+            "info": {},
+            "images": images,
+            "annotations": [dict(found) for found in objects],
+            "categories": [{"id": id, "name": name} for id, name in names.items()],
+        }
+
+    def write(self, split: str, content: object) -> None:
+        path = self.root / "annotations" / f"instances_{split}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+@pytest.fixture
+def coco(fake: Any, tmp_path: Path) -> Coco:
+    (tmp_path / "coco").mkdir()
+    return Coco(tmp_path / "coco", fake)
+
+
+def drawn(mask: list[float]) -> np.ndarray:
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([mask], HEIGHT, WIDTH))).astype(bool)
+
+
+@pytest.mark.parametrize("crowd", ["class", "ignore"])
+def test_smaller_objects_lie_on_top_and_crowds_below(crowd: str, coco: Coco, shard: Shard, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert shard("coco", "--source", coco.root, "--out", out, "--crowd", crowd) == 0
+    labels = packed_labels(out, "train")
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[drawn(rectangle(0, 0, 30, 30))] = COCO.classes.index("dining table")
+    expected[drawn(rectangle(2, 2, 12, 12))] = COCO.classes.index("toothbrush")
+    for piece in (rectangle(5, 5, 10, 10), rectangle(20, 20, 25, 25)):
+        expected[drawn(piece)] = COCO.classes.index("fork")
+    expected[:, 40:] = 255 if crowd == "ignore" else COCO.classes.index("person")
+    expected[drawn(rectangle(50, 0, 60, 40))] = COCO.classes.index("car")
+    assert np.array_equal(labels["COCO_train2014_000000000009"], expected)
+    assert np.array_equal(labels["COCO_train2014_000000000025"], CROWD * COCO.classes.index("cat"))
+    assert not labels["COCO_train2014_000000000030"].any()  # kept, all background
+    assert list(labels) == sorted(labels) and list(packed_labels(out, "val")) == ["COCO_val2014_000000000042"]
+    assert load_manifest(out).ids[:3] == (0, 1, 2) and load_manifest(out).ids[-1] == 90
+
+
+def test_compressed_runs_are_pycocotools_own() -> None:
+    random = np.random.default_rng(0)
+    for scale in (1, 7, 90):  # short runs, and such of several letters
+        speckled = (random.random((13, 17)) < 0.3).astype(np.uint8)
+        mask = np.asfortranarray(np.kron(speckled, np.ones((scale, scale), np.uint8)))
+        assert _run_lengths(coco_mask.encode(mask)["counts"].decode()) == runs_of(mask)
+
+
+def test_the_order_of_the_file_and_the_workers_change_nothing(coco: Coco, shard: Shard, tmp_path: Path) -> None:
+    words = ("coco", "--source", coco.root, "--shard-bytes", "1")
+    assert shard(*words, "--out", tmp_path / "one") == 0
+    for name in ("images", "annotations"):
+        coco.train[name].reverse()
+    coco.write("train2014", coco.train)
+    assert shard(*words, "--out", tmp_path / "two", "--workers", 2) == 0
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len([name for name in names if name.endswith(".tar")]) == 4
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+
+
+def test_other_annotations_are_another_dataset(coco: Coco, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
+    words = ("coco", "--source", coco.root, "--out", tmp_path / "out")
+    assert shard(*words) == 0
+    coco.write("train2014", json.dumps(coco.train, indent=1))  # the same, at another time and of another size
+    assert shard(*words) == 0
+    assert "nothing to do" in capfd.readouterr().out
+    for change in (("--crowd", "ignore"), ("--subset", "train=2")):
+        with pytest.raises(SystemExit):
+            shard(*words, *change)
+        assert "is not the dataset of this command" in capfd.readouterr().err
+    coco.train["annotations"][0]["category_id"] = 2
+    coco.write("train2014", coco.train)
+    with pytest.raises(SystemExit):
+        shard(*words)
+    assert "is not the dataset of this command" in capfd.readouterr().err
+
+
+def test_a_subset_is_the_same_everywhere(coco: Coco, shard: Shard, tmp_path: Path) -> None:
+    ids = list(range(1000))
+    chosen = subset_of(ids, 5, seed=0)
+    assert sorted(chosen) == [87, 392, 404, 923, 942]  # fixed for ever: another machine has to choose them too
+    assert subset_of(ids[::-1], 5, seed=0) == chosen != subset_of(ids, 5, seed=1)
+    assert chosen < subset_of(ids, 50, seed=0)
+    out = tmp_path / "out"
+    assert shard("coco", "--source", coco.root, "--out", out, "--subset", "train=2", "val=1", "--seed", 3) == 0
+    expected = sorted(f"COCO_train2014_{i:012d}" for i in subset_of([30, 9, 25], 2, seed=3))
+    assert list(packed_labels(out, "train")) == expected
+    assert len(packed_labels(out, "val")) == 1
+
+
+def test_zips_and_images_in_a_folder(coco: Coco, fake: Any, shard: Shard, tmp_path: Path) -> None:
+    zips = [fake.zip(coco.root / part, tmp_path / f"{part}.zip") for part in ("train2014", "val2014", "annotations")]
+    assert shard("coco", "--source", *zips, "--out", tmp_path / "zips") == 0
+    (coco.root / "images").mkdir()
+    (coco.root / "train2014").rename(coco.root / "images" / "train2014")
+    assert shard("coco", "--source", coco.root.parent, "--out", tmp_path / "out", "--splits", "train") == 0
+    tars = [(tmp_path / out / "train-000000.tar").read_bytes() for out in ("zips", "out")]
+    assert tars[0] == tars[1]
+
+
+def test_two_years(coco: Coco, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
+    coco.write("train2017", coco.content("train2017", (), []))
+    assert "choose with --year" in refuse(["coco", "--source", coco.root], tmp_path / "out", capfd)
+    sentence = refuse(["coco", "--source", coco.root, "--year", "2017"], tmp_path / "out", capfd)
+    assert "split 'train' has no images" in sentence
+    assert shard("coco", "--source", coco.root, "--out", tmp_path / "out", "--year", "2014") == 0
+
+
+def outline(value: object) -> Callable[[Coco], None]:
+    return lambda coco: coco.write("train2014", {**coco.train, "annotations": [instance(11, 9, 1, value)]})
+
+
+def with_image(**change: object) -> Callable[[Coco], None]:
+    def write(coco: Coco) -> None:
+        coco.train["images"][-1].update(change)
+        coco.write("train2014", coco.train)
+
+    return write
+
+
+def taller(coco: Coco) -> None:
+    images = [{**image, "height": HEIGHT + 1} for image in coco.train["images"]]
+    coco.write("train2014", {**coco.train, "annotations": [], "images": images})
+
+
+DRAWN = ("instances_train2014.json (COCO_train2014_000000000009)': the outline of object 11 cannot be drawn",)
+FAULTS: dict[str, tuple[Callable[[Coco], object], tuple[str, ...]]] = {
+    "no JSON": (lambda coco: coco.write("train2014", "hello"), ("train2014.json' cannot be read", "download it again")),
+    "half a JSON": (lambda coco: coco.write("train2014", json.dumps(coco.train)[:-90]), ("json' cannot be read",)),
+    "deep JSON": (lambda coco: coco.write("train2014", "[" * 100_000), ("json' cannot be read",)),
+    "a list": (lambda coco: coco.write("train2014", []), ("json' cannot be read",)),
+    "no annotations": (
+        lambda coco: coco.write("train2014", {**coco.train, "annotations": None}),
+        ("json' cannot be read",),
+    ),
+    "captions": (
+        lambda coco: coco.write("train2014", {**coco.train, "annotations": [{"image_id": 9, "id": 1, "caption": "x"}]}),
+        ("json' cannot be read", "category_id"),
+    ),
+    "unknown category": (
+        lambda coco: coco.write("train2014", {**coco.train, "annotations": [instance(11, 9, 99, [])]}),
+        ("an object of category 99", "80 categories"),
+    ),
+    "another dataset": (
+        lambda coco: coco.write("train2014", {**coco.train, "categories": [{"id": 1, "name": "weed"}]}),
+        ("category 1 'weed'", "write a reader"),
+    ),
+    "one point": (outline([[3, 4]]), (*DRAWN, "a polygon has 2 numbers")),
+    "two points": (outline([[3, 4, 5, 6]]), (*DRAWN, "a polygon has 4 numbers")),
+    "half a point": (outline([[3, 4, 5, 6, 7, 8, 9]]), (*DRAWN, "a polygon has 7 numbers")),
+    "far away": (outline([[0, 0, 1e12, 0, 5, 5]]), (*DRAWN, "a corner at")),
+    "not a number": (outline([[0, 0, float("nan"), 0, 5, 5]]), (*DRAWN, "a corner at nan")),
+    "no outline": (outline([]), (*DRAWN, "no polygon")),
+    "words": (outline("circle"), DRAWN),
+    "runs of another size": (outline({"size": [9, 9], "counts": [81]}), (*DRAWN, "[9, 9]")),
+    "runs too short": (outline({"size": [HEIGHT, WIDTH], "counts": [5, 5]}), (*DRAWN, "do not fill the image")),
+    "runs below zero": (
+        outline({"size": [HEIGHT, WIDTH], "counts": [-1, HEIGHT * WIDTH + 1]}),
+        (*DRAWN, "do not fill"),
+    ),
+    "compressed runs too short": (outline({"size": [HEIGHT, WIDTH], "counts": "11"}), (*DRAWN, "do not fill")),
+    "compressed runs of nonsense": (outline({"size": [HEIGHT, WIDTH], "counts": "\u00e9 x"}), (*DRAWN, "the letter")),
+    "another size": (taller, ("is 64x49 but its image", "expected the same size")),
+    "absurd size": (with_image(height=10**9, width=10**9), ("size of 1000000000x1000000000",)),
+    "size in words": (with_image(height="high"), ("json' cannot be read",)),
+    "no file": (with_image(file_name="gone.jpg"), ("names 'gone.jpg'", "1 of 3", "images/train2014/")),
+    "out of the source": (with_image(file_name="../../etc/passwd.jpg"), ("names '../../etc/passwd.jpg'",)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault(fault: str, coco: Coco, tmp_path: Path, capfd: Capture) -> None:
+    FAULTS[fault][0](coco)
+    sentence = refuse(["coco", "--source", coco.root, "--splits", "train"], tmp_path / "out", capfd)
+    assert all(words in sentence for words in FAULTS[fault][1]), sentence
+
+
+def test_words_of_the_command(coco: Coco, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sentence(*words: object) -> str:
+        return refuse(["coco", "--source", coco.root, *words], tmp_path / "out", capfd)
+
+    assert "expected SPLIT=N" in sentence("--subset", "10000")
+    assert "expected SPLIT=N" in sentence("--subset", "train=0")
+    assert "asks for 4 images" in sentence("--subset", "train=4")
+    assert "--subset names split 'test'" in sentence("--subset", "test=4")
+    assert "instances_train2017.json" in sentence("--year", "2017")
+    shutil.rmtree(coco.root / "val2014")
+    assert "which is not in val2014/" in sentence()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pycocotools.mask", None)
+        assert "pip install pycocotools" in sentence()
+    shutil.rmtree(coco.root / "annotations")
+    assert "is not laid out as coco" in sentence()
+
+
+def test_categories_are_cocos(real_data: Path) -> None:
+    content = json.loads((real_data / "coco" / "annotations" / "instances_train2017.json").read_text())
+    names = ["background", *(row["name"] for row in sorted(content["categories"], key=lambda row: row["id"]))]
+    assert list(COCO.classes) == names and len(names) == 81
+    assert [COCO.train_ids[row["id"]] for row in content["categories"]] == list(range(1, 81))
+
+
+def test_real_coco(real_data: Path, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
+    out = tmp_path / "out"
+    assert shard("coco", "--source", real_data / "coco", "--out", out) == 0
+    labels = packed_labels(out, "train")
+    api = CocoApi(str(real_data / "coco" / "annotations" / "instances_train2017.json"))
+    assert len(labels) == len(api.imgs) == 32
+    objects = 0
+    for image in api.imgs.values():
+        found = [(row, api.annToMask(row).astype(bool)) for row in api.loadAnns(api.getAnnIds(image["id"]))]
+        expected = np.zeros((image["height"], image["width"]), np.uint8)
+        smallest = np.full(expected.shape, np.inf)
+        for row, mask in found:  # pixel by pixel: the smallest object there, a crowd only where nothing else is
+            size = mask.sum() + 10**9 * row["iscrowd"]
+            on_top = mask & (size < smallest)
+            expected[on_top] = COCO.train_ids[row["category_id"]]
+            smallest[on_top] = size
+            objects += 1
+        assert np.array_equal(labels[image["file_name"].removesuffix(".jpg")], expected)
+    assert objects == 288
