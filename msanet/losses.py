@@ -64,13 +64,13 @@ def cross_entropy_sum(
     labels_NHW: uint8 train ids, 255 ignored.
     """
     logits_NKHW = logits_NKHW.to(torch.promote_types(logits_NKHW.dtype, torch.float32))
-    labels = labels_NHW.long()
+    labels, weights_K = labels_NHW.long(), None if weights_K is None else weights_K.to(logits_NKHW.dtype)
     if hardest == 1:
         return F.cross_entropy(logits_NKHW, labels, weights_K, ignore_index=IGNORE_INDEX, reduction="sum")
     losses_NP = F.cross_entropy(logits_NKHW, labels, weights_K, ignore_index=IGNORE_INDEX, reduction="none").flatten(1)
     kept_N = _number_kept((labels_NHW != IGNORE_INDEX).sum(dim=(1, 2)), hardest)
     ranks_P = torch.arange(losses_NP.shape[1], device=losses_NP.device)
-    hardest_first_NP = losses_NP.sort(dim=1, descending=True).values
+    hardest_first_NP = losses_NP.sort(dim=1, descending=True, stable=True).values
     return torch.where(ranks_P < kept_N[:, None], hardest_first_NP, 0).sum()
 
 
@@ -93,7 +93,7 @@ def lovasz_sum(logits_NKHW: Tensor, labels_NHW: Tensor) -> Tensor:
     truth_NKHW, labelled_N1HW = _one_hot(labels_NHW, logits_NKHW)
     # Ignored pixels have error 0 and no truth: they sort last and change no Jaccard index.
     errors_NKP = ((truth_NKHW - logits_NKHW.softmax(dim=1)).abs() * labelled_N1HW).flatten(2)
-    errors_NKP, order_NKP = errors_NKP.sort(dim=2, descending=True)
+    errors_NKP, order_NKP = errors_NKP.sort(dim=2, descending=True, stable=True)  # ties would depend on the batch
     sorted_truth_NKP = truth_NKHW.flatten(2).gather(2, order_NKP)
     sorted_labelled_NKP = labelled_N1HW.flatten(2).expand_as(order_NKP).gather(2, order_NKP)
     present_NK1 = sorted_truth_NKP.sum(dim=2, keepdim=True)

@@ -123,9 +123,11 @@ class Trainer:
 
     def sync_buffers(self) -> None:
         """Average BatchNorm's running statistics over ranks: DeepSpeed never does, and they drift apart. A collective."""
-        for buffer in self.engine.module.buffers():
-            if buffer.is_floating_point():
-                distributed.all_reduce_sum(buffer).div_(self.batches.world_size)
+        for module in self.engine.module.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # not frozen ones, which are alike already
+                for buffer in (module.running_mean, module.running_var):
+                    assert buffer is not None
+                    distributed.all_reduce_sum(buffer).div_(self.batches.world_size)
 
     def checkpoint(self) -> Checkpoint:
         """All that a resume needs. A collective: every rank calls it; rank 0 writes what it gets."""
@@ -215,7 +217,7 @@ def _start_engine(config: Config, model: nn.Module, batches: BatchPlan) -> Any:
     import deepspeed  # here, so that the config, order and checkpoint code imports without it
 
     device = distributed.device()
-    if config.trainer.sync_batchnorm:
+    if config.trainer.sync_batchnorm and batches.world_size > 1:
         model = convert_sync_batchnorm(model, device)
     torch.manual_seed(
         config.run.seed + distributed.rank()
