@@ -5,13 +5,52 @@ import types
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import yaml
+
 from msanet.errors import UserError, nearest
+from msanet.models.attention_to_scale import AttentionToScale, Merge, parse_scales
+from msanet.models.blocks import scaled_channels
 from msanet.models.deeplab import DeepLabLargeFOV, DeepLabMScLargeFOV
 from msanet.models.deeplabv3 import DeepLabV3
 from msanet.models.fcn import FCN
 from msanet.models.msanet import MSANet
 from msanet.models.network import SegmentationNetwork
 from msanet.models.unet import UNet
+
+
+def attention_to_scale(
+    num_classes: int,
+    width: float = 1.0,
+    network: str = "deeplab_largefov",
+    network_options: str = "",
+    scales: str = "1,0.75,0.5",
+    merge: Merge = "attention",
+    extra_supervision: bool = True,
+    features: str = "",
+    attention_kernel: Literal[1, 3] = 3,
+    attention_channels: int = 512,
+    attention_layers: Literal[1, 2] = 2,
+) -> AttentionToScale:
+    """`AttentionToScale` around the network of that name; network_options: its own, as `backbone=resnet101,norm=group`."""
+    if network not in MODELS or network == "attention_to_scale":
+        known = sorted(MODELS.keys() - {"attention_to_scale"})
+        raise UserError(f"model.network is '{network}', which can have no scales; {nearest(network, known)}")
+    try:
+        pairs = [part.partition("=") for part in network_options.split(",") if part.strip()]
+        options = {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
+    except yaml.YAMLError:
+        raise UserError(f"model.network_options is '{network_options}', expected KEY=VALUE,...; correct it") from None
+    return AttentionToScale(
+        build_model(network, num_classes, **{"width": width, **options}),
+        parse_scales(scales),
+        merge,
+        extra_supervision,
+        features,
+        attention_kernel,
+        scaled_channels(attention_channels, width),
+        attention_layers,
+    )
+
 
 MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "msanet": MSANet,
@@ -20,6 +59,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "deeplab_largefov": DeepLabLargeFOV,
     "deeplab_msc_largefov": DeepLabMScLargeFOV,
     "deeplabv3": DeepLabV3,
+    "attention_to_scale": attention_to_scale,
 }
 
 

@@ -27,6 +27,8 @@ STRUCTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "msc-largefov": ("deeplab_msc_largefov", {}),
     "deeplabv3": ("deeplabv3", {}),
     "deeplabv3-8-auxiliary": ("deeplabv3", {"output_stride": 8, "auxiliary": True}),
+    "attention-to-scale": ("attention_to_scale", {}),
+    "attention-to-scale-unet": ("attention_to_scale", {"network": "unet", "scales": "1,0.5", "merge": "max"}),
 }
 NORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "msanet-group": ("msanet", {"norm": "group"}),
