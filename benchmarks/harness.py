@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -29,13 +28,6 @@ def in_turns(subjects: Mapping[str, Callable[[], float]], rounds: int) -> dict[s
 def median_ratio(figures: list[float], peer: list[float]) -> float:
     """Median over the rounds of one subject's figure divided by its peer's of the same round."""
     return statistics.median(a / b for a, b in zip(figures, peer, strict=True))
-
-
-def seconds_of(function: Callable[[], Any]) -> float:
-    """Wall-clock seconds of one call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def machine() -> dict[str, Any]:

@@ -71,11 +71,6 @@ def cut_image(image: Picture, geometry: Geometry, fill: tuple[int, int, int]) ->
     return _mirror(_pad(pixels, inside, geometry.window, fill), geometry.mirror)
 
 
-def cut_label(label: Picture, geometry: Geometry) -> np.ndarray:
-    """(h, w) uint8 of the geometry's window; IGNORE_INDEX outside the label."""
-    return _LabelCut(label, geometry).resized()
-
-
 class _LabelCut:
     """A label's part under a window: `source` at its own size, `resized` as the network gets it."""
 

@@ -12,7 +12,7 @@ from PIL import Image
 from msanet.config import DataConfig, parse_config
 from msanet.data.augment import sample_rng
 from msanet.data.codec import Picture, open_image, open_label
-from msanet.data.geometry import CROP_TRIES, Geometry, choose_geometries, cut_image, cut_label, cut_pair
+from msanet.data.geometry import CROP_TRIES, Geometry, choose_geometries, cut_image, cut_pair
 from msanet.data.tiff import encode_tiled
 
 FILL = (9, 8, 7)
@@ -47,6 +47,12 @@ def noise(height: int, width: int) -> tuple[Pixels, Pixels]:
     return Pixels(rng.integers(0, 256, (height, width, 3), np.uint8)), Pixels(
         rng.integers(0, 30, (height, width), np.uint8)
     )
+
+
+def cut_label(label: Picture, geometry: Geometry) -> np.ndarray:
+    """The label's part of cut_pair."""
+    image = Pixels(np.zeros((*label.size, 3), np.uint8))
+    return cut_pair(image, label, [geometry], 1.0, FILL)[1]
 
 
 def resize_then_cut(image: np.ndarray, label: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
