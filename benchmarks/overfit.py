@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from harness import print_table, write_json  # noqa: E402
 from msanet.datasets import CAMVID, IGNORE_INDEX  # noqa: E402
 from msanet.losses import count_labelled, cross_entropy_sum  # noqa: E402
 from msanet.models import build_model  # noqa: E402
-from msanet.models.network import SegmentationNetwork, TrainingOutput  # noqa: E402
+from msanet.models.network import SegmentationNetwork, combined_loss  # noqa: E402
 
 BAR, IMAGES, LOOK_EVERY = 0.9, 4, 25
 LEARNING_RATE = 1e-3
@@ -105,12 +106,8 @@ def by_heart(subject: Subject, source: Path, max_steps: int) -> dict[str, Any]:
 
 def training_loss(model: SegmentationNetwork, images_NCHW: Tensor, labels_NHW: Tensor) -> Tensor:
     """Mean cross-entropy per labelled pixel, with that of auxiliary heads."""
-    output = model(images_NCHW)
-    logits, extra = (output.logits, output.extra) if isinstance(output, TrainingOutput) else (output, ())
-    loss = cross_entropy_sum(logits, labels_NHW)
-    for weight, head in zip(model.extra_weights, extra, strict=True):
-        loss = loss + weight * cross_entropy_sum(head, labels_NHW)
-    return loss / count_labelled(labels_NHW)
+    term = partial(cross_entropy_sum, labels_NHW=labels_NHW)
+    return combined_loss(model(images_NCHW), model.extra_weights, term) / count_labelled(labels_NHW)
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from PIL import Image
 from sharding.__main__ import main
 
 
-def packed_labels(out: Path, split: str) -> dict[str, np.ndarray]:
-    """{id: train ids}, read with nothing of ours, in the order of the tars."""
+def packed_members(out: Path, split: str) -> dict[str, dict[str, bytes]]:
+    """{key: {extension: bytes}}, read with nothing of ours, in the order of the tars."""
     found: dict[str, dict[str, bytes]] = {}
     for path in sorted(out.glob(f"{split}-*.tar")):
         with tarfile.open(path) as tar:
@@ -21,11 +21,17 @@ def packed_labels(out: Path, split: str) -> dict[str, np.ndarray]:
                 key, _, extension = info.name.partition(".")
                 content = tar.extractfile(info)
                 assert content is not None
-                found.setdefault(key, {})[extension.partition(".")[0]] = content.read()
-    return {
-        json.loads(members["json"])["id"]: np.asarray(Image.open(io.BytesIO(members["label"])))
-        for members in found.values()
-    }
+                found.setdefault(key, {})[extension] = content.read()
+    return found
+
+
+def packed_labels(out: Path, split: str) -> dict[str, np.ndarray]:
+    """{id: train ids} of the samples, as packed_members reads them."""
+    labels = {}
+    for members in packed_members(out, split).values():
+        (label,) = (data for extension, data in members.items() if extension.startswith("label."))
+        labels[json.loads(members["json"])["id"]] = np.asarray(Image.open(io.BytesIO(label)))
+    return labels
 
 
 def refuse(words: list[object], out: Path, capfd: pytest.CaptureFixture[str]) -> str:

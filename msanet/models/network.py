@@ -1,5 +1,6 @@
 """What every network of the zoo promises: a score map at its own resolution, features by name, logits at any size."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -55,3 +56,15 @@ class SegmentationNetwork(nn.Module):
         if not found.extra:
             return logits
         return TrainingOutput(logits, tuple(upsample(extra, self.stride, size) for extra in found.extra))
+
+
+def combined_loss(
+    output: Tensor | TrainingOutput, extra_weights: Sequence[float], loss: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """`loss` of the logits, plus that of each auxiliary head times its weight."""
+    if isinstance(output, Tensor):
+        return loss(output)
+    total = loss(output.logits)
+    for weight, extra in zip(extra_weights, output.extra, strict=True):
+        total = total + weight * loss(extra)
+    return total

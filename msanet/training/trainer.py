@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -20,7 +21,7 @@ from msanet.data.stages import Batch
 from msanet.errors import UserError
 from msanet.evaluation.evaluator import Evaluation, evaluate
 from msanet.losses import SegmentationLoss
-from msanet.models.network import TrainingOutput
+from msanet.models.network import combined_loss
 from msanet.models.saved import ModelCard, apply_weights
 from msanet.training import engine_state
 from msanet.training.checkpoint import Checkpoint, RunState, require_same_run, restore_rng, rng_state
@@ -92,7 +93,9 @@ class Trainer:
         counts = self._count(batches)
         factor = self.batches.world_size * self.batches.accumulation
         for batch in batches:
-            loss = self._loss_of(self.engine(self._network_input(batch)), batch.labels_NHW, counts)
+            output = self.engine(self._network_input(batch))
+            term = partial(self.loss, labels_NHW=batch.labels_NHW, counts_2=counts)
+            loss = combined_loss(output, self.engine.module.extra_weights, term)
             self._loss_sum += loss.detach()
             self.engine.backward(loss * factor)
             self.engine.step()
@@ -168,14 +171,6 @@ class Trainer:
                     f"{self.config.data.max_masked}; they are listed in run.dir/masked-*.jsonl: mend the shards"
                 )
         return counts[:-1]
-
-    def _loss_of(self, output: Tensor | TrainingOutput, labels_NHW: Tensor, counts: Tensor) -> Tensor:
-        if isinstance(output, Tensor):
-            return self.loss(output, labels_NHW, counts)
-        loss = self.loss(output.logits, labels_NHW, counts)
-        for weight, extra in zip(self.engine.module.extra_weights, output.extra, strict=True):
-            loss = loss + weight * self.loss(extra, labels_NHW, counts)
-        return loss
 
     def _network_input(self, batch: Batch) -> Tensor:
         data = self.config.data

@@ -3,7 +3,6 @@
 import io
 import json
 import pickle
-import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from packing import packed_members
 from PIL import Image
 
 from msanet.data.index import load_manifest
@@ -25,14 +25,7 @@ Capture = pytest.CaptureFixture[str]
 
 def samples(out: Path, split: str) -> dict[str, tuple[np.ndarray, np.ndarray, dict]]:
     """{key: (image, label, json)} read with nothing of ours, in the order of the tars."""
-    found: dict[str, dict[str, bytes]] = {}
-    for path in sorted(out.glob(f"{split}-*.tar")):
-        with tarfile.open(path) as tar:
-            for info in tar:
-                key, _, extension = info.name.partition(".")
-                content = tar.extractfile(info)
-                assert content is not None
-                found.setdefault(key, {})[extension] = content.read()
+    found = packed_members(out, split)
     for members in found.values():
         assert [name.split(".")[0] for name in members] == ["image", "label", "json"]
     return {key: _decode(*members.values()) for key, members in found.items()}
