@@ -3,23 +3,24 @@
 An unknown key is an error that names the nearest one.
 """
 
+from msanet.config.base import Section
+from msanet.config.evaluation import CrfConfig, EvaluationConfig
 from msanet.config.loading import load_config, parse_config, read_yaml, settings
 from msanet.config.sections import (
     Config,
     DataConfig,
-    EvaluationConfig,
     LossConfig,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
     ScheduleConfig,
-    Section,
     StorageConfig,
     TrainerConfig,
 )
 
 __all__ = [
     "Config",
+    "CrfConfig",
     "DataConfig",
     "EvaluationConfig",
     "LossConfig",

@@ -6,17 +6,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Size = tuple[Annotated[int, Field(ge=1, le=65536)], Annotated[int, Field(ge=1, le=65536)]]
-"""(height, width) in pixels."""
-Positive = Annotated[int, Field(ge=1)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Rgb = tuple[float, float, float]
-
-
-class Section(BaseModel):
-    """A group of settings: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from msanet.config.base import Above0, NonNegative, Positive, Probability, Rgb, Section, Share, Size
+from msanet.config.evaluation import EvaluationConfig
 
 
 class RunConfig(Section):
@@ -32,9 +23,7 @@ class RunConfig(Section):
     record_samples: bool = Field(
         False, description="write which samples each step took to samples-<rank>.jsonl, as proof"
     )
-    timeout: Annotated[float, Field(gt=0)] = Field(
-        600.0, description="seconds after which a collective that hangs ends the job"
-    )
+    timeout: Above0 = Field(600.0, description="seconds after which a collective that hangs ends the job")
 
 
 class DataConfig(Section):
@@ -62,15 +51,9 @@ class DataConfig(Section):
     flip_vertical: Probability = Field(
         0.0, description="probability of mirroring top and bottom (the MSANet paper: 0.5)"
     )
-    brightness: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="colour jitter: factor drawn from [1-x, 1+x]"
-    )
-    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="colour jitter: factor drawn from [1-x, 1+x]"
-    )
-    saturation: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="colour jitter: factor drawn from [1-x, 1+x]"
-    )
+    brightness: Share = Field(0.0, description="colour jitter: factor drawn from [1-x, 1+x]")
+    contrast: Share = Field(0.0, description="colour jitter: factor drawn from [1-x, 1+x]")
+    saturation: Share = Field(0.0, description="colour jitter: factor drawn from [1-x, 1+x]")
     jitter_on: Literal["device", "loader"] = Field(
         "device",
         description="where colours are jittered: device: in float32; loader: in its processes, rounded to uint8",
@@ -122,9 +105,7 @@ class StorageConfig(Section):
     decoded_bytes: Annotated[int, Field(ge=0)] = Field(
         0, description="bytes of decoded images to keep on each node for later epochs; 0: none"
     )
-    deadline: Annotated[float, Field(gt=0)] = Field(
-        300.0, description="seconds within which a remote read must succeed, retries included"
-    )
+    deadline: Above0 = Field(300.0, description="seconds within which a remote read must succeed, retries included")
     connections: Annotated[int, Field(ge=1, le=64)] = Field(4, description="remote reads in flight per loader process")
     read_ahead: Positive = Field(
         8, description="micro-batches whose bytes are fetched ahead of need, per loader process"
@@ -136,13 +117,14 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     name: str = Field("msanet", description="which network")
+    pretrained: Path | None = Field(
+        None,
+        description="weights to start from: torchvision's VGG-16 or ResNet (.pth, .safetensors), or a checkpoint of ours",
+    )
 
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
-
-
-NonNegative = Annotated[float, Field(ge=0)]
 
 
 class LossConfig(Section):
@@ -172,13 +154,14 @@ class OptimizerConfig(Section):
     name: Literal["adam", "adamw", "sgd"] = Field(
         "adam", description="adam: L2 decay in the gradient; adamw: decoupled; sgd: with momentum"
     )
-    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="initial learning rate")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="weight decay")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of sgd")
+    lr: Above0 = Field(1e-3, description="initial learning rate")
+    weight_decay: NonNegative = Field(0.0, description="weight decay")
+    momentum: Share = Field(0.9, description="momentum of sgd")
     betas: tuple[Probability, Probability] = Field((0.9, 0.999), description="decay rates of adam's moments")
-    clip_norm: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="clip the gradient's norm to this; 0: no clipping"
+    classifier_lr: Above0 = Field(
+        1.0, description="factor on lr for the layers that depend on the classes (Attention to Scale: 10)"
     )
+    clip_norm: NonNegative = Field(0.0, description="clip the gradient's norm to this; 0: no clipping")
 
 
 class ScheduleConfig(Section):
@@ -187,7 +170,7 @@ class ScheduleConfig(Section):
     name: Literal["poly", "step", "constant"] = Field(
         "poly", description="poly: lr (1 - step/steps)^power; step: lr gamma^(step // every)"
     )
-    power: Annotated[float, Field(gt=0)] = Field(0.9, description="exponent of poly")
+    power: Above0 = Field(0.9, description="exponent of poly")
     every: Positive = Field(2000, description="steps between drops of the step schedule (Attention to Scale: 2,000)")
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor of each drop of the step schedule")
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="steps of linear warm-up from 0 before the schedule")
@@ -196,9 +179,7 @@ class ScheduleConfig(Section):
 class TrainerConfig(Section):
     """How long, how much at once, how precise."""
 
-    epochs: Annotated[float, Field(gt=0)] = Field(
-        200.0, description="passes over the training split (fractions allowed)"
-    )
+    epochs: Above0 = Field(200.0, description="passes over the training split (fractions allowed)")
     steps: Positive | None = Field(None, description="optimizer steps; overrides epochs")
     global_batch: Positive = Field(
         4, description="images per optimizer step over all ranks; everything else is derived from it"
@@ -208,29 +189,20 @@ class TrainerConfig(Section):
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast with fp32 master weights")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
+    ema: Share = Field(
+        0.0, description="decay per step of an exponential moving average of the weights, which is then judged; 0: none"
+    )
+    activation_checkpointing: bool = Field(
+        False,
+        description="compute activations again in the backward pass instead of keeping them: less memory, more time",
+    )
     sync_batchnorm: bool = Field(
         False, description="BatchNorm over the micro-batches of all ranks: independent of the number of ranks"
     )
     log_every: Positive = Field(10, description="steps between lines of metrics.jsonl")
     checkpoint_every: Positive = Field(500, description="steps between checkpoints; the last step is always saved")
     keep_checkpoints: Positive = Field(2, description="newest checkpoints to keep")
-    evaluate_every: Annotated[float, Field(ge=0)] = Field(
-        10.0, description="epochs between validations; 0: only at the end"
-    )
-
-
-class EvaluationConfig(Section):
-    """How images are put through the network when it is judged, and what is kept."""
-
-    resize: Size | None = Field(
-        None,
-        description="[height, width] of the network's input; logits are brought back to the label's size; null: own size",
-    )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
-    workers: Annotated[int, Field(ge=0, le=64)] = Field(
-        1, description="loader processes per rank; 0: read in the process itself"
-    )
-    panels: Annotated[int, Field(ge=0, le=200)] = Field(8, description="images shown in the report")
+    evaluate_every: NonNegative = Field(10.0, description="epochs between validations; 0: only at the end")
 
 
 class Config(Section):

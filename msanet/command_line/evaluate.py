@@ -1,0 +1,51 @@
+"""The command line of launcher/evaluate.py."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from msanet.command_line.parser import add_checkpoint_arguments, checkpoint_and_config, new_parser, say_once
+from msanet.config import EvaluationConfig, StorageConfig
+from msanet.errors import UserError, user_errors
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """What evaluate.py is asked for. out: the folder that gets evaluation-<split>.json and report.html."""
+
+    checkpoint: Path
+    shards: str
+    split: str
+    out: Path
+    settings: EvaluationConfig
+    storage: StorageConfig
+    timeout: float
+
+
+def evaluation_job(description: str, argv: Sequence[str]) -> EvaluationJob:
+    """Read evaluate.py's command line. Ends with exit code 2 on errors."""
+    parser = new_parser(description)
+    add_checkpoint_arguments(parser)
+    parser.add_argument("--data", metavar="SHARDS", help="folder or address of shards; the run's own unless given")
+    parser.add_argument("--split", help="split to judge on; the run's validation split unless given")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where to write; the run, or the checkpoint's folder"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="evaluation.* settings that override the run's"
+    )
+    arguments = parser.parse_args(argv)
+    with user_errors(may_speak=say_once):
+        checkpoint, config = checkpoint_and_config(arguments, arguments.settings)
+        shards = arguments.data or config.data.path
+        if shards is None:
+            raise UserError("--data is not given, expected a folder of shards with --checkpoint; add --data SHARDS")
+        return EvaluationJob(
+            checkpoint,
+            shards,
+            arguments.split or config.data.val_split,
+            arguments.out or arguments.run or checkpoint.parent,
+            config.evaluation,
+            config.storage,
+            config.run.timeout,
+        )

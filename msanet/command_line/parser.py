@@ -1,0 +1,58 @@
+"""What the commands of launcher/ share: the form of errors, and which checkpoint is meant."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from msanet.config import Config, load_config
+from msanet.distributed import is_main
+from msanet.errors import UserError
+from msanet.evaluation.report import CONFIG_FILE
+from msanet.training.checkpoint import MODEL_FILE, newest_whole
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors in the form that all our errors have (one sentence, exit code 2)."""
+
+    def error(self, message: str) -> Any:
+        print(f"error: {message}; see --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def new_parser(description: str, epilog: str | None = None) -> Parser:
+    """A parser that accepts what the `deepspeed` launcher adds to a command line."""
+    parser = Parser(description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # appended by `deepspeed`; RANK says the same
+    return parser
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """--run RUN or --checkpoint FILE."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", type=Path, metavar="RUN", help="run folder; its newest whole checkpoint is used")
+    which.add_argument("--checkpoint", type=Path, metavar="FILE", help="a model.safetensors, or the folder it lies in")
+
+
+def checkpoint_and_config(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Path, Config]:
+    """The file that those arguments mean, and the settings of its run. Raises UserError where there is none."""
+    if arguments.checkpoint:
+        path = arguments.checkpoint
+        return (path / MODEL_FILE if path.is_dir() else path), load_config(None, overrides)
+    config_file = arguments.run / CONFIG_FILE
+    if not config_file.is_file():
+        raise UserError(
+            f"'{arguments.run}' holds no {CONFIG_FILE}, expected a run folder; give the run.dir of a training"
+        )
+    newest = newest_whole(arguments.run / "checkpoints")
+    if newest is None:
+        raise UserError(
+            f"'{arguments.run}' holds no whole checkpoint, expected at least one; let the training reach its first"
+        )
+    return newest / MODEL_FILE, load_config(config_file, overrides)
+
+
+def say_once(sentence: str) -> bool:
+    """For `user_errors`: before there is a process group, rank 0 speaks for all."""
+    return is_main()

@@ -1,0 +1,52 @@
+"""How a network is judged: the section `evaluation` of the settings."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from msanet.config.base import Above0, NonNegative, Positive, Section, Share, Size
+
+
+class CrfConfig(Section):
+    """The fully connected CRF after the network (Kraehenbuehl and Koltun 2011, equation 3), its symbols in brackets."""
+
+    enabled: bool = Field(False, description="refine the network's probabilities by a fully connected CRF")
+    iterations: Positive = Field(10, description="mean-field iterations")
+    smoothness_weight: NonNegative = Field(3.0, description="weight of the smoothness kernel (w2)")
+    smoothness_std: Above0 = Field(3.0, description="its standard deviation in pixels (theta gamma)")
+    appearance_weight: NonNegative = Field(10.0, description="weight of the appearance kernel (w1)")
+    appearance_std: Above0 = Field(80.0, description="its standard deviation in pixels (theta alpha)")
+    appearance_rgb_std: Above0 = Field(13.0, description="its standard deviation in grey values (theta beta)")
+
+
+class EvaluationConfig(Section):
+    """How images are put through the network when it is judged, and what is kept."""
+
+    resize: Size | None = Field(
+        None,
+        description="[height, width] of the network's input; logits are brought back to the label's size; null: own size",
+    )
+    scales: tuple[Above0, ...] = Field(
+        (1.0,), description="the input at each of these scales; probabilities are averaged"
+    )
+    flip: bool = Field(False, description="also mirrored left and right; probabilities are averaged")
+    window: Size | None = Field(
+        None, description="[height, width] of sliding windows over the (scaled) input; null: the whole image at once"
+    )
+    overlap: Share = Field(0.33, description="share of a window that its neighbour covers too")
+    window_batch: Positive = Field(4, description="windows of one forward pass; halved where memory does not suffice")
+    crf: CrfConfig = CrfConfig()
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
+    protocol: Literal["plain", "official-cityscapes", "official-voc"] = Field(
+        "plain", description="whose rules make figures out of counts"
+    )
+    workers: Annotated[int, Field(ge=0, le=64)] = Field(
+        1, description="loader processes per rank; 0: read in the process itself"
+    )
+    panels: Annotated[int, Field(ge=0, le=200)] = Field(8, description="images shown in the report")
+
+    @model_validator(mode="after")
+    def _has_a_scale(self) -> "EvaluationConfig":
+        if not self.scales:
+            raise ValueError("evaluation.scales is empty, expected at least one scale such as [1.0]")
+        return self
