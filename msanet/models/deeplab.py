@@ -35,7 +35,7 @@ class DeepLabLargeFOV(SegmentationNetwork):
     def score(self, image_NCHW: Tensor) -> Scores:
         """See `SegmentationNetwork.score`."""
         pooled = self.trunk(pad_to_multiple(image_NCHW, self.stride))
-        fc6, fc7 = self.fc(pooled[4])  # 1024 x 28 x 28
+        fc6, fc7 = self.run(self.fc, pooled[4])  # 1024 x 28 x 28
         fc8 = self.fc8(fc7)
         return Scores(fc8, {"fc6": fc6, "fc7": fc7, "fc8": fc8})
 
@@ -59,8 +59,10 @@ class DeepLabMScLargeFOV(DeepLabLargeFOV):
         """See `SegmentationNetwork.score`."""
         image_NCHW = pad_to_multiple(image_NCHW, self.stride)
         pooled = self.trunk(image_NCHW)
-        fc6, fc7 = self.fc(pooled[4])  # 1024 x 28 x 28
-        side = [layers(x) for layers, x in zip(self.side, (image_NCHW, *pooled[:4]), strict=True)]  # 128 x 28 x 28 each
+        fc6, fc7 = self.run(self.fc, pooled[4])  # 1024 x 28 x 28
+        side = [
+            self.run(layers, x) for layers, x in zip(self.side, (image_NCHW, *pooled[:4]), strict=True)
+        ]  # 128 x 28 x 28 each
         fc8 = self.fc8(torch.cat([fc7, *side], dim=1))
         return Scores(fc8, {"fc6": fc6, "fc7": fc7, "fc8": fc8})
 

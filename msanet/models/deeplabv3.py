@@ -53,7 +53,7 @@ class DeepLabV3(SegmentationNetwork):
     def score(self, image_NCHW: Tensor) -> Scores:
         """See `SegmentationNetwork.score`."""
         layer3, layer4 = self.trunk(image_NCHW)  # 1024 x 14 x 14, 2048 x 14 x 14
-        x = self.aspp(layer4)  # 256 x 14 x 14
+        x = self.run(self.aspp, layer4)  # 256 x 14 x 14
         extra = (self.auxiliary(layer3),) if self.training and self.auxiliary else ()
         return Scores(self.classifier(x), {"penultimate": x}, extra)
 

@@ -48,7 +48,7 @@ class FCN(SegmentationNetwork):
         """See `SegmentationNetwork.score`. The feature is fc7, at stride 32."""
         height, width = image_NCHW.shape[-2:]
         pooled = self.trunk(pad_to_multiple(image_NCHW, 32))
-        _, fc7 = self.fc(pooled[4])  # 4096 x 7 x 7
+        _, fc7 = self.run(self.fc, pooled[4])  # 4096 x 7 x 7
         scores = self.score_fc7(fc7)  # 21 x 7 x 7
         for pool in self.skips:  # 21 x 14 x 14, 21 x 28 x 28
             scores = self.get_submodule(f"upscore_pool{pool}")(scores)

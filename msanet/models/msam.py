@@ -53,8 +53,22 @@ class MSAM(nn.Module):
         names = "abcd" if attend else "d"
         self.project = nn.ModuleDict({name: nn.Conv2d(self.channels, self.channels, 1) for name in names})
 
+    def attention_map(self, inputs: Sequence[Tensor], queries_Q: Tensor) -> Tensor:
+        """Equation 1's s_ij for chosen j: (N, Q, H, W), what each position i gives to each query, 1 in sum.
+
+        queries_Q: positions j, row times W plus column, of the module's own grid. Memory is linear in H x W times Q.
+        """
+        fused = self._fuse(inputs)
+        a_NCHW, b_NCHW = self.project["a"](fused), self.project["b"](fused)
+        queries_NCQ = b_NCHW.flatten(2)[:, :, queries_Q]
+        scores_NQP = queries_NCQ.transpose(1, 2) @ a_NCHW.flatten(2)
+        return scores_NQP.float().softmax(dim=2).unflatten(2, a_NCHW.shape[2:])
+
+    def _fuse(self, inputs: Sequence[Tensor]) -> Tensor:
+        return torch.cat([level(x) for level, x in zip(self.levels, inputs, strict=True)], dim=1)
+
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        fused = torch.cat([level(x) for level, x in zip(self.levels, inputs, strict=True)], dim=1)
+        fused = self._fuse(inputs)
         d = self.project["d"](fused)
         if not self.attend:
             return d

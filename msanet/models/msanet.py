@@ -3,6 +3,7 @@
 Sizes in comments are for a 224x224 input at width 1; the network is fully convolutional and takes any size.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -65,20 +66,42 @@ class MSANet(SegmentationNetwork):
     def score(self, image_NCHW: Tensor) -> Scores:
         """See `SegmentationNetwork.score`."""
         height, width = image_NCHW.shape[-2:]
-        x = pad_to_multiple(image_NCHW, 8)
-        levels, indices = [], []  # activations before pooling, and where each maximum was
-        for block in self.encoder[:3]:
-            levels.append(block(x))
-            x, where = F.max_pool2d(levels[-1], 2, return_indices=True)
-            indices.append(where)
-        x = F.max_pool2d(self.encoder[3](x), kernel_size=3, stride=1, padding=1)  # 512 x 28 x 28
+        x, levels, indices = self._levels(image_NCHW)
+        x = F.max_pool2d(self.run(self.encoder[3], x), kernel_size=3, stride=1, padding=1)  # 512 x 28 x 28
 
-        x = max_unpool(self.decoder[0](x), indices[2], levels[2].shape[-2:])  # 256 x 56 x 56
-        x = max_unpool(self.decoder[1](_join(x, self.msam_quarter, levels)), indices[1], levels[1].shape[-2:])
-        x = max_unpool(self.decoder[2](_join(x, self.msam_half, levels[:2])), indices[0], levels[0].shape[-2:])
-        x = self.decoder[3](x)  # 64 x 224 x 224
+        attention = (None, self.msam_quarter, self.msam_half)
+        for step, module in enumerate(attention):  # 256 x 56 x 56, 128 x 112 x 112, 64 x 224 x 224
+            if module is not None:
+                x = torch.cat([x, self.run(module, levels[: 4 - step])], dim=1)
+            level = 2 - step
+            x = max_unpool(self.run(self.decoder[step], x), indices[level], levels[level].shape[-2:])
+        x = self.run(self.decoder[3], x)  # 64 x 224 x 224
         return Scores(self.classifier(x)[..., :height, :width], {"penultimate": x[..., :height, :width]})
 
+    @torch.no_grad()
+    def attention_maps(self, image_NCHW: Tensor, queries_Q2: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        """Where each module looks for chosen pixels (figure 7): {"quarter", "half": (N, Q, ceil(H / 4 or 2), ceil(W / ...))}.
 
-def _join(x: Tensor, module: MSAM | None, levels: list[Tensor]) -> Tensor:
-    return x if module is None else torch.cat([x, module(levels)], dim=1)
+        queries_Q2: (row, column) of pixels of the image. A map is equation 1's softmax, 1 in sum but for what of it lies on
+        padding; nothing for modules that do not attend.
+        """
+        height, width = image_NCHW.shape[-2:]
+        _, levels, _ = self._levels(image_NCHW)
+        maps = {}
+        for name, module, cell, count in (("quarter", self.msam_quarter, 4, 3), ("half", self.msam_half, 2, 2)):
+            if module is not None and module.attend:
+                columns = levels[0].shape[-1] // cell
+                positions = [row // cell * columns + column // cell for row, column in queries_Q2]
+                found = module.attention_map(levels[:count], torch.tensor(positions, device=image_NCHW.device))
+                maps[name] = found[..., : -(-height // cell), : -(-width // cell)]
+        return maps
+
+    def _levels(self, image_NCHW: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The pooled output of the third block; activations before each pooling, and where each maximum was."""
+        x = pad_to_multiple(image_NCHW, 8)
+        levels, indices = [], []
+        for block in self.encoder[:3]:
+            levels.append(self.run(block, x))
+            x, where = F.max_pool2d(levels[-1], 2, return_indices=True)
+            indices.append(where)
+        return x, levels, indices

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from msanet.models.blocks import upsample
+from msanet.models.recompute import Recomputable
 
 
 class Scores(NamedTuple):
@@ -27,8 +28,8 @@ class TrainingOutput(NamedTuple):
     extra: tuple[Tensor, ...]
 
 
-class SegmentationNetwork(nn.Module):
-    """A fully convolutional network for images of any size; subclasses write `score`.
+class SegmentationNetwork(Recomputable):
+    """A fully convolutional network for images of any size; subclasses write `score`, and call large blocks by `run`.
 
     stride: pixels per cell of the score map. feature_channels: the features that a wrapper may attend on, by name.
     classifier_names: prefixes of the parameters that depend on the number of classes, all of them: what has a learning

@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from msanet.models.blocks import Norm, normalisation, scaled_channels
+from msanet.models.recompute import Recomputable
 
 Backbone = Literal["resnet50", "resnet101"]
 BLOCKS: dict[Backbone, tuple[int, int, int, int]] = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -41,7 +42,7 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
-class ResNet(nn.Module):
+class ResNet(Recomputable):
     """conv1 to layer4; what would make the map smaller than 1/output_stride is dilation instead (DeepLabv3, section 3.1).
 
     multi_grid: multiplies the dilation of layer4's three blocks. All blocks of a layer are dilated alike otherwise, the
@@ -76,8 +77,12 @@ class ResNet(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x_NCHW))))
-        layer3 = self.layer3(self.layer2(self.layer1(x)))
-        return layer3, self.layer4(layer3)
+        for block in (*self.layer1, *self.layer2, *self.layer3):
+            x = self.run(block, x)
+        layer3 = x
+        for block in self.layer4:
+            x = self.run(block, x)
+        return layer3, x
 
 
 def _layer(in_channels: int, channels: int, stride: int, dilations: Sequence[int], norm: Norm) -> nn.Sequential:

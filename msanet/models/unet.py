@@ -37,12 +37,12 @@ class UNet(SegmentationNetwork):
     def score(self, image_NCHW: Tensor) -> Scores:
         """See `SegmentationNetwork.score`."""
         height, width = image_NCHW.shape[-2:]
-        x = self.encoder[0](pad_to_multiple(image_NCHW, 16))
+        x = self.run(self.encoder[0], pad_to_multiple(image_NCHW, 16))
         levels = []  # 64 x 224 x 224, 128 x 112 x 112, 256 x 56 x 56, 512 x 28 x 28
         for block in self.encoder[1:]:
             levels.append(x)
-            x = block(F.max_pool2d(x, 2))  # at last 1024 x 14 x 14
+            x = self.run(block, F.max_pool2d(x, 2))  # at last 1024 x 14 x 14
         for up, block, level in zip(self.up, self.decoder, reversed(levels), strict=True):
-            x = block(torch.cat([level, up(x)], dim=1))
+            x = self.run(block, torch.cat([level, up(x)], dim=1))
         x = x[..., :height, :width]
         return Scores(self.classifier(x), {"penultimate": x})

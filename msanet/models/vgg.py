@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from msanet.models.blocks import scaled_channels
+from msanet.models.recompute import Recomputable
 
 _STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """(channels, number of 3x3 convolutions) of conv1_x to conv5_x."""
 
 
-class VGG16(nn.Module):
+class VGG16(Recomputable):
     """conv1_1 to pool5, without BatchNorm.
 
     pool_strides: 1 instead of 2 keeps the resolution from that pooling on; the convolutions after it are dilated
@@ -27,22 +28,24 @@ class VGG16(nn.Module):
         super().__init__()
         self.channels = tuple(scaled_channels(channels, width) for channels, _ in _STAGES)
         layers: list[nn.Module] = []
+        self.stages: list[slice] = []
         in_channels, dilation = 3, 1
         for out_channels, (_, count), stride in zip(self.channels, _STAGES, pool_strides, strict=True):
+            first = len(layers)
             for _ in range(count):
                 layers += [nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)]
                 layers += [nn.ReLU(inplace=True)]
                 in_channels = out_channels
             layers += [nn.MaxPool2d(2) if stride == 2 else nn.MaxPool2d(3, stride=1, padding=1)]
+            self.stages.append(slice(first, len(layers)))
             dilation *= 2 // stride
         self.features = nn.Sequential(*layers)
 
     def forward(self, x_NCHW: Tensor) -> list[Tensor]:
         pooled = []
-        for layer in self.features:
-            x_NCHW = layer(x_NCHW)
-            if isinstance(layer, nn.MaxPool2d):
-                pooled.append(x_NCHW)
+        for stage in self.stages:
+            x_NCHW = self.run(self.features[stage], x_NCHW)
+            pooled.append(x_NCHW)
         return pooled
 
 

@@ -1,78 +1,19 @@
 """What every network of the zoo promises (msanet.models.network), one by one, at small width."""
 
-import copy
-import functools
 from typing import Any, get_args, get_origin
 
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo import CASES, CLASSES, STRUCTURES, images, network, random_labels, training_loss
 
 from msanet.datasets import IGNORE_INDEX
-from msanet.losses import cross_entropy_sum
 from msanet.models import MODELS, build_model, model_options
 from msanet.models.blocks import FrozenBatchNorm2d, normalisation, pad_to_multiple, upsample
-from msanet.models.network import SegmentationNetwork, TrainingOutput
+from msanet.models.network import TrainingOutput
 
-CLASSES = 5
-STRUCTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    "msanet": ("msanet", {}),
-    "msanet-none": ("msanet", {"attention": "none"}),
-    "msanet-fusion": ("msanet", {"attention": "fusion"}),
-    "fcn-32s": ("fcn", {"variant": "32s"}),
-    "fcn-16s": ("fcn", {"variant": "16s"}),
-    "fcn-8s": ("fcn", {}),
-    "unet": ("unet", {}),
-    "largefov": ("deeplab_largefov", {}),
-    "msc-largefov": ("deeplab_msc_largefov", {}),
-    "deeplabv3": ("deeplabv3", {}),
-    "deeplabv3-8-auxiliary": ("deeplabv3", {"output_stride": 8, "auxiliary": True}),
-    "attention-to-scale": ("attention_to_scale", {}),
-    "attention-to-scale-unet": ("attention_to_scale", {"network": "unet", "scales": "1,0.5", "merge": "max"}),
-}
-NORMS: dict[str, tuple[str, dict[str, Any]]] = {
-    "msanet-group": ("msanet", {"norm": "group"}),
-    "unet-frozen": ("unet", {"norm": "frozen"}),
-    "deeplabv3-group": ("deeplabv3", {"norm": "group"}),
-    "deeplabv3-frozen": ("deeplabv3", {"norm": "frozen", "auxiliary": True}),
-}
-CASES = {**STRUCTURES, **NORMS}
 every_network = pytest.mark.parametrize("case", CASES)
 every_structure = pytest.mark.parametrize("case", STRUCTURES)
-
-
-@functools.cache
-def built(case: str) -> SegmentationNetwork:
-    torch.manual_seed(0)
-    name, options = CASES[case]
-    model = build_model(name, CLASSES, width=0.05, **options)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if not parameter.any():  # what starts at zero stops the gradient of what lies before it
-                parameter.normal_(std=0.1)
-    return model
-
-
-def network(case: str) -> SegmentationNetwork:
-    return copy.deepcopy(built(case))
-
-
-def images(count: int, height: int = 64, width: int = 96) -> Tensor:
-    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def training_loss(model: SegmentationNetwork, image_NCHW: Tensor, labels_NHW: Tensor) -> Tensor:
-    output = model.train()(image_NCHW)
-    logits, extra = (output.logits, output.extra) if isinstance(output, TrainingOutput) else (output, ())
-    loss = cross_entropy_sum(logits, labels_NHW)
-    for weight, head in zip(model.extra_weights, extra, strict=True):
-        loss = loss + weight * cross_entropy_sum(head, labels_NHW)
-    return loss
-
-
-def random_labels(image_NCHW: Tensor) -> Tensor:
-    shape = (image_NCHW.shape[0], *image_NCHW.shape[2:])
-    return torch.randint(CLASSES, shape, generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:

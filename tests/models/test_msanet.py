@@ -136,3 +136,28 @@ def test_initialisation_is_he_normal() -> None:
 
 def test_every_model_is_a_name_in_one_dict() -> None:
     assert MODELS["msanet"] is MSANet
+
+
+def test_attention_maps_are_what_the_modules_add() -> None:
+    """Equation 2 from the maps: at each query's cell, sum over i of C_i s_ij, plus D, is the module's output."""
+    torch.manual_seed(0)
+    model = MSANet(5, width=0.1).eval()
+    image = torch.randn(1, 3, 30, 45)  # padded to 32 x 48 inside
+    queries = [(0, 0), (13, 22), (29, 44)]
+    maps = model.attention_maps(image, queries)
+    assert {name: tuple(found.shape) for name, found in maps.items()} == {
+        "quarter": (1, 3, 8, 12),
+        "half": (1, 3, 15, 23),
+    }
+    _, levels, _ = model._levels(image)
+    assert model.msam_quarter is not None
+    with torch.no_grad():
+        fused = model.msam_quarter._fuse(levels)
+        c, d = model.msam_quarter.project["c"](fused), model.msam_quarter.project["d"](fused)
+        output = model.msam_quarter(levels)
+    for (row, column), weights in zip(queries, maps["quarter"][0], strict=True):
+        cell = (row // 4, column // 4)
+        expected = (c[0] * weights).sum(dim=(1, 2)) + d[0, :, *cell]
+        torch.testing.assert_close(output[0, :, *cell], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(maps["quarter"].sum(dim=(2, 3)), torch.ones(1, 3))
+    assert MSANet(5, width=0.1, attention="fusion").attention_maps(image, queries) == {}
