@@ -91,8 +91,8 @@ class AttentionToScale(SegmentationNetwork):
         height, width = (size // self.stride for size in image_NCHW.shape[-2:])
         images = []
         for scale in self.scales:
-            up, down = scale.numerator, scale.denominator
-            size = (-(-height * up // down) * self.stride, -(-width * up // down) * self.stride)
+            up, down = scale.numerator, scale.denominator  # rounded up without a minus: ONNX divides towards zero
+            size = ((height * up + down - 1) // down * self.stride, (width * up + down - 1) // down * self.stride)
             images.append(image_NCHW if scale == 1 else resize(image_NCHW, size))
         return images
 

@@ -11,11 +11,21 @@ pytest.importorskip("onnxscript", reason="torch's ONNX exporter needs onnxscript
 onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported network (extra `test`)")
 
 
-@pytest.mark.parametrize("name", ["msanet", "fcn", "unet", "deeplab_msc_largefov", "deeplabv3"])
-def test_same_logits_as_in_torch(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("msanet", {}),
+        ("fcn", {}),
+        ("unet", {}),
+        ("deeplab_msc_largefov", {}),
+        ("deeplabv3", {}),
+        ("attention_to_scale", {"scales": "1,0.3"}),  # of 12 and 8 cells: rounded up
+    ],
+)
+def test_same_logits_as_in_torch(name: str, options: dict[str, str], tmp_path: Path) -> None:
     """Sizes are multiples of 32 from 64 on: padding to a multiple is a branch on the size, which a graph has not."""
     torch.manual_seed(0)
-    model = build_model(name, 5, width=0.02).eval()
+    model = build_model(name, 5, width=0.02, **options).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():  # FCN's scores start at zero

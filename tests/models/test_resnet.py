@@ -4,6 +4,7 @@ from typing import Literal
 
 import pytest
 import torch
+from models.torchvision_figures import figures, outputs, stored, torchvision_trunk
 from torch import nn
 
 from msanet.models import build_model
@@ -55,16 +56,32 @@ def test_names_and_shapes_are_torchvisions(backbone: Backbone) -> None:
     }
 
 
-@pytest.mark.parametrize("backbone", BLOCKS)
-def test_same_numbers_as_torchvision(backbone: Backbone) -> None:
-    torchvision = pytest.importorskip("torchvision")
-    theirs = getattr(torchvision.models, backbone)(weights=None).eval()
-    ours = ResNet(backbone).eval()
-    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
-    x = torch.randn(1, 3, 64, 96)
-    theirs.avgpool = theirs.fc = nn.Identity()
-    with torch.no_grad():
-        torch.testing.assert_close(ours(x)[1].flatten(1), theirs(x))
+def like_torchvisions(name: str) -> ResNet:
+    """Ours; dilated, with the first block of a layer as torchvision has it, dilated like the layer before."""
+    if name != "resnet50 at stride 8":
+        return ResNet("resnet101" if name == "resnet101" else "resnet50")
+    trunk = ResNet("resnet50", output_stride=8)
+    for block, dilation in ((trunk.layer3[0], 1), (trunk.layer4[0], 2)):
+        block.conv2.dilation = block.conv2.padding = (dilation, dilation)
+    return trunk
+
+
+TRUNKS = ["resnet50", "resnet101", "resnet50 at stride 8"]
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_same_figures_as_torchvision(name: str) -> None:
+    found = figures(outputs(like_torchvisions(name), name))
+    assert found["layer4.2"]["shape"] == ([1, 2048, 9, 12] if name.endswith("stride 8") else [1, 2048, 3, 3])
+    torch.testing.assert_close(found, stored(name), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_same_numbers_as_torchvision(name: str) -> None:
+    pytest.importorskip("torchvision")
+    ours, theirs = (outputs(trunk, name) for trunk in (like_torchvisions(name), torchvision_trunk(name)))
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(figures(theirs), stored(name), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

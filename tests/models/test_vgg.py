@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from models.torchvision_figures import figures, outputs, stored, torchvision_trunk
 from torch import nn
 from torch.nn import functional as F
 
@@ -47,14 +48,17 @@ def test_names_and_shapes_are_torchvisions() -> None:
     assert parameters(trunk) == VGG_PARAMETERS
 
 
+def test_same_figures_as_torchvision() -> None:
+    found = figures(outputs(VGG16(), "vgg16"))
+    assert len(found) == 5
+    torch.testing.assert_close(found, stored("vgg16"), rtol=1e-9, atol=1e-9)
+
+
 def test_same_numbers_as_torchvision() -> None:
-    torchvision = pytest.importorskip("torchvision")
-    theirs, ours = torchvision.models.vgg16(weights=None).eval(), VGG16().eval()
-    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if k.startswith("features.")})
-    x = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(x)[-1], theirs.features(x))
-        assert parameters(ours) == parameters(theirs.features)
+    pytest.importorskip("torchvision")
+    ours, theirs = (outputs(trunk, "vgg16") for trunk in (VGG16(), torchvision_trunk("vgg16")))
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(figures(theirs), stored("vgg16"), rtol=1e-9, atol=1e-9)
 
 
 def test_poolings_halve_or_keep() -> None:
