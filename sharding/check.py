@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from msanet.data.codec import decode_image, decode_label
+from msanet.data.codec import decode_image, decode_instances, decode_label
 from msanet.data.index import (
     MANIFEST_NAME,
     Member,
@@ -30,7 +30,7 @@ from msanet.data.index import (
 from msanet.datasets import IGNORE_INDEX
 from msanet.errors import UserError
 
-_PICTURE = re.compile(r"(image|label)\.[A-Za-z0-9]+")
+_PICTURE = re.compile(r"(image|label|instances)\.[A-Za-z0-9]+")
 _END = bytes(2 * tarfile.BLOCKSIZE)
 """Two blocks of zeros end a tar."""
 
@@ -94,7 +94,7 @@ def read_member(descriptor: int, member: Member) -> bytes:
 
 
 def member_role(extension: str) -> str:
-    """`image`, `label` or `json`; an extension that is none of them as it is."""
+    """`image`, `label`, `instances` or `json`; an extension that is none of them as it is."""
     return extension.partition(".")[0] if _PICTURE.fullmatch(extension) else extension
 
 
@@ -169,7 +169,7 @@ class _Check:
 
     def _sample(self, tar: int, sample: SampleIndex) -> None:
         roles = [member_role(member.extension) for member in sample.members]
-        if sorted(roles) != ["image", "json", "label"]:
+        if sorted({*roles} - {"instances"}) != ["image", "json", "label"] or len({*roles}) != len(roles):
             found = ", ".join(member.extension for member in sample.members) or "nothing"
             self.fault(f"{sample.key}: holds {found}, expected one image, one label and one json")
         parts: dict[str, _Part] = {}
@@ -180,6 +180,9 @@ class _Check:
                 parts[role] = part
                 _check_header(tar, part.name, member)
         size = self._pixels(parts.get("image"), parts.get("label"))
+        if "instances" in parts:
+            with self._noting(parts["instances"]):
+                _check_instances(parts["instances"], size)
         if "json" in parts:
             with self._noting(parts["json"]):
                 _check_facts(parts["json"].data, sample, size)
@@ -259,6 +262,12 @@ def _check_header(tar: int, name: str, member: Member) -> None:
         )
 
 
+def _check_instances(part: _Part, size: tuple[int, ...] | None) -> None:
+    shape = decode_instances(part.data, part.name).shape
+    if size and shape != size:
+        raise UserError(f"is {_size(shape)}, expected {_size(size)} as its image")
+
+
 def _check_facts(data: bytes, sample: SampleIndex, size: tuple[int, ...] | None) -> None:
     """Raise UserError unless the sample's json says what its key, index and decoded size say."""
     try:
@@ -273,7 +282,7 @@ def _check_facts(data: bytes, sample: SampleIndex, size: tuple[int, ...] | None)
         raise UserError(f"says {facts.width}x{facts.height}, expected {_size(size)} as decoded")
     for member in sample.members:
         role = member_role(member.extension)
-        if role in ("image", "label") and facts.crc32.get(role) != member.crc32:
+        if role in ("image", "label", "instances") and facts.crc32.get(role) != member.crc32:
             raise UserError(f"crc32 of the {role} is {facts.crc32.get(role)}, expected {member.crc32} as in the index")
 
 

@@ -83,8 +83,7 @@ def _cut(pairs: Iterable[Pair], tree: Tree, shard_bytes: int) -> Iterator[list[P
     group: list[Pair] = []
     filled = 0
     for pair in pairs:
-        label_size = tree.size(pair.label) if pair.annotation is None else len(pair.annotation)
-        size = tree.size(pair.image) + label_size
+        size = sum(map(tree.size, _files(pair))) + len(pair.annotation or "")
         if group and filled + size > shard_bytes:
             yield group
             group, filled = [], 0
@@ -112,4 +111,5 @@ def _digest(file: str, pairs: Sequence[Pair], found: Found, tree: Tree, codec: s
 
 def _files(pair: Pair) -> tuple[str, ...]:
     """The files that decide a sample's bytes; an annotation does so itself."""
-    return (pair.image, pair.label) if pair.annotation is None else (pair.image,)
+    label = () if pair.annotation is not None else (pair.label,)
+    return (pair.image, *label) if pair.instances is None else (pair.image, *label, pair.instances)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from msanet.data.codec import IMAGE_EXTENSIONS, decode_image, encode_members
+from msanet.data.codec import IMAGE_EXTENSIONS, INSTANCES, decode_image, decode_instances, encode_members
 from msanet.data.index import Member, SampleIndex, ShardIndex, index_name
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
@@ -59,7 +59,7 @@ def write_shard(job: Job, plan: ShardPlan, on_sample: Callable[[], object]) -> N
     ):
         for pair in plan.pairs:
             sample = read_sample(job, pair)
-            # TarWriter sorts the members of one call; one call each keeps ours: image, label, json.
+            # TarWriter sorts the members of one call; one call each keeps ours: image, label, instances, json.
             for extension, data in sample.members.items():
                 tar.write({"__key__": sample.key, extension: data})
             histogram += sample.histogram
@@ -84,6 +84,8 @@ def read_sample(job: Job, pair: Pair) -> Sample:
             "the same size; replace one of them"
         )
     members = encode_members(job.codec, image, _extension(pair.image), image_HWC, label_HW)
+    if pair.instances is not None:
+        members[INSTANCES] = _instances(job.tree, pair.instances, size)
     crc32 = {extension.partition(".")[0]: zlib.crc32(data) for extension, data in members.items()}
     facts = {"id": pair.id, "height": size[0], "width": size[1], "crc32": crc32}
     members["json"] = json.dumps(facts).encode()
@@ -96,6 +98,16 @@ def _label(tree: Tree, pair: Pair) -> tuple[bytes, str]:
     if pair.annotation is None:
         return tree.read(pair.label), name
     return pair.annotation.encode(), f"{name} ({pair.id})"
+
+
+def _instances(tree: Tree, path: str, size: tuple[int, ...]) -> bytes:
+    """The file as it was found, once it is known to be sound."""
+    data, name = tree.read(path), tree.show(path)
+    check_whole(data, name)
+    found = decode_instances(data, name).shape
+    if found != size:
+        raise UserError(f"instance map '{name}' is {_size(found)}, expected {_size(size)} as its image; replace it")
+    return data
 
 
 def _extension(image_path: str) -> str:

@@ -17,6 +17,8 @@ from msanet.data.tiff import MAX_PIXELS, TiledImage, encode_tiled
 from msanet.errors import UserError
 
 CODECS = ("tiff", "original")
+INSTANCES = "instances.png"
+"""The optional member with an image's Cityscapes instance ids, which evaluation alone reads."""
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "tif", "tiff", "bmp", "webp")
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own bound is lower
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it says of a damaged file, our sentence says
@@ -87,6 +89,14 @@ def decode_label(data: bytes, name: str) -> np.ndarray:
     """All of `open_label`: (H, W) integers."""
     picture = open_label(data, name)
     return picture.window(0, 0, *picture.size)
+
+
+def decode_instances(data: bytes, name: str) -> np.ndarray:
+    """A map of Cityscapes instance ids: (H, W) int32. Raises UserError unless it is a grey image of 16 bits."""
+    ids = decode_label(data, name)
+    if ids.dtype != np.uint16:
+        raise UserError(f"instance map '{name}' has {ids.dtype} values, expected 16-bit ids; take the _instanceIds.png")
+    return ids.astype(np.int32)
 
 
 def encode_label(label_HW: np.ndarray) -> bytes:

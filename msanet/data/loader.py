@@ -21,6 +21,7 @@ from msanet.data.stages import (
     Batch,
     EvaluationSample,
     Fetch,
+    FetchInstances,
     Positions,
     ReadAhead,
     collate,
@@ -106,13 +107,16 @@ def train_loader(
         yield [next(micro_batches) for _ in range(batches.accumulation)]
 
 
-def evaluation_loader(source: ShardSource, rank: int, world_size: int, workers: int) -> Iterator[EvaluationSample]:
-    """This rank's contiguous share of the split, each image once, in order."""
+def evaluation_loader(
+    source: ShardSource, rank: int, world_size: int, workers: int, instances: bool = False
+) -> Iterator[EvaluationSample]:
+    """This rank's contiguous share of the split, each image once, in order; with `instances`, also their instance maps."""
     ahead = StorageConfig()
     pipeline = wds.DataPipeline(
         _EvaluationPositions(evaluation_slice(len(source), rank, world_size)),
         ReadAhead(source, ahead.read_ahead, ahead.connections),
         Fetch(source),
+        *([FetchInstances(source)] if instances else []),
         evaluation_samples,
     )
     return _iterate(pipeline, workers, prefetch=2)

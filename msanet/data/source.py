@@ -4,9 +4,11 @@ import threading
 import zlib
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
+from msanet.data.codec import INSTANCES
 from msanet.data.index import (
     MANIFEST_NAME,
     MAX_JSON_BYTES,
@@ -65,16 +67,13 @@ class ShardSource:
     def read(self, sample: int) -> dict[str, Any]:
         """The sample with this number (0-based within the split). Raises UserError if its bytes are not what was packed.
 
-        The member `json` is left out: nothing in it is needed to train.
+        The members `json` and `instances.png` are left out: nothing in them is needed to train.
         """
-        shard, index, place = self._locate(sample)
-        entry = index.sample(place)
-        result: dict[str, Any] = self.names(sample)
-        extent = self._extent(shard, index, place)
-        for member in entry.members:
-            if member.extension != "json":
-                result[member.extension] = self._read_member(extent, entry, member)
-        return result
+        return self.names(sample) | self._read_members(sample, lambda extension: extension not in ("json", INSTANCES))
+
+    def read_instances(self, sample: int) -> dict[str, Any]:
+        """The member `instances.png` of a sample, empty where it was packed without. Raises UserError like `read`."""
+        return self._read_members(sample, lambda extension: extension == INSTANCES)
 
     def fetch(self, sample: int) -> None:
         """Bring near what `read` will need, with all of its block. For threads that run ahead; errors are left to `read`."""
@@ -103,6 +102,15 @@ class ShardSource:
         """A name of the sample's content, the same wherever the shards lie: digest of its shard, and place in it."""
         shard, place = self._shard_and_place(sample)
         return f"{shard.sha256}-{place}"
+
+    def _read_members(self, sample: int, is_wanted: Callable[[str], bool]) -> dict[str, Any]:
+        shard, index, place = self._locate(sample)
+        entry, extent = index.sample(place), self._extent(shard, index, place)
+        return {
+            member.extension: self._read_member(extent, entry, member)
+            for member in entry.members
+            if is_wanted(member.extension)
+        }
 
     def _read_member(self, extent: Extent, entry: SampleIndex, member: Member) -> bytes:
         data = self.storage.read(extent, member.offset, member.length)

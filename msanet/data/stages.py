@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from msanet.config import DataConfig
+from msanet.data.codec import INSTANCES, decode_instances
 from msanet.data.decoded import DecodedSource
 from msanet.data.samples import Sample, augment_sample, decode_sample, masked_sample
 from msanet.data.source import ShardSource
@@ -52,12 +53,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class EvaluationSample:
-    """One image at its own size. image_HWC, label_HW: uint8; number: which sample of the split."""
+    """One image at its own size. image_HWC, label_HW: uint8; number: which sample of the split.
+
+    instance_ids_HW: int32, the values of its `_instanceIds.png`; None where not asked for, or packed without.
+    """
 
     number: int
     key: str
     image_HWC: Tensor
     label_HW: Tensor
+    instance_ids_HW: Tensor | None = None
 
 
 class ReadAhead:
@@ -145,8 +150,27 @@ def collate(groups: Iterable[list[Sample]]) -> Iterator[Batch]:
         )
 
 
+class FetchInstances:
+    """Adds its instance map to each WebDataset sample that was packed with one."""
+
+    def __init__(self, source: ShardSource) -> None:
+        self.source = source
+
+    def __call__(self, groups: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+        """Lazily, one list for each group."""
+        for group in groups:
+            yield [sample | self.source.read_instances(sample["number"]) for sample in group]
+
+
 def evaluation_samples(groups: Iterable[list[dict[str, Any]]]) -> Iterator[EvaluationSample]:
     """Groups of one sample each to whole images."""
     for (sample,) in groups:
         image, label = (torch.from_numpy(np.ascontiguousarray(pixels)) for pixels in decode_sample(sample))
-        yield EvaluationSample(sample["number"], sample["__key__"], image, label)
+        yield EvaluationSample(sample["number"], sample["__key__"], image, label, _instance_ids(sample))
+
+
+def _instance_ids(sample: dict[str, Any]) -> Tensor | None:
+    if INSTANCES not in sample:
+        return None
+    name = f"{sample['__url__']}:{sample['__key__']}.{INSTANCES}"
+    return torch.from_numpy(decode_instances(sample[INSTANCES], name))

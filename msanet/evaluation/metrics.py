@@ -23,11 +23,14 @@ class Scores:
     notes: tuple[str, ...]
 
 
-def scores(matrix_KK: np.ndarray, classes: tuple[str, ...]) -> Scores:
-    """Scores of an integer confusion matrix (rows ground truth). All NaN where no pixel is labelled."""
-    support = matrix_KK.sum(axis=1)
-    predicted = matrix_KK.sum(axis=0)
-    correct = np.diagonal(matrix_KK)
+def scores(matrix: np.ndarray, classes: tuple[str, ...]) -> Scores:
+    """Scores of an integer confusion matrix (rows ground truth). All NaN where no pixel is labelled.
+
+    matrix: (K, K), or (K, K + 1) whose last column is predicted void, which misses the class of the ground truth.
+    """
+    support = matrix.sum(axis=1)
+    predicted = matrix.sum(axis=0)[: len(classes)]
+    correct = np.diagonal(matrix)
     union = support + predicted - correct
     total = int(support.sum())
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -41,7 +44,7 @@ def scores(matrix_KK: np.ndarray, classes: tuple[str, ...]) -> Scores:
         iou_K=iou,
         accuracy_K=accuracy,
         support_K=support,
-        notes=_notes(classes, support, predicted),
+        notes=(*class_notes(classes, support, predicted), *_void_note(int(matrix[:, len(classes) :].sum()))),
     )
 
 
@@ -54,16 +57,23 @@ def constant_baseline(matrix_KK: np.ndarray, classes: tuple[str, ...]) -> tuple[
     return classes[best], scores(constant, classes).mean_iou
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-
-
-def _notes(classes: tuple[str, ...], support: np.ndarray, predicted: np.ndarray) -> tuple[str, ...]:
-    absent = [name for name, s, p in zip(classes, support, predicted, strict=True) if not s and not p]
-    invented = [name for name, s, p in zip(classes, support, predicted, strict=True) if not s and p]
+def class_notes(
+    classes: tuple[str, ...], support_K: np.ndarray, predicted_K: np.ndarray, absent: str = "excluded from the mean"
+) -> tuple[str, ...]:
+    """Sentences on classes that are not both labelled and predicted. absent: what became of those that are neither."""
+    neither = [name for name, s, p in zip(classes, support_K, predicted_K, strict=True) if not s and not p]
+    invented = [name for name, s, p in zip(classes, support_K, predicted_K, strict=True) if not s and p]
     notes = []
-    if absent:
-        notes.append(f"Neither labelled nor predicted, excluded from the mean: {', '.join(absent)}.")
+    if neither:
+        notes.append(f"Neither labelled nor predicted, {absent}: {', '.join(neither)}.")
     if invented:
         notes.append(f"Predicted but never labelled, counted as IoU 0: {', '.join(invented)}.")
     return tuple(notes)
+
+
+def _void_note(pixels: int) -> tuple[str, ...]:
+    return (f"Predicted void on {pixels} labelled pixels, counted as missed.",) if pixels else ()
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

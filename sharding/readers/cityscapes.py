@@ -1,9 +1,11 @@
 """Cityscapes: `leftImg8bit/<split>/<city>/*_leftImg8bit.png` with `gtFine/<split>/<city>/*_gtFine_labelIds.png`."""
 
 import argparse
+from dataclasses import replace
 
 from msanet.datasets import CITYSCAPES as LABEL_IDS
 from msanet.datasets import CITYSCAPES_TRAIN_IDS
+from msanet.errors import UserError
 from sharding.readers.reader import Found, Pair, Reader, by_id, choose_splits, pair_up
 from sharding.tree import Tree
 
@@ -12,6 +14,9 @@ _LABELS = {
     "ids": (LABEL_IDS, "_gtFine_labelIds.png"),
     "trainIds": (CITYSCAPES_TRAIN_IDS, "_gtFine_labelTrainIds.png"),
 }
+_INSTANCES = "_gtFine_instanceIds.png"
+_JUDGED = "val"
+"""The split that gets its instance maps unasked: training has no use for them."""
 # Not test: its published label maps are empty, the server keeps the real ones.
 _USUAL = ("train", "val")
 
@@ -21,6 +26,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", choices=sorted(_LABELS), default="ids", help="which label maps to read (default ids)"
     )
+    parser.add_argument(
+        "--instances",
+        nargs="*",
+        metavar="SPLIT",
+        help="splits to pack with their instance maps, by which the protocol official-cityscapes weighs pixels (default: "
+        f"{_JUDGED}, where it has them; no SPLIT: none)",
+    )
 
 
 def read(tree: Tree, options: argparse.Namespace) -> Found:
@@ -28,6 +40,11 @@ def read(tree: Tree, options: argparse.Namespace) -> Found:
     spec, suffix = _LABELS[options.labels]
     splits = choose_splits(options.splits, tree.folders("leftImg8bit"), _USUAL, tree.show("leftImg8bit"))
     pairs = {split: _pairs(tree, split, suffix) for split in splits}
+    if options.instances is None:
+        instances = [split for split in splits if split == _JUDGED and _files(tree, "gtFine", split, _INSTANCES)]
+    else:
+        instances = choose_splits(options.instances, splits, (), tree.show("gtFine"))
+    pairs |= {split: _add_instances(tree, split, pairs[split]) for split in instances}
     if options.splits is None:
         for split in sorted({*_USUAL} & {*tree.folders("gtFine")} - {*splits}):
             _pairs(tree, split, suffix)  # for its note that label maps have no image
@@ -35,17 +52,29 @@ def read(tree: Tree, options: argparse.Namespace) -> Found:
 
 
 def _pairs(tree: Tree, split: str, label_suffix: str) -> list[Pair]:
-    images, labels = (
-        {
-            source_id: path
-            for city in tree.folders(f"{root}/{split}")
-            for source_id, path in by_id(
-                f"{root}/{split}/{city}", tree.files(f"{root}/{split}/{city}"), [suffix]
-            ).items()
-        }
-        for root, suffix in (("leftImg8bit", _IMAGE), ("gtFine", label_suffix))
-    )
-    return pair_up(tree, images, labels, split)
+    images = _files(tree, "leftImg8bit", split, _IMAGE)
+    return pair_up(tree, images, _files(tree, "gtFine", split, label_suffix), split)
+
+
+def _add_instances(tree: Tree, split: str, pairs: list[Pair]) -> list[Pair]:
+    maps = _files(tree, "gtFine", split, _INSTANCES)
+    lacking = [pair for pair in pairs if pair.id not in maps]
+    if lacking:
+        raise UserError(
+            f"image '{tree.show(lacking[0].image)}' has no instance map ({len(lacking)} of {len(pairs)} images in split "
+            f"'{split}' have none), expected one for each; add the *{_INSTANCES} files, or give --instances without "
+            f"'{split}'"
+        )
+    return [replace(pair, instances=maps[pair.id]) for pair in pairs]
+
+
+def _files(tree: Tree, root: str, split: str, suffix: str) -> dict[str, str]:
+    """{source id: path} of the files with this ending, over all cities."""
+    return {
+        source_id: path
+        for city in tree.folders(f"{root}/{split}")
+        for source_id, path in by_id(f"{root}/{split}/{city}", tree.files(f"{root}/{split}/{city}"), [suffix]).items()
+    }
 
 
 CITYSCAPES = Reader(

@@ -18,6 +18,7 @@ class Pair:
 
     key: its name in the shard. id: the dataset's own name for it. image, label: paths in the tree.
     annotation: what the label file says of this image, where one file holds the labels of many; None: all of it.
+    instances: path of its map of Cityscapes instance ids, where it is to be packed too.
     """
 
     key: str
@@ -25,6 +26,7 @@ class Pair:
     image: str
     label: str
     annotation: str | None = None
+    instances: str | None = None
 
 
 Splits = dict[str, list[Pair]]

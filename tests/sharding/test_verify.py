@@ -26,6 +26,7 @@ Capture = pytest.CaptureFixture[str]
 Members = dict[str, bytes]
 FIRST, SECOND, VAL = "train-000000.tar", "train-000001.tar", "val-000000.tar"
 IMAGE, LABEL, JSON = (f"0016E5_00000.{extension}" for extension in ("image.png", "label.png", "json"))
+INSTANCES = "0016E5_00000.instances.png"
 
 
 @pytest.fixture
@@ -344,6 +345,11 @@ def facts(**changes: Any) -> Callable[[Members], object]:
     return lambda members: members.update({JSON: json.dumps({**json.loads(members[JSON]), **changes}).encode()})
 
 
+def encode_ids(ids_HW: np.ndarray) -> bytes:
+    data: bytes = cv2.imencode(".png", ids_HW)[1].tobytes()
+    return data
+
+
 def jpeg_cut_short(members: Members) -> None:
     members[IMAGE] = members[IMAGE][:60]
 
@@ -355,7 +361,7 @@ CONTENTS: dict[str, tuple[Callable[[Members], object], str]] = {
         f"{LABEL} at byte .*: label holds the values [77], expected 0 to 10 or 255",
     ),
     "16-bit label": (
-        lambda members: members.update({LABEL: cv2.imencode(".png", np.zeros((48, 64), np.uint16))[1].tobytes()}),
+        lambda members: members.update({LABEL: encode_ids(np.zeros((48, 64), np.uint16))}),
         f"{LABEL} at byte .*: label is of uint16, expected uint8",
     ),
     "other label": (
@@ -372,6 +378,14 @@ CONTENTS: dict[str, tuple[Callable[[Members], object], str]] = {
     "second image": (
         lambda members: members.update({"0016E5_00000.image.jpg": members[IMAGE]}),
         "0016E5_00000: holds image.png, label.png, json, image.jpg, expected one image",
+    ),
+    "size of the instances": (
+        lambda members: members.update({INSTANCES: encode_ids(np.zeros((48, 60), np.uint16))}),
+        f"{INSTANCES} at byte .*: is 60x48, expected 64x48 as its image",
+    ),
+    "8-bit instances": (
+        lambda members: members.update({INSTANCES: encode_label(np.zeros((48, 64), np.uint8))}),
+        f"{INSTANCES} at byte .*: instance map '{INSTANCES}' has uint8 values, expected 16-bit ids",
     ),
     "id": (facts(id="x"), f"{JSON} at byte .*: id is 'x', expected the id whose key is '0016E5_00000'"),
     "height": (facts(height=47), f"{JSON} at byte .*: says 64x47, expected 64x48 as decoded"),

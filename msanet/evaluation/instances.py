@@ -1,0 +1,108 @@
+"""Pixels of each Cityscapes instance that were predicted right, and their sums weighted by size (iIoU, Cordts et al. 2016).
+
+The official script adds weighted float64 pixels instance by instance, image by image, so that its last digit depends on
+the order of the images. No array of sums over a part of the split can be added up to that digit. What travels between
+ranks is therefore one row of integers for each instance (40 bytes; 26 rows an image in Frankfurt), and the floats are
+made at the end, in the order of the split: any number of ranks gives the same digits, and they are those of
+`cityscapesscripts` when it is given the images in that order.
+"""
+
+import operator
+from collections.abc import Iterable
+from functools import reduce
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msanet.datasets import IGNORE_INDEX
+from msanet.datasets.cityscapes import CATEGORIES, LABELS
+from msanet.errors import UserError
+
+AVERAGE_INSTANCE_PIXELS = {
+    "bicycle": 4672.3249222261,
+    "bus": 35732.1511111111,
+    "car": 12794.0202738185,
+    "motorcycle": 6298.7200839748,
+    "person": 3462.4756337644,
+    "rider": 3930.4788056518,
+    "train": 67583.7075812274,
+    "truck": 27855.1264367816,
+}
+"""By class name (args.avgClassSize of cityscapesscripts)."""
+
+_PER_LABEL = 1000
+"""An instance id is its label id times this, plus a number; a label id as it is marks a group, or no instance."""
+_CATEGORY_IDS = [np.array(CATEGORIES.get(label.category, ()), dtype=np.int64) for label in LABELS]
+"""By label id: the train ids of the classes in its category."""
+
+
+def no_instances() -> np.ndarray:
+    """(0, 5) int64: the rows of a split without instances, to start from."""
+    return np.zeros((0, 5), dtype=np.int64)
+
+
+def instance_rows(number: int, instance_ids_HW: Tensor, prediction_HW: Tensor) -> np.ndarray:
+    """One row (N, 5) int64 for each instance of a class that counts in one image.
+
+    Columns: `number` of the image in the split, instance id, its pixels, those predicted as its class, those predicted
+    as any class of its category. Rows of several images are joined by np.concatenate, in any order.
+    instance_ids_HW: int32, the values of an `_instanceIds.png`. prediction_HW: train ids or 255, on the same device.
+
+    The script counts a prediction of a class that is left out of the evaluation (caravan, trailer) as its category
+    (vehicle) here; train ids do not have these, so that it counts as void.
+
+    Raises UserError if an id is of no label, or of a label without instances.
+    """
+    assert instance_ids_HW.shape == prediction_HW.shape, f"{instance_ids_HW.shape} and {prediction_HW.shape}"
+    is_instance = instance_ids_HW > _PER_LABEL
+    present, place = torch.unique(instance_ids_HW[is_instance], return_inverse=True)
+    pairs = place * 256 + prediction_HW[is_instance]
+    counts = torch.bincount(pairs, minlength=256 * len(present)).reshape(-1, 256).cpu().numpy()  # by train id
+    rows = [
+        (number, instance, pixels.sum(), pixels[LABELS[label].train_id], pixels[_CATEGORY_IDS[label]].sum())
+        for instance, label, pixels in zip(present.tolist(), _labels(present), counts, strict=True)
+        if LABELS[label].train_id != IGNORE_INDEX
+    ]
+    return np.array(rows, dtype=np.int64) if rows else no_instances()
+
+
+def weighted_pixels(rows: np.ndarray) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:
+    """(right, missed) pixels of each class with instances, and of each category of such classes only, by name.
+
+    An instance's pixels are weighted by the average size of its class over its own size.
+    """
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    _, instance, size, right, right_category = rows.T
+    label = instance // _PER_LABEL
+    weight = np.array([AVERAGE_INSTANCE_PIXELS[LABELS[i].name] for i in label]) / size
+    classes = {
+        row.name: (_sum((right * weight)[label == row.id]), _sum(((size - right) * weight)[label == row.id]))
+        for row in LABELS
+        if row.name in AVERAGE_INSTANCE_PIXELS
+    }
+    categories = {}
+    for category in dict.fromkeys(row.category for row in LABELS if row.name in classes):
+        mine = np.isin(label, [row.id for row in LABELS if row.category == category])
+        categories[category] = (
+            _sum((right_category * weight)[mine]),
+            _sum(((size - right_category) * weight)[mine]),
+        )
+    return classes, categories
+
+
+def _labels(instances: Tensor) -> list[int]:
+    labels: list[int] = (instances // _PER_LABEL).tolist()
+    for instance, label in zip(instances.tolist(), labels, strict=True):
+        is_label = label < len(LABELS)
+        if not is_label or (LABELS[label].train_id != IGNORE_INDEX and not LABELS[label].has_instances):
+            raise UserError(
+                f"instance map holds the id {instance}, expected label ids of Cityscapes, or {_PER_LABEL} times one of "
+                "those with instances plus a number; take the _instanceIds.png that belongs to the label"
+            )
+    return labels
+
+
+def _sum(values: Iterable[float]) -> float:
+    """From left to right, as the script adds; np.sum adds in pairs, and sum() of Python 3.12 corrects its error."""
+    return reduce(operator.add, map(float, values), 0.0)

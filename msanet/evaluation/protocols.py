@@ -1,0 +1,135 @@
+"""What a matrix is worth by the rules of the official tools, equal to them to the last digit.
+
+`plain`: scores() of msanet.evaluation.metrics. `official-cityscapes`: evalPixelLevelSemanticLabeling of cityscapesscripts
+2.3.0. `official-voc`: VOCevalseg.m of the VOC 2012 devkit.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from msanet.datasets import CITYSCAPES, VOC, DatasetSpec
+from msanet.datasets.cityscapes import CATEGORIES
+from msanet.errors import UserError
+from msanet.evaluation.instances import weighted_pixels
+from msanet.evaluation.metrics import Scores, class_notes, scores
+
+Protocol = Literal["plain", "official-cityscapes", "official-voc"]
+
+
+@dataclass(frozen=True)
+class NamedScores:
+    """Fractions 0..1 by name, NaN where undefined, and the mean of the defined ones."""
+
+    values: dict[str, float]
+    mean: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The figures of one matrix by one protocol.
+
+    scores: its mean_iou, iou_K and notes follow the protocol. categories, class_instances (iIoU by class) and
+    category_instances (iIoU by category): of official-cityscapes only, the last two only where instances were counted.
+    """
+
+    protocol: Protocol
+    scores: Scores
+    categories: NamedScores | None = None
+    class_instances: NamedScores | None = None
+    category_instances: NamedScores | None = None
+
+
+def judge(
+    matrix: np.ndarray, classes: tuple[str, ...], protocol: Protocol, instances: np.ndarray | None = None
+) -> Judgement:
+    """Judge an integer matrix (K, K), or (K, K + 1) with predicted void as its last column; rows ground truth.
+
+    instances: rows of `instance_rows` over all images, in any order; None where their maps are not known.
+
+    A class that is neither labelled nor predicted has no IoU. `plain` and `official-cityscapes` leave it out of the
+    mean; in `official-voc` its 0/0 makes the mean NaN too, as MATLAB's mean does. Predicted void on a labelled pixel
+    is a miss in the first two; the devkit refuses results with a value that is no class, and so does `official-voc`,
+    which however sees only labelled pixels.
+
+    Raises UserError where the classes are not those of the protocol's dataset.
+    """
+    plain = scores(matrix, classes)
+    if protocol == "official-cityscapes":
+        _expect(classes, CITYSCAPES, protocol)
+        return _judge_cityscapes(matrix, plain, instances)
+    if protocol == "official-voc":
+        _expect(classes, VOC, protocol)
+        return Judgement(protocol, _judge_voc(matrix, plain))
+    return Judgement(protocol, plain)
+
+
+def _judge_cityscapes(matrix: np.ndarray, plain: Scores, instances: np.ndarray | None) -> Judgement:
+    categories = {name: _iou(*_pixels(matrix, members)) for name, members in CATEGORIES.items()}
+    judgement = Judgement(
+        "official-cityscapes", replace(plain, mean_iou=_mean_of_defined(plain.iou_K)), _named(categories)
+    )
+    if instances is None:
+        note = "Packed without instance maps, so there is no instance-weighted IoU (iIoU); pack the split with --instances."
+        return replace(judgement, scores=replace(judgement.scores, notes=(*plain.notes, note)))
+    by_class, by_category = weighted_pixels(instances)
+
+    def iiou(members: tuple[int, ...], right: float, missed: float) -> float:
+        return _iou(right, _pixels(matrix, members)[1], missed)
+
+    return replace(
+        judgement,
+        class_instances=_named({name: iiou((CITYSCAPES.classes.index(name),), *by_class[name]) for name in by_class}),
+        category_instances=_named({name: iiou(CATEGORIES[name], *by_category[name]) for name in by_category}),
+    )
+
+
+def _judge_voc(matrix: np.ndarray, plain: Scores) -> Scores:
+    num_classes = len(VOC.classes)
+    if matrix[:, num_classes:].any():
+        raise UserError(
+            f"prediction is void on {int(matrix[:, num_classes:].sum())} labelled pixels, expected a class of VOC everywhere, "
+            "as the devkit does; predict background there or choose another protocol"
+        )
+    total = 0.0
+    for iou in plain.iou_K.tolist():
+        total += iou
+    absent = "so that the devkit gives no mean"
+    notes = class_notes(VOC.classes, plain.support_K, matrix.sum(axis=0)[:num_classes], absent)
+    return replace(plain, mean_iou=total / num_classes, notes=notes)
+
+
+def _pixels(matrix: np.ndarray, members: tuple[int, ...]) -> tuple[int, int, int]:
+    """Pixels of these classes as one: predicted right, predicted but of others, and missed."""
+    rows = matrix[list(members)]
+    right = int(rows[:, list(members)].sum())
+    return right, int(matrix[:, list(members)].sum()) - right, int(rows.sum()) - right
+
+
+def _iou(right: float, invented: int, missed: float) -> float:
+    union = right + invented + missed  # in the script's order
+    return right / union if union else float("nan")
+
+
+def _named(values: dict[str, float]) -> NamedScores:
+    return NamedScores(values, _mean_of_defined(values.values()))
+
+
+def _mean_of_defined(values: Iterable[float]) -> float:
+    """Added from left to right, as the script does; np.mean adds in another order."""
+    total, count = 0.0, 0
+    for value in values:
+        if not np.isnan(value):
+            total += float(value)
+            count += 1
+    return total / count if count else float("nan")
+
+
+def _expect(classes: tuple[str, ...], spec: DatasetSpec, protocol: Protocol) -> None:
+    if classes != spec.classes:
+        raise UserError(
+            f"protocol {protocol} was asked for {len(classes)} classes ({', '.join(classes[:3])}, ...), expected the "
+            f"{spec.num_classes} of {spec.name} ({', '.join(spec.classes[:3])}, ...); choose protocol plain"
+        )
