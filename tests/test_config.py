@@ -8,7 +8,7 @@ import yaml
 from msanet.command_line import train_config
 from msanet.config import Config, load_config, settings
 from msanet.errors import UserError
-from msanet.models import MODELS, check_model_options, model_options
+from msanet.models import MODELS, check_model, model_options
 
 RECIPES = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yaml"))
 
@@ -113,7 +113,7 @@ def test_a_run_is_found_again_from_another_folder(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_loads(recipe: Path) -> None:
     config = load_config(recipe)
-    check_model_options(config.model.name, config.model.options)
+    check_model(config.model.name, config.model.options)
     assert yaml.safe_load(recipe.read_text())["model"]["name"] in MODELS
 
 
@@ -129,11 +129,13 @@ def test_recipes_are_shipped() -> None:
         ("msanet", {"width": "wide"}, "model.width is 'wide', expected float"),
         ("msanet", {"width": True}, "expected float"),
         ("msanet", {"attention": "some"}, "expected one of full, fusion, none"),
+        ("attention_to_scale", {"features": "fc9"}, "model.features is 'fc9'"),
+        ("attention_to_scale", {"network": "unet", "network_options": "norm=bach"}, "expected one of batch, group"),
     ],
 )
 def test_bad_model_options_are_refused(name: str, options: dict, words: str) -> None:
     with pytest.raises(UserError) as error:
-        check_model_options(name, options)
+        check_model(name, options)
     assert words in str(error.value)
 
 

@@ -10,7 +10,7 @@ import yaml
 from msanet.command_line.parser import new_parser, say_once
 from msanet.config import Config, load_config, settings
 from msanet.errors import UserError, user_errors
-from msanet.models import MODELS, check_model_options, describe, model_options
+from msanet.models import MODELS, check_model, describe, model_options
 
 
 def train_config(description: str, argv: Sequence[str] | None = None) -> Config:
@@ -28,7 +28,7 @@ def train_config(description: str, argv: Sequence[str] | None = None) -> Config:
         for name, value in (("data.path", config.data.path), ("run.dir", config.run.dir)):
             if value is None:
                 raise UserError(f"{name} is not set, expected a folder; give it on the command line: {name}=FOLDER")
-        check_model_options(config.model.name, config.model.options)
+        check_model(config.model.name, config.model.options)
         return _with_absolute_paths(config)
 
 

@@ -69,6 +69,12 @@ def build_model(name: str, num_classes: int, **options: Any) -> SegmentationNetw
     return MODELS[name](num_classes=num_classes, **options)
 
 
+def check_model(name: str, options: dict[str, Any]) -> None:
+    """Raise the UserError that `build_model` would, by building the network at its narrowest."""
+    check_model_options(name, options)
+    build_model(name, num_classes=2, **{**options, "width": 0.01})
+
+
 def check_model_options(name: str, options: dict[str, Any]) -> None:
     """Hold `options` against the constructor's arguments: names and types. Raises UserError with the nearest name."""
     if name not in MODELS:

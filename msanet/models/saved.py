@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from msanet.errors import UserError
 from msanet.models import build_model
+from msanet.models.network import SegmentationNetwork
 
 _CARD = "msanet_card"
 
@@ -35,7 +36,8 @@ class ModelCard(BaseModel):
     resize: tuple[int, int] | None
     step: int
 
-    def build(self) -> nn.Module:
+    def build(self) -> SegmentationNetwork:
+        """The network, newly initialised."""
         return build_model(self.name, len(self.classes), **self.options)
 
 

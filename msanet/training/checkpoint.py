@@ -1,11 +1,12 @@
 """Checkpoints that are whole or absent, and that fit any number of ranks and any ZeRO stage.
 
     RUN/checkpoints/step-00000500/
-        model.safetensors       weights, buffers and the model card: all that evaluate and predict need
+        model.safetensors       weights, buffers and the model card: all that evaluate and predict need; averaged with ema
+        raw.safetensors         weights and buffers as the optimizer has them; only with trainer.ema
         optimizer.safetensors   full optimizer state by parameter name
         rng.safetensors         torch's generators of every rank
         state.json              step, stream position, order plan, what the run is
-        files.json              size and sha256 of the four above; written last
+        files.json              size and sha256 of those above; written last
     RUN/checkpoints/latest      the newest one's name, for people and scripts
 
 A checkpoint is written beside, synced, and renamed when whole; loading verifies every hash and falls back to the newest
@@ -31,7 +32,8 @@ from msanet.files import PARTIAL, sync, write_text
 from msanet.models.saved import ModelCard, load_weights, save_network
 
 MODEL_FILE = "model.safetensors"
-_OPTIMIZER, _RNG, _STATE, _FILES = "optimizer.safetensors", "rng.safetensors", "state.json", "files.json"
+_RAW, _OPTIMIZER, _RNG = "raw.safetensors", "optimizer.safetensors", "rng.safetensors"
+_STATE, _FILES = "state.json", "files.json"
 State = dict[str, dict[str, Tensor]]
 
 
@@ -53,13 +55,14 @@ class RunState(BaseModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds. rng: {'<rank>.cpu' or '<rank>.cuda': generator state, uint8}."""
+    """What a checkpoint holds. rng: {'<rank>.cpu' or '<rank>.cuda': generator state, uint8}. average: see `WeightAverage`."""
 
     state: RunState
     card: ModelCard
     weights: dict[str, Tensor]
     optimizer: State
     rng: dict[str, Tensor]
+    average: dict[str, Tensor] | None = None
 
 
 class _FileInfo(BaseModel):
@@ -77,7 +80,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     part = folder / f".{name}{PARTIAL}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_network(part / MODEL_FILE, checkpoint.weights, checkpoint.card)
+    save_network(part / MODEL_FILE, checkpoint.average or checkpoint.weights, checkpoint.card)
+    if checkpoint.average:
+        save_file({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, part / _RAW)
     flat = {f"{name}/{key}": t.contiguous() for name, state in checkpoint.optimizer.items() for key, t in state.items()}
     save_file(flat, part / _OPTIMIZER)
     save_file(checkpoint.rng, part / _RNG)
@@ -131,12 +136,14 @@ def find_fault(folder: Path) -> str | None:
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Load a checkpoint that `newest_whole` has vouched for."""
     weights, card = load_weights(folder / MODEL_FILE)
+    raw = folder / _RAW
+    average, weights = (weights, load_file(raw)) if raw.is_file() else (None, weights)
     optimizer: State = {}
     for flat_name, tensor in load_file(folder / _OPTIMIZER).items():
         name, _, key = flat_name.rpartition("/")
         optimizer.setdefault(name, {})[key] = tensor
     state = RunState.model_validate_json((folder / _STATE).read_bytes())
-    return Checkpoint(state, card, weights, optimizer, load_file(folder / _RNG))
+    return Checkpoint(state, card, weights, optimizer, load_file(folder / _RNG), average)
 
 
 def require_same_run(saved: RunState, card: ModelCard, plan: Plan, fresh: ModelCard, optimizer: str) -> None:

@@ -31,6 +31,33 @@ def gather_weights(engine: Any) -> dict[str, Tensor]:
     return full
 
 
+def local_weights(engine: Any) -> dict[str, Tensor]:
+    """What this rank holds: each parameter, or at stage 3 its flat and padded partition; and floating-point buffers."""
+    own = {name: getattr(parameter, "ds_tensor", parameter) for name, parameter in engine.module.named_parameters()}
+    return own | {name: buffer for name, buffer in engine.module.named_buffers() if buffer.is_floating_point()}
+
+
+def gather_local(engine: Any, local: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Full tensors on the CPU out of tensors that are laid out as `local_weights`. A collective."""
+    full = {name: buffer.detach().cpu().clone() for name, buffer in engine.module.named_buffers()}
+    full |= {name: tensor.detach().cpu().clone() for name, tensor in local.items()}
+    for name, parameter in engine.module.named_parameters():
+        if hasattr(parameter, "ds_id"):
+            parts = [torch.empty_like(local[name]) for _ in range(dist.get_world_size())]
+            dist.all_gather(parts, local[name])
+            full[name] = torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape).cpu()
+    return full
+
+
+@torch.no_grad()
+def scatter_local(engine: Any, full: dict[str, Tensor], local: dict[str, Tensor]) -> None:
+    """Put this rank's share of full tensors into tensors that are laid out as `local_weights`."""
+    parameters = dict(engine.module.named_parameters())
+    for name, own in local.items():
+        partitioned = hasattr(parameters.get(name), "ds_id")
+        own.copy_(_partition(full[name], own.numel()) if partitioned else full[name])
+
+
 def gather_optimizer_state(engine: Any) -> State:
     """Every parameter's full optimizer state on the CPU. A collective: every rank calls it, all get it."""
     return {name: _gather(engine, parameter) for name, parameter in engine.module.named_parameters()}
@@ -85,12 +112,16 @@ def _scatter(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> N
         _base(engine).state[parameter][key].copy_(value)
     elif stage == 3:
         partition, _ = engine.optimizer._get_fp32_opt_state_partition(parameter, False, key)
-        size = partition.numel()  # partitions are padded to equal sizes
-        padded = F.pad(value.flatten(), (0, size * dist.get_world_size() - value.numel()))
-        partition.copy_(padded.narrow(0, size * dist.get_rank(), size))
+        partition.copy_(_partition(value, partition.numel()))
     elif parameter._hp_mapping is not None:  # type: ignore[attr-defined]
         where, fragment = _fragment(engine, parameter._hp_mapping, key)  # type: ignore[attr-defined]
         fragment.copy_(value.flatten().narrow(0, where.start, where.numel))
+
+
+def _partition(value: Tensor, size: int) -> Tensor:
+    """This rank's `size` elements at stage 3, where partitions are padded to equal sizes."""
+    padded = F.pad(value.flatten(), (0, size * dist.get_world_size() - value.numel()))
+    return padded.narrow(0, size * dist.get_rank(), size)
 
 
 def _fragment(engine: Any, mapping: Any, key: str) -> tuple[Any, Tensor]:

@@ -1,7 +1,6 @@
 """Optimizer, learning rate and what DeepSpeed is told; all derived from the run's config."""
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,10 +9,12 @@ from torch import nn
 from msanet.config import Config, OptimizerConfig, ScheduleConfig
 from msanet.data.loader import BatchPlan
 from msanet.errors import UserError
+from msanet.models.network import SegmentationNetwork
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: SegmentationNetwork, config: OptimizerConfig) -> torch.optim.Optimizer:
     """torch's own Adam, AdamW or SGD: DeepSpeed's `Adam` would silently be AdamW and compile a C++ extension on CPUs."""
+    parameters = parameter_groups(model, config.classifier_lr)
     match config.name:
         case "adam":
             return torch.optim.Adam(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
@@ -21,6 +22,18 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig)
             return torch.optim.AdamW(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
         case "sgd":
             return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def parameter_groups(model: SegmentationNetwork, classifier_lr: float) -> list[dict[str, Any]]:
+    """Groups with a key `lr_factor`, to be multiplied into each step's learning rate; one group where all are alike.
+
+    classifier_lr: of the parameters under the network's `classifier_names`; all others have 1.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    prefixes = tuple(f"{name}." for name in model.classifier_names)
+    for name, parameter in model.named_parameters():
+        groups.setdefault(classifier_lr if name.startswith(prefixes) else 1.0, []).append(parameter)
+    return [{"params": parameters, "lr_factor": factor} for factor, parameters in sorted(groups.items())]
 
 
 def learning_rate(step: int, total_steps: int, base: float, schedule: ScheduleConfig) -> float:

@@ -7,16 +7,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every BatchNorm2d by one that uses the statistics of all ranks' micro-batches together."""
+def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> None:
+    """Replace every BatchNorm2d in the model by one that uses the statistics of all ranks' micro-batches together."""
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return
     for name, child in model.named_children():
         if isinstance(child, nn.BatchNorm2d):
             setattr(model, name, CpuSyncBatchNorm.of(child))
         else:
             convert_sync_batchnorm(child, device)
-    return model
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):

@@ -21,9 +21,11 @@ from msanet.data.stages import Batch
 from msanet.errors import UserError
 from msanet.evaluation.evaluator import Evaluation, evaluate
 from msanet.losses import SegmentationLoss
-from msanet.models.network import combined_loss
+from msanet.models.network import SegmentationNetwork, combined_loss
+from msanet.models.recompute import recompute_activations
 from msanet.models.saved import ModelCard, apply_weights
 from msanet.training import engine_state
+from msanet.training.averaging import WeightAverage
 from msanet.training.checkpoint import Checkpoint, RunState, require_same_run, restore_rng, rng_state
 from msanet.training.optim import build_optimizer, deepspeed_config, learning_rate, total_steps
 from msanet.training.sync_batchnorm import convert_sync_batchnorm
@@ -37,7 +39,12 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, manifest: Manifest, model: nn.Module, batches: BatchPlan, saved: Checkpoint | None
+        self,
+        config: Config,
+        manifest: Manifest,
+        model: SegmentationNetwork,
+        batches: BatchPlan,
+        saved: Checkpoint | None,
     ) -> None:
         self.config, self.manifest, self.batches = config, manifest, batches
         self.plan = train_plan(config)
@@ -48,6 +55,8 @@ class Trainer:
             require_same_run(saved.state, saved.card, self.plan, self._card(), config.optimizer.name)
             apply_weights(model, saved.weights, "the checkpoint in run.dir")
         self.engine = _start_engine(config, model, batches)
+        ema = config.trainer.ema
+        self.average = WeightAverage(self.engine, ema, saved.average if saved else None) if ema else None
         if saved:
             self._resume(saved)
         self._started_at, self.masked = self.consumed, 0
@@ -86,9 +95,9 @@ class Trainer:
         The loss is a sum over this rank's pixels divided by a count of the *global* batch; the factor undoes DeepSpeed's
         averaging over ranks and micro-batches, which would weigh pixels by who holds them.
         """
-        lr = learning_rate(self.step, self.total_steps, self.config.optimizer.lr, self.config.schedule)
+        lr = self._learning_rate(self.step)
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_factor"]
         batches = [batch.to(self.engine.device) for batch in micro_batches]
         counts = self._count(batches)
         factor = self.batches.world_size * self.batches.accumulation
@@ -99,9 +108,11 @@ class Trainer:
             self._loss_sum += loss.detach()
             self.engine.backward(loss * factor)
             self.engine.step()
+        self.step += 1
+        if self.average:
+            self.average.update(self.step)
         self._seconds += time.perf_counter() - self._asked
         self._steps_in_sum += 1
-        self.step += 1
         self.consumed += self.batches.global_batch
 
     def training_figures(self) -> dict[str, float]:
@@ -114,15 +125,20 @@ class Trainer:
         seconds, self._seconds = self._seconds + time.perf_counter() - before, 0.0
         steps, self._steps_in_sum = self._steps_in_sum, 0
         self._loss_sum.zero_()
-        lr = self.engine.optimizer.param_groups[0]["lr"]
+        lr = self._learning_rate(self.step - 1)
         figures = {"loss": total / steps, "lr": lr, "images_per_second": steps * self.batches.global_batch / seconds}
         return {**figures, "masked": self.masked} if self.config.data.on_error == "mask" else figures
 
     def evaluate(self, source: ShardSource) -> Evaluation:
-        """Judge the network as it is now on a whole split. A collective."""
+        """Judge the network as it is now, or its average where there is one, on a whole split. A collective."""
         self.sync_buffers()
-        data, lockstep = self.config.data, self.config.trainer.zero_stage == 3
-        return evaluate(self.engine.module, source, self.config.evaluation, data.mean, data.std, lockstep)
+        model, lockstep = self.engine.module, self.config.trainer.zero_stage == 3
+        if self.average:
+            model, lockstep = self._card().build(), False  # a copy: the engine's own weights stay where they are
+            apply_weights(model, self.average.weights(), "the moving average")
+            model = model.to(self.engine.device)
+        data = self.config.data
+        return evaluate(model, source, self.config.evaluation, data.mean, data.std, lockstep)
 
     def sync_buffers(self) -> None:
         """Average BatchNorm's running statistics over ranks: DeepSpeed never does, and they drift apart. A collective."""
@@ -152,6 +168,7 @@ class Trainer:
             weights=engine_state.gather_weights(self.engine),
             optimizer=engine_state.gather_optimizer_state(self.engine),
             rng={f"{rank}.{kind}": state for rank, kinds in enumerate(generators) for kind, state in kinds.items()},
+            average=self.average.weights() if self.average else None,
         )
 
     def _count(self, batches: Sequence[Batch]) -> Tensor:
@@ -171,6 +188,9 @@ class Trainer:
                     f"{self.config.data.max_masked}; they are listed in run.dir/masked-*.jsonl: mend the shards"
                 )
         return counts[:-1]
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(step, self.total_steps, self.config.optimizer.lr, self.config.schedule)
 
     def _network_input(self, batch: Batch) -> Tensor:
         data = self.config.data
@@ -208,18 +228,18 @@ class Trainer:
             )
 
 
-def _start_engine(config: Config, model: nn.Module, batches: BatchPlan) -> Any:
+def _start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan) -> Any:
     import deepspeed  # here, so that the config, order and checkpoint code imports without it
 
     device = distributed.device()
     if config.trainer.sync_batchnorm and batches.world_size > 1:
-        model = convert_sync_batchnorm(model, device)
-    torch.manual_seed(
-        config.run.seed + distributed.rank()
-    )  # dropout differs between ranks; weights came from rank 0's seed
+        convert_sync_batchnorm(model, device)
+    if config.trainer.activation_checkpointing:
+        recompute_activations(model)
+    torch.manual_seed(config.run.seed + distributed.rank())  # of dropout; weights came from the same seed on all ranks
     engine, *_ = deepspeed.initialize(
         model=model.to(device),
-        optimizer=build_optimizer(model.parameters(), config.optimizer),
+        optimizer=build_optimizer(model, config.optimizer),
         config=deepspeed_config(config, batches),
         dist_init_required=not dist.is_initialized(),
     )

@@ -6,7 +6,8 @@ import torch
 from msanet.config import Config, ScheduleConfig, parse_config
 from msanet.data.loader import BatchPlan
 from msanet.errors import UserError
-from msanet.training.optim import build_optimizer, deepspeed_config, learning_rate, total_steps
+from msanet.models import build_model
+from msanet.training.optim import build_optimizer, deepspeed_config, learning_rate, parameter_groups, total_steps
 
 
 def test_poly_is_the_papers() -> None:
@@ -29,12 +30,12 @@ def test_warm_up_is_linear() -> None:
 
 
 def test_optimizers() -> None:
-    parameter = torch.nn.Parameter(torch.zeros(1))
+    model = build_model("unet", 3, width=0.02)
     for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)):
         settings = parse_config(
             {"optimizer": {"name": name, "lr": 0.1, "weight_decay": 0.2, "momentum": 0.3}}, ""
         ).optimizer
-        optimizer = build_optimizer([parameter], settings)
+        optimizer = build_optimizer(model, settings)
         assert type(optimizer) is kind
         assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.1, 0.2)
     assert optimizer.defaults["momentum"] == 0.3
@@ -77,3 +78,16 @@ def test_what_both_decide_is_refused(deepspeed: dict, setting: str) -> None:
 def test_what_both_say_alike_or_leave_open_is_taken() -> None:
     told = deepspeed_config(config(train_batch_size="auto", zero_optimization={"stage": 2}), BatchPlan(8, 2, 2))
     assert told["train_batch_size"] == 8 and told["zero_optimization"]["stage"] == 2
+
+
+def test_classifier_has_a_rate_of_its_own() -> None:
+    """Both heads of a network with an auxiliary one, and nothing else; one group where the factor is 1."""
+    model = build_model("deeplabv3", 3, width=0.02, auxiliary=True)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    trunk, classifier = parameter_groups(model, 10.0)
+    assert (trunk["lr_factor"], classifier["lr_factor"]) == (1.0, 10.0)
+    heads = {f"{head}.{part}" for head in ("classifier", "auxiliary.1") for part in ("weight", "bias")}
+    assert {names[id(parameter)] for parameter in classifier["params"]} == heads
+    assert len(trunk["params"]) + len(classifier["params"]) == len(names)
+    (together,) = parameter_groups(model, 1.0)
+    assert len(together["params"]) == len(names) and together["lr_factor"] == 1.0

@@ -22,8 +22,8 @@ def small_config(shards: str, stage: int, **optimizer: Any) -> Config:
         {
             "data": {"path": shards, "crop": [32, 32], "scale": [0.7, 1.3], "flip_vertical": 0.5, "workers": 0},
             "model": {"name": "msanet", "width": 0.125},
-            "optimizer": {"weight_decay": 0.01, **optimizer},
-            "trainer": {"steps": 8, "global_batch": 6, "zero_stage": stage},
+            "optimizer": {"weight_decay": 0.01, "classifier_lr": 3.0, **optimizer},
+            "trainer": {"steps": 8, "global_batch": 6, "zero_stage": stage, "ema": 0.9},
         },
         "test",
     )
@@ -83,6 +83,8 @@ def test_resume_on_the_same_ranks_is_bit_exact(shards: Path, tmp_path: Path, sta
     assert straight.state == resumed.state
     for name, tensor in straight.weights.items():
         assert torch.equal(tensor, resumed.weights[name]), name
+        assert straight.average and resumed.average and torch.equal(straight.average[name], resumed.average[name]), name
+        assert name.endswith("num_batches_tracked") or not torch.equal(tensor, straight.average[name]), name
     for name, state in straight.optimizer.items():
         for key, tensor in state.items():
             assert torch.equal(tensor, resumed.optimizer[name][key]), (name, key)
@@ -116,6 +118,8 @@ def _resume_and_compare(shards: str, folder: str, stage: int, optimizer: dict[st
     again = trainer.checkpoint()
     for name, tensor in saved.weights.items():
         torch.testing.assert_close(again.weights[name], tensor, rtol=1e-6, atol=1e-7)  # buffers are averaged once more
+        assert saved.average and again.average
+        torch.testing.assert_close(again.average[name], saved.average[name], rtol=1e-6, atol=1e-7)
     assert bool(saved.optimizer) == (optimizer.get("momentum") != 0)
     for name, state in saved.optimizer.items():
         assert state.keys() == again.optimizer[name].keys() and state

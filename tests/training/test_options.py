@@ -1,0 +1,99 @@
+"""Options of the trainer on two ranks at each ZeRO stage: moving average, classifier's learning rate, recomputation."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import run_ranks
+
+from msanet import distributed
+from msanet.config import parse_config
+from msanet.data.index import load_manifest
+from msanet.data.loader import plan_batches
+from msanet.data.source import ShardSource
+from msanet.data.storage import LocalStorage
+from msanet.models import build_model
+from msanet.training import engine_state
+from msanet.training.trainer import Trainer
+
+
+def _start(shards: str, stage: int, lr: float = 0.1, classifier_lr: float = 1.0, **trainer: Any) -> Trainer:
+    config = parse_config(
+        {
+            "data": {"path": shards, "crop": [32, 32], "workers": 0},
+            "model": {"name": "unet"},
+            "optimizer": {"name": "sgd", "lr": lr, "momentum": 0.0, "classifier_lr": classifier_lr},
+            "schedule": {"name": "constant"},
+            "trainer": {"steps": 3, "global_batch": 4, "zero_stage": stage, **trainer},
+            "evaluation": {"workers": 0, "panels": 0},
+        },
+        "test",
+    )
+    manifest = load_manifest(Path(shards))
+    torch.manual_seed(0)
+    model = build_model("unet", manifest.num_classes, width=0.05)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"width": 0.05})})
+    return Trainer(config, manifest, model, plan_batches(4, None, distributed.world_size()), None)
+
+
+def _weights_after_each_step(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
+    weights = [engine_state.gather_weights(trainer.engine)]
+    for batches in trainer.stream():
+        trainer.train_step(batches)
+        trainer.sync_buffers()
+        weights.append(engine_state.gather_weights(trainer.engine))
+    return weights
+
+
+def _average_by_hand(shards: str, stage: int) -> None:
+    trainer = _start(shards, stage, ema=0.3)
+    history = _weights_after_each_step(trainer)
+    expected = history[0]
+    for step, weights in enumerate(history[1:], start=1):
+        decay = min(0.3, (1 + step) / (10 + step))
+        assert (decay == 0.3) == (step >= 3)
+        expected = {
+            name: decay * old + (1 - decay) * weights[name] if old.is_floating_point() else weights[name]
+            for name, old in expected.items()
+        }
+    saved = trainer.checkpoint()
+    assert saved.average is not None and saved.average.keys() == expected.keys() == saved.weights.keys()
+    for name, tensor in saved.average.items():
+        if "running" not in name:  # these differ between ranks in between, and are averaged at the end
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+        assert not tensor.equal(history[0][name])
+        torch.testing.assert_close(saved.weights[name], history[-1][name], rtol=1e-6, atol=1e-7)
+    source = ShardSource(LocalStorage(Path(shards)), "val", trainer.manifest)
+    judged = trainer.evaluate(source).matrix_KK
+    trainer.average = None
+    assert judged.sum() == trainer.evaluate(source).matrix_KK.sum()
+    assert (judged != trainer.evaluate(source).matrix_KK).any(), "the average is what is judged"
+    print("compared")
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_moving_average_is_the_formula_and_is_judged(shards: Path, stage: int) -> None:
+    said = run_ranks(2, __file__, "_average_by_hand", {"shards": str(shards), "stage": stage})
+    assert all("compared" in output for output in said)
+
+
+def _compare_options(shards: str, stage: int) -> None:
+    """One run as it is, one with ten times the rate for the classifier, one with recomputed activations."""
+    plain, faster, recomputed = (
+        _weights_after_each_step(_start(shards, stage, classifier_lr=factor, activation_checkpointing=again))
+        for factor, again in ((1.0, False), (10.0, False), (1.0, True))
+    )
+    for name, start in plain[0].items():
+        torch.testing.assert_close(recomputed[-1][name], plain[-1][name], rtol=1e-5, atol=1e-6, msg=name)
+        if "running" not in name and "num_batches" not in name:
+            moved, factor = plain[1][name] - start, 10 if name.startswith("classifier.") else 1
+            torch.testing.assert_close(faster[1][name] - start, factor * moved, rtol=1e-3, atol=1e-6, msg=name)
+            assert moved.any()
+    print("compared")
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_classifiers_rate_and_recomputation(shards: Path, stage: int) -> None:
+    said = run_ranks(2, __file__, "_compare_options", {"shards": str(shards), "stage": stage})
+    assert all("compared" in output for output in said)
