@@ -29,7 +29,10 @@ def train(config: Config) -> None:
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_model(config.model.name, manifest.num_classes, **config.model.options)
     run = RunFolder(config, manifest)
-    trainer = Trainer(config, manifest, model, batches, saved=run.saved())
+    saved = run.saved()
+    if saved is None:
+        run.initialise(model)
+    trainer = Trainer(config, manifest, model, batches, saved)
     run.begin(trainer.step)
 
     with tqdm(

@@ -36,7 +36,10 @@ def _with_absolute_paths(config: Config) -> Config:
     """So that RUN/config.yaml means the same wherever evaluate and predict are started."""
     path, folder = config.data.path or "", config.run.dir or Path()
     data = config.data if "://" in path else config.data.model_copy(update={"path": str(Path(path).resolve())})
-    return config.model_copy(update={"data": data, "run": config.run.model_copy(update={"dir": folder.resolve()})})
+    run = config.run.model_copy(update={"dir": folder.resolve()})
+    start = config.model.pretrained
+    model = config.model.model_copy(update={"pretrained": start.resolve()}) if start else config.model
+    return config.model_copy(update={"data": data, "run": run, "model": model})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

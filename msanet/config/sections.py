@@ -119,7 +119,7 @@ class ModelConfig(BaseModel):
     name: str = Field("msanet", description="which network")
     pretrained: Path | None = Field(
         None,
-        description="weights to start from: torchvision's VGG-16 or ResNet (.pth, .safetensors), or a checkpoint of ours",
+        description="weights to start from: a checkpoint of ours, or torchvision's VGG-16 or ResNet (.pth, .safetensors)",
     )
 
     @property

@@ -74,7 +74,8 @@ class MSANet(SegmentationNetwork):
             if module is not None:
                 x = torch.cat([x, self.run(module, levels[: 4 - step])], dim=1)
             level = 2 - step
-            x = max_unpool(self.run(self.decoder[step], x), indices[level], levels[level].shape[-2:])
+            size = (levels[level].shape[2], levels[level].shape[3])
+            x = max_unpool(self.run(self.decoder[step], x), indices[level], size)
         x = self.run(self.decoder[3], x)  # 64 x 224 x 224
         return Scores(self.classifier(x)[..., :height, :width], {"penultimate": x[..., :height, :width]})
 

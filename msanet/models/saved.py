@@ -12,7 +12,7 @@ from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.network import SegmentationNetwork
 
-_CARD = "msanet_card"
+CARD = "msanet_card"
 
 
 class ModelCard(BaseModel):
@@ -44,7 +44,7 @@ class ModelCard(BaseModel):
 def save_network(path: Path, weights: dict[str, Tensor], card: ModelCard) -> None:
     """Write weights (parameters and buffers by name) and card to `path`; the caller makes it durable."""
     contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
-    save_file(contiguous, path, metadata={"format": "pt", _CARD: card.model_dump_json()})
+    save_file(contiguous, path, metadata={"format": "pt", CARD: card.model_dump_json()})
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
@@ -57,10 +57,10 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
         weights = load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"checkpoint '{path}' cannot be read ({error}); use another checkpoint of the run") from None
-    if _CARD not in metadata:
+    if CARD not in metadata:
         raise UserError(f"'{path}' holds no model card, so it is no checkpoint of ours; give a run's model.safetensors")
     try:
-        return weights, ModelCard.model_validate_json(metadata[_CARD])
+        return weights, ModelCard.model_validate_json(metadata[CARD])
     except ValidationError as error:
         raise UserError(
             f"the model card of '{path}' is damaged ({error.errors()[0]['msg']}); use another checkpoint"

@@ -12,9 +12,11 @@ from msanet.config import Config
 from msanet.data.index import Manifest
 from msanet.data.stages import Batch
 from msanet.errors import UserError
-from msanet.evaluation.evaluator import Evaluation, write_evaluation
-from msanet.evaluation.report import CONFIG_FILE, METRICS_FILE, evaluation_file, read_lines, write_run_report
+from msanet.evaluation.report import CONFIG_FILE, METRICS_FILE, read_lines, write_run_report
+from msanet.evaluation.result import Evaluation, write_evaluation
 from msanet.files import write_text
+from msanet.models.network import SegmentationNetwork
+from msanet.models.pretrained import initialise
 from msanet.training.checkpoint import (
     Checkpoint,
     checkpoint_folders,
@@ -42,6 +44,15 @@ class RunFolder:
         if distributed.is_main():
             print(f"going on from {chosen}", file=sys.stderr, flush=True)
         return read_checkpoint(chosen)
+
+    def initialise(self, model: SegmentationNetwork) -> None:
+        """Fill a new run's network from `model.pretrained`, if given; every rank reads it, and rank 0 says what was taken."""
+        config = self._config
+        if config.model.pretrained is None:
+            return
+        report = initialise(model, config.model.pretrained, self._manifest.classes)
+        if distributed.is_main():
+            print(report.text(config.data.mean, config.data.std), file=sys.stderr, flush=True)
 
     def begin(self, step: int) -> None:
         """Write config.yaml, and forget what was logged after `step`, since it will be done again."""
@@ -79,7 +90,7 @@ class RunFolder:
         """A line, evaluation-<split>.json and a fresh report."""
         self.log(position, evaluation.summary())
         if distributed.is_main():
-            write_evaluation(evaluation_file(self.path, evaluation.split), evaluation)
+            write_evaluation(self.path, evaluation)
             write_run_report(self.path, self._manifest.palette, evaluation)
 
     def save(self, checkpoint: Checkpoint) -> None:
