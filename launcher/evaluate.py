@@ -3,8 +3,8 @@
     deepspeed launcher/evaluate.py --run RUN --split val
     deepspeed launcher/evaluate.py --checkpoint FILE --data SHARDS [--split val] [--out FOLDER]
 
-Writes evaluation-<split>.json and report.html into the run (or --out). Ends non-zero if an image was missed or counted
-twice.
+Writes evaluation-<split>.json, evaluation-<split>.npz (the counts of every image, for python -m msanet.evaluation) and
+report.html into the run (or --out). Ends non-zero if an image was missed or counted twice.
 """
 
 import sys
@@ -13,8 +13,9 @@ from msanet import distributed
 from msanet.command_line import EvaluationJob, evaluation_job
 from msanet.data.source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
-from msanet.evaluation.evaluator import evaluate, require_whole, write_evaluation
-from msanet.evaluation.report import evaluation_file, score_table, write_run_report
+from msanet.evaluation.evaluator import evaluate
+from msanet.evaluation.report import score_table, write_run_report
+from msanet.evaluation.result import require_whole, write_evaluation
 from msanet.models.saved import load_network, require_same_classes
 
 
@@ -30,9 +31,9 @@ def judge(job: EvaluationJob) -> None:
     result = evaluate(model, source, settings, card.mean, card.std)
     if distributed.is_main():
         job.out.mkdir(parents=True, exist_ok=True)
-        write_evaluation(evaluation_file(job.out, job.split), result)
+        figures = write_evaluation(job.out, result)
         report = write_run_report(job.out, card.palette, result)
-        print(score_table(result), f"written to {evaluation_file(job.out, job.split)} and {report}", sep="\n")
+        print(score_table(result), f"written to {figures} and {report}", sep="\n")
     require_whole(result, source)
 
 

@@ -1,41 +1,38 @@
-"""Segment images with a trained network.
+"""Segment images and videos with a trained network.
 
-    python launcher/predict.py --run RUN --images DIR_OR_FILES --out DIR
+    python launcher/predict.py --run RUN --images PATH_OR_PATTERN... --out FOLDER
+    python launcher/predict.py --checkpoint FILE --images PATH... --out FOLDER [--write KINDS] [--crf] [evaluation.KEY=VALUE ...]
+    python launcher/predict.py --run RUN --images TEST_SET --out FOLDER --submission cityscapes
 
-Writes, for each image and under its own name, NAME.png (palette PNG of train ids) and NAME.overlay.jpg. A file that
-cannot be read is named and the rest goes on; the exit code is then 1.
+Writes NAME.png (palette PNG of train ids) and NAME.overlay.jpg for each image, NAME.overlay.mp4 for each video, and what
+--write asks for instead (docs/prediction.md). A submission for Cityscapes is the content of FOLDER, zipped; one for VOC is
+its subfolder `results`, as a .tgz. A file that cannot be read is named and the rest goes on; the exit code is then 1.
 """
 
 import sys
 
-import torch
 from tqdm import tqdm
 
 from msanet import distributed
 from msanet.command_line import PredictionJob, prediction_job
-from msanet.data.codec import decode_image
 from msanet.errors import UserError, user_errors
-from msanet.evaluation.inference import predict_labels
+from msanet.evaluation.outputs import Outputs
 from msanet.models.saved import load_network
-from msanet.visual.prediction import write_prediction
 
 
 def predict(job: PredictionJob) -> int:
-    """All images through the network; returns the number that failed."""
-    device = distributed.device()
-    model, card = load_network(job.checkpoint, device)
+    """All files through the network; returns the number that failed."""
+    model, card = load_network(job.checkpoint, distributed.device())
+    settings = job.settings.model_copy(update={"resize": job.settings.resize or card.resize})
+    outputs = Outputs(model, card, settings, job.kinds, job.queries, job.server)
     failed = 0
-    for image_path, name in tqdm(job.images, "predict", unit="image"):
+    for path, name in tqdm(job.files, "predict", unit="file"):
         try:
-            image_HWC = decode_image(image_path.read_bytes(), str(image_path))
+            outputs.write(path, job.out / name)
         except UserError as error:
             tqdm.write(f"error: {error}", file=sys.stderr)
             failed += 1
-            continue
-        pixels = torch.from_numpy(image_HWC).to(device)
-        label_HW = predict_labels(model, pixels, card.mean, card.std, card.resize, job.precision).cpu().numpy()
-        write_prediction(job.out / name, image_HWC, label_HW, card.palette)
-    print(f"{len(job.images) - failed} of {len(job.images)} images segmented into {job.out}")
+    print(f"{len(job.files) - failed} of {len(job.files)} files segmented into {job.out}")
     return failed
 
 

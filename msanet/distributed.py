@@ -105,6 +105,15 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def all_reduce_max(value: int) -> int:
+    """The largest of the ranks' values."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    largest = torch.tensor(value, device=device())
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
 def broadcast_object(value: Any) -> Any:
     """Rank 0's value, on every rank."""
     if not dist.is_initialized() or dist.get_world_size() == 1:

@@ -8,7 +8,10 @@ from msanet.config.base import Above0, NonNegative, Positive, Section, Share, Si
 
 
 class CrfConfig(Section):
-    """The fully connected CRF after the network (Kraehenbuehl and Koltun 2011, equation 3), its symbols in brackets."""
+    """The fully connected CRF after the network (Kraehenbuehl and Koltun 2011, equation 3), its symbols in brackets.
+
+    Weights are those of normalised kernels, as in the authors' code and in DeepLab's.
+    """
 
     enabled: bool = Field(False, description="refine the network's probabilities by a fully connected CRF")
     iterations: Positive = Field(10, description="mean-field iterations")
@@ -43,7 +46,14 @@ class EvaluationConfig(Section):
     workers: Annotated[int, Field(ge=0, le=64)] = Field(
         1, description="loader processes per rank; 0: read in the process itself"
     )
-    panels: Annotated[int, Field(ge=0, le=200)] = Field(8, description="images shown in the report")
+    calibration: bool = Field(True, description="count how often the network is right by how sure it is")
+    boundary: bool = Field(False, description="count how well outlines are met (Boundary IoU, boundary F1)")
+    panels: Annotated[int, Field(ge=0, le=200)] = Field(
+        8, description="images shown in the report, evenly spread over the split"
+    )
+    worst: Annotated[int, Field(ge=0, le=200)] = Field(
+        4, description="images shown in the report because they have the lowest IoU"
+    )
 
     @model_validator(mode="after")
     def _has_a_scale(self) -> "EvaluationConfig":

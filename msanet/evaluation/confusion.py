@@ -29,7 +29,7 @@ def confusion_matrix_with_void(ground_truth: Tensor, prediction: Tensor, num_cla
     assert ground_truth.shape == prediction.shape, f"{ground_truth.shape} and {prediction.shape}"
     # Counted by pairs of bytes, six times as fast on a CPU as counting the labelled pixels only, and a value that
     # should not be there shows.
-    pairs = _bytes(ground_truth, "label").flatten().int() * 256 + _bytes(prediction, "prediction").flatten()
+    pairs = _bytes(ground_truth, "label").flatten().int().mul_(256).add_(_bytes(prediction, "prediction").flatten())
     counts = torch.bincount(pairs, minlength=256**2).reshape(256, 256)[:IGNORE_INDEX]
     matrix = torch.cat([counts[:num_classes, :num_classes], counts[:num_classes, IGNORE_INDEX:]], dim=1)
     if matrix.sum() != counts.sum():

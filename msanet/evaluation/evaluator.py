@@ -1,13 +1,13 @@
-"""The distributed evaluator: every image exactly once on any number of ranks, one matrix, and proof of both."""
+"""The distributed evaluator: every image exactly once on any number of ranks, the same counts, and proof of both."""
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import heapq
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from msanet import distributed
@@ -16,81 +16,16 @@ from msanet.data.loader import evaluation_loader
 from msanet.data.order import evaluation_slice
 from msanet.data.source import ShardSource
 from msanet.data.stages import EvaluationSample
-from msanet.errors import UserError
-from msanet.evaluation.confusion import confusion_matrix
-from msanet.evaluation.inference import predict_labels
-from msanet.evaluation.metrics import constant_baseline, scores
-from msanet.files import write_text
-
-
-@dataclass(frozen=True)
-class Panel:
-    """What the report shows of one image, uint8: image_HWC, ground_truth_HW and prediction_HW as train ids."""
-
-    number: int
-    key: str
-    image_HWC: np.ndarray
-    ground_truth_HW: np.ndarray
-    prediction_HW: np.ndarray
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluation of one split, the same on every rank; panels only on rank 0.
-
-    matrix_KK: int64 counts over all images. times_seen: how often each sample of the split was counted.
-    """
-
-    split: str
-    classes: tuple[str, ...]
-    matrix_KK: np.ndarray
-    times_seen: np.ndarray
-    world_size: int
-    panels: tuple[Panel, ...] = ()
-
-    @property
-    def num_missing(self) -> int:
-        return int((self.times_seen == 0).sum())
-
-    @property
-    def num_duplicate(self) -> int:
-        """Counts beyond the first, over all images."""
-        return int(np.maximum(self.times_seen - 1, 0).sum())
-
-    @property
-    def is_whole(self) -> bool:
-        return not self.num_missing and not self.num_duplicate
-
-    def summary(self) -> dict[str, float]:
-        """The figures that go into metrics.jsonl."""
-        result = scores(self.matrix_KK, self.classes)
-        names = ("mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
-        return {f"{self.split}/{name}": getattr(result, name) for name in names}
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of `evaluation-<split>.json`; undefined figures are null."""
-        result = scores(self.matrix_KK, self.classes)
-        name, baseline = constant_baseline(self.matrix_KK, self.classes)
-        per_class = zip(self.classes, result.iou_K, result.accuracy_K, result.support_K, strict=True)
-        return {
-            "split": self.split,
-            "protocol": "plain",
-            "mean_iou": _number(result.mean_iou),
-            "mean_accuracy": _number(result.mean_accuracy),
-            "pixel_accuracy": _number(result.pixel_accuracy),
-            "frequency_weighted_iou": _number(result.frequency_weighted_iou),
-            "classes": {
-                label: {"iou": _number(iou), "accuracy": _number(accuracy), "support": int(support)}
-                for label, iou, accuracy, support in per_class
-            },
-            "constant_baseline": {"class": name, "mean_iou": _number(baseline)},
-            "confusion_matrix": self.matrix_KK.tolist(),
-            "num_images": int((self.times_seen > 0).sum()),
-            "num_missing": self.num_missing,
-            "num_duplicate": self.num_duplicate,
-            "world_size": self.world_size,
-            "notes": list(result.notes),
-        }
+from msanet.evaluation.boundary import BoundaryCounts
+from msanet.evaluation.calibration import Calibration
+from msanet.evaluation.confusion import confusion_matrix_with_void
+from msanet.evaluation.cost import Cost, peak_memory
+from msanet.evaluation.inference import Predictor
+from msanet.evaluation.instances import instance_rows, no_instances
+from msanet.evaluation.metrics import scores
+from msanet.evaluation.panel_maps import panel_maps
+from msanet.evaluation.records import ImageCounts, image_counts, image_records
+from msanet.evaluation.result import Evaluation, Panel
 
 
 def evaluate(
@@ -103,80 +38,135 @@ def evaluate(
 ) -> Evaluation:
     """Put every image of the split through the network once and count. A collective: every rank calls it.
 
-    lockstep: all ranks run the same number of forwards (ZeRO-3 runs collectives inside them); ranks that have no image
-    left repeat a dummy that is not counted.
+    lockstep: all ranks run the same number of forwards (ZeRO-3 runs collectives inside them); a rank whose image needs
+    fewer than another's, or that has none left, makes up for it with idle ones. No rank needs another's disk.
     """
-    rank, world_size, device = distributed.rank(), distributed.world_size(), distributed.device()
-    classes = source.manifest.classes
-    matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64, device=device)
-    times_seen = torch.zeros(len(source), dtype=torch.int64, device=device)
-    wanted = _panel_numbers(len(source), settings.panels)
-    panels: list[Panel] = []
+    rank, world_size = distributed.rank(), distributed.world_size()
     was_training = model.training
     model.eval()
+    predictor = Predictor(model, settings, mean, std, lockstep)
+    tally = Tally(source.manifest.classes, len(source), settings, predictor.device)
     mine = evaluation_slice(len(source), rank, world_size)
-    samples = evaluation_loader(source, rank, world_size, settings.workers if mine else 0)
+    with_instances = settings.protocol == "official-cityscapes"
+    samples = evaluation_loader(source, rank, world_size, settings.workers if mine else 0, with_instances)
+    if lockstep:
+        samples = _in_lockstep(samples, predictor, -(-len(source) // world_size))
     bar = tqdm(
         samples, f"evaluate {source.split}", len(mine), unit="image", leave=False, disable=not distributed.is_main()
     )
     for sample in bar:
-        prediction = predict_labels(model, sample.image_HWC.to(device), mean, std, settings.resize, settings.precision)
-        matrix += confusion_matrix(sample.label_HW.to(device), prediction, len(classes))
-        times_seen[sample.number] += 1
-        if sample.number in wanted:
-            panels.append(_panel(sample, prediction))
-    if lockstep:
-        dummy = torch.zeros(64, 64, 3, dtype=torch.uint8, device=device)
-        longest = max(len(evaluation_slice(len(source), r, world_size)) for r in range(world_size))
-        for _ in range(longest - len(mine)):
-            predict_labels(model, dummy, mean, std, settings.resize, settings.precision)
+        tally.add(sample, predictor)
     model.train(was_training)
-    distributed.all_reduce_sum(matrix)
-    distributed.all_reduce_sum(times_seen)
-    shown = sorted(
-        (panel for part in distributed.gather_objects(panels) for panel in part), key=lambda panel: panel.number
-    )
-    return Evaluation(
-        source.split,
-        classes,
-        matrix.cpu().numpy(),
-        times_seen.cpu().numpy(),
-        world_size,
-        tuple(shown) if distributed.is_main() else (),
-    )
+    return tally.of_all_ranks(source)
 
 
-def write_evaluation(path: Path, evaluation: Evaluation) -> None:
-    """Write `evaluation-<split>.json` whole or not at all."""
-    write_text(path, json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + "\n")
+def _in_lockstep(samples: Iterator[EvaluationSample], predictor: Predictor, longest: int) -> Iterator[EvaluationSample]:
+    """The same samples. Around each, this rank runs as many forwards as the rank with the largest image at that place."""
+    for _ in range(longest):
+        sample = next(samples, None)
+        own = predictor.num_forwards(*sample.image_HWC.shape[:2]) if sample else 0
+        most = distributed.all_reduce_max(own)
+        if sample:
+            yield sample
+        for _ in range(most - own):
+            predictor.idle_forward()
 
 
-def require_whole(evaluation: Evaluation, source: ShardSource) -> None:
-    """Raise UserError, naming images, if any was missed or counted twice: such a figure must not be published."""
-    if evaluation.is_whole:
-        return
-    wrong = np.flatnonzero(evaluation.times_seen != 1)
-    names = ", ".join(source.key(int(number)) for number in wrong[:3])
-    raise UserError(
-        f"{evaluation.num_missing} images of split '{evaluation.split}' were missed and {evaluation.num_duplicate} counted "
-        f"more than once ({names}, ...), expected each of {len(source)} exactly once; do not use these figures"
-    )
+class Tally:
+    """What one rank has counted, and at the end what all have."""
+
+    def __init__(
+        self, classes: tuple[str, ...], num_samples: int, settings: EvaluationConfig, device: torch.device
+    ) -> None:
+        self.classes, self.settings, self.device = classes, settings, device
+        self.started = time.perf_counter()
+        self.images: list[ImageCounts] = []
+        self.instances: list[np.ndarray] | None = [] if settings.protocol == "official-cityscapes" else None
+        self.calibration = Calibration(device) if settings.calibration else None
+        self.boundary = BoundaryCounts(len(self.classes)) if settings.boundary else None
+        self.spread = _spread(num_samples, settings.panels)
+        self.panels: list[Panel] = []
+        self.worst: list[tuple[float, int, Panel]] = []  # a heap whose first has the highest mIoU
+
+    def add(self, sample: EvaluationSample, predictor: Predictor) -> None:
+        """Predict and count one image."""
+        label_HW = sample.label_HW.to(self.device)
+        if self.calibration:
+            prediction_HW, confidence_HW = predictor.labels_and_confidence(sample.image_HWC)
+            self.calibration.update(confidence_HW, prediction_HW, label_HW)
+        else:
+            prediction_HW = predictor.labels(sample.image_HWC)
+        matrix = confusion_matrix_with_void(label_HW, prediction_HW, len(self.classes)).cpu().numpy()
+        self.images.append(image_counts(sample.number, sample.key, matrix))
+        if self.instances is not None:
+            if sample.instance_ids_HW is None:
+                self.instances = None  # packed without: figures from some of the images would be no figures
+            else:
+                ids_HW = sample.instance_ids_HW.to(self.device)
+                self.instances.append(instance_rows(sample.number, ids_HW, prediction_HW))
+        if self.boundary:
+            self.boundary.update(sample.label_HW.numpy(), prediction_HW.cpu().numpy())
+        self._keep_for_report(sample, prediction_HW, matrix, predictor)
+
+    def of_all_ranks(self, source: ShardSource) -> Evaluation:
+        """Counts of all ranks, the same on each. A collective."""
+        manifest = source.manifest
+        costs = distributed.gather_objects(Cost(time.perf_counter() - self.started, peak_memory(self.device)))
+        times_seen = np.zeros(len(source), dtype=np.int64)
+        parts = distributed.gather_objects((self.images, self.instances, self.boundary and self.boundary.counts_7K))
+        images = [image for part, _, _ in parts for image in part]
+        for image in images:
+            times_seen[image.number] += 1
+        instances = None
+        if all(rows is not None for _, rows, _ in parts):
+            instances = np.concatenate([no_instances(), *(row for _, rows, _ in parts for row in rows)])
+        if self.boundary:
+            self.boundary.counts_7K = np.sum([counts for _, _, counts in parts], axis=0)
+        if self.calibration:
+            distributed.all_reduce_sum(self.calibration.histogram_2L)
+        return Evaluation(
+            image_records(manifest.name, manifest.digest(), source.split, self.classes, images, instances),
+            times_seen,
+            distributed.world_size(),
+            self.settings.protocol,
+            self.boundary.scores() if self.boundary else None,
+            self.calibration.bins() if self.calibration else (),
+            self._panels_of_all_ranks(),
+            Cost(max(cost.seconds for cost in costs), max(cost.peak_memory for cost in costs)),
+        )
+
+    def _keep_for_report(
+        self, sample: EvaluationSample, prediction_HW: Tensor, matrix: np.ndarray, predictor: Predictor
+    ) -> None:
+        own_iou = scores(matrix, self.classes).iou_K[matrix.sum(axis=1) > 0]
+        rank = -float(own_iou.mean()) if len(own_iou) else -1.0
+        is_worst = self.settings.worst and (len(self.worst) < self.settings.worst or rank > self.worst[0][0])
+        if not is_worst and sample.number not in self.spread:
+            return
+        image_HWC, label_HW = sample.image_HWC.numpy(), sample.label_HW.numpy()
+        panel = Panel(sample.number, sample.key, image_HWC, label_HW, prediction_HW.cpu().numpy())
+        if sample.number in self.spread:
+            self.panels.append(replace(panel, maps=panel_maps(predictor, sample.image_HWC)))
+        if is_worst:
+            heapq.heappush(self.worst, (rank, -sample.number, panel))
+            if len(self.worst) > self.settings.worst:
+                heapq.heappop(self.worst)
+
+    def _panels_of_all_ranks(self) -> tuple[Panel, ...]:
+        """On rank 0: those spread over the split in its order, then the worst ones, worst first."""
+        candidates = distributed.gather_objects([entry[:2] for entry in self.worst])
+        found = sorted((entry for part in candidates for entry in part), reverse=True)[: self.settings.worst]
+        order = {-number: place for place, (_, number) in enumerate(found)}
+        worst = [replace(panel, is_worst=True) for _, _, panel in self.worst if panel.number in order]
+        parts = distributed.gather_objects((self.panels, worst))
+        if not distributed.is_main():
+            return ()
+        spread = sorted((panel for panels, _ in parts for panel in panels), key=lambda panel: panel.number)
+        return (*spread, *sorted((panel for _, panels in parts for panel in panels), key=lambda p: order[p.number]))
 
 
-def _panel(sample: EvaluationSample, prediction_HW: torch.Tensor) -> Panel:
-    return Panel(
-        sample.number, sample.key, sample.image_HWC.numpy(), sample.label_HW.numpy(), prediction_HW.cpu().numpy()
-    )
-
-
-def _panel_numbers(num_samples: int, count: int) -> set[int]:
-    """Evenly spread over the split, and the same on any number of ranks."""
-    return (
-        set(np.linspace(0, num_samples - 1, min(count, num_samples)).round().astype(int).tolist())
-        if num_samples
-        else set()
-    )
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _spread(num_samples: int, count: int) -> set[int]:
+    """Numbers evenly spread over the split, the same on any number of ranks."""
+    if not num_samples:
+        return set()
+    return set(np.linspace(0, num_samples - 1, min(count, num_samples)).round().astype(int).tolist())

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from msanet.evaluation import evaluator
+from msanet.evaluation import result
 from msanet.evaluation.confusion import confusion_matrix
 from msanet.evaluation.metrics import scores
 from msanet.visual.panels import panel as draw_panel
@@ -23,13 +23,8 @@ METRICS_FILE = "metrics.jsonl"
 REPORT_FILE = "report.html"
 
 
-def evaluation_file(run: Path, split: str) -> Path:
-    """RUN/evaluation-<split>.json."""
-    return run / f"evaluation-{split}.json"
-
-
 def write_run_report(
-    run: Path, palette: Sequence[tuple[int, int, int]], evaluation: evaluator.Evaluation, command: str | None = None
+    run: Path, palette: Sequence[tuple[int, int, int]], evaluation: result.Evaluation, command: str | None = None
 ) -> Path:
     """Write RUN/report.html from the run's files and this evaluation; `command` is this process's unless given."""
     config = run / CONFIG_FILE
@@ -49,17 +44,18 @@ def write_run_report(
     return run / REPORT_FILE
 
 
-def score_table(evaluation: evaluator.Evaluation) -> str:
+def score_table(evaluation: result.Evaluation) -> str:
     """The figures for a terminal: per class, then the means beside the best constant prediction."""
     figures = evaluation.to_json()
     lines = [f"{'class':<20} {'IoU':>7} {'accuracy':>9} {'pixels':>14}"]
     for name, row in figures["classes"].items():
         lines.append(f"{name:<20} {_percent(row['iou']):>7} {_percent(row['accuracy']):>9} {row['support']:>14,}")
-    baseline = figures["constant_baseline"]
+    baseline, bounds = figures["constant_baseline"], figures.get("mean_iou_interval")
+    interval = f"95 % interval {_percent(bounds[0])} to {_percent(bounds[1])}; " if bounds else ""
     lines += [
         f"pixel accuracy {_percent(figures['pixel_accuracy'])}, mean accuracy {_percent(figures['mean_accuracy'])}, "
         f"frequency-weighted IoU {_percent(figures['frequency_weighted_iou'])}",
-        f"mIoU {_percent(figures['mean_iou'])} (all pixels '{baseline['class']}': {_percent(baseline['mean_iou'])})",
+        f"mIoU {_percent(figures['mean_iou'])} ({interval}all pixels '{baseline['class']}': {_percent(baseline['mean_iou'])})",
         f"{figures['num_images']} of {len(evaluation.times_seen)} images of '{evaluation.split}' on {evaluation.world_size} "
         f"ranks, {evaluation.num_missing} missing, {evaluation.num_duplicate} counted twice",
         *figures["notes"],
@@ -91,7 +87,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def _panel(shown: evaluator.Panel, palette: Sequence[tuple[int, int, int]], classes: tuple[str, ...]) -> Panel:
+def _panel(shown: result.Panel, palette: Sequence[tuple[int, int, int]], classes: tuple[str, ...]) -> Panel:
     matrix = confusion_matrix(
         torch.from_numpy(shown.ground_truth_HW), torch.from_numpy(shown.prediction_HW), len(classes)
     ).numpy()

@@ -19,7 +19,8 @@ from msanet.data.loader import BatchPlan, train_loader, train_order, train_plan,
 from msanet.data.source import ShardSource
 from msanet.data.stages import Batch
 from msanet.errors import UserError
-from msanet.evaluation.evaluator import Evaluation, evaluate
+from msanet.evaluation.evaluator import evaluate
+from msanet.evaluation.result import Evaluation
 from msanet.losses import SegmentationLoss
 from msanet.models.network import SegmentationNetwork, combined_loss
 from msanet.models.recompute import recompute_activations

@@ -15,51 +15,84 @@ from msanet.config import EvaluationConfig
 from msanet.data.source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.errors import UserError
-from msanet.evaluation.evaluator import Evaluation, evaluate, require_whole, write_evaluation
-from msanet.evaluation.inference import predict_labels
+from msanet.evaluation.evaluator import evaluate
+from msanet.evaluation.inference import Predictor
+from msanet.evaluation.records import image_counts, image_records, read_records, records_file
+from msanet.evaluation.result import Evaluation, require_whole, write_evaluation
 from msanet.models import build_model
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
 
 
-def _evaluate(shards: str, out: str, workers: int, zero3: bool = False, split: str = "val") -> None:
+def _evaluate(shards: str, out: str, workers: int, zero3: bool = False, **settings: Any) -> None:
     torch.manual_seed(1)
     model: nn.Module = build_model("msanet", 11, width=0.125)
     if zero3:
         import deepspeed
 
-        settings = {
+        engine = {
             "train_batch_size": distributed.world_size(),
             "zero_optimization": {"stage": 3},
             "zero_allow_untested_optimizer": True,
         }
-        model = deepspeed.initialize(model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1), config=settings)[
+        model = deepspeed.initialize(model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1), config=engine)[
             0
         ].module
-    settings = EvaluationConfig(workers=workers, panels=3)
-    result = evaluate(model, ShardSource(LocalStorage(Path(shards)), split), settings, MEAN, STD, lockstep=zero3)
+    chosen = EvaluationConfig(workers=workers, panels=3, worst=2, boundary=True, **settings)
+    result = evaluate(model, ShardSource(LocalStorage(Path(shards)), "val"), chosen, MEAN, STD, lockstep=zero3)
     if distributed.is_main():
+        Path(out).mkdir()
         write_evaluation(Path(out), result)
-        Path(out + ".panels").write_text(json.dumps([panel.key for panel in result.panels]))
+        (Path(out) / "panels").write_text(json.dumps([(panel.key, panel.is_worst) for panel in result.panels]))
 
 
 def run(shards: Path, out: Path, world: int, **arguments: Any) -> dict[str, Any]:
     run_ranks(world, __file__, "_evaluate", {"shards": str(shards), "out": str(out), "workers": 0, **arguments})
-    return {**json.loads(out.read_text()), "panels": json.loads(Path(f"{out}.panels").read_text())}
+    figures = json.loads((out / "evaluation-val.json").read_text())
+    return {**figures, "panels": json.loads((out / "panels").read_text())}
+
+
+def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """All is equal but the ranks, and confidences in their last bits: convolutions round by the number of threads."""
+    a, b = ({key: value for key, value in figures.items() if key != "world_size"} for figures in (a, b))
+    one, two = a.pop("calibration"), b.pop("calibration")
+    assert a == b
+    assert one["expected_calibration_error"] == pytest.approx(two["expected_calibration_error"], abs=1e-4)
+    assert sum(row["pixels"] for row in one["bins"]) == sum(row["pixels"] for row in two["bins"]) > 0
 
 
 def test_any_number_of_ranks_gives_the_same_matrix(shards: Path, tmp_path: Path) -> None:
-    """7 images on 1, 2, 3 ranks, and on 2 ranks of ZeRO-3 (4 and 3 images, forwards in lockstep)."""
+    """7 images on 1, 2, 3 ranks, on 8 (one has none), and on 2 ranks of ZeRO-3 (4 and 3 images, forwards in lockstep).
+
+    All figures, calibration and outlines too, the counts of every image, and the images shown.
+    """
     whole = run(shards, tmp_path / "1", 1)
     assert (whole["num_images"], whole["num_missing"], whole["num_duplicate"]) == (7, 0, 0)
+    assert (
+        whole["boundary"]["mean_iou"] > 0 and sum(row["pixels"] for row in whole["calibration"]["bins"]) == 7 * 34 * 44
+    )
+    assert [shown for shown in whole["panels"] if not shown[1]] == [[f"val_00{i}", False] for i in (0, 3, 6)]
+    worst = [image["key"] for image in whole["worst_images"][:2]]
+    assert [key for key, is_worst in whole["panels"] if is_worst] == worst
+    records = read_records(records_file(tmp_path / "1", "val"))
     others = [
         run(shards, tmp_path / "2", 2, workers=1),
         run(shards, tmp_path / "3", 3),
+        run(shards, tmp_path / "8", 8),
         run(shards, tmp_path / "z", 2, zero3=True),
     ]
-    for other, world in zip(others, (2, 3, 2), strict=True):
-        assert other["world_size"] == world
-        assert {**other, "world_size": 1} == whole
+    for other, name in zip(others, ("2", "3", "8", "z"), strict=True):
+        assert other["world_size"] == (2 if name == "z" else int(name))
+        assert_same(other, whole)
+        theirs = read_records(records_file(tmp_path / name, "val"))
+        assert theirs.keys == records.keys and theirs.counts.tolist() == records.counts.tolist()
+
+
+def test_ranks_of_zero3_stay_in_step_whatever_an_image_needs(shards: Path, tmp_path: Path) -> None:
+    """Sliding windows at two scales and mirrored: several forwards an image, and a rank that runs out of images."""
+    settings = {"window": [24, 24], "window_batch": 2, "scales": [1.0, 0.5], "flip": True}
+    alone, together = run(shards, tmp_path / "1", 1, **settings), run(shards, tmp_path / "z", 2, zero3=True, **settings)
+    assert_same(together, alone)
 
 
 def test_the_matrix_is_the_one_made_by_hand(shards: Path, tmp_path: Path) -> None:
@@ -71,42 +104,54 @@ def test_the_matrix_is_the_one_made_by_hand(shards: Path, tmp_path: Path) -> Non
     result = evaluate(model, source, settings, MEAN, STD)
     from msanet.data.samples import decode_sample
 
+    predictor = Predictor(model, settings, MEAN, STD)
     expected = np.zeros((11, 11), np.int64)
     for number in range(7):
         image, label = decode_sample(source.read(number))
-        prediction = predict_labels(model, torch.from_numpy(image), MEAN, STD, (20, 30)).numpy()
+        prediction = predictor.labels(torch.from_numpy(image)).numpy()
         assert prediction.shape == label.shape == (36, 44)
         for truth, predicted in zip(label.ravel(), prediction.ravel(), strict=True):
             if truth != 255:
                 expected[truth, predicted] += 1
-    assert np.array_equal(result.matrix_KK, expected)
+    assert np.array_equal(result.matrix, np.pad(expected, ((0, 0), (0, 1))))
     assert expected.sum() == 7 * 34 * 44  # two rows are void
+
+
+def evaluation(matrices: list[np.ndarray], times_seen: list[int]) -> Evaluation:
+    classes = tuple("abcdefghijk"[: len(matrices[0])])
+    images = [image_counts(number, f"val_{number:03d}", matrix) for number, matrix in enumerate(matrices)]
+    return Evaluation(image_records("test", "0", "val", classes, images), np.array(times_seen), 2)
 
 
 def test_missing_and_doubled_images_are_counted_named_and_refused(shards: Path) -> None:
     source = ShardSource(LocalStorage(shards), "val")
-    seen = np.array([1, 1, 0, 1, 3, 1, 1])
-    broken = Evaluation("val", tuple("abcdefghijk"), np.eye(11, dtype=np.int64), seen, 2)
+    matrices = [np.eye(11, dtype=np.int64)] * 6
+    broken = evaluation(matrices, [1, 1, 0, 1, 3, 1, 1])
     assert (broken.num_missing, broken.num_duplicate, broken.is_whole) == (1, 2, False)
     with pytest.raises(
         UserError, match=r"1 images .* were missed and 2 counted more than once \(val_002, val_004"
     ) as error:
         require_whole(broken, source)
     assert "do not use these figures" in str(error.value)
-    require_whole(Evaluation("val", broken.classes, broken.matrix_KK, np.ones(7, np.int64), 2), source)
+    require_whole(evaluation(matrices, [1] * 7), source)
 
 
 def test_undefined_figures_are_null_in_json(tmp_path: Path) -> None:
-    empty = Evaluation("val", ("a", "b"), np.zeros((2, 2), np.int64), np.ones(1, np.int64), 1)
-    write_evaluation(tmp_path / "e.json", empty)
-    read = json.loads((tmp_path / "e.json").read_text())
-    assert read["mean_iou"] is None and read["classes"]["a"] == {"iou": None, "accuracy": None, "support": 0}
-    assert list(tmp_path.iterdir()) == [tmp_path / "e.json"]
+    write_evaluation(tmp_path, evaluation([np.zeros((2, 2), np.int64)] * 2, [1, 1]))
+    read = json.loads((tmp_path / "evaluation-val.json").read_text())
+    assert read["mean_iou"] is None and read["mean_iou_interval"] == [None, None] and read["worst_images"] == []
+    row = read["classes"]["a"]
+    assert row["iou"] is None and row["dice"] is None and row["precision"] is None and row["support"] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation-val.json", "evaluation-val.npz"]
 
 
-def test_bf16_inference_agrees() -> None:
-    torch.manual_seed(1)
-    model = build_model("msanet", 4, width=0.125).eval()
-    image = torch.randint(0, 256, (32, 48, 3), dtype=torch.uint8)
-    labels = [predict_labels(model, image, MEAN, STD, precision=precision) for precision in ("fp32", "bf16")]
-    assert (labels[0] == labels[1]).float().mean() > 0.9
+def test_figures_by_hand() -> None:
+    """Two images of two classes: 6 and 2 pixels right, 2 of a taken for b."""
+    figures = evaluation([np.array([[4, 2], [0, 2]]), np.array([[2, 0], [0, 0]])], [1, 1]).to_json()
+    a, b = figures["classes"]["a"], figures["classes"]["b"]
+    assert (a["iou"], b["iou"], figures["mean_iou"]) == (6 / 8, 2 / 4, 0.625)
+    assert (a["accuracy"], a["precision"], a["dice"], a["support"]) == (6 / 8, 1.0, 12 / 14, 8)
+    assert (b["accuracy"], b["precision"], b["dice"]) == (1.0, 0.5, 4 / 6)
+    assert figures["mean_dice"] == pytest.approx((12 / 14 + 4 / 6) / 2)
+    assert [image["key"] for image in figures["worst_images"]] == ["val_000", "val_001"]
+    assert figures["constant_baseline"] == {"class": "a", "mean_iou": 0.4}

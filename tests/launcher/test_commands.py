@@ -82,7 +82,8 @@ def test_evaluate_on_one_rank_repeats_the_figures_of_two(run: Path) -> None:
         "num_duplicate",
     ]
     assert all(again[key] == trained[key] for key in keys)
-    assert set(again["classes"]["sky"]) == {"iou", "accuracy", "support"}
+    assert {"iou", "iou_interval", "accuracy", "precision", "dice", "support"} == set(again["classes"]["sky"])
+    assert (run / "evaluation-val.npz").is_file()
     assert f"mIoU {again['mean_iou']:.2%}" in done.stdout and "7 of 7 images of 'val'" in done.stdout
 
 

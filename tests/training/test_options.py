@@ -65,10 +65,10 @@ def _average_by_hand(shards: str, stage: int) -> None:
         assert not tensor.equal(history[0][name])
         torch.testing.assert_close(saved.weights[name], history[-1][name], rtol=1e-6, atol=1e-7)
     source = ShardSource(LocalStorage(Path(shards)), "val", trainer.manifest)
-    judged = trainer.evaluate(source).matrix_KK
+    judged = trainer.evaluate(source).matrix
     trainer.average = None
-    assert judged.sum() == trainer.evaluate(source).matrix_KK.sum()
-    assert (judged != trainer.evaluate(source).matrix_KK).any(), "the average is what is judged"
+    assert judged.sum() == trainer.evaluate(source).matrix.sum()
+    assert (judged != trainer.evaluate(source).matrix).any(), "the average is what is judged"
     print("compared")
 
 

@@ -1,0 +1,211 @@
+"""What an evaluation found, and the two files it leaves: figures as JSON, and every image's counts."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msanet.data.source import ShardSource
+from msanet.errors import UserError
+from msanet.evaluation.boundary import BoundaryScores
+from msanet.evaluation.calibration import ReliabilityBin, expected_calibration_error
+from msanet.evaluation.cost import Cost
+from msanet.evaluation.metrics import constant_baseline
+from msanet.evaluation.panel_maps import PanelMaps
+from msanet.evaluation.protocols import Judgement, NamedScores, Protocol, judge
+from msanet.evaluation.records import ImageRecords, records_file, write_records
+from msanet.evaluation.statistics import bootstrap, dice, worst
+from msanet.files import write_text
+
+WORST_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What the report shows of one image, uint8: image_HWC, ground_truth_HW and prediction_HW as train ids.
+
+    is_worst: shown because it is one of the worst, not because it is one of those spread over the split, which alone have
+    maps, where the network has any.
+    """
+
+    number: int
+    key: str
+    image_HWC: np.ndarray
+    ground_truth_HW: np.ndarray
+    prediction_HW: np.ndarray
+    is_worst: bool = False
+    maps: PanelMaps | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of one split, the same on every rank; panels only on rank 0.
+
+    times_seen: how often each sample of the split was counted. calibration: rows of the reliability diagram, if asked for.
+    cost: not in the files, which are the same however many machines there were.
+    """
+
+    records: ImageRecords
+    times_seen: np.ndarray
+    world_size: int
+    protocol: Protocol = "plain"
+    boundary: BoundaryScores | None = None
+    calibration: tuple[ReliabilityBin, ...] = ()
+    panels: tuple[Panel, ...] = ()
+    cost: Cost | None = None
+
+    @property
+    def split(self) -> str:
+        return self.records.split
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.records.classes
+
+    @cached_property
+    def matrix(self) -> np.ndarray:
+        """(K, K + 1) int64 counts over all images, the last column predicted void."""
+        return self.records.total()
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """The figures by `protocol`."""
+        return judge(self.matrix, self.classes, self.protocol, self.records.instances)
+
+    @property
+    def num_missing(self) -> int:
+        return int((self.times_seen == 0).sum())
+
+    @property
+    def num_duplicate(self) -> int:
+        """Counts beyond the first, over all images."""
+        return int(np.maximum(self.times_seen - 1, 0).sum())
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.num_missing and not self.num_duplicate
+
+    def summary(self) -> dict[str, float]:
+        """The figures that go into metrics.jsonl."""
+        names = ("mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
+        return {f"{self.split}/{name}": getattr(self.judgement.scores, name) for name in names}
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `evaluation-<split>.json`; undefined figures are null."""
+        scores = self.judgement.scores
+        name, baseline = constant_baseline(self.matrix, self.classes)
+        square = self.matrix[:, : len(self.classes)]
+        figures = {
+            "split": self.split,
+            "protocol": self.protocol,
+            "mean_iou": scores.mean_iou,
+            **self._intervals(),
+            "mean_accuracy": scores.mean_accuracy,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "frequency_weighted_iou": scores.frequency_weighted_iou,
+            "mean_dice": _mean(dice(self.records.class_counts().sum())),
+            "classes": self._classes(),
+            **{kind: _named(getattr(self.judgement, kind)) for kind in _KINDS if getattr(self.judgement, kind)},
+            "constant_baseline": {"class": name, "mean_iou": baseline},
+            "boundary": self._boundary(),
+            "calibration": self._calibration(),
+            "worst_images": [vars(image) for image in worst(self.records, WORST_LISTED)],
+            "confusion_matrix": square.tolist(),
+            "predicted_void": int(self.matrix[:, len(self.classes) :].sum()),
+            "num_images": int((self.times_seen > 0).sum()),
+            "num_missing": self.num_missing,
+            "num_duplicate": self.num_duplicate,
+            "world_size": self.world_size,
+            "notes": list(scores.notes),
+        }
+        return _without_nan(figures)
+
+    @cached_property
+    def _bootstrap(self) -> tuple[list[float], dict[str, list[float]]] | None:
+        """95 % intervals of the mIoU and of each class; None for fewer than two images."""
+        if len(self.records) < 2 or self.protocol == "official-voc":  # whose mean is another where a class is absent
+            return None
+        found = bootstrap(self.records)
+        mean = found.figures["mean_iou"]
+        return [mean.low, mean.high], {name: [iou.low, iou.high] for name, iou in found.iou.items()}
+
+    def _intervals(self) -> dict[str, Any]:
+        return {"mean_iou_interval": self._bootstrap[0]} if self._bootstrap else {}
+
+    def _classes(self) -> dict[str, dict[str, Any]]:
+        scores, counts = self.judgement.scores, self.records.class_counts().sum()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            precision_K = counts.right / counts.predicted
+        columns = {
+            "iou": scores.iou_K,
+            "accuracy": scores.accuracy_K,
+            "precision": precision_K,
+            "dice": dice(counts),
+            "support": scores.support_K,
+        }
+        if self.boundary:
+            columns |= {"boundary_iou": self.boundary.iou_K, "boundary_f1": self.boundary.f1_K}
+        rows = {
+            name: {column: values[i].item() for column, values in columns.items()}
+            for i, name in enumerate(self.classes)
+        }
+        if self._bootstrap:
+            rows = {name: {**row, "iou_interval": self._bootstrap[1][name]} for name, row in rows.items()}
+        return rows
+
+    def _boundary(self) -> dict[str, float] | None:
+        found = self.boundary
+        return {"mean_iou": found.mean_iou, "mean_f1": found.mean_f1} if found else None
+
+    def _calibration(self) -> dict[str, Any] | None:
+        if not self.calibration:
+            return None
+        bins = [vars(row) for row in self.calibration]
+        return {"expected_calibration_error": expected_calibration_error(self.calibration), "bins": bins}
+
+
+_KINDS = ("categories", "class_instances", "category_instances")
+
+
+def evaluation_file(run: Path, split: str) -> Path:
+    """RUN/evaluation-<split>.json."""
+    return run / f"evaluation-{split}.json"
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation) -> Path:
+    """Write `evaluation-<split>.npz` and then `.json`, each whole or not at all; returns the latter's path."""
+    write_records(records_file(folder, evaluation.split), evaluation.records)
+    path = evaluation_file(folder, evaluation.split)
+    write_text(path, json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def require_whole(evaluation: Evaluation, source: ShardSource) -> None:
+    """Raise UserError, naming images, if any was missed or counted twice: such a figure must not be published."""
+    if evaluation.is_whole:
+        return
+    wrong = np.flatnonzero(evaluation.times_seen != 1)
+    names = ", ".join(source.key(int(number)) for number in wrong[:3])
+    raise UserError(
+        f"{evaluation.num_missing} images of split '{evaluation.split}' were missed and {evaluation.num_duplicate} counted "
+        f"more than once ({names}, ...), expected each of {len(evaluation.times_seen)} exactly once; do not use these figures"
+    )
+
+
+def _named(scores: NamedScores) -> dict[str, Any]:
+    return {"mean": scores.mean, "values": scores.values}
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

@@ -1,0 +1,210 @@
+"""What a figure over few images is worth: bootstrap intervals, two runs on the same images, and the worst images.
+
+Resampled are whole images with replacement, as many as there are (Efron 1979; Efron and Tibshirani 1993, chapters 13 and
+16), and each figure is computed anew from the sum of their counts, by the rules of `msanet.evaluation.metrics`. The interval
+is that of percentiles 2.5 to 97.5. What it does not cover:
+
+- Images are taken as independent. Those of one video or city are not, and the true interval is then wider.
+- The network is given: another seed of training is another network. An interval that leaves out 0 says that these two
+  networks differ on such images, not that their recipes do.
+- A resample may lack a rare class, which it then leaves out of its mean; a class seen in few images has a rough interval,
+  and no resample has a class that no image has.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from msanet.errors import UserError
+from msanet.evaluation.records import ClassCounts, ImageRecords
+
+RESAMPLES = 2000
+FIGURES = ("mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
+_Row = TypeVar("_Row")
+_CHUNK = 2**22
+"""Numbers of images drawn at once (32 MB)."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure over all images, and its 95 % interval; NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Intervals of the FIGURES by name, and of the IoU by class."""
+
+    figures: dict[str, Interval]
+    iou: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of two runs, the second minus the first, and the share of resamples in which the second is above."""
+
+    first: float
+    second: float
+    difference: Interval
+    share_above: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences of the FIGURES by name, and of the IoU by class. notes: sentences on what was compared."""
+
+    figures: dict[str, Difference]
+    iou: dict[str, Difference]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WorstImage:
+    """mean_iou: of this image alone, over the classes that it is labelled with. cost: by how much the mIoU over all images
+    would rise if every pixel of this one were right."""
+
+    key: str
+    mean_iou: float
+    cost: float
+
+
+def bootstrap(records: ImageRecords, resamples: int = RESAMPLES, seed: int = 0) -> Bootstrap:
+    """Intervals by resampling images; the same for the same seed. Raises UserError where there are no images."""
+    counts = records.class_counts()
+    values = _figures(counts.sum())
+    drawn = np.concatenate([_figures(part) for (part,) in _resampled((counts,), resamples, seed)])
+    intervals = [Interval(*row) for row in zip(values.tolist(), *_percentiles(drawn), strict=True)]
+    return Bootstrap(*_by_name(records.classes, intervals))
+
+
+def paired_difference(
+    first: ImageRecords, second: ImageRecords, resamples: int = RESAMPLES, seed: int = 0
+) -> Comparison:
+    """The second run minus the first, by resampling the same images for both; the same for the same seed.
+
+    What is hard in an image is hard for both and cancels, so that the interval is narrower than those of the two runs
+    suggest. Raises UserError if the runs were not judged on the same labels.
+    """
+    pair = (first.class_counts(), _aligned(first, second))
+    changed = np.flatnonzero((pair[0].support != pair[1].support).any(axis=1))
+    if len(changed):
+        raise UserError(
+            f"the labels of {len(changed)} images differ between the runs ('{first.keys[changed[0]]}', ...), expected the "
+            "same; evaluate both on the same shards"
+        )
+    a, b = (_figures(counts.sum()) for counts in pair)
+    drawn = np.concatenate([_figures(two) - _figures(one) for one, two in _resampled(pair, resamples, seed)])
+    with np.errstate(invalid="ignore"):
+        above = (drawn > 0).sum(axis=0) / np.isfinite(drawn).sum(axis=0)
+    low, high = _percentiles(drawn)
+    columns = (a.tolist(), b.tolist(), (b - a).tolist(), low, high, above.tolist())
+    rows = [Difference(a, b, Interval(*rest), above) for a, b, *rest, above in zip(*columns, strict=True)]
+    notes: tuple[str, ...] = ()
+    if first.digest != second.digest:
+        notes = ("The runs read two packings of the dataset (their manifests differ); the labels are the same.",)
+    return Comparison(*_by_name(first.classes, rows), notes)
+
+
+def worst(records: ImageRecords, count: int, by: Literal["iou", "cost"] = "iou") -> list[WorstImage]:
+    """The `count` worst images by their own mIoU or by their cost; those without labels are left out."""
+    counts = records.class_counts()
+    iou = _iou(counts)
+    means = _mean(np.where(counts.support > 0, iou, np.nan))
+    perfect = ClassCounts(
+        counts.support - counts.right, np.zeros_like(counts.support), counts.support - counts.predicted
+    )  # what it would add to the sum
+    costs = _mean(_iou(counts.sum() + perfect)) - _mean(_iou(counts.sum()))
+    order = np.argsort(means if by == "iou" else -costs, kind="stable")
+    labelled = [int(i) for i in order if np.isfinite(means[i])]
+    return [WorstImage(records.keys[i], float(means[i]), float(costs[i])) for i in labelled[:count]]
+
+
+def dice(counts: ClassCounts) -> np.ndarray:
+    """(..., K) 2 TP / (2 TP + FP + FN), also called F1 (Dice 1945); NaN for a class neither labelled nor predicted."""
+    return _ratio(2 * counts.right, counts.support + counts.predicted)
+
+
+def _resampled(pair: tuple[ClassCounts, ...], resamples: int, seed: int) -> Iterator[tuple[ClassCounts, ...]]:
+    """Sums (R, K) over drawn images, chunk by chunk; every member of `pair` is summed over the same images."""
+    num_images, num_classes = pair[0].right.shape
+    if not num_images:
+        raise UserError("the records hold no images, expected at least one; run the evaluation again")
+    # Whole numbers far below 2^53, so that float64 sums are exact in any order and BLAS may do them.
+    table = np.concatenate(
+        [part for counts in pair for part in (counts.right, counts.support, counts.predicted)], axis=1
+    )
+    table = table.astype(np.float64)
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // num_images)
+    for start in range(0, resamples, rows):
+        number = min(rows, resamples - start)
+        drawn = rng.integers(0, num_images, (number, num_images)) + np.arange(number)[:, None] * num_images
+        times = np.bincount(drawn.ravel(), minlength=number * num_images).reshape(number, num_images)
+        sums = (times.astype(np.float64) @ table).reshape(number, len(pair), 3, num_classes)
+        yield tuple(ClassCounts(*np.moveaxis(sums[:, i], 1, 0)) for i in range(len(pair)))
+
+
+def _figures(counts: ClassCounts) -> np.ndarray:
+    """(..., 4 + K): FIGURES, then the IoU of each class, as `metrics.scores` has them."""
+    iou, total = _iou(counts), counts.support.sum(axis=-1)
+    figures = (
+        _mean(iou),
+        _mean(_ratio(counts.right, counts.support)),
+        _ratio(counts.right.sum(axis=-1), total),
+        _ratio(np.nansum(iou * counts.support, axis=-1), total),
+    )
+    return np.concatenate([np.stack(figures, axis=-1), iou], axis=-1)
+
+
+def _iou(counts: ClassCounts) -> np.ndarray:
+    return _ratio(counts.right, counts.support + counts.predicted - counts.right)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Over the last axis, of what is defined."""
+    return _ratio(np.nansum(values, axis=-1), np.isfinite(values).sum(axis=-1))
+
+
+def _percentiles(drawn_RF: np.ndarray) -> tuple[list[float], list[float]]:
+    """2.5 and 97.5 of each column, over the resamples in which it is defined."""
+    low, high = [], []
+    for column in drawn_RF.T:
+        defined = column[np.isfinite(column)]
+        bounds = np.percentile(defined, (2.5, 97.5)).tolist() if len(defined) else (float("nan"), float("nan"))
+        low.append(bounds[0])
+        high.append(bounds[1])
+    return low, high
+
+
+def _by_name(classes: tuple[str, ...], rows: list[_Row]) -> tuple[dict[str, _Row], dict[str, _Row]]:
+    return dict(zip(FIGURES, rows, strict=False)), dict(zip(classes, rows[len(FIGURES) :], strict=True))
+
+
+def _aligned(first: ImageRecords, second: ImageRecords) -> ClassCounts:
+    """Counts of the second run in the first one's order of images."""
+    for what in ("dataset", "split", "classes"):
+        mine, theirs = getattr(first, what), getattr(second, what)
+        if mine != theirs:
+            raise UserError(
+                f"{what} is {mine} in one run and {theirs} in the other, expected the same; compare like with like"
+            )
+    place = {key: number for number, key in enumerate(second.keys)}
+    if len(place) != len(second) or set(first.keys) != place.keys() or len(first) != len(second):
+        lacking = next(iter(set(first.keys) ^ place.keys()), first.keys[0] if first.keys else "")
+        raise UserError(
+            f"the runs hold {len(first)} and {len(second)} images and not the same ones ('{lacking}', ...), expected each image "
+            "once in both; evaluate both on the same shards"
+        )
+    order = [place[key] for key in first.keys]
+    counts = second.class_counts()
+    return ClassCounts(counts.right[order], counts.support[order], counts.predicted[order])
