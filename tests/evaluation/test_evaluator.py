@@ -1,13 +1,16 @@
 """Each image exactly once on any number of ranks: the same matrix to the last count."""
 
 import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ranks
 import torch
-from ranks import run_ranks
+from ranks import run_ranks, start_ranks
 from torch import nn
 
 from msanet import distributed
@@ -93,6 +96,41 @@ def test_ranks_of_zero3_stay_in_step_whatever_an_image_needs(shards: Path, tmp_p
     settings = {"window": [24, 24], "window_batch": 2, "scales": [1.0, 0.5], "flip": True}
     alone, together = run(shards, tmp_path / "1", 1, **settings), run(shards, tmp_path / "z", 2, zero3=True, **settings)
     assert_same(together, alone)
+
+
+def _evaluate_slowly(shards: str, out: str) -> None:
+    """Rank 1 says when it is in the middle, and takes its time there."""
+    original = Predictor.labels_and_confidence
+
+    def slow(self: Predictor, image_HWC: torch.Tensor) -> Any:
+        if distributed.rank() == 1:
+            Path(out).with_name("middle").touch()
+            time.sleep(60)
+        return original(self, image_HWC)
+
+    Predictor.labels_and_confidence = slow  # type: ignore[method-assign]
+    _evaluate(shards, out, workers=0)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
+def test_a_rank_that_is_lost_in_the_middle_gives_an_error_and_no_figures(
+    shards: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    arguments = json.dumps({"shards": str(shards), "out": str(tmp_path / "out")})
+    command = [str(Path(ranks.__file__)), __file__, "_evaluate_slowly", arguments]
+    survivor, victim = start_ranks(2, command, RANKS_TIMEOUT="8")
+    try:
+        while not (tmp_path / "middle").exists():
+            assert survivor.poll() is None and victim.poll() is None, survivor.communicate()[0]
+            time.sleep(0.1)
+        victim.send_signal(how)
+        said, _ = survivor.communicate(timeout=60)  # far below the minute that a whole rank 1 would take
+        assert survivor.returncode != 0, said
+        assert not (tmp_path / "out").exists()
+    finally:
+        for process in (survivor, victim):
+            process.kill()
+            process.wait()
 
 
 def test_the_matrix_is_the_one_made_by_hand(shards: Path, tmp_path: Path) -> None:
