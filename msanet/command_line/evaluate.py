@@ -31,12 +31,14 @@ def evaluation_job(description: str, argv: Sequence[str]) -> EvaluationJob:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where to write; the run, or the checkpoint's folder"
     )
+    parser.add_argument("--crf", action="store_true", help="the same as evaluation.crf.enabled=true")
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="evaluation.* settings that override the run's"
     )
     arguments = parser.parse_args(argv)
     with user_errors(may_speak=say_once):
-        checkpoint, config = checkpoint_and_config(arguments, arguments.settings)
+        crf = ["evaluation.crf.enabled=true"] if arguments.crf else []
+        checkpoint, config = checkpoint_and_config(arguments, [*arguments.settings, *crf])
         shards = arguments.data or config.data.path
         if shards is None:
             raise UserError("--data is not given, expected a folder of shards with --checkpoint; add --data SHARDS")
