@@ -1,56 +1,155 @@
 """The command line of launcher/predict.py."""
 
-from collections.abc import Sequence
+import glob
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
-from msanet.command_line.parser import add_checkpoint_arguments, checkpoint_and_config, new_parser
+from msanet.command_line.parser import Parser, add_checkpoint_arguments, checkpoint_and_config, new_parser
+from msanet.config import EvaluationConfig
 from msanet.data.codec import IMAGE_EXTENSIONS
-from msanet.errors import UserError
+from msanet.errors import UserError, nearest
+from msanet.evaluation.outputs import ENDINGS, VIDEO_ENDING
+from msanet.evaluation.submission import SERVERS, Server
+from msanet.visual.video import VIDEO_EXTENSIONS, is_video
 
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """What predict.py is asked for. images: (file, name without extension under `out`)."""
+    """What predict.py is asked for. files: (image or video, name without extension under `out`).
+
+    kinds: of outputs, None for the usual ones. queries: (row, column). server: whose submission is written instead.
+    """
 
     checkpoint: Path
-    images: tuple[tuple[Path, Path], ...]
+    files: tuple[tuple[Path, Path], ...]
     out: Path
-    precision: str
+    settings: EvaluationConfig
+    kinds: tuple[str, ...] | None
+    queries: tuple[tuple[int, int], ...]
+    server: Server | None
 
 
 def prediction_job(description: str, argv: Sequence[str]) -> PredictionJob:
-    """Read predict.py's command line and find its images. Raises UserError where there are none."""
+    """Read predict.py's command line and find its files. Raises UserError where there are none."""
+    arguments = _parser(description).parse_intermixed_args(argv)
+    kinds = None if arguments.write is None else tuple(kind.strip() for kind in arguments.write.split(","))
+    for kind in kinds or ():
+        if kind not in ENDINGS:
+            raise UserError(f"--write has '{kind}', expected kinds of output; {nearest(kind, list(ENDINGS))}")
+    if arguments.query and "maps" not in (kinds or ()):
+        raise UserError("--query is given without maps, expected both; add maps to --write")
+    if arguments.submission and kinds:
+        raise UserError("--submission is given with --write, expected one of them: a submission is its own files alone")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise UserError(f"--out '{arguments.out}' is a file, expected a folder; choose another place")
+
+    words = [word for word in arguments.images if not _is_setting(word)]
+    overrides = [word for word in arguments.images if _is_setting(word)]  # `--images` takes all words that follow it
+    overrides += [*arguments.settings, *(["evaluation.crf.enabled=true"] if arguments.crf else [])]
+    checkpoint, config = checkpoint_and_config(arguments, overrides)
+    server = SERVERS[arguments.submission] if arguments.submission else None
+    files = _find_files(words, arguments.out, server)
+    _require_inputs_stay(files, arguments.out, kinds)
+    if server:
+        server.require_free(arguments.out, files)
+    return PredictionJob(
+        checkpoint,
+        tuple((file, name) for name, file in files.items()),
+        arguments.out,
+        config.evaluation,
+        kinds,
+        tuple((row, column) for row, column in arguments.query),
+        server,
+    )
+
+
+def _parser(description: str) -> Parser:
     parser = new_parser(description)
     add_checkpoint_arguments(parser)
     parser.add_argument(
-        "--images", type=Path, nargs="+", required=True, metavar="PATH", help="image files or folders of them"
+        "--images",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="images, videos, folders of them, or quoted patterns such as 'photos/**/*.jpg'",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where masks and overlays go")
-    arguments = parser.parse_args(argv)
-    checkpoint, config = checkpoint_and_config(arguments, ())
-    return PredictionJob(checkpoint, _find_images(arguments.images), arguments.out, config.evaluation.precision)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the results go")
+    parser.add_argument(
+        "--write", metavar="KINDS", help=f"comma-separated, of {', '.join(ENDINGS)}; palette,overlay unless given"
+    )
+    parser.add_argument(
+        "--query",
+        type=int,
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("ROW", "COLUMN"),
+        help="pixel whose attention `maps` shows (msanet), can be repeated; the centre unless given",
+    )
+    parser.add_argument("--crf", action="store_true", help="the same as evaluation.crf.enabled=true")
+    parser.add_argument("--submission", choices=SERVERS, help="write what this test server takes, and nothing else")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="evaluation.* settings that override the run's"
+    )
+    return parser
 
 
-def _find_images(paths: Sequence[Path]) -> tuple[tuple[Path, Path], ...]:
-    """Files as they are, folders searched in depth; names keep the folders below the one that was given."""
-    found: dict[Path, Path] = {}  # name -> file
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"'{path}' is not there, expected an image or a folder of images; check --images")
-        files = sorted(file for file in path.rglob("*") if _is_image(file)) if path.is_dir() else [path]
-        for file in files:
-            name = (file.relative_to(path) if path.is_dir() else Path(file.name)).with_suffix("")
-            if found.setdefault(name, file) != file:
-                raise UserError(
-                    f"'{found[name]}' and '{file}' would both be written as '{name}'; predict them into two folders"
-                )
+def _is_setting(word: str) -> bool:
+    return word.startswith("evaluation.") and "=" in word and not Path(word).exists()
+
+
+def _find_files(words: Sequence[str], out: Path, server: Server | None) -> dict[Path, Path]:
+    """{name under `out` without extension: file}. Raises UserError where two files have one name, or there is none."""
+    found: dict[Path, Path] = {}
+    for file, name in (pair for word in words for pair in _files_of(word, out)):
+        name = server.name(file) if server else name.with_suffix("")
+        if found.setdefault(name, file) != file:
+            raise UserError(
+                f"'{found[name]}' and '{file}' would both be written as '{name}'; predict them into two folders"
+            )
     if not found:
-        raise UserError(
-            f"'{paths[0]}' holds no images, expected files ending in {', '.join(IMAGE_EXTENSIONS)}; check --images"
-        )
-    return tuple((file, name) for name, file in found.items())
+        endings = ", ".join(IMAGE_EXTENSIONS + VIDEO_EXTENSIONS)
+        raise UserError(f"'{' '.join(words)}' holds no images, expected files ending in {endings}; check --images")
+    return found
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS and path.is_file()
+def _files_of(word: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    """(file, its name): a file as it is, the images and videos of a folder in depth or of a pattern, but those under `out`.
+
+    Names keep the folders below the folder that was given, or below the part of the pattern before its first wildcard.
+    """
+    path = Path(word)
+    if path.is_dir():
+        root = path
+        candidates: Iterable[Path] = path.rglob("*")
+    elif path.exists():
+        yield path, Path(path.name)
+        return
+    elif glob.has_magic(word):
+        root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+        candidates = (Path(match) for match in glob.iglob(word, recursive=True))
+    else:
+        raise UserError(f"'{word}' is not there, expected an image, a video or a folder of them; check --images")
+    inside = root.resolve() in out.resolve().parents  # then it may hold what an earlier command wrote
+    for file in sorted(candidates):
+        if _is_picture(file) and not (inside and out.resolve() in file.resolve().parents):
+            yield file, file.relative_to(root)
+
+
+def _is_picture(path: Path) -> bool:
+    return (is_video(path) or path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS) and path.is_file()
+
+
+def _require_inputs_stay(files: dict[Path, Path], out: Path, kinds: Sequence[str] | None) -> None:
+    """Raise UserError if a result would take the place of a file that is to be predicted."""
+    inputs = {file.resolve() for file in files.values()}
+    endings = (VIDEO_ENDING, *filter(None, (ENDINGS[kind] for kind in kinds or ("palette", "overlay"))))
+    for name in files:
+        for ending in endings:
+            target = out / f"{name}{ending}"
+            if target.resolve() in inputs:
+                raise UserError(
+                    f"'{target}' is an image to be predicted, its result would replace it; choose another --out"
+                )

@@ -1,18 +1,63 @@
-"""What a prediction leaves on disk."""
+"""What a prediction leaves on disk. Every file is written beside its place and renamed: after a kill it is whole or absent."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from errno import ENOTDIR
 from pathlib import Path
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-from msanet.visual.palette import RGB, UInt8, overlay, write_palette_png
+from msanet.errors import UserError
+from msanet.files import PARTIAL
+from msanet.visual.palette import RGB, UInt8, write_palette_png
 
 
-def write_prediction(stem: Path, image_HWC: UInt8, label_HW: UInt8, palette: Sequence[RGB]) -> None:
-    """Write STEM.png (palette PNG whose pixel values are train ids) and STEM.overlay.jpg, making folders as needed."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    write_palette_png(stem.with_name(stem.name + ".png"), label_HW, palette)
-    shown = cv2.cvtColor(overlay(image_HWC, label_HW, palette), cv2.COLOR_RGB2BGR)
-    path = stem.with_name(stem.name + ".overlay.jpg")
-    if not cv2.imwrite(str(path), shown, [cv2.IMWRITE_JPEG_QUALITY, 92]):
-        raise OSError(f"'{path}' could not be written")
+@contextmanager
+def whole_file(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """A path to write to that becomes `path` if the block ends without an error; folders are made as needed.
+
+    temporary: that path, where PATH.partial does not do. Raises OSError that names `path`, also for a full disk.
+    """
+    temporary = temporary or path.with_name(path.name + PARTIAL)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        number = ENOTDIR if isinstance(error, FileExistsError) else error.errno
+        raise OSError(number, os.strerror(number or 0), str(path)) from error
+
+
+def write_picture(path: Path, picture: UInt8) -> None:
+    """Write (H, W, 3) RGB or grey (H, W), uint8, as PNG or JPEG, by the path's ending. Raises UserError where it is too large."""
+    shown = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
+    options = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix == ".jpg" else []
+    try:
+        done, data = cv2.imencode(path.suffix, shown, options)
+    except cv2.error:
+        done = False
+    if not done:
+        height, width = picture.shape[:2]
+        raise UserError(
+            f"'{path}' cannot hold {width}x{height} pixels; cut the image, or leave this output out of --write"
+        )
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def write_palette(path: Path, label_HW: UInt8, palette: Sequence[RGB], ignore_colour: RGB = (0, 0, 0)) -> None:
+    """`write_palette_png`, whole or not at all."""
+    with whole_file(path) as temporary:
+        write_palette_png(temporary, label_HW, palette, ignore_colour)
+
+
+def write_probabilities(path: Path, probabilities_KHW: NDArray[np.float32], classes: Sequence[str]) -> None:
+    """Write an .npz of `probabilities`, (K, H, W) float16, and `classes`, their K names."""
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, probabilities=probabilities_KHW.astype(np.float16), classes=np.array(classes))
