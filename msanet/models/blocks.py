@@ -100,8 +100,8 @@ def max_unpool(x_NCHW: Tensor, indices_NCHW: Tensor, size_HW: tuple[int, int]) -
 def pad_to_multiple(x_NCHW: Tensor, multiple: int) -> Tensor:
     """Repeat the last row and column until `multiple` divides height and width; the caller crops the result back."""
     height, width = x_NCHW.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
-    if not bottom and not right:
+    bottom, right = ((size + multiple - 1) // multiple * multiple - size for size in (height, width))
+    if not torch.compiler.is_exporting() and not bottom and not right:  # a graph for any size has no such branch
         return x_NCHW
     return F.pad(x_NCHW, (0, right, 0, bottom), mode="replicate")
 

@@ -13,6 +13,7 @@ from msanet.models import build_model
 from msanet.models.network import SegmentationNetwork
 
 CARD = "msanet_card"
+"""Where a file holds its card, as JSON: safetensors' metadata, ONNX's `metadata_props`, torch.export's `extra_files`."""
 
 
 class ModelCard(BaseModel):
