@@ -2,8 +2,11 @@
 
     deepspeed launcher/train.py --config jobs/recipes/camvid.yaml data.path=SHARDS run.dir=RUN [key=value ...]
 
-`deepspeed` may be left out (one process). The same command again goes on where the run stopped.
+`deepspeed` may be left out (one process). The same command again goes on where the run stopped. Told to stop
+(SIGTERM, SIGUSR1, Ctrl-C), a run saves first and ends with exit code 75.
 """
+
+import sys
 
 import torch
 from tqdm import tqdm
@@ -16,6 +19,7 @@ from msanet.data.source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
 from msanet.models import build_model
 from msanet.training.run import RunFolder
+from msanet.training.stopping import EXIT_REQUEUE, Ask, Watch
 from msanet.training.trainer import Trainer
 
 
@@ -29,15 +33,12 @@ def train(config: Config) -> None:
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_model(config.model.name, manifest.num_classes, **config.model.options)
     run = RunFolder(config, manifest)
-    saved = run.saved()
-    if saved is None:
-        run.initialise(model)
-    trainer = Trainer(config, manifest, model, batches, saved)
+    trainer = Trainer(config, manifest, model, batches, saved=run.resume_or_initialise(model))
     run.begin(trainer.step)
 
-    with tqdm(
-        total=trainer.total_steps, initial=trainer.step, desc="train", unit="step", disable=not distributed.is_main()
-    ) as bar:
+    watch = Watch(config.run.grace, config.trainer.checkpoint_minutes)
+    bar = tqdm(total=trainer.total_steps, initial=trainer.step, desc="train", disable=not distributed.is_main())
+    with watch, run, bar:
         for micro_batches in trainer.stream():
             run.record(trainer.step + 1, micro_batches)
             trainer.train_step(micro_batches)
@@ -46,9 +47,11 @@ def train(config: Config) -> None:
                 run.log(trainer.position, trainer.training_figures())
             if trainer.is_due(config.trainer.evaluate_every * trainer.steps_per_epoch):
                 run.log_evaluation(trainer.position, trainer.evaluate(validation))
-            if trainer.is_due(config.trainer.checkpoint_every):
+            asked = watch.asks()
+            if asked or trainer.is_to_be_saved:
                 run.save(trainer.checkpoint())
-    run.close()
+            if asked is Ask.STOP and trainer.step < trainer.total_steps:
+                sys.exit(EXIT_REQUEUE)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -80,6 +81,7 @@ def _init_process_group(timeout: timedelta) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # of DeepSpeed's calls
     # The `timeout=` of init_distributed does not reach the groups that ZeRO clones (they would wait 30 minutes).
     dist.distributed_c10d.default_pg_timeout = timeout
+    global _host_group
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     try:
         deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
@@ -90,6 +92,12 @@ def _init_process_group(timeout: timedelta) -> None:
             f"port {os.environ['MASTER_PORT']} of this machine is in use, probably by another training, expected a free "
             f"one; add --master_port with another number to the deepspeed command"
         ) from None
+    if backend == "nccl":
+        _host_group = dist.new_group(backend="gloo", timeout=timeout)
+
+
+_host_group: dist.ProcessGroup | None = None
+"""Where the default group is that of GPUs: one beside it for what is on the hosts."""
 
 
 def barrier() -> None:
@@ -106,11 +114,11 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def all_reduce_max(value: int) -> int:
-    """The largest of the ranks' values."""
+    """The largest of the ranks' values, agreed on over the hosts' network, so that no GPU has to be waited for."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return value
-    largest = torch.tensor(value, device=device())
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    largest = torch.tensor(value)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group=_host_group)
     return int(largest)
 
 
@@ -177,15 +185,35 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
+def when_launcher_is_lost(action: Callable[[], None] | None) -> None:
+    """What this rank does when the launcher that started it is gone; None: it ends, as it does unless told otherwise."""
+    global _on_lost_launcher
+    _on_lost_launcher = action
+
+
+_on_lost_launcher: Callable[[], None] | None = None
+
+
 def _end_with_parent() -> None:
-    """End this process when the launcher that started it is gone: a killed `deepspeed` would leave its ranks running."""
+    """End this process when its launcher is gone: a killed `deepspeed` would leave its ranks running.
+
+    `deepspeed` starts `deepspeed.launcher.launch`, which starts the ranks and outlives it, so both are watched.
+    """
     if "RANK" not in os.environ or world_size() == 1:
         return
     parent = os.getppid()
+    launcher = psutil.Process(parent)
+    above = launcher.ppid() if any("deepspeed.launcher.launch" in word for word in launcher.cmdline()) else None
+
+    def is_lost() -> bool:
+        return os.getppid() != parent or (above is not None and launcher.ppid() != above)
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while not is_lost():
             time.sleep(1.0)
+        if _on_lost_launcher:
+            _on_lost_launcher()
+            return
         print(f"error: rank {rank()} lost its launcher and ends", file=sys.stderr, flush=True)
         os._exit(1)
 

@@ -40,6 +40,7 @@ _ADVICE = {
     errno.EPERM: "choose a place that you may read and write, or change its permissions",
     errno.EROFS: "choose a place on a file system that can be written",
     errno.ENOSPC: "free some space or choose another disk, then run the same command again",
+    errno.EDQUOT: "free some space or choose another disk, then run the same command again",
     errno.ENOTDIR: "a part of this path is a file, expected a folder; correct the path",
     errno.ENOENT: "check the path",
 }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -50,3 +53,15 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("MSANET_TEST_DATA is not set: no folder of real datasets (camvid, cityscapes, VOCdevkit)")
     return Path(folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of 1 MB, or a skip."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if not shutil.which("mount") or os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a small disk: not root, or not allowed")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)

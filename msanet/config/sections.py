@@ -23,6 +23,9 @@ class RunConfig(Section):
     record_samples: bool = Field(
         False, description="write which samples each step took to samples-<rank>.jsonl, as proof"
     )
+    grace: Above0 = Field(
+        60.0, description="seconds in which a run that is told to stop (SIGTERM, SIGUSR1, Ctrl-C) must have saved"
+    )
     timeout: Above0 = Field(600.0, description="seconds after which a collective that hangs ends the job")
 
 
@@ -201,7 +204,11 @@ class TrainerConfig(Section):
     )
     log_every: Positive = Field(10, description="steps between lines of metrics.jsonl")
     checkpoint_every: Positive = Field(500, description="steps between checkpoints; the last step is always saved")
+    checkpoint_minutes: NonNegative = Field(0.0, description="minutes between checkpoints, besides; 0: none")
     keep_checkpoints: Positive = Field(2, description="newest checkpoints to keep")
+    keep_best: bool = Field(
+        True, description="save when a validation gives the best mean IoU so far, and keep that checkpoint too"
+    )
     evaluate_every: NonNegative = Field(10.0, description="epochs between validations; 0: only at the end")
 
 

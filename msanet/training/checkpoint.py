@@ -8,6 +8,7 @@
         state.json              step, stream position, order plan, what the run is
         files.json              size and sha256 of those above; written last
     RUN/checkpoints/latest      the newest one's name, for people and scripts
+    RUN/checkpoints/best        the name of the one with the best validation, where trainer.keep_best is on
 
 A checkpoint is written beside, synced, and renamed when whole; loading verifies every hash and falls back to the newest
 whole one, saying which file was damaged.
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,9 +34,19 @@ from msanet.files import PARTIAL, sync, write_text
 from msanet.models.saved import ModelCard, load_weights, save_network
 
 MODEL_FILE = "model.safetensors"
+LATEST, BEST = "latest", "best"
 _RAW, _OPTIMIZER, _RNG = "raw.safetensors", "optimizer.safetensors", "rng.safetensors"
 _STATE, _FILES = "state.json", "files.json"
 State = dict[str, dict[str, Tensor]]
+
+
+class Best(BaseModel):
+    """The best validation so far: after which step, and its mean IoU, 0..1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    mean_iou: float
 
 
 class RunState(BaseModel):
@@ -51,6 +63,7 @@ class RunState(BaseModel):
     dataset_digest: str
     optimizer: str
     versions: dict[str, str]
+    best: Best | None = None
 
 
 @dataclass(frozen=True)
@@ -75,10 +88,42 @@ class _Files(BaseModel):
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write `folder`/step-N and move `latest`; only then forget all but the `keep` newest. For one rank only."""
-    name = f"step-{checkpoint.state.step:08d}"
+    """Write `folder`/step-N, move `latest` and `best`; only then forget all but these and the `keep` newest.
+
+    For one rank only. Where the disk is full it raises OSError, and what was there before is untouched.
+    """
+    name = _name(checkpoint.state.step)
     part = folder / f".{name}{PARTIAL}"
     shutil.rmtree(part, ignore_errors=True)
+    try:
+        _fill(part, checkpoint)
+    except SafetensorError as error:  # what a full disk is to that library
+        shutil.rmtree(part, ignore_errors=True)
+        raise OSError(str(error)) from error
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    final = folder / name
+    shutil.rmtree(final, ignore_errors=True)  # a damaged one of this step, or this step again after a fall back
+    os.rename(part, final)
+    sync(folder)
+    write_text(folder / LATEST, name + "\n")
+    kept = checkpoint_folders(folder)[:keep]
+    best = checkpoint.state.best
+    if best and (folder / _name(best.step)).is_dir():
+        write_text(folder / BEST, _name(best.step) + "\n")
+        kept.append(folder / _name(best.step))
+    for old in set(checkpoint_folders(folder)) - set(kept):
+        shutil.rmtree(old)
+    return final
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _fill(part: Path, checkpoint: Checkpoint) -> None:
+    """All files of a checkpoint, on the disk."""
     part.mkdir(parents=True)
     save_network(part / MODEL_FILE, checkpoint.average or checkpoint.weights, checkpoint.card)
     if checkpoint.average:
@@ -91,14 +136,6 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     (part / _FILES).write_text(_Files(files=files).model_dump_json(indent=1) + "\n")
     for path in [*part.iterdir(), part]:
         sync(path)
-    final = folder / name
-    shutil.rmtree(final, ignore_errors=True)  # a damaged one of this step, or this step again after a fall back
-    os.rename(part, final)
-    sync(folder)
-    write_text(folder / "latest", name + "\n")
-    for old in checkpoint_folders(folder)[keep:]:
-        shutil.rmtree(old)
-    return final
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,18 +36,31 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self._config, self._manifest = config, manifest
         self._board: Any = None
+        self._saving: threading.Thread | None = None
 
-    def saved(self) -> Checkpoint | None:
-        """The checkpoint to go on from under `run.resume`, or None for a new run. Raises UserError where it forbids."""
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Wait until all is on the disk."""
+        self._wait_for_save()
+        if self._board:
+            self._board.close()
+
+    def resume_or_initialise(self, model: SegmentationNetwork) -> Checkpoint | None:
+        """The checkpoint to go on from under `run.resume`, or None for a new run, whose network starts from `model.pretrained`.
+
+        Every rank reads that file, and rank 0 says what was taken. Raises UserError where `run.resume` forbids.
+        """
         chosen = distributed.on_main(self._choose_checkpoint)
         if chosen is None:
+            self._initialise(model)
             return None
         if distributed.is_main():
             print(f"going on from {chosen}", file=sys.stderr, flush=True)
         return read_checkpoint(chosen)
 
-    def initialise(self, model: SegmentationNetwork) -> None:
-        """Fill a new run's network from `model.pretrained`, if given; every rank reads it, and rank 0 says what was taken."""
+    def _initialise(self, model: SegmentationNetwork) -> None:
         config = self._config
         if config.model.pretrained is None:
             return
@@ -94,14 +108,30 @@ class RunFolder:
             write_run_report(self.path, self._manifest.palette, evaluation)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint; no rank goes on before it is whole."""
-        distributed.on_main(
-            lambda: write_checkpoint(self.checkpoints, checkpoint, self._config.trainer.keep_checkpoints)
-        )
+        """Write a checkpoint while training goes on; one at a time, so that this waits for the one before.
 
-    def close(self) -> None:
-        if self._board:
-            self._board.close()
+        Where it cannot be written, such as on a full disk, a warning says so: those before it are whole, and the run goes on.
+        """
+        if not distributed.is_main():
+            return
+        self._wait_for_save()
+        self._saving = threading.Thread(target=self._write_checkpoint, args=(checkpoint,), name="checkpoint")
+        self._saving.start()
+
+    def _wait_for_save(self) -> None:
+        if self._saving:
+            self._saving.join()
+
+    def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        try:
+            write_checkpoint(self.checkpoints, checkpoint, self._config.trainer.keep_checkpoints)
+        except OSError as error:
+            print(
+                f"warning: the checkpoint of step {checkpoint.state.step} could not be written ({error}); those before it are "
+                "whole and the run goes on; make room on this disk",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _prepare(self, step: int) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from msanet.models.recompute import recompute_activations
 from msanet.models.saved import ModelCard, apply_weights
 from msanet.training import engine_state
 from msanet.training.averaging import WeightAverage
-from msanet.training.checkpoint import Checkpoint, RunState, require_same_run, restore_rng, rng_state
+from msanet.training.checkpoint import Best, Checkpoint, RunState, require_same_run, restore_rng, rng_state
 from msanet.training.optim import build_optimizer, deepspeed_config, learning_rate, total_steps
 from msanet.training.sync_batchnorm import convert_sync_batchnorm
 
@@ -52,6 +52,7 @@ class Trainer:
         self.order = train_order(manifest, config.data.train_split, self.plan)
         self.total_steps = total_steps(config, self.order.epoch_length)
         self.step, self.consumed = 0, 0
+        self.best: Best | None = None
         if saved:  # weights go in before the engine, which takes its fp32 masters from them
             require_same_run(saved.state, saved.card, self.plan, self._card(), config.optimizer.name)
             apply_weights(model, saved.weights, "the checkpoint in run.dir")
@@ -139,7 +140,11 @@ class Trainer:
             apply_weights(model, self.average.weights(), "the moving average")
             model = model.to(self.engine.device)
         data = self.config.data
-        return evaluate(model, source, self.config.evaluation, data.mean, data.std, lockstep)
+        result = evaluate(model, source, self.config.evaluation, data.mean, data.std, lockstep)
+        score = result.judgement.scores.mean_iou
+        if score > (self.best.mean_iou if self.best else -1):
+            self.best = Best(step=self.step, mean_iou=score)
+        return result
 
     def sync_buffers(self) -> None:
         """Average BatchNorm's running statistics over ranks: DeepSpeed never does, and they drift apart. A collective."""
@@ -148,6 +153,12 @@ class Trainer:
                 for buffer in (module.running_mean, module.running_var):
                     assert buffer is not None
                     distributed.all_reduce_sum(buffer).div_(self.batches.world_size)
+
+    @property
+    def is_to_be_saved(self) -> bool:
+        """Whether a checkpoint is due after this step: by the number of steps, or as the best so far."""
+        is_best = self.config.trainer.keep_best and self.best is not None and self.best.step == self.step
+        return is_best or self.is_due(self.config.trainer.checkpoint_every)
 
     def checkpoint(self) -> Checkpoint:
         """All that a resume needs. A collective: every rank calls it; rank 0 writes what it gets."""
@@ -164,6 +175,7 @@ class Trainer:
                 dataset_digest=self.manifest.digest(),
                 optimizer=self.config.optimizer.name,
                 versions={name: version(name) for name in ("torch", "deepspeed", "numpy", "msanet")},
+                best=self.best if self.config.trainer.keep_best else None,
             ),
             card=self._card(),
             weights=engine_state.gather_weights(self.engine),
@@ -217,7 +229,7 @@ class Trainer:
         )
 
     def _resume(self, saved: Checkpoint) -> None:
-        self.step, self.consumed = saved.state.step, saved.state.consumed
+        self.step, self.consumed, self.best = saved.state.step, saved.state.consumed, saved.state.best
         engine_state.scatter_optimizer_state(self.engine, saved.optimizer)
         if not restore_rng(saved.rng, distributed.rank()):
             torch.manual_seed(self.config.run.seed + self.step + distributed.rank())

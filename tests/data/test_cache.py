@@ -365,18 +365,6 @@ def test_a_full_disk_is_told_once_and_costs_nothing_but_time(
     assert bytes(cache.get("k0", lambda: content(3))) == bytes(cache.get("k0", never)) == content(3)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> object:
-    """A real disk of 1 MB, or a skip."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    if not shutil.which("mount") or os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("cannot mount a small disk: not root, or not allowed")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
 def test_a_disk_that_is_really_full(small_disk: Path, silent: None, capfd: pytest.CaptureFixture[str]) -> None:
     cache = NodeCache(small_disk / "c", 10**9)
     for number in range(12):

@@ -14,6 +14,7 @@ from msanet.models.saved import ModelCard, apply_weights, load_network, load_wei
 from msanet.training import checkpoint as module
 from msanet.training.checkpoint import (
     MODEL_FILE,
+    Best,
     Checkpoint,
     RunState,
     checkpoint_folders,
@@ -163,3 +164,32 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
     for name, words in (("text", "cannot be read"), ("plain", "no model card"), ("nowhere", "is not there")):
         with pytest.raises(UserError, match=words):
             load_weights(tmp_path / name)
+
+
+def test_the_best_is_kept_however_old(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        saved = make(step)
+        best = Best(step=2 if step > 1 else 1, mean_iou=0.5)
+        write_checkpoint(tmp_path, replace(saved, state=saved.state.model_copy(update={"best": best})), keep=1)
+    assert [path.name for path in checkpoint_folders(tmp_path)] == ["step-00000004", "step-00000002"]
+    assert (tmp_path / "best").read_text() == "step-00000002\n" and (
+        tmp_path / "latest"
+    ).read_text() == "step-00000004\n"
+    assert read_checkpoint(tmp_path / "step-00000004").state.best == Best(step=2, mean_iou=0.5)
+
+
+def test_a_full_disk_leaves_what_was_there(small_disk: Path) -> None:
+    """A real disk of 1 MB: the first checkpoint fits, the second does not."""
+
+    def small(step: int, size: int = 2**16) -> Checkpoint:
+        return replace(make(step), weights={"weight": torch.zeros(size)}, optimizer={})
+
+    write_checkpoint(small_disk, small(1), keep=2)
+    large = small(2, 2**18)
+    with pytest.raises(OSError, match="[Nn]o space"):
+        write_checkpoint(small_disk, large, keep=2)
+    found = newest_whole(small_disk)
+    assert found is not None and found.name == "step-00000001"
+    assert not list(small_disk.glob(".*partial"))
+    write_checkpoint(small_disk, small(3), keep=1)  # there is room for one beside it
+    assert [path.name for path in checkpoint_folders(small_disk)] == ["step-00000003"]
