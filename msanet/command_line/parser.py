@@ -10,7 +10,7 @@ from msanet.config import Config, load_config
 from msanet.distributed import is_main
 from msanet.errors import UserError
 from msanet.evaluation.report import CONFIG_FILE
-from msanet.training.checkpoint import MODEL_FILE, newest_whole
+from msanet.training.checkpoint import MODEL_FILE, best_whole, newest_whole
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,15 +29,20 @@ def new_parser(description: str, epilog: str | None = None) -> Parser:
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """--run RUN or --checkpoint FILE."""
+    """--run RUN, with --best, or --checkpoint FILE."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", type=Path, metavar="RUN", help="run folder; its newest whole checkpoint is used")
     which.add_argument("--checkpoint", type=Path, metavar="FILE", help="a model.safetensors, or the folder it lies in")
+    parser.add_argument(
+        "--best", action="store_true", help="the checkpoint of --run with the best validation, not the newest"
+    )
 
 
 def checkpoint_and_config(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Path, Config]:
     """The file that those arguments mean, and the settings of its run. Raises UserError where there is none."""
     if arguments.checkpoint:
+        if arguments.best:
+            raise UserError("--best is given with --checkpoint, expected it with --run RUN; leave it out")
         path = arguments.checkpoint
         return (path / MODEL_FILE if path.is_dir() else path), load_config(None, overrides)
     config_file = arguments.run / CONFIG_FILE
@@ -45,12 +50,13 @@ def checkpoint_and_config(arguments: argparse.Namespace, overrides: Sequence[str
         raise UserError(
             f"'{arguments.run}' holds no {CONFIG_FILE}, expected a run folder; give the run.dir of a training"
         )
-    newest = newest_whole(arguments.run / "checkpoints")
-    if newest is None:
+    checkpoints = arguments.run / "checkpoints"
+    chosen = best_whole(checkpoints) if arguments.best else newest_whole(checkpoints)
+    if chosen is None:
         raise UserError(
             f"'{arguments.run}' holds no whole checkpoint, expected at least one; let the training reach its first"
         )
-    return newest / MODEL_FILE, load_config(config_file, overrides)
+    return chosen / MODEL_FILE, load_config(config_file, overrides)
 
 
 def say_once(sentence: str) -> bool:

@@ -153,6 +153,20 @@ def newest_whole(folder: Path) -> Path | None:
     return None
 
 
+def best_whole(folder: Path) -> Path:
+    """The checkpoint with the best validation. Raises UserError where there is none or it is damaged."""
+    pointer = folder / BEST
+    if not pointer.is_file():
+        raise UserError(
+            f"'{pointer}' is not there, expected the name of the best checkpoint (trainer.keep_best); leave --best out"
+        )
+    best = folder / pointer.read_text(encoding="utf-8").strip()
+    fault = find_fault(best)
+    if fault:
+        raise UserError(f"the best checkpoint {fault}, expected it whole; leave --best out to use the newest")
+    return best
+
+
 def find_fault(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None if it is whole."""
     try:

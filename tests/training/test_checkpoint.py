@@ -17,6 +17,7 @@ from msanet.training.checkpoint import (
     Best,
     Checkpoint,
     RunState,
+    best_whole,
     checkpoint_folders,
     newest_whole,
     read_checkpoint,
@@ -176,6 +177,13 @@ def test_the_best_is_kept_however_old(tmp_path: Path) -> None:
         tmp_path / "latest"
     ).read_text() == "step-00000004\n"
     assert read_checkpoint(tmp_path / "step-00000004").state.best == Best(step=2, mean_iou=0.5)
+    assert best_whole(tmp_path) == tmp_path / "step-00000002"
+    (tmp_path / "step-00000002" / MODEL_FILE).unlink()
+    with pytest.raises(UserError, match="best checkpoint file .* is missing.*leave --best out"):
+        best_whole(tmp_path)
+    (tmp_path / "best").unlink()
+    with pytest.raises(UserError, match="is not there, expected the name of the best"):
+        best_whole(tmp_path)
 
 
 def test_a_full_disk_leaves_what_was_there(small_disk: Path) -> None:
