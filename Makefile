@@ -11,7 +11,7 @@ demo: setup
 	PATH="$(abspath $(BIN)):$$PATH" jobs/demo.sh
 
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

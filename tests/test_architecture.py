@@ -22,7 +22,9 @@ LEVELS: dict[str, int] = {
     "msanet.visual": 2,
     "msanet.evaluation": 3,
     "msanet.training": 4,
+    "msanet.demo": 4,
     "msanet.command_line": 5,
+    "msanet.doctor": 5,
     "launcher": 6,
 }
 SHARED_WITH_SHARDING = (

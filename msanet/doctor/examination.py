@@ -1,0 +1,213 @@
+"""From a run's settings to findings: reads what the checks need and calls them, in the order in which they are shown."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from msanet.config import Config
+from msanet.data.cache import cache_folder
+from msanet.data.index import Manifest, SplitInfo
+from msanet.data.loader import BatchPlan, plan_batches, train_order, train_plan
+from msanet.data.source import ShardSource, read_manifest
+from msanet.data.storage import LocalStorage, Storage, open_storage
+from msanet.doctor import batches, images, labels, machine, memory, shards
+from msanet.doctor.findings import Finding, has_fault
+from msanet.doctor.shards import Look
+from msanet.errors import UserError
+from msanet.losses import class_weights
+from msanet.models import build_model, model_options
+from msanet.models.network import SegmentationNetwork
+from msanet.models.pretrained import initialise
+from msanet.training.checkpoint import checkpoint_folders
+from msanet.training.optim import deepspeed_config, total_steps
+
+_LEAK_SAMPLES = 100_000
+"""Samples of a split whose names are compared; their indexes have about 60 MB."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run that has not started. device_bytes: memory of a rank's device, if known; count: samples to decode of a split."""
+
+    config: Config
+    ranks: int
+    device_bytes: float | None
+    count: int
+
+    @cached_property
+    def storage(self) -> Storage:
+        return open_storage(self.config.data.path or "", self.config.storage)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return read_manifest(self.storage)
+
+    def build(self) -> SegmentationNetwork:
+        """The network, on torch's current device."""
+        return build_model(self.config.model.name, self.manifest.num_classes, **self.config.model.options)
+
+
+def examine(case: Case) -> list[Finding]:
+    """All findings. Raises UserError only where there is nothing to examine: no manifest, or no such address."""
+    data, manifest = case.config.data, case.manifest
+    findings = shards.splits_there(
+        manifest, (("data.train_split", data.train_split), ("data.val_split", data.val_split))
+    )
+    train, val = (_split(manifest, name) for name in (data.train_split, data.val_split))
+    looks = {name: _look(case, name, findings) for name in dict.fromkeys((data.train_split, data.val_split))}
+    if train and val:
+        findings += _accepted("shards", lambda: _leaks(case, train, val))
+    if train:
+        findings += _label_findings(train, val, manifest.classes, looks[data.train_split])
+        findings += _run_findings(case, train, val, looks)
+    return [*findings, *_machine_findings(case)]
+
+
+def _split(manifest: Manifest, name: str) -> SplitInfo | None:
+    split = manifest.splits.get(name)
+    return split if split and split.samples else None
+
+
+def _look(case: Case, split: str, findings: list[Finding]) -> list[Look]:
+    info = _split(case.manifest, split)
+    if info is None:
+        return []
+    looks, faults = shards.look_at_split(ShardSource(case.storage, split, case.manifest), case.count)
+    findings += shards.readable(split, info.samples, looks, faults)
+    return looks
+
+
+def _leaks(case: Case, train: SplitInfo, val: SplitInfo) -> list[Finding]:
+    train_names, val_names = (
+        shards.image_names(shards.read_indexes(case.storage, split.shards), _LEAK_SAMPLES) for split in (train, val)
+    )
+    return shards.leaks(train_names, val_names, is_all=max(train.samples, val.samples) <= _LEAK_SAMPLES)
+
+
+def _label_findings(
+    train: SplitInfo, val: SplitInfo | None, classes: Sequence[str], looks: Sequence[Look]
+) -> list[Finding]:
+    binary = labels.binary_masks(train, classes)
+    ignored = [
+        finding
+        for name, split in (("training", train), ("validation", val))
+        if split
+        for finding in labels.ignored_share(name, split)
+    ]
+    if binary or not sum(train.histogram):
+        return [*binary, *ignored, *labels.image_is_label(looks)]  # what else would be said follows from these
+    return [
+        *ignored,
+        *labels.shifted_ids(train, val, classes),
+        *labels.missing_classes(train, val, classes),
+        *labels.dominant_class(train, classes),
+        *labels.void_class(train, classes),
+        *labels.image_is_label(looks),
+    ]
+
+
+def _run_findings(
+    case: Case, train: SplitInfo, val: SplitInfo | None, looks: dict[str, list[Look]]
+) -> Iterator[Finding]:
+    """Those that need the batch plan; where there can be none, only why."""
+    config = case.config
+    seen = looks[config.data.train_split]
+    try:
+        plan = plan_batches(config.trainer.global_batch, config.trainer.micro_batch, case.ranks)
+        epoch_length = train_order(case.manifest, config.data.train_split, train_plan(config)).epoch_length
+    except UserError as refusal:
+        yield Finding("fault", "steps", str(refusal))
+        return
+    if seen:
+        yield from images.sizes(seen, config.data, plan.micro_batch)
+        yield from images.padding(seen, config.data)
+        yield from images.stretching(seen, config.data)
+        yield from images.normalisation(seen, config.data)
+    total = total_steps(config, epoch_length)
+    yield from batches.steps(config, plan, train.samples, epoch_length, total)
+    yield from batches.idle_ranks(val.samples, case.ranks) if val else ()
+    yield from batches.rhythm(config, epoch_length / plan.global_batch, total)
+    yield from batches.schedule(config.schedule, total)
+    is_pretrained = config.model.pretrained is not None
+    yield from batches.learning_rate(config.optimizer, config.schedule.warmup, plan.global_batch, is_pretrained)
+    yield from _accepted("deepspeed", lambda: _deepspeed_findings(config, plan))
+    loss = list(_accepted("loss", lambda: _weight_findings(case, train)))
+    yield from loss
+    if not has_fault(loss):  # a training step is counted with its loss
+        yield from _accepted("network", lambda: _network_findings(case, plan, train, looks))
+
+
+def _weight_findings(case: Case, train: SplitInfo) -> list[Finding]:
+    weights = class_weights(case.config.loss.class_weights, train.histogram)
+    return [] if weights is None else batches.class_weights(weights.tolist(), case.manifest.classes)
+
+
+def _deepspeed_findings(config: Config, plan: BatchPlan) -> list[Finding]:
+    deepspeed_config(config, plan)  # refuses what is decided twice
+    return []
+
+
+def _network_findings(case: Case, plan: BatchPlan, train: SplitInfo, looks: dict[str, list[Look]]) -> Iterator[Finding]:
+    """BatchNorm, memory and disk; and whether the weights to start from fit."""
+    config, trainer = case.config, case.config.trainer
+    with torch.device("meta"):
+        network = case.build()
+    yield from batches.batch_norm(network, plan, trainer.sync_batchnorm, "norm" in model_options(config.model.name))
+    if config.model.pretrained:
+        initialise(case.build(), config.model.pretrained, case.manifest.classes)
+        yield Finding("ok", "network", f"'{config.model.pretrained}' fits {config.model.name}")
+    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    size = config.data.crop or config.data.resize or _largest(looks[config.data.train_split])
+    if size:
+        peak = memory.training_bytes(case.build, config, train.histogram, plan.micro_batch, size)
+        needed = replace(memory.state_bytes(parameters, config, case.ranks), activations=peak)
+        judged = _largest(looks[config.data.val_split])
+        maps = memory.evaluation_bytes(case.build, config.evaluation, judged) if judged else 0
+        idle = needed.weights + needed.optimizer + 2 * needed.average  # the average is put into a copy of the network
+        yield from memory.fits(needed, idle + maps, case.device_bytes, config)
+        yield from memory.buckets(parameters, config)
+        batch = plan.micro_batch * size[0] * size[1] * 4
+        yield from machine.shared_memory(
+            machine.free_shared_memory(), case.ranks, config.data.workers, config.data.prefetch, batch
+        )
+    buffers = sum(buffer.numel() for buffer in network.buffers())
+    yield from _disk_findings(case, parameters, buffers)
+
+
+def _disk_findings(case: Case, parameters: int, buffers: int) -> list[Finding]:
+    config = case.config
+    assert config.run.dir, "checked with the command line"
+    place = machine.existing(config.run.dir)
+    size = memory.checkpoint_bytes(parameters, buffers, config)
+    kept = config.trainer.keep_checkpoints + config.trainer.keep_best
+    return machine.checkpoint_space(size, kept, shutil.disk_usage(place).free, place)
+
+
+def _machine_findings(case: Case) -> Iterator[Finding]:
+    data, run, storage = case.config.data, case.config.run, case.config.storage
+    assert run.dir, "checked with the command line"
+    names = [path.name for path in checkpoint_folders(run.dir / "checkpoints")]
+    yield from machine.run_folder(run, run.dir, names)
+    if not isinstance(case.storage, LocalStorage):
+        folder = machine.existing(cache_folder(storage.cache_dir))
+        size = sum(shard.bytes for split in case.manifest.splits.values() for shard in split.shards)
+        yield from machine.cache_space(size, storage.cache_bytes, shutil.disk_usage(folder).free, folder)
+    yield from machine.versions()
+    yield from machine.cores(len(os.sched_getaffinity(0)), case.ranks, data.workers)
+    yield from machine.open_files(machine.file_limit(), data.workers, data.prefetch, storage.connections)
+
+
+def _accepted(check: str, findings: Callable[[], Iterator[Finding] | list[Finding]]) -> Iterator[Finding]:
+    """The findings of a function of the library's; where it refuses, its sentence as a fault."""
+    try:
+        yield from findings()
+    except UserError as refusal:
+        yield Finding("fault", check, str(refusal))
+
+
+def _largest(looks: Sequence[Look]) -> tuple[int, int] | None:
+    return max((look.size for look in looks), key=lambda size: size[0] * size[1], default=None)

@@ -1,0 +1,65 @@
+"""How much memory a pass through a network takes, found on fake tensors: nothing is allocated or computed."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def peak_bytes(network: nn.Module, work: Callable[[], object]) -> int:
+    """The most bytes that are alive at once while `work` runs, but for parameters, buffers and parameters' gradients.
+
+    For use inside torch's FakeTensorMode, in which `network` was built too. Each piece of memory counts once, from the
+    operator that makes it to the end of its last tensor. What an operator needs only inside itself (a convolution's
+    workspace) is not seen. Gradients are dropped as soon as they are whole.
+    """
+    with _LiveMemory() as live:
+        live.leave_out(*network.parameters(), *network.buffers())
+        hooks = [
+            parameter.register_post_accumulate_grad_hook(_drop_gradient)
+            for parameter in network.parameters()
+            if parameter.requires_grad
+        ]
+        work()
+    for hook in hooks:
+        hook.remove()
+    return live.peak
+
+
+class _LiveMemory(TorchDispatchMode):
+    """Counts what operators return. peak: the most bytes alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak, self._now = 0, 0
+        self._known: dict[int, Any] = {}  # address of a storage -> what keeps watch over it, or the storage itself
+
+    def leave_out(self, *tensors: Tensor) -> None:
+        self._known |= {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._watch(tensor.untyped_storage())
+        return result
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        address, size = storage._cdata, storage.nbytes()
+        if address in self._known:
+            return
+        self._known[address] = weakref.ref(storage, lambda _: self._forget(address, size))
+        self._now += size
+        self.peak = max(self.peak, self._now)
+
+    def _forget(self, address: int, size: int) -> None:
+        del self._known[address]
+        self._now -= size
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
