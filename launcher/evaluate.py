@@ -32,7 +32,7 @@ def judge(job: EvaluationJob) -> None:
     if distributed.is_main():
         job.out.mkdir(parents=True, exist_ok=True)
         figures = write_evaluation(job.out, result)
-        report = write_run_report(job.out, card.palette, result)
+        report = write_run_report(job.out, card.palette, result, run=job.run)
         print(score_table(result), f"written to {figures} and {report}", sep="\n")
     require_whole(result, source)
 

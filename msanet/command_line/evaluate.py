@@ -11,9 +11,10 @@ from msanet.errors import UserError, user_errors
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What evaluate.py is asked for. out: the folder that gets evaluation-<split>.json and report.html."""
+    """What evaluate.py is asked for. run: the folder of --run. out: the folder that gets figures and report."""
 
     checkpoint: Path
+    run: Path | None
     shards: str
     split: str
     out: Path
@@ -44,6 +45,7 @@ def evaluation_job(description: str, argv: Sequence[str]) -> EvaluationJob:
             raise UserError("--data is not given, expected a folder of shards with --checkpoint; add --data SHARDS")
         return EvaluationJob(
             checkpoint,
+            arguments.run,
             shards,
             arguments.split or config.data.val_split,
             arguments.out or arguments.run or checkpoint.parent,

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,35 +14,61 @@ from typing import Any
 import torch
 
 from msanet.evaluation import result
-from msanet.evaluation.confusion import confusion_matrix
+from msanet.evaluation.confusion import confusion_matrix_with_void
 from msanet.evaluation.metrics import scores
-from msanet.visual.panels import panel as draw_panel
+from msanet.evaluation.panel_maps import PanelMaps
+from msanet.visual.panels import pictures
 from msanet.visual.report import Panel, ReportData, write_report
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
+COMMAND_FILE = "command.txt"
+"""The command lines that started or continued the run, one per line."""
 REPORT_FILE = "report.html"
 
 
 def write_run_report(
-    run: Path, palette: Sequence[tuple[int, int, int]], evaluation: result.Evaluation, command: str | None = None
+    folder: Path,
+    palette: Sequence[tuple[int, int, int]],
+    evaluation: result.Evaluation,
+    command: str | None = None,
+    run: Path | None = None,
 ) -> Path:
-    """Write RUN/report.html from the run's files and this evaluation; `command` is this process's unless given."""
-    config = run / CONFIG_FILE
+    """Write FOLDER/report.html from a run's files and this evaluation.
+
+    command: this process's unless given. run: the folder of the run, where the report lies elsewhere. Passwords and keys
+    in addresses are left out of what is shown; see `without_secrets`.
+    """
+    run = run or folder
+    figures = evaluation.to_json() | {"cost": vars(evaluation.cost) if evaluation.cost else None}
     report = ReportData(
         title=f"{run.resolve().name}: {evaluation.split}",
-        config_yaml=config.read_text(encoding="utf-8") if config.is_file() else "",
+        config_yaml=without_secrets(_text(run / CONFIG_FILE)),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         classes=evaluation.classes,
         palette=palette,
-        command=command or shlex.join(sys.argv),
+        commands=_commands(run, command or command_line()),
         metrics=read_lines(run / METRICS_FILE),
-        evaluation=evaluation.to_json(),
+        evaluation=figures,
         panels=[_panel(shown, palette, evaluation.classes) for shown in evaluation.panels],
         environment=environment(),
     )
-    write_report(run / REPORT_FILE, report)
-    return run / REPORT_FILE
+    write_report(folder / REPORT_FILE, report)
+    return folder / REPORT_FILE
+
+
+def command_line() -> str:
+    """How this process was called, without what the `deepspeed` launcher adds for each rank."""
+    return shlex.join(word for word in sys.argv if not word.startswith("--local_rank"))
+
+
+def without_secrets(text: str) -> str:
+    """The same without what lets others in: `user:password@` and the queries of addresses become ***.
+
+    Rather too much than too little: all before the last @ of an address goes, and a signed one's whole query.
+    """
+    text = re.sub(r"(\w://)\S*@", r"\1***@", text)
+    return re.sub(r"(\w://[^\s?]*)\?\S+?(['\"]?)(?=\s|$)", r"\1?***\2", text)
 
 
 def score_table(evaluation: result.Evaluation) -> str:
@@ -88,11 +115,28 @@ def environment() -> dict[str, str]:
 
 
 def _panel(shown: result.Panel, palette: Sequence[tuple[int, int, int]], classes: tuple[str, ...]) -> Panel:
-    matrix = confusion_matrix(
+    matrix = confusion_matrix_with_void(
         torch.from_numpy(shown.ground_truth_HW), torch.from_numpy(shown.prediction_HW), len(classes)
     ).numpy()
-    image = draw_panel(shown.image_HWC, shown.ground_truth_HW, shown.prediction_HW, palette)
-    return Panel(shown.key, image, scores(matrix, classes).mean_iou)
+    drawn = pictures(shown.image_HWC, shown.ground_truth_HW, shown.prediction_HW, palette)
+    maps = shown.maps or PanelMaps()
+    is_labelled_K = matrix.sum(axis=1) > 0  # over these, as the worst images are found
+    iou_K = scores(matrix, classes).iou_K[is_labelled_K]
+    iou = float(iou_K.mean()) if len(iou_K) else None
+    return Panel(shown.key, drawn, iou, shown.is_worst, attention=maps.attention, scales=maps.scales)
+
+
+def _commands(run: Path, own: str) -> dict[str, str]:
+    """What made the run, one line per start, and what made this evaluation, unless that was the training itself."""
+    made = without_secrets(_text(run / COMMAND_FILE)).rstrip()
+    own = without_secrets(own)
+    commands = {"training": made} if made else {}
+    return commands if own in made.splitlines() else {**commands, "evaluation" if made else "this report": own}
+
+
+def _text(path: Path) -> str:
+    """A file's text, empty if it is not there."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _percent(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The run folder: RUN/config.yaml, metrics.jsonl, tensorboard/, checkpoints/, evaluation-<split>.json, report.html."""
+"""The run folder: RUN/config.yaml, command.txt, metrics.jsonl, tensorboard/, checkpoints/, evaluation-<split>.*, report.html."""
 
 import json
 import math
@@ -13,7 +13,15 @@ from msanet.config import Config
 from msanet.data.index import Manifest
 from msanet.data.stages import Batch
 from msanet.errors import UserError
-from msanet.evaluation.report import CONFIG_FILE, METRICS_FILE, read_lines, write_run_report
+from msanet.evaluation.report import (
+    COMMAND_FILE,
+    CONFIG_FILE,
+    METRICS_FILE,
+    command_line,
+    read_lines,
+    without_secrets,
+    write_run_report,
+)
 from msanet.evaluation.result import Evaluation, write_evaluation
 from msanet.files import write_text
 from msanet.models.network import SegmentationNetwork
@@ -136,6 +144,8 @@ class RunFolder:
     def _prepare(self, step: int) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / CONFIG_FILE, self._config.to_yaml())
+        with (self.path / COMMAND_FILE).open("a", encoding="utf-8") as commands:
+            commands.write(without_secrets(command_line()) + "\n")
         for file in (self.path / METRICS_FILE, *self.path.glob("samples-*.jsonl"), *self.path.glob("masked-*.jsonl")):
             kept = [line for line in read_lines(file) if line["step"] <= step] if step else []
             write_text(file, "".join(json.dumps(line) + "\n" for line in kept))

@@ -19,6 +19,7 @@ from msanet.data.loader import BatchPlan, train_loader, train_order, train_plan,
 from msanet.data.source import ShardSource
 from msanet.data.stages import Batch
 from msanet.errors import UserError
+from msanet.evaluation.cost import peak_memory
 from msanet.evaluation.evaluator import evaluate
 from msanet.evaluation.result import Evaluation
 from msanet.losses import SegmentationLoss
@@ -120,6 +121,8 @@ class Trainer:
     def training_figures(self) -> dict[str, float]:
         """Since the last call: mean loss per labelled pixel, the last lr, images per second of all ranks. A collective.
 
+        Also the most memory that a rank has held so far, in GB: of its GPU, or else its process's.
+
         The seconds are those from asking for a batch to the end of its step, so that waiting for data counts.
         """
         before = time.perf_counter()
@@ -128,7 +131,12 @@ class Trainer:
         steps, self._steps_in_sum = self._steps_in_sum, 0
         self._loss_sum.zero_()
         lr = self._learning_rate(self.step - 1)
-        figures = {"loss": total / steps, "lr": lr, "images_per_second": steps * self.batches.global_batch / seconds}
+        figures = {
+            "loss": total / steps,
+            "lr": lr,
+            "images_per_second": steps * self.batches.global_batch / seconds,
+            "peak_memory_gb": distributed.all_reduce_max(peak_memory(self.engine.device)) / 1e9,
+        }
         return {**figures, "masked": self.masked} if self.config.data.on_error == "mask" else figures
 
     def evaluate(self, source: ShardSource) -> Evaluation:

@@ -1,4 +1,4 @@
-"""Comparison panels: input, ground truth, prediction and errors side by side."""
+"""Comparison panels: the pictures of input, ground truth, prediction and errors."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ COLUMNS = ("input", "ground truth", "prediction", "errors")
 """What a panel shows, from left to right."""
 
 GUTTER = 6
-"""White space between two pictures of a panel, in pixels."""
+"""White space between two pictures that are laid side by side, in pixels."""
 
 RIGHT: RGB = (222, 226, 230)
 WRONG: RGB = (214, 40, 40)
@@ -21,11 +21,13 @@ _IGNORED_LIGHT: RGB = (58, 62, 68)
 _HATCH_PERIOD = 8  # pixels from one stripe to the next
 
 
-def panel(image: UInt8, ground_truth: UInt8, prediction: UInt8, palette: Sequence[RGB], max_width: int = 480) -> UInt8:
-    """Lay input, ground truth, prediction and errors side by side: (h, 4 w + 3 gutters, 3) uint8 RGB.
+def pictures(
+    image: UInt8, ground_truth: UInt8, prediction: UInt8, palette: Sequence[RGB], max_width: int = 480
+) -> dict[str, UInt8]:
+    """Input, ground truth, prediction and errors by their names in COLUMNS, each (h, w, 3) uint8 RGB.
 
     image: (H, W, 3) uint8 RGB. ground_truth, prediction: (H, W) uint8 train ids, 255 = ignore.
-    max_width: width of one of the four pictures in pixels; wider ones are scaled down, narrower ones kept.
+    max_width: width of a picture in pixels; wider ones are scaled down, narrower ones kept.
     """
     if max_width < 1:
         raise ValueError(f"panel has max_width {max_width}, expected at least 1 pixel; choose for example 480")
@@ -44,15 +46,8 @@ def panel(image: UInt8, ground_truth: UInt8, prediction: UInt8, palette: Sequenc
         image = _resize(image, size, cv2.INTER_AREA)
         ground_truth = _resize(ground_truth, size, cv2.INTER_NEAREST_EXACT)
         prediction = _resize(prediction, size, cv2.INTER_NEAREST_EXACT)
-    pictures = (
-        image,
-        colourise(ground_truth, palette),
-        colourise(prediction, palette),
-        errors(ground_truth, prediction),
-    )
-    gutter = np.full((image.shape[0], GUTTER, 3), 255, dtype=np.uint8)
-    parts = [part for picture in pictures for part in (gutter, picture)]
-    return np.concatenate(parts[1:], axis=1)
+    drawn = (image, colourise(ground_truth, palette), colourise(prediction, palette), errors(ground_truth, prediction))
+    return dict(zip(COLUMNS, drawn, strict=True))
 
 
 def errors(ground_truth: UInt8, prediction: UInt8) -> UInt8:

@@ -1,32 +1,48 @@
-"""The report of a run: one HTML file that needs nothing else, to read, print, mail or archive."""
+"""The report of a run: one HTML file that needs nothing else, to read, print, mail or archive.
+
+With the default of 8 panels with maps and 4 worst images, of 2048x1024 pixels, it stays below 5 MB.
+"""
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import cv2
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
 from msanet.files import write_text
 from msanet.visual.confusion import MAX_NUMBERED, confusion_svg
-from msanet.visual.curves import charts, number
-from msanet.visual.palette import RGB, UInt8, check_image
-from msanet.visual.panels import COLUMNS
+from msanet.visual.curves import charts
+from msanet.visual.embedding import data_uri
+from msanet.visual.formats import css_colour, grouped, percent
+from msanet.visual.heat import heat
+from msanet.visual.palette import RGB, UInt8
+from msanet.visual.reliability import confidence_svg, reliability_svg
+from msanet.visual.tables import class_columns, class_means, class_rows, named_tables
+from msanet.visual.tiles import facts, tiles
 
-_JPEG_QUALITY = 90
+_FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One comparison panel. key: the sample's name. image: (H, W, 3) uint8 RGB of `panels.panel`. iou: 0 to 1."""
+    """What is shown of one image. key: the sample's name. iou: its own, 0 to 1.
+
+    pictures: {caption: (H, W, 3) uint8 RGB}, the input first. attention: {module: (R, C, h, w) uint8}, a map for each of
+    R x C queries in the middles of equal parts of the image. scales: {scale: (h, w) uint8}, its weight times 255.
+    """
 
     key: str
-    image: UInt8
+    pictures: Mapping[str, UInt8]
     iou: float | None = None
+    is_worst: bool = False
+    attention: Mapping[str, UInt8] = field(default_factory=dict)
+    scales: Mapping[str, UInt8] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,8 +50,9 @@ class ReportData:
     """All that a report shows; every optional piece may be missing, and non-finite numbers read as absent.
 
     metrics: the lines of metrics.jsonl. evaluation: the content of evaluation-val.json, where `num_images` counts
-    each evaluated image once and `num_missing` those of the split that were not evaluated.
-    palette, classes: one colour and one name per train id. environment: {what: version or description}.
+    each evaluated image once and `num_missing` those of the split that were not evaluated, and `cost`, its seconds and
+    peak_memory in bytes. palette, classes: one colour and one name per train id. commands: {what it made: command line}.
+    environment: {what: version or description}. Nothing here is made secret: that is the caller's part.
     """
 
     title: str
@@ -43,21 +60,11 @@ class ReportData:
     created: str
     classes: Sequence[str]
     palette: Sequence[RGB]
-    command: str | None = None
+    commands: Mapping[str, str] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
     evaluation: Mapping[str, Any] | None = None
     panels: Sequence[Panel] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One headline figure. alarm: the figure says that something went wrong."""
-
-    label: str
-    value: str
-    detail: str = ""
-    alarm: bool = False
 
 
 def write_report(path: Path, report: ReportData) -> None:
@@ -75,131 +82,66 @@ def render(report: ReportData) -> str:
             "class; take both from the same dataset"
         )
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("msanet.visual", "."),
+        loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,  # for every template: the file's suffix is .j2, which select_autoescape would not know
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, grouped=grouped)
+    environment.filters.update(percent=percent, grouped=grouped, data_uri=data_uri, sprite=_sprite, weights=_weights)
     evaluation = report.evaluation or {}
-    matrix = evaluation.get("confusion_matrix")
-    drawn = confusion_svg(matrix, report.classes, report.palette) if matrix is not None and len(matrix) else ""
+    script = (_FOLDER / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         report=report,
         evaluation=evaluation,
-        facts=facts(report.metrics),
-        tiles=tiles(report),
-        # Markup: these two are made, and their texts escaped, by our own modules.
+        facts=facts(report.evaluation, report.metrics),
+        tiles=tiles(report.evaluation, report.metrics),
+        # Markup: these are made, and their texts escaped, by our own modules.
         charts=[(chart, Markup(chart.svg)) for chart in charts(report.metrics)],
-        rows=class_rows(report),
-        matrix=Markup(drawn),
+        columns=class_columns(evaluation),
+        rows=class_rows(evaluation, report.classes, report.palette),
+        means=class_means(evaluation),
+        named_tables=named_tables(evaluation),
+        matrix=_matrix(report),
         matrix_numbered=len(report.classes) <= MAX_NUMBERED,
-        panels=[(panel, data_uri(panel.image)) for panel in report.panels],
-        columns=COLUMNS,
+        calibration=_calibration(evaluation),
+        panels=[
+            ("Spread over the split", [panel for panel in report.panels if not panel.is_worst]),
+            ("Worst images", [panel for panel in report.panels if panel.is_worst]),
+        ],
         legend=[(name, css_colour(colour)) for name, colour in zip(report.classes, report.palette, strict=True)],
+        style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def percent(value: Any, digits: int = 1) -> str:
-    """A share from 0 to 1 as a percentage, 'n/a' where there is no finite number."""
-    share = number(value)
-    return "n/a" if share is None else f"{share * 100:.{digits}f}%"
+def _matrix(report: ReportData) -> Markup:
+    matrix = (report.evaluation or {}).get("confusion_matrix")
+    drawn = confusion_svg(matrix, report.classes, report.palette) if matrix is not None and len(matrix) else ""
+    return Markup(drawn)
 
 
-def grouped(value: Any) -> str:
-    """A count with thousands separators, 'n/a' where there is no finite number."""
-    count = number(value)
-    return "n/a" if count is None else f"{count:,.0f}"
+def _calibration(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
+    """ECE as text and the two diagrams, None where nothing was counted."""
+    calibration = evaluation.get("calibration") or {}
+    bins = calibration.get("bins") or ()
+    if not bins:
+        return None
+    error = percent(calibration.get("expected_calibration_error"), 2)
+    return {"error": error, "reliability": Markup(reliability_svg(bins)), "confidence": Markup(confidence_svg(bins))}
 
 
-def css_colour(colour: RGB) -> str:
-    """`rgb(1,2,3)`."""
-    return "rgb({:d},{:d},{:d})".format(*map(int, colour))
+def _sprite(maps_RCHW: UInt8) -> str:
+    """The maps of all queries in one picture, in rows and columns as their queries lie.
+
+    In inferno, whose 0 is black: the page adds its light to the grey image, which stays as it is where a weight is 0.
+    """
+    rows, columns, height, width = maps_RCHW.shape
+    levels_HW = np.ascontiguousarray(maps_RCHW.swapaxes(1, 2)).reshape(rows * height, columns * width)
+    coloured_BGR = cv2.applyColorMap(levels_HW, cv2.COLORMAP_INFERNO)
+    return data_uri(np.asarray(cv2.cvtColor(coloured_BGR, cv2.COLOR_BGR2RGB), np.uint8))
 
 
-def tiles(report: ReportData) -> list[Tile]:
-    """The headline figures: of the evaluation, or else the latest validation during training."""
-    evaluation = report.evaluation
-    if evaluation is None:
-        found = [line for line in report.metrics if number(line.get("val/mean_iou")) is not None]
-        if not found:
-            return []
-        detail = f"validation at step {grouped(found[-1].get('step'))}"
-        return [
-            Tile("Mean IoU so far", percent(found[-1]["val/mean_iou"], 2), detail),
-            Tile("Pixel accuracy so far", percent(found[-1].get("val/pixel_accuracy"), 2), detail),
-        ]
-    result = [Tile("Mean IoU", percent(evaluation.get("mean_iou"), 2), _baseline_text(evaluation))]
-    result.append(Tile("Pixel accuracy", percent(evaluation.get("pixel_accuracy"), 2), "every pixel counts alike"))
-    result.append(Tile("Mean accuracy", percent(evaluation.get("mean_accuracy"), 2), "every class counts alike"))
-    if number(evaluation.get("frequency_weighted_iou")) is not None:
-        weighted = percent(evaluation["frequency_weighted_iou"], 2)
-        result.append(Tile("Weighted IoU", weighted, "classes count by their pixels"))
-    return [*result, _images_tile(evaluation)]
-
-
-def _baseline_text(evaluation: Mapping[str, Any]) -> str:
-    """What always answering the commonest class would score: the figure without which an mIoU says little."""
-    baseline = evaluation.get("constant_baseline")
-    if not baseline:
-        return ""
-    return f"{percent(baseline.get('mean_iou'), 2)} for always answering \u201c{baseline.get('class')}\u201d"
-
-
-def _images_tile(evaluation: Mapping[str, Any]) -> Tile:
-    """How complete the evaluation is; alarming unless each image counted exactly once."""
-    counted, missing, twice = (number(evaluation.get(f"num_{key}")) for key in ("images", "missing", "duplicate"))
-    if counted is None:
-        return Tile("Images counted", "n/a")
-    value = f"{counted:,.0f} of {counted + (missing or 0):,.0f}"
-    detail = f"{grouped(missing)} missing, {grouped(twice)} twice"
-    return Tile("Images counted", value, detail, alarm=bool(missing) or bool(twice))
-
-
-def facts(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(what, figure) about the training so far, from the lines of metrics.jsonl."""
-    result: list[tuple[str, str]] = []
-    for key, label, digits in (("step", "steps", 0), ("epoch", "epochs", 1), ("samples", "samples", 0)):
-        values = [value for line in metrics if (value := number(line.get(key))) is not None]
-        if values:
-            result.append((label, f"{max(values):,.{digits}f}"))
-    losses = [value for line in metrics if (value := number(line.get("loss"))) is not None]
-    if losses:
-        result.append(("last loss", f"{losses[-1]:.4g}"))
-    speeds = [value for line in metrics if (value := number(line.get("images_per_second"))) is not None]
-    if speeds:
-        result.append(("images per second (median)", f"{median(speeds):.4g}"))
-    return result
-
-
-def class_rows(report: ReportData) -> list[dict[str, Any]]:
-    """One row per class of the evaluation: name, CSS colour, IoU and accuracy as text, bar length, support."""
-    scores: Mapping[str, Mapping[str, Any]] = (report.evaluation or {}).get("classes") or {}
-    colours = dict(zip(report.classes, map(css_colour, report.palette), strict=True))
-    total = sum(number(score.get("support")) or 0.0 for score in scores.values())
-    return [
-        {
-            "name": name,
-            "colour": colours.get(name, "transparent"),
-            "iou": percent(score.get("iou")),
-            "bar": f"{100 * min(max(number(score.get('iou')) or 0.0, 0.0), 1.0):.1f}",
-            "accuracy": percent(score.get("accuracy")),
-            "support": grouped(score.get("support")),
-            "share": percent((number(score.get("support")) or 0.0) / total) if total > 0 else "n/a",
-        }
-        for name, score in scores.items()
-    ]
-
-
-def data_uri(image: UInt8) -> str:
-    """A picture, (H, W, 3) uint8 RGB, as a data: address, as PNG or JPEG, whichever is smaller."""
-    check_image(image, image.shape[:2])
-    image_bgr_HWC = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    # Full chroma resolution: halved, as JPEG does by default, it smears the edges between class colours.
-    full_chroma = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY, *full_chroma, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
-    jpeg = cv2.imencode(".jpg", image_bgr_HWC, options)[1].tobytes()
-    png = cv2.imencode(".png", image_bgr_HWC)[1].tobytes()
-    kind, content = ("png", png) if len(png) <= len(jpeg) else ("jpeg", jpeg)
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+def _weights(weights_HW: UInt8) -> str:
+    return data_uri(heat(weights_HW / 255.0))

@@ -52,8 +52,12 @@ def test_a_run_leaves_the_files_of_the_contract(run: Path, shards: Path) -> None
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     training = [line for line in lines if "loss" in line]
     assert [line["step"] for line in training] == [2, 4, 6]
-    assert all({"step", "epoch", "samples", "loss", "lr", "images_per_second"} == line.keys() for line in training)
+    assert all(
+        {"step", "epoch", "samples", "loss", "lr", "images_per_second", "peak_memory_gb"} == line.keys()
+        for line in training
+    )
     assert [line["samples"] for line in training] == [8, 16, 24]
+    assert "launcher/train.py" in (run / "command.txt").read_text()
     assert training[-1]["loss"] < training[0]["loss"]
     assert [line["step"] for line in lines if "val/mean_iou" in line] == [6]
     assert list((run / "tensorboard").glob("events.*"))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from msanet.visual.panels import COLUMNS, GUTTER, RIGHT, WRONG, errors, panel
+from msanet.visual.panels import COLUMNS, RIGHT, WRONG, errors, pictures
 
 PALETTE = ((10, 20, 30), (200, 100, 0))
 
@@ -17,16 +17,12 @@ def _scene(height: int = 20, width: int = 30) -> tuple[np.ndarray, np.ndarray, n
     return image, truth, np.zeros((height, width), dtype=np.uint8)
 
 
-def test_panel_has_four_pictures_and_white_gutters() -> None:
+def test_panel_has_four_pictures() -> None:
     image, truth, prediction = _scene()
-    result = panel(image, truth, prediction, PALETTE)
-    assert len(COLUMNS) == 4
-    assert result.dtype == np.uint8
-    assert result.shape == (20, 4 * 30 + 3 * GUTTER, 3)
-    starts = [index * (30 + GUTTER) for index in range(4)]
-    for start in starts[1:]:
-        assert (result[:, start - GUTTER : start] == 255).all()
-    shown, truth_shown, prediction_shown, error_shown = (result[:, start : start + 30] for start in starts)
+    found = pictures(image, truth, prediction, PALETTE)
+    assert tuple(found) == COLUMNS == ("input", "ground truth", "prediction", "errors")
+    shown, truth_shown, prediction_shown, error_shown = found.values()
+    assert all(picture.dtype == np.uint8 and picture.shape == (20, 30, 3) for picture in found.values())
     assert (shown == 77).all()
     assert (truth_shown[1:, :15] == PALETTE[0]).all() and (truth_shown[1:, 15:] == PALETTE[1]).all()
     assert (truth_shown[0] == 0).all()
@@ -47,19 +43,18 @@ def test_wide_pictures_shrink_and_labels_are_never_mixed() -> None:
     image, truth, prediction = _scene(101, 203)
     truth[:] = 2 * generator.integers(0, 2, truth.shape)  # ids 0 and 2: a mixture of them would be the id 1
     palette = (*PALETTE, (0, 0, 250))
-    result = panel(image, truth, prediction, palette, max_width=50)
-    assert result.shape == (25, 4 * 50 + 3 * GUTTER, 3)
-    start = 50 + GUTTER
-    colours = np.unique(result[:, start : start + 50].reshape(-1, 3), axis=0)
+    found = pictures(image, truth, prediction, palette, max_width=50)
+    assert {picture.shape for picture in found.values()} == {(25, 50, 3)}
+    colours = np.unique(found["ground truth"].reshape(-1, 3), axis=0)
     assert colours.tolist() == [[0, 0, 250], [10, 20, 30]]
-    assert panel(image, truth, prediction, palette, max_width=203).shape[1] == 4 * 203 + 3 * GUTTER
+    assert pictures(image, truth, prediction, palette, max_width=203)["errors"].shape == (101, 203, 3)
 
 
 def test_mismatching_sizes_are_errors() -> None:
     image, truth, prediction = _scene()
     with pytest.raises(ValueError, match=r"prediction has size \(10, 30\), expected \(20, 30\)"):
-        panel(image, truth, prediction[:10], PALETTE)
+        pictures(image, truth, prediction[:10], PALETTE)
     with pytest.raises(ValueError, match="picture has shape"):
-        panel(image[:10], truth, prediction, PALETTE)
+        pictures(image[:10], truth, prediction, PALETTE)
     with pytest.raises(ValueError, match="max_width 0"):
-        panel(image, truth, prediction, PALETTE, max_width=0)
+        pictures(image, truth, prediction, PALETTE, max_width=0)
