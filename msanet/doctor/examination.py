@@ -147,7 +147,7 @@ def _weight_findings(case: Case, train: SplitInfo) -> list[Finding]:
 
 
 def _deepspeed_findings(config: Config, plan: BatchPlan) -> list[Finding]:
-    deepspeed_config(config, plan)  # refuses what is decided twice
+    deepspeed_config(config, plan, parameters=1)  # refuses what is decided twice
     return []
 
 

@@ -21,11 +21,10 @@ from msanet.losses import SegmentationLoss
 from msanet.models.cost import peak_bytes
 from msanet.models.network import SegmentationNetwork, combined_loss
 from msanet.models.recompute import recompute_activations
+from msanet.training.optim import bucket_size
 
 _FULL, _NEARLY_FULL = 1.0, 0.85
 _FP32 = 4
-_DEFAULT_BUCKET = 500_000_000
-"""Elements of DeepSpeed's `zero_optimization.reduce_bucket_size`."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def state_bytes(parameters: int, config: Config, ranks: int) -> Memory:
         gradients=share if stage >= 2 else whole,
         optimizer=_moments(config.optimizer) * (share if stage else whole),
         average=(share if stage == 3 else whole) if config.trainer.ema else 0,
-        buckets=_bucket_bytes(config) if stage else 0,
+        buckets=_bucket_bytes(config, parameters) if stage else 0,
         activations=0,
     )
 
@@ -129,14 +128,13 @@ def fits(needed: Memory, evaluation: float, device: float | None, config: Config
 
 
 def buckets(parameters: int, config: Config) -> list[Finding]:
-    """ZeRO's buffers for gradients, of a size that is made for networks of billions of parameters."""
-    size = _bucket_size(config)
-    if not config.trainer.zero_stage or size <= 2 * parameters:
+    """ZeRO's buffers for gradients, where the user has set a size that is made for billions of parameters."""
+    if not config.trainer.zero_stage or bucket_size(config, parameters) <= 2 * parameters:
         return []
     text = (
-        f"ZeRO's buckets take {_gb(_bucket_bytes(config))} a rank for a network of {parameters / 1e6:.1f} million parameters, "
-        f"expected about its gradients' {_gb(_FP32 * parameters)}; set "
-        f"deepspeed.zero_optimization.reduce_bucket_size={parameters}"
+        f"ZeRO's buckets take {_gb(_bucket_bytes(config, parameters))} a rank for a network of "
+        f"{parameters / 1e6:.1f} million parameters, expected about its gradients' {_gb(_FP32 * parameters)}; leave "
+        "deepspeed.zero_optimization.reduce_bucket_size out"
     )
     return [Finding("advice", "memory", text)]
 
@@ -146,25 +144,22 @@ def _moments(optimizer: OptimizerConfig) -> int:
     return 2 if optimizer.name != "sgd" else int(optimizer.momentum > 0)
 
 
-def _bucket_size(config: Config) -> int:
-    size = _zero_settings(config).get("reduce_bucket_size")
-    return int(size) if isinstance(size, int | float) else _DEFAULT_BUCKET
-
-
 def _zero_settings(config: Config) -> dict[str, Any]:
     own = config.deepspeed.get("zero_optimization")
     return own if isinstance(own, dict) else {}
 
 
-def _bucket_bytes(config: Config) -> float:
+def _bucket_bytes(config: Config, parameters: int) -> float:
     """One bucket for each type that gradients are sent in (under bf16 autocast: convolutions' bf16, norms' fp32).
 
     Stages 1 and 2 stage both in fp32, and have them twice with overlap_comm; stage 3 has each in its own type.
     """
     is_bf16 = config.trainer.precision == "bf16"
     if config.trainer.zero_stage == 3:
-        return _bucket_size(config) * (_FP32 + (2 if is_bf16 else 0))
-    return _bucket_size(config) * _FP32 * (1 + is_bf16) * (1 + bool(_zero_settings(config).get("overlap_comm")))
+        return bucket_size(config, parameters) * (_FP32 + (2 if is_bf16 else 0))
+    return (
+        bucket_size(config, parameters) * _FP32 * (1 + is_bf16) * (1 + bool(_zero_settings(config).get("overlap_comm")))
+    )
 
 
 def _training_cures(needed: Memory, config: Config) -> str:

@@ -57,14 +57,30 @@ def total_steps(config: Config, num_samples: int) -> int:
     return trainer.steps or math.ceil(trainer.epochs * num_samples / trainer.global_batch)
 
 
-def deepspeed_config(config: Config, batches: BatchPlan) -> dict[str, Any]:
-    """DeepSpeed's JSON: the user's own settings under what our config decides. Raises UserError where both decide."""
+def bucket_size(config: Config, parameters: int) -> int:
+    """Elements of each of ZeRO's buffers for gradients: those of the network, unless the user's own setting says otherwise.
+
+    DeepSpeed's default is made for billions of parameters: 500 million elements, 2 to 4 GB a rank.
+    """
+    own = config.deepspeed.get("zero_optimization")
+    size = own.get("reduce_bucket_size") if isinstance(own, dict) else None
+    return int(size) if isinstance(size, int | float) else parameters
+
+
+def deepspeed_config(config: Config, batches: BatchPlan, parameters: int) -> dict[str, Any]:
+    """DeepSpeed's JSON: the user's own settings under what our config decides. Raises UserError where both decide.
+
+    parameters: how many the network has.
+    """
     derived: dict[str, Any] = {
         "train_batch_size": batches.global_batch,
         "train_micro_batch_size_per_gpu": batches.micro_batch,
         "gradient_accumulation_steps": batches.accumulation,
         "gradient_clipping": config.optimizer.clip_norm,
-        "zero_optimization": {"stage": config.trainer.zero_stage},
+        "zero_optimization": {
+            "stage": config.trainer.zero_stage,
+            "reduce_bucket_size": bucket_size(config, parameters),
+        },
         "zero_allow_untested_optimizer": True,  # SGD; ours are torch's own, tested in tests/training
         "torch_autocast": {"enabled": config.trainer.precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": 2**31,

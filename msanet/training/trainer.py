@@ -261,7 +261,7 @@ def _start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan
     engine, *_ = deepspeed.initialize(
         model=model.to(device),
         optimizer=build_optimizer(model, config.optimizer),
-        config=deepspeed_config(config, batches),
+        config=deepspeed_config(config, batches, sum(parameter.numel() for parameter in model.parameters())),
         dist_init_required=not dist.is_initialized(),
     )
     return engine

@@ -104,14 +104,15 @@ def test_zero_divides_what_it_says() -> None:
 
 
 def test_buckets_larger_than_the_network() -> None:
-    config = Config(trainer=TrainerConfig(zero_stage=2))
+    large = {"zero_optimization": {"reduce_bucket_size": 500_000_000}}
+    config = Config(trainer=TrainerConfig(zero_stage=2), deepspeed=large)
     (finding,) = memory.buckets(10**6, config)
-    assert (
-        finding.level == "advice" and "2.00 GB" in finding.text and finding.text.endswith("reduce_bucket_size=1000000")
-    )
-    assert memory.buckets(10**6, Config()) == memory.buckets(10**9, config) == []
+    assert finding.level == "advice" and "2.00 GB" in finding.text and "reduce_bucket_size out" in finding.text
+    unset = Config(trainer=TrainerConfig(zero_stage=2))
+    assert memory.buckets(10**6, Config()) == memory.buckets(10**9, config) == memory.buckets(10**6, unset) == []
     bf16 = Config(trainer=TrainerConfig(zero_stage=2, precision="bf16"))
-    assert memory.state_bytes(10, bf16, 1).buckets == 4e9
+    assert memory.state_bytes(10, bf16, 1).buckets == 80
+    assert memory.state_bytes(10, bf16.model_copy(update={"deepspeed": large}), 1).buckets == 4e9
 
 
 def test_what_fits() -> None:

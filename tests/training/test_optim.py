@@ -7,7 +7,14 @@ from msanet.config import Config, ScheduleConfig, parse_config
 from msanet.data.loader import BatchPlan
 from msanet.errors import UserError
 from msanet.models import build_model
-from msanet.training.optim import build_optimizer, deepspeed_config, learning_rate, parameter_groups, total_steps
+from msanet.training.optim import (
+    bucket_size,
+    build_optimizer,
+    deepspeed_config,
+    learning_rate,
+    parameter_groups,
+    total_steps,
+)
 
 
 def test_poly_is_the_papers() -> None:
@@ -51,8 +58,8 @@ def config(**deepspeed: object) -> Config:
 
 
 def test_the_users_json_is_merged_under_what_is_derived() -> None:
-    told = deepspeed_config(config(zero_optimization={"overlap_comm": True}, dump_state=False), BatchPlan(8, 2, 2))
-    assert told["zero_optimization"] == {"stage": 2, "overlap_comm": True}
+    told = deepspeed_config(config(zero_optimization={"overlap_comm": True}, dump_state=False), BatchPlan(8, 2, 2), 100)
+    assert told["zero_optimization"] == {"stage": 2, "overlap_comm": True, "reduce_bucket_size": 100}
     assert told["dump_state"] is False
     sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
     assert [told[name] for name in sizes] == [8, 2, 2]
@@ -72,12 +79,19 @@ def test_the_users_json_is_merged_under_what_is_derived() -> None:
 )
 def test_what_both_decide_is_refused(deepspeed: dict, setting: str) -> None:
     with pytest.raises(UserError, match=f"decided by {setting}"):
-        deepspeed_config(config(**deepspeed), BatchPlan(8, 2, 2))
+        deepspeed_config(config(**deepspeed), BatchPlan(8, 2, 2), 100)
 
 
 def test_what_both_say_alike_or_leave_open_is_taken() -> None:
-    told = deepspeed_config(config(train_batch_size="auto", zero_optimization={"stage": 2}), BatchPlan(8, 2, 2))
+    told = deepspeed_config(config(train_batch_size="auto", zero_optimization={"stage": 2}), BatchPlan(8, 2, 2), 100)
     assert told["train_batch_size"] == 8 and told["zero_optimization"]["stage"] == 2
+
+
+def test_zeros_buffers_are_as_large_as_the_network_unless_told() -> None:
+    assert bucket_size(config(), 100) == 100
+    own = config(zero_optimization={"reduce_bucket_size": 5e8})
+    assert bucket_size(own, 100) == 500_000_000
+    assert deepspeed_config(own, BatchPlan(8, 2, 2), 100)["zero_optimization"]["reduce_bucket_size"] == 500_000_000
 
 
 def test_classifier_has_a_rate_of_its_own() -> None:
