@@ -1,0 +1,219 @@
+"""Images through one network for the page: labels, and maps of the images that came last."""
+
+import io
+import math
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from msanet.config import EvaluationConfig
+from msanet.data.codec import open_image
+from msanet.errors import UserError
+from msanet.evaluation.inference import Predictor
+from msanet.evaluation.maps import Maps
+from msanet.models.attention_to_scale import AttentionToScale
+from msanet.models.msanet import MSANet
+from msanet.models.saved import ModelCard
+from msanet.visual.palette import UInt8
+
+_KEPT = 4  # images, at most `Limits.megapixels` each, and attention of one of them
+_MAX_SIDE = 16384  # pixels, what browsers' canvases can hold
+_MAP_SIDE = 512  # pixels of the longer side of a scale's map on its way to the page
+_TURNS = {  # EXIF orientation -> what makes it upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the page takes: a file of so many megabytes (1e6 bytes), an image of so many megapixels (1e6 pixels).
+
+    side: pixels of the longer side of the network's input; it gets larger images scaled down.
+    """
+
+    megabytes: float = 20.0
+    megapixels: float = 8.0
+    side: int = 1024
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """An image and its labels. key: by which `Segmenter.maps` finds it, unguessable. input_size: (height, width)."""
+
+    key: str
+    image_HWC: UInt8
+    label_HW: UInt8
+    input_size: tuple[int, int]
+
+
+class Segmenter:
+    """One network, one image in it at a time, for any number of threads.
+
+    settings: how images go through it; where these say neither `resize` nor `window`, images above `limits.side` are scaled
+    down. map_names: what `maps` returns, empty for networks without maps. queries: whether maps belong to a pixel.
+    Labels have the image's own size.
+    """
+
+    def __init__(self, model: nn.Module, card: ModelCard, settings: EvaluationConfig, limits: Limits) -> None:
+        self.model, self.card, self.settings, self.limits = model, card, settings, limits
+        self.map_names: tuple[str, ...] = ()
+        if isinstance(model, MSANet):
+            self.map_names = tuple(_attending(model))
+        elif isinstance(model, AttentionToScale):
+            self.map_names = tuple(f"{float(scale):g}" for scale in model.scales)
+        self.queries = isinstance(model, MSANet)
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, UInt8] = OrderedDict()
+        self._attention: tuple[str, Attention] | None = None
+        Predictor(model, settings, card.mean, card.std)  # raises what is wrong with the settings now
+
+    def segment(self, data: bytes, name: str = "image") -> Segmented:
+        """Labels of an encoded image; `name` is for errors.
+
+        Raises UserError if it is no image or too large a one, or memory does not suffice.
+        """
+        with self._lock:
+            image_HWC = decode(data, name, self.limits.megapixels)
+            settings = self._settings_for(image_HWC)
+            self._attention = None  # makes room
+            predictor = Predictor(self.model, settings, self.card.mean, self.card.std)
+            label_HW = predictor.labels(torch.from_numpy(image_HWC)).cpu().numpy()
+            key = secrets.token_urlsafe(16)
+            self._kept[key] = image_HWC
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+            return Segmented(key, image_HWC, label_HW, settings.resize or label_HW.shape)
+
+    def maps(self, key: str, row: int, column: int) -> dict[str, UInt8]:
+        """{name: (h, w) levels of strength from 0 to 255} of a kept image, at a size of their own.
+
+        Where maps belong to a pixel: the square root of how much each position gives to it, the largest 255; of other
+        networks: the weight of each scale. Raises UserError where the image is not kept or the pixel not in it.
+        """
+        with self._lock:
+            image_HWC = self._kept.get(key)
+            if image_HWC is None:
+                raise UserError(f"the image is not among the last {_KEPT}, which alone are kept; drop it again")
+            maps = Maps(self.model, self._settings_for(image_HWC), self.card.mean, self.card.std)
+            if not self.queries:
+                return {name: _small(map_HW) for name, map_HW in maps.scale_weights(image_HWC).items()}
+            height, width = image_HWC.shape[:2]
+            if not (0 <= row < height and 0 <= column < width):
+                raise UserError(
+                    f"pixel {row}, {column} is not in the image, expected below {height}, {width}; move back"
+                )
+            if self._attention is None or self._attention[0] != key:
+                self._attention = None  # makes room
+                self._attention = key, Attention(maps, image_HWC)
+            found = self._attention[1].of_pixel(row, column)
+            return {name: _levels(np.sqrt(map_HW / max(float(map_HW.max()), 1e-30))) for name, map_HW in found.items()}
+
+    def _settings_for(self, image_HWC: UInt8) -> EvaluationConfig:
+        height, width = image_HWC.shape[:2]
+        share = self.limits.side / max(height, width)
+        if share >= 1 or self.settings.resize or self.settings.window:
+            return self.settings
+        size = max(1, round(height * share)), max(1, round(width * share))
+        return self.settings.model_copy(update={"resize": size})
+
+
+class Attention:
+    """Where MSANet's modules look in one image: A and B of equation 1 are kept, so that a pixel costs one product.
+
+    They are caught in one pass of `Maps.attention`, whose input this is. Memory: that of A and B, float32 or bfloat16.
+    """
+
+    def __init__(self, maps: Maps, image_HWC: UInt8) -> None:
+        assert isinstance(maps.model, MSANet)
+        self._own_size = image_HWC.shape[:2]
+        self._input_size = maps.settings.resize or self._own_size
+        self._cells = {"quarter": 4, "half": 2}
+        with _caught(maps.model) as self._projections:
+            maps.attention(image_HWC, [(0, 0)])
+
+    @torch.inference_mode()
+    def of_pixel(self, row: int, column: int) -> dict[str, NDArray[np.float32]]:
+        """{module: (h, w)}, what `MSANet.attention_maps` returns for this pixel of the image."""
+        (height, width), (rows, columns) = self._own_size, self._input_size
+        found = {}
+        for name, projections in self._projections.items():
+            cell, a_1CHW = self._cells[name], projections["a"]
+            query_1C = projections["b"][:, :, row * rows // height // cell, column * columns // width // cell]
+            scores_P = (query_1C @ a_1CHW[0].flatten(1))[0]
+            map_HW = scores_P.float().softmax(dim=0).unflatten(0, a_1CHW.shape[2:])
+            found[name] = map_HW[: -(-rows // cell), : -(-columns // cell)].cpu().numpy()  # the rest is padding
+        return found
+
+
+def decode(data: bytes, name: str, megapixels: float) -> UInt8:
+    """(H, W, 3) uint8 RGB, upright as its EXIF orientation says. Raises UserError; too large an image is not decoded."""
+    picture = open_image(data, name)
+    height, width = picture.size
+    if height * width > megapixels * 1e6:
+        found = math.ceil(height * width / 1e5) / 10
+        raise UserError(
+            f"'{name}' has {width}x{height} pixels, {found:g} megapixels, expected at most {megapixels:g}; make it smaller, or "
+            f"start the page with --max-megapixels {math.ceil(found)}"
+        )
+    if max(height, width) > _MAX_SIDE:
+        raise UserError(
+            f"'{name}' has {width}x{height} pixels, expected sides of at most {_MAX_SIDE}; cut it into parts"
+        )
+    pixels_HWC = picture.window(0, 0, height, width)
+    with Image.open(io.BytesIO(data)) as header:
+        turn = _TURNS.get(header.getexif().get(274, 1)) if header.format in ("JPEG", "MPO") else None
+    if turn is not None:
+        pixels_HWC = np.asarray(Image.fromarray(pixels_HWC).transpose(turn))
+    return np.array(pixels_HWC)  # writable, which torch.from_numpy asks for
+
+
+def _attending(model: MSANet) -> dict[str, nn.ModuleDict]:
+    """{module: its projections} of modules that attend."""
+    modules = {"quarter": model.msam_quarter, "half": model.msam_half}
+    return {name: module.project for name, module in modules.items() if module is not None and module.attend}
+
+
+@contextmanager
+def _caught(model: MSANet) -> Iterator[dict[str, dict[str, Tensor]]]:
+    """{module: {"a", "b": projection}}, filled by what the network computes in the block."""
+    caught: dict[str, dict[str, Tensor]] = {name: {} for name in _attending(model)}
+
+    def catch(name: str, letter: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda module, args, output: caught[name].update({letter: output})
+
+    hooks = [
+        project[letter].register_forward_hook(catch(name, letter))
+        for name, project in _attending(model).items()
+        for letter in "ab"
+    ]
+    try:
+        yield caught
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _levels(share_HW: NDArray[np.float32]) -> UInt8:
+    return np.rint(np.clip(share_HW, 0.0, 1.0) * 255).astype(np.uint8)
+
+
+def _small(map_HW: NDArray[np.float32]) -> UInt8:
+    share = min(1.0, _MAP_SIDE / max(map_HW.shape))
+    size = max(1, round(map_HW.shape[1] * share)), max(1, round(map_HW.shape[0] * share))
+    return _levels(np.asarray(cv2.resize(map_HW, size, interpolation=cv2.INTER_AREA), np.float32))

@@ -1,0 +1,58 @@
+"""The page on a socket, until Ctrl-C."""
+
+import ipaddress
+import socket
+import sys
+
+from msanet.demo.segmenter import Segmenter
+from msanet.errors import UserError
+
+_IDLE = 30.0  # seconds without a byte after which a connection is closed
+
+
+def serve(segmenter: Segmenter, host: str, port: int) -> None:
+    """Serve the page until Ctrl-C. port: 0 for any free one.
+
+    Raises UserError where it cannot be bound or Flask is not installed.
+    """
+    try:
+        from werkzeug.serving import WSGIRequestHandler, make_server
+
+        from msanet.demo.app import create_app
+    except ImportError as error:
+        raise UserError(
+            "the package flask is not installed, expected it for the demo page; run: pip install 'msanet[demo]'"
+        ) from error
+
+    class Handler(WSGIRequestHandler):
+        timeout = _IDLE
+        server_version, sys_version = "msanet", ""
+
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            """Who looks at what is nobody's business."""
+
+    bound = _bind(host, port)
+    address = bound.getsockname()
+    if not ipaddress.ip_address(address[0]).is_loopback:
+        print(
+            f"warning: --host {host} shows the page to other machines, without password or encryption; "
+            "only do so in a network that you trust",
+            file=sys.stderr,
+        )
+    server = make_server(
+        address[0], address[1], create_app(segmenter, host), threaded=True, request_handler=Handler, fd=bound.fileno()
+    )
+    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    print(f"the page is at http://{shown}:{address[1]}/ until Ctrl-C", flush=True)
+    server.serve_forever()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise UserError(
+            f"--host {host} --port {port} cannot be bound ({(error.strerror or str(error)).lower()}), expected a free port of "
+            "this machine; choose another --port, 0 for any"
+        ) from error
