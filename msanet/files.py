@@ -1,25 +1,44 @@
 """Files that are whole or absent, also after a loss of power."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import ENOTDIR
 from pathlib import Path
 
 PARTIAL = ".partial"
 """Ends the name of what is not whole yet."""
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name beside `path`, and give it its name when it is on the disk.
+@contextmanager
+def whole_file(path: Path, temporary: Path | None = None, lasting: bool = True) -> Iterator[Path]:
+    """A path to write to that becomes `path` if the block ends without an error; folders are made as needed.
 
-    Characters that UTF-8 cannot hold (a lone surrogate out of a file name) become question marks.
+    temporary: that path, where PATH.partial does not do. lasting: it is on the disk before it gets its name, which takes
+    time that many small files need not. Raises OSError that names `path`, also for a full disk.
     """
-    temporary = path.with_name(path.name + PARTIAL)  # beside, since a rename is atomic only inside one file system
+    # Beside `path`, since a rename is atomic only inside one file system.
+    temporary = temporary or path.with_name(path.name + PARTIAL)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            if lasting:
+                sync(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if lasting:
+            sync(path.parent)
+    except OSError as error:
+        number = ENOTDIR if isinstance(error, FileExistsError) else error.errno
+        raise OSError(number, os.strerror(number or 0), str(path)) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file. Characters that UTF-8 cannot hold (a lone surrogate out of a file name) become question marks."""
+    with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-        sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
 
 
 def sync(path: Path) -> None:

@@ -22,7 +22,7 @@ def _explained_lack_of_memory() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise UserError(
             f"memory does not suffice for one image ({str(error).splitlines()[0]}), expected its passes to fit; set "
@@ -182,7 +182,7 @@ class Predictor:
         try:
             return self._forward(windows_NCHW)
         except RuntimeError as error:
-            if len(windows_NCHW) == 1 or self.lockstep or not _is_out_of_memory(error):
+            if len(windows_NCHW) == 1 or self.lockstep or not is_out_of_memory(error):
                 raise
         self.window_batch = len(windows_NCHW) // 2
         tqdm.write(
@@ -240,5 +240,6 @@ def _softmax_of(highest_1HW: Tensor, logits_1KHW: Tensor) -> Tensor:
     return torch.cat(sums, dim=1).reciprocal_()
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory did not suffice, on a GPU or on the host."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

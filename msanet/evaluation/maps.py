@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from msanet.config import EvaluationConfig
 from msanet.data.augment import normalise
 from msanet.errors import UserError
+from msanet.evaluation.inference import is_out_of_memory
 from msanet.models.attention_to_scale import AttentionToScale
 from msanet.models.blocks import upsample
 from msanet.models.msanet import MSANet
@@ -111,7 +112,7 @@ class Maps:
             with torch.inference_mode(), torch.autocast(device, torch.bfloat16, self.settings.precision == "bf16"):
                 yield
         except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            if not is_out_of_memory(error):
                 raise
             raise UserError(
                 f"memory does not suffice for the maps of one image ({str(error).splitlines()[0]}), expected the whole image "

@@ -5,7 +5,6 @@ that are not zero, image after image.
 """
 
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from msanet.errors import UserError, nearest
-from msanet.files import PARTIAL, sync
+from msanet.files import whole_file
 
 FORMAT = "msanet per-image confusion counts"
 VERSION = 1
@@ -199,16 +198,9 @@ def write_records(path: Path, records: ImageRecords) -> None:
     arrays: dict[str, Any] = {"starts": records.starts, "cells": records.cells, "counts": records.counts}
     if records.instances is not None:
         arrays["instances"] = records.instances
-    temporary = path.with_name(path.name + PARTIAL)
-    try:
-        with temporary.open("wb") as file:
-            keys = np.array(records.keys, dtype=np.str_)
-            np.savez_compressed(file, about=np.array(json.dumps(about)), keys=keys, **arrays)
-        sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        keys = np.array(records.keys, dtype=np.str_)
+        np.savez_compressed(file, about=np.array(json.dumps(about)), keys=keys, **arrays)
 
 
 def read_records(path: Path) -> ImageRecords:

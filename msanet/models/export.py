@@ -5,7 +5,6 @@ What is written is run before it gets its name, and must say what the network sa
 
 import logging
 import operator
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx.experimental import _config as tracing
 
 from msanet.errors import UserError
-from msanet.files import PARTIAL, sync
+from msanet.files import whole_file
 from msanet.models.saved import CARD, ModelCard, load_network, save_network
 
 TOLERANCE = 1e-3
@@ -68,15 +67,9 @@ def export_network(path: Path, target: str, network: nn.Module, card: ModelCard,
     size: see `Size`; the batch is free in any case. Raises UserError where the file says something else than the
     network, and where a package is missing.
     """
-    temporary = path.with_name(path.name + PARTIAL)
-    try:
+    with whole_file(path) as temporary:
         FORMATS[target].write(temporary, network.eval(), card, size)
         require_same(FORMATS[target].open(temporary), Deployed(network, card), size)
-        sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
 
 
 @torch.no_grad()

@@ -1,9 +1,6 @@
 """What a prediction leaves on disk. Every file is written beside its place and renamed: after a kill it is whole or absent."""
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from errno import ENOTDIR
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -11,27 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msanet.errors import UserError
-from msanet.files import PARTIAL
+from msanet.files import whole_file
 from msanet.visual.palette import RGB, UInt8, write_palette_png
-
-
-@contextmanager
-def whole_file(path: Path, temporary: Path | None = None) -> Iterator[Path]:
-    """A path to write to that becomes `path` if the block ends without an error; folders are made as needed.
-
-    temporary: that path, where PATH.partial does not do. Raises OSError that names `path`, also for a full disk.
-    """
-    temporary = temporary or path.with_name(path.name + PARTIAL)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        number = ENOTDIR if isinstance(error, FileExistsError) else error.errno
-        raise OSError(number, os.strerror(number or 0), str(path)) from error
 
 
 def write_picture(path: Path, picture: UInt8) -> None:
@@ -47,17 +25,17 @@ def write_picture(path: Path, picture: UInt8) -> None:
         raise UserError(
             f"'{path}' cannot hold {width}x{height} pixels; cut the image, or leave this output out of --write"
         )
-    with whole_file(path) as temporary:
+    with whole_file(path, lasting=False) as temporary:
         temporary.write_bytes(data.tobytes())
 
 
 def write_palette(path: Path, label_HW: UInt8, palette: Sequence[RGB], ignore_colour: RGB = (0, 0, 0)) -> None:
     """`write_palette_png`, whole or not at all."""
-    with whole_file(path) as temporary:
+    with whole_file(path, lasting=False) as temporary:
         write_palette_png(temporary, label_HW, palette, ignore_colour)
 
 
 def write_probabilities(path: Path, probabilities_KHW: NDArray[np.float32], classes: Sequence[str]) -> None:
     """Write an .npz of `probabilities`, (K, H, W) float16, and `classes`, their K names."""
-    with whole_file(path) as temporary, temporary.open("wb") as file:
+    with whole_file(path, lasting=False) as temporary, temporary.open("wb") as file:
         np.savez(file, probabilities=probabilities_KHW.astype(np.float16), classes=np.array(classes))

@@ -14,9 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from msanet.errors import UserError
-from msanet.files import PARTIAL
+from msanet.files import PARTIAL, whole_file
 from msanet.visual.palette import UInt8
-from msanet.visual.prediction import whole_file
 
 VIDEO_EXTENSIONS = ("mp4", "avi", "mov", "mkv", "webm")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: what it says of a damaged file, our sentence says
@@ -108,7 +107,7 @@ class VideoWriter:
 def new_video(path: Path, rate: float) -> Iterator[VideoWriter]:
     """A video that is at `path` when the block has ended without an error. Raises OSError if frames are missing in it."""
     # FFmpeg tells the container from the ending.
-    with whole_file(path, path.with_name(path.stem + PARTIAL + path.suffix)) as temporary:
+    with whole_file(path, path.with_name(path.stem + PARTIAL + path.suffix), lasting=False) as temporary:
         writer = VideoWriter(temporary, rate)
         try:
             yield writer

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from msanet.errors import UserError
-from msanet.visual.prediction import whole_file, write_picture
+from msanet.files import whole_file
+from msanet.visual.prediction import write_picture
 from msanet.visual.video import VideoReader, new_video
 
 
