@@ -57,6 +57,7 @@ SUBJECTS = {
     "deeplabv3, resnet101, stride 8": Subject(
         "deeplabv3", {"backbone": "resnet101", "output_stride": 8, "auxiliary": True}, size=(240, 320)
     ),
+    "attention_to_scale, deeplab_largefov": Subject("attention_to_scale", size=(240, 320)),
     "deeplabv3, group norm": Subject("deeplabv3", {"norm": "group"}, size=(240, 320)),
 }
 

@@ -1,7 +1,6 @@
 """MS-COCO: `annotations/instances_<split><year>.json`, whose objects become one map of classes per image."""
 
 import argparse
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from msanet.datasets.coco import CATEGORIES
 from msanet.errors import UserError
 from sharding.readers.coco_mask import CROWD, DecodeObjects
 from sharding.readers.labels import need
-from sharding.readers.reader import Found, Pair, Reader, choose_splits, make_pair
+from sharding.readers.reader import Found, Pair, Reader, choose_splits, make_pair, subset_of
 from sharding.tree import Tree
 
 _FOLDER = "annotations"
@@ -64,11 +63,6 @@ def read(tree: Tree, options: argparse.Namespace) -> Found:
             )
     pairs = {split: _pairs(tree, f"{split}{year}", subset.get(split), options.seed) for split in splits}
     return Found(SPEC, pairs, decode=DecodeObjects(options.crowd))
-
-
-def subset_of(ids: Sequence[int], count: int, seed: int) -> set[int]:
-    """`count` of the ids at random: those with the smallest sha256 of "seed:id", on any machine and in any order."""
-    return set(sorted(ids, key=lambda id: hashlib.sha256(f"{seed}:{id}".encode()).digest())[:count])
 
 
 def _pairs(tree: Tree, name: str, count: int | None, seed: int) -> list[Pair]:

@@ -1,9 +1,11 @@
 """What a reader is, and the steps that all readers share: pair images with labels, choose splits."""
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from msanet.data.index import safe_key
 from msanet.datasets import DatasetSpec
@@ -30,6 +32,7 @@ class Pair:
 
 
 Splits = dict[str, list[Pair]]
+Id = TypeVar("Id", int, str)
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,11 @@ def by_id(folder: str, names: Iterable[str], suffixes: Sequence[str]) -> dict[st
     return {
         name.removesuffix(suffix): f"{folder}/{name}" for name in names for suffix in suffixes if name.endswith(suffix)
     }
+
+
+def subset_of(ids: Iterable[Id], count: int, seed: int) -> set[Id]:
+    """`count` of the ids at random: those with the smallest sha256 of "seed:id", on any machine and in any order."""
+    return set(sorted(ids, key=lambda id: hashlib.sha256(f"{seed}:{id}".encode()).digest())[:count])
 
 
 def choose_splits(asked: Sequence[str] | None, present: Sequence[str], usual: Sequence[str], where: str) -> list[str]:

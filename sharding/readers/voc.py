@@ -14,7 +14,7 @@ from msanet.datasets import VOC as SPEC
 from msanet.errors import UserError
 from sharding.readers.beside import Beside
 from sharding.readers.labels import decode_ids, from_mat
-from sharding.readers.reader import Found, Pair, Reader, by_id, choose_splits, make_pair, pair_up
+from sharding.readers.reader import Found, Pair, Reader, by_id, choose_splits, make_pair, pair_up, subset_of
 from sharding.tree import Tree, open_tree
 
 _LISTS = "ImageSets/Segmentation"
@@ -22,6 +22,7 @@ _OWN = "SegmentationClass"
 _USUAL = ("train", "val")
 _OFFICIAL = ("train", "val", "trainval")
 _AUGMENTED = "train_aug"
+_POOLED = ("pooled_train", "pooled_test")
 _SBD_FOLDERS = ("", "dataset", "benchmark_RELEASE/dataset")
 
 
@@ -51,10 +52,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "VOC's val; needs scipy), packed by default with val",
     )
 
+    parser.add_argument(
+        "--pool",
+        type=float,
+        metavar="SHARE",
+        help="VOC's train and val together, and SHARE of the images held out, as the MSANet paper does with 0.1: packs the "
+        "splits pooled_train and pooled_test",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="for --pool: which images (default 0)")
+
 
 def read(tree: Tree, options: argparse.Namespace) -> Found:
     """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
     lists = by_id(_LISTS, tree.files(_LISTS), [".txt"])
+    if options.pool is not None:
+        return Found(SPEC, _pooled(tree, options))
     if options.sbd is None:
         splits = choose_splits(options.splits, sorted(lists), _USUAL, tree.show(_LISTS))
         return Found(SPEC, {split: _pairs(tree, split, lists[split]) for split in splits})
@@ -65,9 +77,24 @@ def read(tree: Tree, options: argparse.Namespace) -> Found:
     return Found(SPEC, pairs, decode=DecodeWithSbd(), tree=both)
 
 
+def _pooled(tree: Tree, options: argparse.Namespace) -> dict[str, list[Pair]]:
+    """The paper does not publish its choice; ours is by a hash of the id, the same on every machine."""
+    if options.sbd is not None or options.splits:
+        raise UserError("--pool is given with --sbd or --splits, expected it alone: it makes its own two splits")
+    if not 0 < options.pool < 1:
+        raise UserError(f"--pool is {options.pool:g}, expected a share between 0 and 1, such as 0.1")
+    ids = {source_id for split in _USUAL for source_id in _ids(tree, f"{_LISTS}/{split}.txt")}
+    held_out = subset_of(ids, round(options.pool * len(ids)), options.seed)
+    chosen = dict(zip(_POOLED, (ids - held_out, held_out), strict=True))
+    return {split: _pairs_of(tree, split, list(own), "ImageSets") for split, own in chosen.items()}
+
+
 def _pairs(tree: Tree, split: str, list_path: str) -> list[Pair]:
-    ids = _ids(tree, list_path)
-    images = _images(tree, ids, f"list '{tree.show(list_path)}'")
+    return _pairs_of(tree, split, _ids(tree, list_path), f"list '{tree.show(list_path)}'")
+
+
+def _pairs_of(tree: Tree, split: str, ids: list[str], where: str) -> list[Pair]:
+    images = _images(tree, ids, where)
     labels = _labels(tree, split, set(ids))
     pair_up(tree, images, labels, split)  # each has its label
     return [make_pair(source_id, images[source_id], labels[source_id]) for source_id in sorted(ids)]

@@ -1,5 +1,6 @@
 """Every layout gives the right pairs, and its pixels and ids survive the shards."""
 
+import hashlib
 import io
 import json
 import pickle
@@ -11,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from packing import packed_members
+from packing import packed_members, refuse
 from PIL import Image
 
 from msanet.data.index import load_manifest
@@ -114,6 +115,21 @@ def test_voc(below: str, fake: Any, shard: Shard, tmp_path: Path) -> None:
     assert shard("voc", "--source", root / below, "--out", out) == 0
     check_split(out, "train", VOC, voc_sources(root / "VOC2012", ["2007_a", "2007_b"]))
     check_split(out, "val", VOC, voc_sources(root / "VOC2012", ["2007_c"]))
+
+
+def test_voc_pooled_as_the_msanet_paper_does(fake: Any, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
+    """Train and val together, a share held out by a hash of the id: another seed is another choice, and nothing is lost."""
+    root = fake.voc()
+    ids = ["2007_a", "2007_b", "2007_c"]
+    for seed in (0, 1, 2, 3):
+        out = tmp_path / str(seed)
+        assert shard("voc", "--source", root, "--out", out, "--pool", "0.4", "--seed", seed) == 0
+        held_out = min(ids, key=lambda source_id: hashlib.sha256(f"{seed}:{source_id}".encode()).hexdigest())
+        check_split(out, "pooled_test", VOC, voc_sources(root / "VOC2012", [held_out]))
+        check_split(out, "pooled_train", VOC, voc_sources(root / "VOC2012", sorted({*ids} - {held_out})))
+    words = ["voc", "--source", root]
+    assert "expected a share between 0 and 1" in refuse([*words, "--pool", "10"], tmp_path / "a", capfd)
+    assert "expected it alone" in refuse([*words, "--pool", "0.1", "--splits", "val"], tmp_path / "a", capfd)
 
 
 def test_voc_lists_choose_their_label_folder(fake: Any, shard: Shard, tmp_path: Path) -> None:
