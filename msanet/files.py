@@ -31,8 +31,10 @@ def whole_file(path: Path, temporary: Path | None = None, lasting: bool = True) 
         if lasting:
             sync(path.parent)
     except OSError as error:
+        if error.errno is None:
+            raise
         number = ENOTDIR if isinstance(error, FileExistsError) else error.errno
-        raise OSError(number, os.strerror(number or 0), str(path)) from error
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
