@@ -19,8 +19,12 @@ _FONT = 16
 
 def heat(map_HW: Float) -> UInt8:
     """Values 0 to 1 in the colours of viridis, from dark blue to yellow: (H, W, 3) RGB."""
+    return _coloured(map_HW, cv2.COLORMAP_VIRIDIS)
+
+
+def _coloured(map_HW: Float, colours: int) -> UInt8:
     levels_HW = np.rint(np.clip(map_HW, 0.0, 1.0) * 255).astype(np.uint8)
-    return np.asarray(cv2.cvtColor(cv2.applyColorMap(levels_HW, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB), np.uint8)
+    return np.asarray(cv2.cvtColor(cv2.applyColorMap(levels_HW, colours), cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def scale_panel(image_HWC: UInt8, weights: Mapping[str, Float], width: int = 480) -> UInt8:
@@ -38,7 +42,7 @@ def scale_panel(image_HWC: UInt8, weights: Mapping[str, Float], width: int = 480
 def attention_picture(
     image_HWC: UInt8, maps_QHW: Float, queries_Q2: Sequence[tuple[int, int]], width: int = 960
 ) -> UInt8:
-    """Where a module looks for each query: its map over the grey image, the query marked by a white ring.
+    """Where a module looks for each query: its map (inferno) as light on the grey image, the query marked by a white ring.
 
     maps_QHW: 0 and more; colours go to each map's own maximum, by the square root, since a softmax over many positions is
     a few peaks. queries_Q2: (row, column). One query: the image's own size; several: a grid of pictures of that `width`.
@@ -47,8 +51,8 @@ def attention_picture(
     pictures = []
     for map_HW, query in zip(maps_QHW, queries_Q2, strict=True):
         strength_HW = np.sqrt(map_HW / max(float(map_HW.max()), 1e-30))
-        share_HW1 = 0.3 + 0.5 * strength_HW[..., None]  # of the colour: the image shows where the module does not look
-        picture = np.rint((1 - share_HW1) * grey_HWC + share_HW1 * heat(strength_HW)).astype(np.uint8)
+        light_HWC = _coloured(strength_HW, cv2.COLORMAP_INFERNO)  # black where the module does not look
+        picture = np.asarray(cv2.addWeighted(grey_HWC, 0.6, light_HWC, 1.0, 0.0), np.uint8)
         _mark(picture, query)
         pictures.append(picture)
     if len(pictures) == 1:
