@@ -15,7 +15,7 @@ from typing import Any, NoReturn, get_args
 import numpy as np
 
 from msanet.errors import UserError, user_errors
-from msanet.evaluation.protocols import NamedScores, Protocol, judge
+from msanet.evaluation.protocols import NAMED, NamedScores, Protocol, judge
 from msanet.evaluation.records import ImageRecords, merge_classes, read_records, records_file
 from msanet.evaluation.statistics import (
     FIGURES,
@@ -29,12 +29,6 @@ from msanet.evaluation.statistics import (
 )
 
 FIGURE_NAMES = dict(zip(FIGURES, ("mIoU", "mean accuracy", "pixel accuracy", "frequency-weighted IoU"), strict=True))
-NAMED = {
-    "categories": "IoU of categories",
-    "class_instances": "iIoU of classes",
-    "category_instances": "iIoU of categories",
-}
-"""Fields of a Judgement -> what they are called."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -42,6 +42,14 @@ class Judgement:
     category_instances: NamedScores | None = None
 
 
+NAMED = {
+    "categories": "IoU of categories",
+    "class_instances": "iIoU of classes",
+    "category_instances": "iIoU of categories",
+}
+"""Fields of a Judgement, of official-cityscapes only -> what they are called."""
+
+
 def judge(
     matrix: np.ndarray, classes: tuple[str, ...], protocol: Protocol, instances: np.ndarray | None = None
 ) -> Judgement:

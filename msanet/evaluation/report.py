@@ -17,6 +17,7 @@ from msanet.evaluation import result
 from msanet.evaluation.confusion import confusion_matrix_with_void
 from msanet.evaluation.metrics import scores
 from msanet.evaluation.panel_maps import PanelMaps
+from msanet.evaluation.protocols import NAMED
 from msanet.visual.panels import pictures
 from msanet.visual.report import Panel, ReportData, write_report
 
@@ -83,6 +84,7 @@ def score_table(evaluation: result.Evaluation) -> str:
         f"pixel accuracy {_percent(figures['pixel_accuracy'])}, mean accuracy {_percent(figures['mean_accuracy'])}, "
         f"frequency-weighted IoU {_percent(figures['frequency_weighted_iou'])}",
         f"mIoU {_percent(figures['mean_iou'])} ({interval}all pixels '{baseline['class']}': {_percent(baseline['mean_iou'])})",
+        *(f"{what} {_percent(figures[kind]['mean'])}" for kind, what in NAMED.items() if kind in figures),
         f"{figures['num_images']} of {len(evaluation.times_seen)} images of '{evaluation.split}' on {evaluation.world_size} "
         f"ranks, {evaluation.num_missing} missing, {evaluation.num_duplicate} counted twice",
         *figures["notes"],

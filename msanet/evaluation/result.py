@@ -15,7 +15,7 @@ from msanet.evaluation.calibration import ReliabilityBin, expected_calibration_e
 from msanet.evaluation.cost import Cost
 from msanet.evaluation.metrics import constant_baseline
 from msanet.evaluation.panel_maps import PanelMaps
-from msanet.evaluation.protocols import Judgement, NamedScores, Protocol, judge
+from msanet.evaluation.protocols import NAMED, Judgement, NamedScores, Protocol, judge
 from msanet.evaluation.records import ImageRecords, records_file, write_records
 from msanet.evaluation.statistics import bootstrap, dice, worst
 from msanet.files import write_text
@@ -108,7 +108,7 @@ class Evaluation:
             "frequency_weighted_iou": scores.frequency_weighted_iou,
             "mean_dice": _mean(dice(self.records.class_counts().sum())),
             "classes": self._classes(),
-            **{kind: _named(getattr(self.judgement, kind)) for kind in _KINDS if getattr(self.judgement, kind)},
+            **{kind: _named(getattr(self.judgement, kind)) for kind in NAMED if getattr(self.judgement, kind)},
             "constant_baseline": {"class": name, "mean_iou": baseline},
             "boundary": self._boundary(),
             "calibration": self._calibration(),
@@ -165,9 +165,6 @@ class Evaluation:
             return None
         bins = [vars(row) for row in self.calibration]
         return {"expected_calibration_error": expected_calibration_error(self.calibration), "bins": bins}
-
-
-_KINDS = ("categories", "class_instances", "category_instances")
 
 
 def evaluation_file(run: Path, split: str) -> Path:
