@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import suppress
 from enum import IntEnum
-from types import FrameType, TracebackType
+from types import FrameType
 
 from msanet import distributed
 
@@ -46,9 +46,7 @@ class Watch:
         distributed.when_launcher_is_lost(self._on_lost_launcher)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         distributed.when_launcher_is_lost(None)
         for number, handler in self._before.items():
             signal.signal(number, handler)
