@@ -22,7 +22,7 @@ from msanet.errors import UserError
 from msanet.evaluation.inference import Predictor
 from msanet.evaluation.maps import Maps
 from msanet.models.attention_to_scale import AttentionToScale
-from msanet.models.msanet import MSANet
+from msanet.models.msanet import ATTENTION_CELLS, MSANet
 from msanet.models.saved import ModelCard
 from msanet.visual.palette import UInt8
 
@@ -143,7 +143,6 @@ class Attention:
         assert isinstance(maps.model, MSANet)
         self._own_size = image_HWC.shape[:2]
         self._input_size = maps.settings.resize or self._own_size
-        self._cells = {"quarter": 4, "half": 2}
         with _caught(maps.model) as self._projections:
             maps.attention(image_HWC, [(0, 0)])
 
@@ -153,7 +152,7 @@ class Attention:
         (height, width), (rows, columns) = self._own_size, self._input_size
         found = {}
         for name, projections in self._projections.items():
-            cell, a_1CHW = self._cells[name], projections["a"]
+            cell, a_1CHW = ATTENTION_CELLS[name], projections["a"]
             query_1C = projections["b"][:, :, row * rows // height // cell, column * columns // width // cell]
             scores_P = (query_1C @ a_1CHW[0].flatten(1))[0]
             map_HW = scores_P.float().softmax(dim=0).unflatten(0, a_1CHW.shape[2:])

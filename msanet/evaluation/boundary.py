@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from msanet.datasets import IGNORE_INDEX
+from msanet.evaluation.metrics import mean_of_defined, ratio
 
 IOU_WIDTH = 0.02
 F1_TOLERANCE = 0.0075
@@ -69,14 +70,14 @@ class BoundaryCounts:
     def scores(self) -> BoundaryScores:
         """The figures of all that was counted."""
         both, truth, prediction, truth_contour, truth_met, prediction_contour, prediction_met = self.counts_7K
-        iou = _ratio(both, truth + prediction - both)
-        precision, recall = _ratio(prediction_met, prediction_contour), _ratio(truth_met, truth_contour)
+        iou = ratio(both, truth + prediction - both)
+        precision, recall = ratio(prediction_met, prediction_contour), ratio(truth_met, truth_contour)
         # 2PR / (P + R) without its 0/0: one contour alone is 0, none is NaN
         p, r = np.nan_to_num(precision), np.nan_to_num(recall)
         f1 = np.where(
             truth_contour + prediction_contour > 0, 2 * p * r / np.maximum(p + r, np.finfo(float).tiny), np.nan
         )
-        return BoundaryScores(_mean(iou), _mean(f1), iou, f1, precision, recall, truth)
+        return BoundaryScores(mean_of_defined(iou), mean_of_defined(f1), iou, f1, precision, recall, truth)
 
     def _count_areas(self, truth_HW: np.ndarray, prediction_HW: np.ndarray) -> None:
         depth = max(1, round(self.width * float(np.hypot(*truth_HW.shape))))
@@ -158,12 +159,3 @@ def _disc(reach: float) -> list[tuple[int, int]]:
                 tallest[columns] = max(rows, tallest.get(columns, 0))
     widest = {rows: columns for columns, rows in sorted(tallest.items())}
     return sorted(widest.items(), key=lambda half: -(2 * half[0] + 1) * (2 * half[1] + 1))
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(whole > 0, part / whole, np.nan)
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

@@ -13,11 +13,9 @@ from msanet.errors import UserError
 from msanet.evaluation.inference import is_out_of_memory
 from msanet.models.attention_to_scale import AttentionToScale
 from msanet.models.blocks import upsample
-from msanet.models.msanet import MSANet
+from msanet.models.msanet import ATTENTION_CELLS, MSANet
 from msanet.visual.heat import Float, attention_picture, heat, scale_panel
 from msanet.visual.palette import UInt8
-
-_CELLS = {"quarter": 4, "half": 2}  # pixels per position of MSANet's modules
 
 
 class Maps:
@@ -35,7 +33,7 @@ class Maps:
         std: tuple[float, ...],
         queries_Q2: Sequence[tuple[int, int]] = (),
     ) -> None:
-        attends = isinstance(model, MSANet) and model.msam_quarter is not None and model.msam_quarter.attend
+        attends = isinstance(model, MSANet) and model.attends
         if not attends and not isinstance(model, AttentionToScale):
             raise UserError(
                 f"the network {type(model).__name__} has no maps, expected attention_to_scale, or msanet with "
@@ -93,7 +91,7 @@ class Maps:
             queries_Q2 = [(row * rows // height, column * columns // width) for row, column in queries_Q2]
             maps = model.attention_maps(x_1CHW, queries_Q2)
             return {
-                name: _at_size(upsample(map_1QHW, _CELLS[name], (rows, columns)), (height, width))
+                name: _at_size(upsample(map_1QHW, ATTENTION_CELLS[name], (rows, columns)), (height, width))
                 for name, map_1QHW in maps.items()
             }
 

@@ -33,12 +33,10 @@ def scores(matrix: np.ndarray, classes: tuple[str, ...]) -> Scores:
     correct = np.diagonal(matrix)
     union = support + predicted - correct
     total = int(support.sum())
-    with np.errstate(divide="ignore", invalid="ignore"):
-        iou = np.where(union > 0, correct / union, np.nan)
-        accuracy = np.where(support > 0, correct / support, np.nan)
+    iou, accuracy = ratio(correct, union), ratio(correct, support)
     return Scores(
-        mean_iou=_mean(iou),
-        mean_accuracy=_mean(accuracy),
+        mean_iou=mean_of_defined(iou),
+        mean_accuracy=mean_of_defined(accuracy),
         pixel_accuracy=int(correct.sum()) / total if total else float("nan"),
         frequency_weighted_iou=float(np.nansum(iou * support) / total) if total else float("nan"),
         iou_K=iou,
@@ -75,5 +73,12 @@ def _void_note(pixels: int) -> tuple[str, ...]:
     return (f"Predicted void on {pixels} labelled pixels, counted as missed.",) if pixels else ()
 
 
-def _mean(values: np.ndarray) -> float:
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Element by element, NaN where there is no whole."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
+
+
+def mean_of_defined(values: np.ndarray) -> float:
+    """The mean of what is not NaN; NaN where nothing is defined."""
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

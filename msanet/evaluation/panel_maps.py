@@ -45,7 +45,7 @@ def panel_maps(predictor: Predictor, image_HWC: Tensor) -> PanelMaps | None:
     would be one too many; and, with a warning, where memory does not suffice.
     """
     model = predictor.model
-    attends = isinstance(model, MSANet) and model.msam_quarter is not None and model.msam_quarter.attend
+    attends = isinstance(model, MSANet) and model.attends
     whole = predictor.settings.window is None and not predictor.lockstep
     if not whole or not (attends or isinstance(model, AttentionToScale)):
         return None

@@ -13,7 +13,7 @@ from msanet.errors import UserError
 from msanet.evaluation.boundary import BoundaryScores
 from msanet.evaluation.calibration import ReliabilityBin, expected_calibration_error
 from msanet.evaluation.cost import Cost
-from msanet.evaluation.metrics import constant_baseline
+from msanet.evaluation.metrics import constant_baseline, mean_of_defined, ratio
 from msanet.evaluation.panel_maps import PanelMaps
 from msanet.evaluation.protocols import NAMED, Judgement, NamedScores, Protocol, judge
 from msanet.evaluation.records import ImageRecords, records_file, write_records
@@ -106,7 +106,7 @@ class Evaluation:
             "mean_accuracy": scores.mean_accuracy,
             "pixel_accuracy": scores.pixel_accuracy,
             "frequency_weighted_iou": scores.frequency_weighted_iou,
-            "mean_dice": _mean(dice(self.records.class_counts().sum())),
+            "mean_dice": mean_of_defined(dice(self.records.class_counts().sum())),
             "classes": self._classes(),
             **{kind: _named(getattr(self.judgement, kind)) for kind in NAMED if getattr(self.judgement, kind)},
             "constant_baseline": {"class": name, "mean_iou": baseline},
@@ -137,12 +137,10 @@ class Evaluation:
 
     def _classes(self) -> dict[str, dict[str, Any]]:
         scores, counts = self.judgement.scores, self.records.class_counts().sum()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            precision_K = counts.right / counts.predicted
         columns = {
             "iou": scores.iou_K,
             "accuracy": scores.accuracy_K,
-            "precision": precision_K,
+            "precision": ratio(counts.right, counts.predicted),
             "dice": dice(counts),
             "support": scores.support_K,
         }
@@ -194,10 +192,6 @@ def require_whole(evaluation: Evaluation, source: ShardSource) -> None:
 
 def _named(scores: NamedScores) -> dict[str, Any]:
     return {"mean": scores.mean, "values": scores.values}
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
 def _without_nan(value: Any) -> Any:

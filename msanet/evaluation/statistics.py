@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from msanet.errors import UserError
+from msanet.evaluation.metrics import ratio
 from msanet.evaluation.records import ClassCounts, ImageRecords
 
 RESAMPLES = 2000
@@ -126,7 +127,7 @@ def worst(records: ImageRecords, count: int, by: Literal["iou", "cost"] = "iou")
 
 def dice(counts: ClassCounts) -> np.ndarray:
     """(..., K) 2 TP / (2 TP + FP + FN), also called F1 (Dice 1945); NaN for a class neither labelled nor predicted."""
-    return _ratio(2 * counts.right, counts.support + counts.predicted)
+    return ratio(2 * counts.right, counts.support + counts.predicted)
 
 
 def _resampled(pair: tuple[ClassCounts, ...], resamples: int, seed: int) -> Iterator[tuple[ClassCounts, ...]]:
@@ -154,25 +155,20 @@ def _figures(counts: ClassCounts) -> np.ndarray:
     iou, total = _iou(counts), counts.support.sum(axis=-1)
     figures = (
         _mean(iou),
-        _mean(_ratio(counts.right, counts.support)),
-        _ratio(counts.right.sum(axis=-1), total),
-        _ratio(np.nansum(iou * counts.support, axis=-1), total),
+        _mean(ratio(counts.right, counts.support)),
+        ratio(counts.right.sum(axis=-1), total),
+        ratio(np.nansum(iou * counts.support, axis=-1), total),
     )
     return np.concatenate([np.stack(figures, axis=-1), iou], axis=-1)
 
 
 def _iou(counts: ClassCounts) -> np.ndarray:
-    return _ratio(counts.right, counts.support + counts.predicted - counts.right)
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(whole > 0, part / whole, np.nan)
+    return ratio(counts.right, counts.support + counts.predicted - counts.right)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
     """Over the last axis, of what is defined."""
-    return _ratio(np.nansum(values, axis=-1), np.isfinite(values).sum(axis=-1))
+    return ratio(np.nansum(values, axis=-1), np.isfinite(values).sum(axis=-1))
 
 
 def _percentiles(drawn_RF: np.ndarray) -> tuple[list[float], list[float]]:

@@ -15,6 +15,8 @@ from msanet.models.msam import MSAM, LevelConv
 from msanet.models.network import Scores, SegmentationNetwork
 
 Attention = Literal["full", "fusion", "none"]
+ATTENTION_CELLS = {"quarter": 4, "half": 2}
+"""Pixels of the image, along each axis, for a position of each attention module."""
 
 
 class MSANet(SegmentationNetwork):
@@ -79,6 +81,11 @@ class MSANet(SegmentationNetwork):
         x = self.run(self.decoder[3], x)  # 64 x 224 x 224
         return Scores(self.classifier(x)[..., :height, :width], {"penultimate": x[..., :height, :width]})
 
+    @property
+    def attends(self) -> bool:
+        """Whether equation 1 is computed at all, so that there are maps of it."""
+        return self.msam_quarter is not None and self.msam_quarter.attend
+
     @torch.no_grad()
     def attention_maps(self, image_NCHW: Tensor, queries_Q2: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """Where each module looks for chosen pixels (figure 7): {"quarter", "half": (N, Q, ceil(H / 4 or 2), ceil(W / ...))}.
@@ -89,7 +96,8 @@ class MSANet(SegmentationNetwork):
         height, width = image_NCHW.shape[-2:]
         _, levels, _ = self._levels(image_NCHW)
         maps = {}
-        for name, module, cell, count in (("quarter", self.msam_quarter, 4, 3), ("half", self.msam_half, 2, 2)):
+        for name, module, count in (("quarter", self.msam_quarter, 3), ("half", self.msam_half, 2)):
+            cell = ATTENTION_CELLS[name]
             if module is not None and module.attend:
                 columns = levels[0].shape[-1] // cell
                 positions = [row // cell * columns + column // cell for row, column in queries_Q2]
