@@ -5,10 +5,12 @@ A job is started by `deepspeed`, by torchrun, or as one plain process; all three
 
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,9 +21,13 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from msanet.errors import UserError, user_errors
+from msanet.errors import EXIT_USER_ERROR, UserError, user_errors
+from msanet.pulse import EXIT_FAULT, Pulse, say
+from msanet.rendezvous import MissingRanks, meet, open_store
 
 _T = TypeVar("_T")
+ATTEMPT = "MSANET_ATTEMPT"
+"""Environment variable: how often the job was started before, where a supervisor above this process counts."""
 
 
 def rank() -> int:
@@ -49,61 +55,106 @@ def device() -> torch.device:
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def manual_seed(seed: int) -> None:
+    """The same random numbers on every rank, such as those of initial weights."""
+    torch.manual_seed(seed)
+
+
 @contextmanager
 def session(timeout: float) -> Iterator[None]:
-    """The life of one rank: environment, process group, body, orderly end. `timeout` (s) bounds every collective.
+    """The life of one rank: environment, process group, pulse, body, orderly end. `timeout` (s) bounds every fault.
 
-    A UserError inside ends the job with exit code 2 and its sentence, said by one rank. Does not return to the
-    interpreter's own shutdown: a gloo thread races it and sometimes aborts the process, so the end is barrier, flush and
-    `os._exit`. Other exceptions pass through with their traceback.
+    A UserError inside ends the job with exit code 2 and its sentence, said by one rank; a fault with exit code 1 and a
+    sentence on each host (see `msanet.pulse`). Does not return to the interpreter's own shutdown: a gloo thread races it
+    and sometimes aborts the process, so the end is to wait for all, flush and `os._exit`.
     """
-    _prepare_environment()
-    _end_with_parent()
+    fill_in_environment()
+    _prepare_device()
+    watch_launcher()
     code = 0
     try:
         with user_errors(may_speak=_speaks_first):
-            _init_process_group(timedelta(seconds=timeout))
+            _init_process_group(timeout)
             yield
-        barrier()
+        _leave()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
+        _leave(code)
+    except MissingRanks as fault:
+        code = EXIT_FAULT
+        if fault.is_to_be_said:
+            say(f"error: {fault}")
+    except Exception as error:
+        code = EXIT_FAULT
+        _end_on(error)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _init_process_group(timeout: timedelta) -> None:
+def _init_process_group(timeout: float) -> None:
     import deepspeed  # after the environment is set: it picks its accelerator when imported
 
     # Compiling it takes a minute, and training never uses it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # of DeepSpeed's calls
-    # The `timeout=` of init_distributed does not reach the groups that ZeRO clones (they would wait 30 minutes).
-    dist.distributed_c10d.default_pg_timeout = timeout
-    global _host_group
+    global _host_group, _pulse
+    store = open_store(rank(), world_size(), timeout)
+    _pulse = Pulse(store, rank(), meet(store, rank(), world_size(), timeout), timeout)
+    _pulse.start()
+    # The `timeout=` below does not reach the groups that ZeRO clones (they would wait 30 minutes).
+    dist.distributed_c10d.default_pg_timeout = limit = timedelta(seconds=timeout)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    try:
-        deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
-    except dist.DistNetworkError as error:
-        if "EADDRINUSE" not in str(error):
-            raise
-        raise UserError(
-            f"port {os.environ['MASTER_PORT']} of this machine is in use, probably by another training, expected a free "
-            f"one; add --master_port with another number to the deepspeed command"
-        ) from None
+    dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=limit)
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)  # finds that group
     if backend == "nccl":
-        _host_group = dist.new_group(backend="gloo", timeout=timeout)
+        _host_group = dist.new_group(backend="gloo", timeout=limit)
 
 
+_pulse: Pulse | None = None
 _host_group: dist.ProcessGroup | None = None
 """Where the default group is that of GPUs: one beside it for what is on the hosts."""
 
 
-def barrier() -> None:
-    """Wait until every rank is here."""
-    if dist.is_initialized():
-        dist.barrier()
+def _leave(code: int = 0) -> None:
+    """Bad input ends all ranks, whoever found it; with another code all come here alike."""
+    if _pulse and code == EXIT_USER_ERROR:
+        _pulse.tell(_pulse.sentence, code)
+    elif _pulse:
+        _pulse.wait_for_all()
+        _pulse.leave()
+
+
+def _end_on(error: Exception) -> None:
+    """A fault of this rank, with its traceback; or of another, which shows here as a collective that failed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it soon, but who is gone is yet to be found out
+    if _pulse and world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        _pulse.roll_call(error)
+    traceback.print_exception(error)
+    if _pulse:
+        _pulse.tell(f"{type(error).__name__}: {error}", EXIT_FAULT)
+
+
+def advance(doing: str, slow: bool = False) -> None:
+    """Say what this rank begins now, a stage of what all ranks do alike. `slow`: it may take five times as long as usual.
+
+    A rank that says nothing for 0.8 of the session's timeout ends the job, by its name.
+    """
+    if _pulse:
+        _pulse.advance(doing, slow)
+
+
+def progress(doing: str, slow: bool = False) -> None:
+    """As `advance`, for what this rank does by itself, such as the images of its own share."""
+    if _pulse:
+        _pulse.progress(doing, slow)
+
+
+def wait_for_all() -> None:
+    """Wait until every rank is here, however long the others take, as long as they make progress."""
+    if _pulse and world_size() > 1:
+        _pulse.wait_for_all()
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
@@ -141,13 +192,14 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def on_main(function: Callable[[], _T]) -> _T:
-    """Run `function` on rank 0 alone and give its result to all ranks; its UserError ends them all."""
+    """Run `function` on rank 0 alone and give its result to all ranks, which wait; its UserError ends them all."""
     outcome: Any = None
     if is_main():
         try:
             outcome = function()
         except (UserError, OSError) as error:
             outcome = error
+    wait_for_all()
     outcome = broadcast_object(outcome)
     if isinstance(outcome, UserError | OSError):
         raise outcome
@@ -156,20 +208,19 @@ def on_main(function: Callable[[], _T]) -> _T:
 
 def _speaks_first(sentence: str) -> bool:
     """Whether this rank is the first to report this sentence: all ranks often find the same fault."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return True
-    try:
-        return dist.distributed_c10d._get_default_store().add(f"error:{sentence}", 1) == 1
-    except (RuntimeError, dist.DistError):  # rank 0, which keeps the store, has spoken and left
-        return False
+    return _pulse is None or _pulse.is_first(sentence)
 
 
-def _prepare_environment() -> None:
-    """Fill in what a plain `python launcher/train.py` lacks, and share a host's cores among its ranks."""
+def fill_in_environment() -> None:
+    """What a plain `python launcher/train.py` lacks of what launchers set."""
     if "MASTER_PORT" not in os.environ:
         os.environ.update(
-            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port())
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port())
         )
+
+
+def _prepare_device() -> None:
+    """Take this rank's GPU, or its share of the host's cores."""
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
         return
@@ -179,9 +230,10 @@ def _prepare_environment() -> None:
     torch.set_num_threads(max(1, cores // max(1, ranks_here)))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this host that nothing listens on."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("", 0))
         return probe.getsockname()[1]
 
 
@@ -194,12 +246,13 @@ def when_launcher_is_lost(action: Callable[[], None] | None) -> None:
 _on_lost_launcher: Callable[[], None] | None = None
 
 
-def _end_with_parent() -> None:
+def watch_launcher() -> None:
     """End this process when its launcher is gone: a killed `deepspeed` would leave its ranks running.
 
-    `deepspeed` starts `deepspeed.launcher.launch`, which starts the ranks and outlives it, so both are watched.
+    `deepspeed` starts `deepspeed.launcher.launch`, which starts the ranks and outlives it, so both are watched. A single
+    process that a person has started may outlive its shell.
     """
-    if "RANK" not in os.environ or world_size() == 1:
+    if world_size() == 1 and ATTEMPT not in os.environ:
         return
     parent = os.getppid()
     launcher = psutil.Process(parent)

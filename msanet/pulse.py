@@ -1,0 +1,262 @@
+"""The pulse of a job: every rank says that it lives and how far it is, so that a fault is named soon and ends the job everywhere.
+
+Each rank writes a beat into the job's store every other second; rank 0 listens to all of them, the others to rank 0. The
+job ends, with a sentence on each host that names rank and host, because of
+
+    a rank that is not heard of for half of `timeout`: stopped, or its host or the link to it is down
+    a rank that makes no progress for 0.8 of `timeout`: a loader that stalls, a collective that hangs
+    a collective that fails: somebody is gone, and a roll call says who
+    a rank that ends by an error of its own, which it tells before it leaves
+
+Threads do all this, so that it goes on while the training waits in a collective.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+
+import torch.distributed as dist
+
+from msanet.rendezvous import another_connection
+
+EXIT_FAULT = 1
+"""Exit code of the ranks of a job that a fault has ended."""
+AGAIN = "the same command goes on from the last checkpoint"
+
+_SILENCE, _STALL = 0.5, 0.8
+"""Shares of `timeout`."""
+_ROLL_CALL = 2.5
+"""Beats that a roll call waits for."""
+_PATIENCE = 5.0
+"""How many times longer a step may take that is known to be slow, such as a first one."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What one rank tells. number: of this beat. place: how many stages of the job's common course it has begun.
+
+    idle: seconds since its last progress, of which it may take `patience` times the usual; None while it waits for others.
+    trouble: what its collective failed with.
+    """
+
+    number: int = 0
+    place: int = 0
+    doing: str = "starting"
+    idle: float | None = 0.0
+    patience: float = _PATIENCE
+    trouble: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why the job ends, and the exit code of all ranks. gone: ranks that cannot say it; said_on: the host that knows."""
+
+    sentence: str
+    code: int = EXIT_FAULT
+    gone: tuple[int, ...] = ()
+    said_on: str = ""
+
+
+class Pulse:
+    """This rank's own beat, and its ear for the others. hosts: the host of each rank. store: of the job, or of one process."""
+
+    def __init__(self, store: dist.Store, rank: int, hosts: Sequence[str], timeout: float) -> None:
+        self.rank, self.hosts, self.timeout = rank, hosts, timeout
+        self.interval = min(2.0, timeout / 20)
+        self._store = store
+        self._beat = Beat()
+        self._moved = self._contact = time.monotonic()
+        self._poked, self._stopped = threading.Event(), threading.Event()
+        self._barriers = 0
+        self.sentence = "by its exit code"
+        """The error that this rank ends by, once it has one."""
+
+    def start(self) -> None:
+        """Begin to beat and to listen."""
+        for target in (self._beat_on, self._watch_contact):
+            threading.Thread(target=target, daemon=True, name="pulse").start()
+
+    def leave(self) -> None:
+        """The orderly end, after `wait_for_all`: no more beats and verdicts; rank 0, which keeps the store, goes last."""
+        self._stopped.set()
+        left = self._store.add("left", 1)
+        until = time.monotonic() + self.interval
+        while self.rank == 0 and left < len(self.hosts) and time.monotonic() < until:
+            time.sleep(0.005)
+            left = self._store.add("left", 0)
+
+    def advance(self, doing: str, slow: bool = False) -> None:
+        """Progress in the course that all ranks take alike, so that the one with the least holds the others up.
+
+        slow: this may take five times as long as usual before it counts as a stall.
+        """
+        self._beat = replace(self._beat, place=self._beat.place + 1)
+        self.progress(doing, slow)
+
+    def progress(self, doing: str, slow: bool = False) -> None:
+        """Progress of this rank alone, such as another image of its share."""
+        self._moved = time.monotonic()
+        self._beat = replace(self._beat, doing=doing, idle=0.0, patience=_PATIENCE if slow else 1.0)
+
+    def wait_for_all(self) -> None:
+        """Wait until every rank is here; however long, while those that are missing make progress."""
+        self._barriers += 1
+        key, before = f"barrier/{self._barriers}", self._beat
+        self._beat = replace(before, idle=None)
+        missing, pause = len(self.hosts) - self._store.add(key, 1), 0.001
+        while missing:
+            time.sleep(pause)
+            missing, pause = len(self.hosts) - self._store.add(key, 0), min(2 * pause, 0.25)
+        self.progress(before.doing, slow=before.patience > 1)
+
+    def is_first(self, sentence: str) -> bool:
+        """Whether no rank has asked this before. For an error's sentence that all ranks may come to say."""
+        self.sentence = sentence
+        try:
+            return self._store.add(f"said/{sentence}", 1) == 1
+        except RuntimeError:  # rank 0, which keeps the store, has spoken and left
+            return False
+
+    def tell(self, sentence: str, code: int) -> None:
+        """Before this rank leaves on an error of its own: why, to all others."""
+        with suppress(RuntimeError):  # the store is gone, and so is who would read it
+            self._publish(Verdict(f"{self.name(self.rank)} ended: {sentence}", code, said_on=self.hosts[self.rank]))
+        self._stopped.set()
+        if self.rank == 0 and len(self.hosts) > 1:
+            time.sleep(1.5 * self.interval)  # the store is in this process, and the others have yet to read it
+
+    def roll_call(self, error: BaseException) -> None:
+        """After a collective that failed: wait for the verdict on who is gone, which ends this process."""
+        self._beat = replace(self._beat, trouble=_first_line(error))
+        self._poked.set()
+        time.sleep(3 * _ROLL_CALL * self.interval + 1)
+        self._end(Verdict(f"a collective failed on {self.name(self.rank)}: {_first_line(error)}; {AGAIN}"))
+
+    def name(self, *ranks: int) -> str:
+        """`rank 1 on HOST, rank 2 on HOST and 12 more`."""
+        more = f" and {len(ranks) - 4} more" if len(ranks) > 4 else ""
+        return ", ".join(f"rank {rank} on {self.hosts[rank]}" for rank in ranks[:4]) + more
+
+    def _beat_on(self) -> None:
+        judge = _Judge(self) if self.rank == 0 else None
+        number = 0
+        try:
+            store = another_connection(self._store)
+            while not self._stopped.is_set():
+                number += 1
+                store.set(f"beat/{self.rank}", json.dumps(asdict(self._current_beat(number))))
+                if judge:
+                    beats = store.multi_get([f"beat/{rank}" for rank in range(len(self.hosts))])
+                    verdict = judge.verdict([Beat(**json.loads(beat)) for beat in beats])
+                    if verdict:
+                        self._publish(verdict)
+                if store.check(["verdict"]):
+                    self._end(Verdict(**json.loads(store.get("verdict"))))
+                self._contact = time.monotonic()
+                self._poked.wait(self.interval / 4 if judge and judge.alarm else self.interval)
+                self._poked.clear()
+        except RuntimeError:
+            if not self._stopped.wait(2 * self.interval):  # else the job is over, and rank 0 was the first to leave
+                self._end(Verdict(f"{self.name(0)} is gone: its process or its host has died; {AGAIN}", gone=(0,)))
+
+    def _current_beat(self, number: int) -> Beat:
+        beat = self._beat
+        return replace(beat, number=number, idle=None if beat.idle is None else time.monotonic() - self._moved)
+
+    def _watch_contact(self) -> None:
+        """In a thread of its own, since to write to a host that has vanished takes for ever."""
+        while not self._stopped.wait(self.interval):
+            silence = time.monotonic() - self._contact
+            if silence > _SILENCE * self.timeout + self.interval:  # rank 0 names others first
+                self._end(self.unheard([0], silence))
+
+    def unheard(self, ranks: Sequence[int], seconds: float) -> Verdict:
+        """The verdict on ranks that are silent."""
+        return Verdict(
+            f"{self.name(*ranks)} not heard of for {seconds:.0f} s (run.timeout={self.timeout:g}): stopped, or the host or "
+            f"the link to it is down; {AGAIN}",
+            gone=tuple(ranks),
+        )
+
+    def _publish(self, verdict: Verdict) -> None:
+        """To all ranks; the first verdict stands."""
+        another_connection(self._store).compare_set("verdict", "", json.dumps(asdict(verdict)))
+
+    def _end(self, verdict: Verdict) -> None:
+        """End this process, after what it is writing. One rank of each host says why."""
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        here = self.hosts[self.rank]
+        speakers = [rank for rank, host in enumerate(self.hosts) if host == here and rank not in verdict.gone]
+        if verdict.said_on != here and self.rank in speakers[:1]:
+            say(f"error: {verdict.sentence}")
+        until = time.monotonic() + self.timeout / 4
+        for thread in threading.enumerate():
+            if not thread.daemon and thread not in (threading.main_thread(), threading.current_thread()):
+                thread.join(max(0.0, until - time.monotonic()))
+        os._exit(verdict.code)
+
+
+class _Judge:
+    """Rank 0's ear. Times are its own: when it saw a beat, not when that was sent."""
+
+    def __init__(self, pulse: Pulse) -> None:
+        self.pulse = pulse
+        self.numbers = [0] * len(pulse.hosts)
+        self.heard = [time.monotonic()] * len(pulse.hosts)
+        self.alarm: float | None = None
+
+    def verdict(self, beats: Sequence[Beat]) -> Verdict | None:
+        """What is wrong, if anything, now that the ranks have these beats."""
+        pulse, now = self.pulse, time.monotonic()
+        for rank, beat in enumerate(beats):
+            if beat.number != self.numbers[rank]:
+                self.numbers[rank], self.heard[rank] = beat.number, now
+        silent = [rank for rank, heard in enumerate(self.heard) if now - heard > _SILENCE * pulse.timeout]
+        if silent:
+            return pulse.unheard(silent, now - min(self.heard))
+        return self._after_a_failed_collective(beats, now) or self._stall(beats)
+
+    def _after_a_failed_collective(self, beats: Sequence[Beat], now: float) -> Verdict | None:
+        troubled = [rank for rank, beat in enumerate(beats) if beat.trouble]
+        if not troubled:
+            return None
+        self.alarm = self.alarm or now
+        if now - self.alarm < _ROLL_CALL * self.pulse.interval:
+            return None
+        absent = [rank for rank, heard in enumerate(self.heard) if heard <= self.alarm and rank not in troubled]
+        if absent:
+            is_gone = "are gone" if len(absent) > 1 else "is gone"
+            sentence = f"{self.pulse.name(*absent)} {is_gone}: killed, or the host is down; {AGAIN}"
+            return Verdict(sentence, gone=tuple(absent))
+        trouble = beats[troubled[0]].trouble
+        return Verdict(f"a collective failed on {self.pulse.name(*troubled)} while all ranks live: {trouble}; {AGAIN}")
+
+    def _stall(self, beats: Sequence[Beat]) -> Verdict | None:
+        limit = _STALL * self.pulse.timeout
+        if all(beat.idle is None or beat.idle <= limit * beat.patience for beat in beats):
+            return None
+        stuck = [rank for rank, beat in enumerate(beats) if beat.idle is not None and beat.idle > limit / 2]
+        last = min(beats[rank].place for rank in stuck)
+        ranks = [rank for rank in stuck if beats[rank].place == last]
+        beat = beats[ranks[0]]
+        return Verdict(
+            f"{self.pulse.name(*ranks)} made no progress for {beat.idle:.0f} s (run.timeout={self.pulse.timeout:g}) while "
+            f"{beat.doing}; {AGAIN}, and where this takes so long by itself, raise run.timeout"
+        )
+
+
+def say(sentence: str) -> None:
+    """To stderr, past the buffer that an interrupted print may hold; a terminal that is gone is no reason to fail."""
+    with suppress(OSError, ValueError):
+        os.write(sys.stderr.fileno(), f"\n{sentence}\n".encode())  # a progress bar may stand on this line
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

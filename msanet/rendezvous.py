@@ -1,0 +1,86 @@
+"""How the ranks of a job find one another: a store on rank 0's host, and a roll of who is there."""
+
+import os
+import socket
+import time
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from msanet.errors import UserError
+
+
+class MissingRanks(Exception):
+    """Ranks that did not come in time. The message is one sentence that names them; is_to_be_said: by this rank of its host."""
+
+    def __init__(self, sentence: str, is_to_be_said: bool = True) -> None:
+        super().__init__(sentence)
+        self.is_to_be_said = is_to_be_said
+
+
+def open_store(rank: int, world_size: int, timeout: float) -> dist.Store:
+    """The job's store, on MASTER_ADDR:MASTER_PORT; kept by rank 0, or by torchrun's agent. Alone: one in this process.
+
+    timeout: seconds to wait for it. Raises MissingRanks, and UserError where the port is taken.
+    """
+    if world_size == 1:
+        return dist.HashStore()
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    of_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    try:
+        store = dist.TCPStore(
+            host, port, world_size, rank == 0 and not of_agent, timedelta(seconds=timeout), wait_for_workers=False
+        )
+    except dist.DistError as error:
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                f"port {port} of this machine is in use, probably by another training, expected a free one; add "
+                f"--master_port with another number to the deepspeed command"
+            ) from None
+        local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        raise MissingRanks(
+            f"rank 0 on {host}, port {port}, could not be reached by {host_name()} within run.timeout={timeout:g} s; start "
+            f"all {world_size} ranks, and let the hosts reach that port",
+            is_to_be_said=local_rank == (1 if rank == local_rank else 0),  # the first that is not rank 0
+        ) from None
+    return dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def meet(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[str]:
+    """Wait for all ranks; the host of each. Raises MissingRanks that names those that have not come in `timeout` seconds."""
+    store.set(f"host/{rank}", host_name())
+    keys = [f"host/{number}" for number in range(world_size)]
+    store.add("here", 1)
+    until, pause = time.monotonic() + timeout, 0.01
+    while store.add("here", 0) < world_size:
+        if time.monotonic() > until:
+            missing = [number for number, key in enumerate(keys) if not store.check([key])]
+            raise MissingRanks(
+                f"rank {_listed(missing)} did not come within run.timeout={timeout:g} s, expected {world_size} ranks and found "
+                f"{world_size - len(missing)}; look at the hosts that should have started them",
+                is_to_be_said=store.add(f"missing/{host_name()}", 1) == 1,
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, 0.5)
+    return [value.decode() for value in store.multi_get(keys)]
+
+
+def another_connection(store: dist.Store) -> dist.Store:
+    """To the same store, for another thread: an operation that waits holds up the others of its connection."""
+    return store.clone()  # type: ignore[attr-defined]  # torch's stubs lack it
+
+
+def host_name() -> str:
+    """This host as the job's other hosts know it: name and, in a job of several, the address it speaks from."""
+    name = socket.gethostname()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((os.environ["MASTER_ADDR"], 9))  # sends nothing; asks for the route
+            address = probe.getsockname()[0]
+        except (KeyError, OSError):
+            return name
+    return name if address.startswith("127.") else f"{name}[{address}]"
+
+
+def _listed(ranks: list[int]) -> str:
+    return ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
