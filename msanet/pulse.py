@@ -127,8 +127,7 @@ class Pulse:
         with suppress(RuntimeError):  # the store is gone, and so is who would read it
             self._publish(Verdict(f"{self.name(self.rank)} ended: {sentence}", code, said_on=self.hosts[self.rank]))
         self._stopped.set()
-        if self.rank == 0 and len(self.hosts) > 1:
-            time.sleep(1.5 * self.interval)  # the store is in this process, and the others have yet to read it
+        self._let_others_read()
 
     def roll_call(self, error: BaseException) -> None:
         """After a collective that failed: wait for the verdict on who is gone, which ends this process."""
@@ -200,7 +199,13 @@ class Pulse:
         for thread in threading.enumerate():
             if not thread.daemon and thread not in (threading.main_thread(), threading.current_thread()):
                 thread.join(max(0.0, until - time.monotonic()))
+        self._let_others_read()
         os._exit(verdict.code)
+
+    def _let_others_read(self) -> None:
+        """The store is in rank 0's process."""
+        if self.rank == 0 and len(self.hosts) > 1:
+            time.sleep(1.5 * self.interval)
 
 
 class _Judge:

@@ -1,5 +1,6 @@
 """Faults of a job are named, on time, by rank and host; and a rank that is only slow is waited for."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from ranks import start_ranks
 from msanet import distributed
 from msanet.errors import UserError
 
-TIMEOUT = 16.0
+TIMEOUT = 20.0
 HOST = socket.gethostname()
 TESTS = Path(__file__).parent
 
@@ -59,7 +60,7 @@ def ends(ranks: list[subprocess.Popen[str]], seconds: float) -> tuple[list[int],
 def wait_until_ready(rank: subprocess.Popen[str]) -> None:
     assert rank.stdout
     while rank.stdout.readline() != "ready\n":
-        assert rank.poll() is None
+        assert rank.poll() is None, rank.stdout.read()
 
 
 @pytest.mark.parametrize(
@@ -87,11 +88,7 @@ def test_a_rank_that_is_gone_is_named_by_one_of_the_others(victim: int, blow: si
 @pytest.mark.parametrize(
     ("fault", "code", "said"),
     [
-        (
-            "stall",
-            1,
-            f"error: rank 1 on {HOST} made no progress for 13 s (run.timeout=16) while waiting for the data of step 5;",
-        ),
+        ("stall", 1, rf"error: rank 1 on {HOST} made no progress for 1\d s .* while waiting for the data of step 5;"),
         ("bug", 1, "ValueError: seven is no even number"),
         ("bad input", 2, "error: seven found, expected an even number; add one"),
     ],
@@ -99,8 +96,9 @@ def test_a_rank_that_is_gone_is_named_by_one_of_the_others(victim: int, blow: si
 def test_a_fault_of_one_rank_ends_all_with_its_sentence(fault: str, code: int, said: str) -> None:
     codes, outputs = ends(start("_collectives", f'{{"fault": "{fault}"}}'), TIMEOUT + 60)
     assert codes == [code] * 3, outputs
-    assert "".join(outputs).count(said) == 1, outputs
-    assert "".join(outputs).count("Traceback") == (1 if fault == "bug" else 0), outputs
+    everything = "".join(outputs)
+    assert len(re.findall(said, everything)) == everything.count("error: ") + (fault == "bug") == 1, outputs
+    assert everything.count("Traceback") == (1 if fault == "bug" else 0), outputs
 
 
 def test_a_rank_that_is_slow_but_gets_on_is_waited_for() -> None:
@@ -115,4 +113,4 @@ def test_a_rank_that_never_comes_is_named(missing: int) -> None:
     codes, outputs = ends([rank for rank in ranks if rank is not ranks[missing]], 60)
     ranks[missing].communicate()
     assert codes == [1, 1], outputs
-    assert f"error: rank {missing} " in "".join(outputs) and "within run.timeout=16 s" in "".join(outputs), outputs
+    assert f"error: rank {missing} " in "".join(outputs) and "within run.timeout=20 s" in "".join(outputs), outputs
