@@ -59,8 +59,10 @@ def parse_bytes(text: str) -> int:
 
 
 def _check_split(split: str, pairs: Sequence[Pair]) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", split):
-        raise UserError(f"split '{split}' cannot name a shard, expected letters, digits, '.', '_' and '-'; rename it")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{,99}", split):
+        raise UserError(
+            f"split {split[:100]!r} cannot name a shard, expected up to 100 letters, digits, '.', '_' and '-'; rename it"
+        )
     if not pairs:
         raise UserError(
             f"split '{split}' has no images, expected at least one; check the source or choose other --splits"

@@ -198,8 +198,9 @@ class ZipTree:
 def checked_name(name: str, where: str) -> str:
     """`name` itself if it stays inside the source. Raises UserError for `..`, absolute and Windows paths."""
     parts = name.split("/")
-    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or parts[0].endswith(":"):
-        raise UserError(f"'{where}' names the file '{name}', expected a path inside the source; correct it")
+    is_windows = "\\" in name or parts[0][1:2] == ":"
+    if name.startswith("/") or ".." in parts or is_windows or not name.isprintable():
+        raise UserError(f"'{where}' names the file {name[:200]!r}, expected a path inside the source; correct it")
     return name
 
 

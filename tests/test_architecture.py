@@ -10,9 +10,13 @@ FILES = sorted(path for folder in ("msanet", "sharding", "launcher") for path in
 
 # Lower may not import higher. `sharding` stands beside the library and takes only what it shares with msanet.data.
 LEVELS: dict[str, int] = {
+    "msanet.documents": 0,
     "msanet.errors": 0,
     "msanet.files": 0,
     "msanet.processes": 0,
+    "msanet.pulse": 0,
+    "msanet.rendezvous": 0,
+    "msanet.secrets": 0,
     "msanet.config": 1,
     "msanet.distributed": 1,
     "msanet.datasets": 1,
@@ -28,6 +32,7 @@ LEVELS: dict[str, int] = {
     "launcher": 6,
 }
 SHARED_WITH_SHARDING = (
+    "msanet.documents",
     "msanet.errors",
     "msanet.files",
     "msanet.processes",

@@ -1,19 +1,23 @@
 """The command line of launcher/evaluate.py."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from msanet.command_line.parser import add_checkpoint_arguments, checkpoint_and_config, new_parser, say_once
+from msanet.command_line.parser import add_checkpoint_arguments, find_checkpoint, new_parser, run_config, say_once
 from msanet.config import EvaluationConfig, StorageConfig
 from msanet.errors import UserError, user_errors
 
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What evaluate.py is asked for. run: the folder of --run. out: the folder that gets figures and report."""
+    """What evaluate.py is asked for. run: the folder of --run. out: the folder that gets figures and report.
 
-    checkpoint: Path
+    find_checkpoint: the file to judge, which takes a while, since whole checkpoints are verified.
+    """
+
+    find_checkpoint: Callable[[], Path]
     run: Path | None
     shards: str
     split: str
@@ -39,16 +43,17 @@ def evaluation_job(description: str, argv: Sequence[str]) -> EvaluationJob:
     arguments = parser.parse_args(argv)
     with user_errors(may_speak=say_once):
         crf = ["evaluation.crf.enabled=true"] if arguments.crf else []
-        checkpoint, config = checkpoint_and_config(arguments, [*arguments.settings, *crf])
+        config = run_config(arguments, [*arguments.settings, *crf])
         shards = arguments.data or config.data.path
         if shards is None:
             raise UserError("--data is not given, expected a folder of shards with --checkpoint; add --data SHARDS")
+        given: Path = arguments.run or arguments.checkpoint
         return EvaluationJob(
-            checkpoint,
+            partial(find_checkpoint, arguments),
             arguments.run,
             shards,
             arguments.split or config.data.val_split,
-            arguments.out or arguments.run or checkpoint.parent,
+            arguments.out or (given if given.is_dir() else given.parent),
             config.evaluation,
             config.storage,
             config.run.timeout,

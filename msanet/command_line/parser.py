@@ -40,23 +40,36 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 def checkpoint_and_config(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Path, Config]:
     """The file that those arguments mean, and the settings of its run. Raises UserError where there is none."""
+    config = run_config(arguments, overrides)
+    return find_checkpoint(arguments), config
+
+
+def run_config(arguments: argparse.Namespace, overrides: Sequence[str]) -> Config:
+    """The settings of the run that those arguments mean, or the defaults. Raises UserError where there is none."""
     if arguments.checkpoint:
         if arguments.best:
             raise UserError("--best is given with --checkpoint, expected it with --run RUN; leave it out")
-        path = arguments.checkpoint
-        return (path / MODEL_FILE if path.is_dir() else path), load_config(None, overrides)
+        return load_config(None, overrides)
     config_file = arguments.run / CONFIG_FILE
     if not config_file.is_file():
         raise UserError(
             f"'{arguments.run}' holds no {CONFIG_FILE}, expected a run folder; give the run.dir of a training"
         )
+    return load_config(config_file, overrides)
+
+
+def find_checkpoint(arguments: argparse.Namespace) -> Path:
+    """The file that those arguments mean. Verifies whole checkpoints, so one rank does it for all. Raises UserError."""
+    if arguments.checkpoint:
+        path: Path = arguments.checkpoint
+        return path / MODEL_FILE if path.is_dir() else path
     checkpoints = arguments.run / "checkpoints"
     chosen = best_whole(checkpoints) if arguments.best else newest_whole(checkpoints)
     if chosen is None:
         raise UserError(
             f"'{arguments.run}' holds no whole checkpoint, expected at least one; let the training reach its first"
         )
-    return chosen / MODEL_FILE, load_config(config_file, overrides)
+    return chosen / MODEL_FILE
 
 
 def say_once(sentence: str) -> bool:

@@ -129,6 +129,10 @@ def _files_of(word: str, out: Path) -> Iterator[tuple[Path, Path]]:
         return
     elif glob.has_magic(word):
         root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+        if ".." in path.parts[len(root.parts) :]:
+            raise UserError(
+                f"'{word}' has .. behind a wildcard, which would lead results out of --out; write the pattern without it"
+            )
         candidates = (Path(match) for match in glob.iglob(word, recursive=True))
     else:
         raise UserError(f"'{word}' is not there, expected an image, a video or a folder of them; check --images")

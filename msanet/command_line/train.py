@@ -1,6 +1,5 @@
 """The command line of launcher/train.py: dotted settings, and a --help that lists every one."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import yaml
 
 from msanet.command_line.parser import new_parser, say_once
 from msanet.config import Config, load_config, settings
+from msanet.documents import MAX_BYTES, parse_json
 from msanet.errors import UserError, user_errors
 from msanet.models import MODELS, check_model, describe, model_options
 
@@ -46,7 +46,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"--deepspeed_config '{path}' is not there, expected a JSON file; check the path")
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            tree = parse_json(file.read(MAX_BYTES + 1))
     except ValueError as error:
         raise UserError(f"--deepspeed_config '{path}' is no JSON ({error}); correct it") from None
     if not isinstance(tree, dict):

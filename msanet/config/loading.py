@@ -5,13 +5,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from msanet.config.sections import Config
+from msanet.documents import MAX_BYTES, parse_yaml
 from msanet.errors import UserError, nearest
+from msanet.secrets import masked, without_secrets
 
+_MAX_SECTIONS = 8
+_MOST_SHOWN = 200
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
@@ -42,9 +45,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"config '{path}' is not there; give a YAML file, such as jobs/recipes/camvid.yaml")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config '{path}' is no YAML: {' '.join(str(error).split())}; correct it") from None
+        with path.open("rb") as file:
+            tree = parse_yaml(file.read(MAX_BYTES + 1))
+    except ValueError as error:
+        raise UserError(f"config '{path}' is no YAML of settings: {error}; correct it") from None
     if not isinstance(tree, dict | None):
         raise UserError(f"config '{path}' holds a {type(tree).__name__}, expected sections such as data: and trainer:")
     return tree or {}
@@ -63,12 +67,14 @@ def settings(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tu
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"'{override}' is no setting, expected key=value, such as trainer.epochs=50")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"the value of '{override}' is no YAML; quote it, such as '{key}=\"...\"'") from None
+        raise UserError(f"{_shown(override)} is no setting, expected key=value, such as trainer.epochs=50")
     *sections, name = key.split(".")
+    if len(sections) > _MAX_SECTIONS:
+        raise UserError(f"{_shown(key)} has {len(sections)} sections, expected at most {_MAX_SECTIONS}; correct it")
+    try:
+        value = parse_yaml(text)
+    except ValueError:
+        raise UserError(f"the value of {_shown(key)} is no YAML; quote it, such as '{key[:50]}=\"...\"'") from None
     for section in sections:
         inner = tree.get(section)
         tree[section] = dict(inner) if isinstance(inner, dict) else {}
@@ -86,10 +92,17 @@ def _explain(error: ValidationError) -> str:
     where = [str(part) for part in first["loc"]]
     name = ".".join(where)
     if first["type"] == "extra_forbidden":
-        return f"'{name}' is no setting; {_nearest_setting(name)}"
+        return f"{_shown(name)} is no setting; {_nearest_setting(name)}"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
-    return f"{name} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{_shown(name)[1:-1]} is {_shown(masked(first['input']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _shown(value: Any) -> str:
+    """In a sentence: short, on one line and without passwords."""
+    text = without_secrets(value if isinstance(value, str) else repr(value))
+    text = repr(text) if isinstance(value, str) else text
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 4]}...{text[-1]}"
 
 
 def _nearest_setting(name: str) -> str:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from msanet.config.base import Above0, NonNegative, Positive, Probability, Rgb, Section, Share, Size
 from msanet.config.evaluation import EvaluationConfig
+from msanet.secrets import masked
 
 
 class RunConfig(Section):
@@ -19,6 +20,9 @@ class RunConfig(Section):
         description="auto: go on from the newest whole checkpoint, if any; never: refuse a folder that has one; "
         "must: refuse one without",
     )
+    accept: tuple[Literal["dataset", "model", "optimizer", "batch", "order"], ...] = Field(
+        (), description="differences to the run in run.dir that are no reason to refuse going on, such as [batch, optimizer]"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of initialisation, order and augmentation")
     record_samples: bool = Field(
         False, description="write which samples each step took to samples-<rank>.jsonl, as proof"
@@ -26,7 +30,14 @@ class RunConfig(Section):
     grace: Above0 = Field(
         60.0, description="seconds in which a run that is told to stop (SIGTERM, SIGUSR1, Ctrl-C) must have saved"
     )
-    timeout: Above0 = Field(600.0, description="seconds after which a collective that hangs ends the job")
+    timeout: Above0 = Field(
+        120.0,
+        description="seconds within which a lost rank, host or link, a stalled loader or a hung collective ends the job; "
+        "what a step, or an image of a validation, takes must stay well below",
+    )
+    restarts: Annotated[int, Field(ge=0)] = Field(
+        0, description="how often a job that a fault has ended starts again by itself, from its last checkpoint"
+    )
 
 
 class DataConfig(Section):
@@ -108,7 +119,9 @@ class StorageConfig(Section):
     decoded_bytes: Annotated[int, Field(ge=0)] = Field(
         0, description="bytes of decoded images to keep on each node for later epochs; 0: none"
     )
-    deadline: Above0 = Field(300.0, description="seconds within which a remote read must succeed, retries included")
+    deadline: Above0 = Field(
+        80.0, description="seconds within which a remote read must succeed, retries included; below run.timeout"
+    )
     connections: Annotated[int, Field(ge=1, le=64)] = Field(4, description="remote reads in flight per loader process")
     read_ahead: Positive = Field(
         8, description="micro-batches whose bytes are fetched ahead of need, per loader process"
@@ -210,6 +223,14 @@ class TrainerConfig(Section):
         True, description="save when a validation gives the best mean IoU so far, and keep that checkpoint too"
     )
     evaluate_every: NonNegative = Field(10.0, description="epochs between validations; 0: only at the end")
+    max_skipped: Annotated[int, Field(ge=0)] = Field(
+        10,
+        description="steps in a row that may be skipped since their loss or gradients are not finite; one more ends the run",
+    )
+    spike: NonNegative = Field(
+        6.0,
+        description="a loss this many standard deviations above its moving mean is noted with its samples; 0: none is",
+    )
 
 
 class Config(Section):
@@ -234,7 +255,14 @@ class Config(Section):
             raise ValueError(
                 f"data.scale={list(self.data.scale)} gives images of different sizes, which make no batch; set data.crop"
             )
+        if self.storage.deadline >= 0.8 * self.run.timeout:
+            raise ValueError(
+                f"storage.deadline={self.storage.deadline:g} leaves a rank waiting for data while run.timeout="
+                f"{self.run.timeout:g} counts it as stalled; set run.timeout to more than "
+                f"{self.storage.deadline / 0.8:g}, or a shorter storage.deadline"
+            )
         return self
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        """All settings, with *** for passwords and keys: this is what files keep."""
+        return yaml.safe_dump(masked(self.model_dump(mode="json")), sort_keys=False)

@@ -20,10 +20,11 @@ CODECS = ("tiff", "original")
 INSTANCES = "instances.png"
 """The optional member with an image's Cityscapes instance ids, which evaluation alone reads."""
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "tif", "tiff", "bmp", "webp")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+"""Those that Pillow may read: for one of its others (EPS) it starts a program."""
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own bound is lower
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it says of a damaged file, our sentence says
 
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, OverflowError, MemoryError, Image.DecompressionBombError)
 _TIFF_EXPECTED = {274: ("orientation", 1), 338: ("extra sample", 1), 339: ("sample format", 1)}
 _TIFF_LABEL_EXPECTED = {**_TIFF_EXPECTED, 262: ("photometric interpretation", 1), 258: ("bits per sample", 8)}
 """What OpenCV would change unasked: it turns, multiplies by alpha, and makes signed, inverted or few bits to grey values."""
@@ -60,7 +61,10 @@ class _Whole:
         if self._data[:2] in (b"II", b"MM"):
             _check_tiff(self._data, self._name, _TIFF_LABEL_EXPECTED if self._is_label else _TIFF_EXPECTED)
         decode = _decode_whole_label if self._is_label else _decode_whole_image
-        return decode(self._data, self._name)
+        pixels = decode(self._data, self._name)
+        if pixels.shape[:2] != self.size:  # OpenCV reads other fields than Pillow where a file has two of them
+            raise UserError(f"'{self._name}' has two sizes, {pixels.shape[:2]} and {self.size}; save it anew as PNG")
+        return pixels
 
 
 def open_image(data: bytes, name: str) -> Picture:
@@ -120,36 +124,37 @@ def encode_members(
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
-    """(height, width) from the header alone, without decoding. Raises UserError where there is no readable header."""
+    """(height, width) from the header alone, without decoding.
+
+    Raises UserError where there is no readable header, or it tells of no pixel or of more than MAX_PIXELS.
+    """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-    except _PILLOW_ERRORS as error:
+    except Exception as error:  # Pillow raises any kind where a file is damaged
         raise UserError(
             f"'{name}' cannot be read as an image ({len(data)} bytes); replace or remove the file"
         ) from error
+    if not 0 < height * width <= MAX_PIXELS:
+        raise UserError(
+            f"'{name}' has {width}x{height} pixels, expected at most {MAX_PIXELS}; cut it into smaller images"
+        )
     return height, width
 
 
 def _open(data: bytes, name: str, is_label: bool) -> Picture:
     tiled = TiledImage.parse(data, name)
     is_wanted = tiled is not None and tiled.channels == (1 if is_label else 3)
-    picture: Picture = tiled if tiled is not None and is_wanted else _Whole(data, name, is_label)
-    height, width = picture.size
-    if height * width > MAX_PIXELS:
-        raise UserError(
-            f"'{name}' has {width}x{height} pixels, expected at most {MAX_PIXELS}; cut it into smaller images"
-        )
-    return picture
+    return tiled if tiled is not None and is_wanted else _Whole(data, name, is_label)
 
 
 def _check_tiff(data: bytes, name: str, expected: dict[int, tuple[str, int]]) -> None:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             fields = getattr(image, "tag_v2", {})
             found = {tag: set(np.ravel(fields.get(tag, value)).tolist()) for tag, (_, value) in expected.items()}
             image.load()  # OpenCV leaves black what it cannot decode, and says nothing
-    except _PILLOW_ERRORS as error:
+    except Exception as error:  # Pillow raises any kind where a file is damaged
         raise UserError(f"'{name}' cannot be decoded ({error}); save it as PNG, or replace or remove it") from error
     for tag, (what, value) in expected.items():
         if found[tag] != {value}:
@@ -190,7 +195,7 @@ def _png_colour_type(data: bytes) -> int | None:
 
 def _decode_palette_png(data: bytes, name: str) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return np.asarray(image)
-    except _PILLOW_ERRORS as error:
+    except Exception as error:  # Pillow raises any kind where a file is damaged
         raise UserError(f"'{name}' cannot be decoded ({error}); replace or remove the file") from error

@@ -24,6 +24,7 @@ from urllib3.exceptions import (
 
 from msanet.data.transports import Fault, Transfer
 from msanet.errors import UserError
+from msanet.secrets import MASK, without_secrets
 
 _SILENCE = 30.0  # seconds without a byte after which a connection is given up
 _PIECE = 2**20
@@ -42,7 +43,14 @@ class HttpTransport:
         except ValueError as error:
             raise UserError(f"'{address.rpartition('@')[2]}' is no address ({error}); correct data.path") from None
         host = parts.netloc.rpartition("@")[2]
-        self.location = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
+        self._url = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
+        rest = address.partition("://")[2].removeprefix(parts.netloc)
+        self.location = f"{parts.scheme}://{MASK}@{rest.rpartition('@')[2]}" if "@" in rest else self._url
+        if "@" in rest and ":" in host and not host.rpartition(":")[2].isdigit():
+            raise UserError(
+                f"'{self.location}' was given with a password that holds /, ? or #, expected these as %2F, %3F and %23; "
+                "correct data.path"
+            )
         if not host or parts.query or parts.fragment:
             raise UserError(
                 f"'{self.location}' was given with a query (?...) or fragment (#...) or without a host, expected the plain "
@@ -85,7 +93,7 @@ class HttpTransport:
         try:
             return self._connected().request(
                 "GET",
-                f"{self.location}/{quote(transfer.file)}",
+                f"{self._url}/{quote(transfer.file)}",
                 headers=headers,
                 retries=_REDIRECTS,
                 timeout=urllib3.Timeout(connect=transfer.time_left(10.0), read=transfer.time_left(_SILENCE)),
@@ -219,4 +227,4 @@ def _explain(error: HTTPError) -> str:
         return "the name of the server is not known"
     if isinstance(reason, TimeoutError) and not isinstance(reason, NewConnectionError):  # which is one, to urllib3
         return "the server fell silent"
-    return " ".join(map(str, reason.args)).rpartition("): ")[2]
+    return without_secrets(" ".join(map(str, reason.args)).rpartition("): ")[2])

@@ -18,15 +18,20 @@ from msanet.errors import UserError
 
 MANIFEST_NAME = "dataset.json"
 SCHEMA_VERSION = 1
-MAX_JSON_BYTES = 512 * 2**20
+MAX_JSON_BYTES = 128 * 2**20
 """A manifest or index above this is refused rather than read (20,000 shards need about 5 MB, 100,000 samples 30 MB)."""
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255)]
 """A name inside the dataset's folder: no separators, so it cannot lead out of it."""
+SplitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Line = Annotated[str, Field(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$", max_length=100)]
+"""Text for people, without what would move a terminal's cursor."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**62)]
 """Two of them added fit 64 bits."""
 Byte = Annotated[int, Field(ge=0, le=255)]
+Samples = Annotated[int, Field(ge=0, lt=2**27)]
+"""Of a shard or split. The order takes up to 16 bytes for each, whether it is there or only claimed."""
 Record = TypeVar("Record", bound=BaseModel)
 
 
@@ -38,15 +43,15 @@ class ShardInfo(_Record):
     """One tar file of a split. samples: how many it holds; bytes: its size; sha256: of the whole file."""
 
     file: FileName
-    samples: Annotated[int, Field(ge=1)]
-    bytes: Annotated[int, Field(ge=1)]
+    samples: Annotated[Samples, Field(ge=1)]
+    bytes: Annotated[Count, Field(ge=1)]
     sha256: Sha256
 
 
 class SplitInfo(_Record):
     """One split. histogram: labelled pixels per train id over the whole split; ignored: pixels with the ignore index."""
 
-    samples: Count
+    samples: Samples
     shards: tuple[ShardInfo, ...]
     histogram: tuple[Count, ...]
     ignored: Count
@@ -63,13 +68,13 @@ class Manifest(_Record):
     """`dataset.json`. classes and palette are indexed by train id; ids gives the dataset's own label id of each train id."""
 
     schema_version: int = SCHEMA_VERSION
-    name: Annotated[str, Field(min_length=1, max_length=100)]
-    classes: tuple[str, ...]
+    name: Line
+    classes: Annotated[tuple[Line, ...], Field(min_length=1, max_length=IGNORE_INDEX)]
     palette: tuple[tuple[Byte, Byte, Byte], ...]
     ids: tuple[Byte, ...]
     ignore_index: Byte
-    codec: str
-    splits: dict[str, SplitInfo]
+    codec: Line
+    splits: dict[SplitName, SplitInfo]
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> "Manifest":
@@ -83,6 +88,8 @@ class Manifest(_Record):
             raise ValueError(
                 f"{len(self.classes)} classes, {len(self.palette)} colours and {len(self.ids)} ids must be the same number"
             )
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("two classes have the same name")
         for name, split in self.splits.items():
             if len(split.histogram) != len(self.classes):
                 raise ValueError(

@@ -185,6 +185,7 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
         # fork would copy locks that the training process's threads hold; forkserver starts from a clean process
         multiprocessing_context="forkserver" if workers else None,
         worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # from torch's own each start would draw a seed: one more where a run goes on
     )
     items = iter(loader)
     while True:

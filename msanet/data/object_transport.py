@@ -6,6 +6,7 @@ from typing import Any
 
 from msanet.data.transports import Fault, Transfer
 from msanet.errors import UserError
+from msanet.secrets import masked, without_secrets
 
 _SILENCE = 30  # seconds without a byte after which a connection is given up
 
@@ -14,7 +15,13 @@ class ObjectTransport:
     """A folder of an object store, read through fsspec; its libraries take credentials from where they always do."""
 
     def __init__(self, address: str) -> None:
-        self.location = address.rstrip("/")
+        self.location = masked(address.rstrip("/"))
+        if "@" in address.partition("://")[2].partition("/")[0] or "?" in address:
+            raise UserError(
+                f"'{self.location}' was given with a key or a query (?...), expected the plain address of a folder, such as "
+                "s3://bucket/shards; give keys as the store's own tools take them, such as AWS_ACCESS_KEY_ID"
+            )
+        self._folder = address.rstrip("/")
         self._files: Any = None
         self._process = 0
         self._sizes: dict[str, int] = {}
@@ -42,7 +49,7 @@ class ObjectTransport:
         except (TypeError, AttributeError, ImportError, NotImplementedError):
             raise  # ours, not the store's
         except Exception as error:  # each library has its own
-            what = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+            what = without_secrets(f"{type(error).__name__}: {' '.join(str(error).split())}").removesuffix(": ")
             if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
                 raise UserError(
                     f"'{address}' may not be read ({what}); check the credentials and permissions"
@@ -78,12 +85,12 @@ class ObjectTransport:
 
         if self._files is None or self._process != os.getpid():  # its event loop is not shared with a forked process
             self._process = os.getpid()
-            scheme = self.location.partition("://")[0]
+            scheme = self._folder.partition("://")[0]
             options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
             if scheme == "s3":
                 options["config_kwargs"] = {"connect_timeout": 10, "read_timeout": _SILENCE}
             self._files = fsspec.filesystem(scheme, **options)
-        path = self.location.partition("://")[2] + "/" + transfer.file
+        path = self._folder.partition("://")[2] + "/" + transfer.file
         coroutine = getattr(self._files, method)
         return fsspec.asyn.sync(
             self._files.loop, coroutine, path, timeout=transfer.time_left(float("inf")), **arguments

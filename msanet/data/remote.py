@@ -14,6 +14,7 @@ from msanet.data.object_transport import ObjectTransport
 from msanet.data.storage import Extent
 from msanet.data.transports import Transfer, Transport, carry
 from msanet.errors import UserError
+from msanet.secrets import masked
 
 _LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}
 
@@ -27,7 +28,7 @@ def open_remote(location: str, settings: StorageConfig) -> "RemoteStorage":
         library = _LIBRARIES[scheme]
         if importlib.util.find_spec(library) is None:
             raise UserError(
-                f"'{location}' needs the package {library}, which is not installed; run: pip install {library}"
+                f"'{masked(location)}' needs the package {library}, which is not installed; run: pip install {library}"
             )
         return RemoteStorage(location, ObjectTransport(location), settings)
     raise UserError(
@@ -58,7 +59,8 @@ class RemoteStorage:
     def read(self, extent: Extent, offset: int, length: int) -> bytes:
         """See Storage."""
         first = offset - extent.start
-        return bytes(self._view(extent)[first : first + length])
+        limit = first + length if extent.stop is None else None  # else the extent says how much may come
+        return bytes(self._view(extent, limit)[first : first + length])
 
     def fetch(self, extent: Extent) -> None:
         """See Storage."""
@@ -73,13 +75,13 @@ class RemoteStorage:
         self._transport.recheck(extent.file)
         return True
 
-    def _view(self, extent: Extent) -> memoryview:
+    def _view(self, extent: Extent, limit: int | None = None) -> memoryview:
         key, begun = _key(extent), time.monotonic()
         with self._lock:
             kept = self._uncached.get(key)
         if kept is not None:
             return kept
-        view = self._cache.get(key, lambda: self._download(extent.file, extent.start, extent.stop, begun))
+        view = self._cache.get(key, lambda: self._download(extent.file, extent.start, extent.stop, begun, limit))
         if not isinstance(view.obj, mmap.mmap):
             with self._lock:
                 self._uncached[key] = view

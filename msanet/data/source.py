@@ -1,5 +1,6 @@
 """Samples by number: where each lies (manifest, index), its bytes by positioned reads, checked by crc32."""
 
+import re
 import threading
 import zlib
 from bisect import bisect_right
@@ -33,6 +34,7 @@ except ImportError:
 
 _INDEX_BYTES = 32 * 2**20
 """Memory for indexes: of 50 shards with 5,000 samples each, or of 2,000 with 100."""
+_KEY = re.compile(r"[^/\\]{1,255}")
 _OF_THIS_PROCESS = ("_lock", "_indexes", "_index_bytes", "_under_way")
 
 
@@ -162,6 +164,11 @@ class ShardSource:
                 f"{index.bytes} bytes, the manifest {shard.samples} in {shard.bytes} (sha256 {index.sha256[:8]}, expected "
                 f"{shard.sha256[:8]}); copy the shard and its index again"
             )
+        if not _is_in_order(index):
+            raise UserError(
+                f"index '{where}' is damaged: its samples do not follow each other inside the shard, or have names that are "
+                "none; copy it again or pack the dataset again"
+            )
         return IndexTable(index.samples)
 
     def _extent(self, shard: ShardInfo, index: IndexTable, place: int) -> Extent:
@@ -180,6 +187,19 @@ class ShardSource:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
+
+
+def _is_in_order(index: ShardIndex) -> bool:
+    """Whether all members lie in the shard one after the other, as extents need them, and keys can be shown and written."""
+    end = 0
+    for sample in index.samples:
+        if not (sample.members and _KEY.fullmatch(sample.key) and sample.key.isprintable()):
+            return False
+        for member in sample.members:
+            if member.offset < end or not member.extension.isprintable():
+                return False
+            end = member.offset + member.length
+    return end <= index.bytes
 
 
 def _is_sound(data: bytes, member: Member) -> bool:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from msanet.config import StorageConfig
 from msanet.errors import UserError
+from msanet.secrets import MASK
 
 _OPEN_FILES = 64
 
@@ -122,6 +123,11 @@ def open_storage(location: str, settings: StorageConfig | None = None) -> Storag
     scheme, separator, rest = location.partition("://")
     if not separator:
         return LocalStorage(Path(location.removeprefix("file:")))
+    if MASK in location:
+        raise UserError(
+            f"'{location}' has {MASK} for a password or key, which no file of a run keeps; give the whole address again, to "
+            "train.py as data.path=..., to evaluate.py as --data"
+        )
     if scheme == "file":
         return LocalStorage(Path(rest))
     from msanet.data.remote import open_remote  # its libraries take time to import, and may be absent

@@ -32,6 +32,7 @@ _EXPECTED = {_BITS: 8, _COMPRESSION: 8, _FILL_ORDER: 1, _ORIENTATION: 1, _PLANAR
 _GREY, _RGB, _HORIZONTAL = 1, 2, 2
 _KNOWN = {*_EXPECTED, _WIDTH, _HEIGHT, _PHOTOMETRIC, _SAMPLES, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _COUNTS}
 _FORMATS = {3: "H", 4: "I"}  # SHORT, LONG
+_MOST_VALUES = {_OFFSETS: 2**20, _COUNTS: 2**20}  # the tiles of MAX_PIXELS; of other fields a few
 
 
 class TiledImage:
@@ -149,14 +150,14 @@ def _differences(tile: np.ndarray) -> np.ndarray:
 def _read_tags(data: bytes) -> dict[int, tuple[int, ...]]:
     """The fields that matter, of the first directory of a little-endian TIFF, each with a value at least.
 
-    struct.error where it leads out of the data, KeyError where a field is of another type than we know.
+    struct.error where it leads out of the data, KeyError where a field is of another type, or longer, than we know.
     """
     (start,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, start)
     tags = {}
     for tag, kind, number, place in struct.iter_unpack("<HHI4s", data[start + 2 : start + 2 + 12 * count]):
         if tag in _KNOWN and tag not in tags:  # of two, libtiff takes the first too
-            layout = f"<{number}{_FORMATS[kind if number else 0]}"
+            layout = f"<{number}{_FORMATS[kind if 0 < number <= _MOST_VALUES.get(tag, 16) else 0]}"
             inline = struct.calcsize(layout) <= 4
             tags[tag] = struct.unpack_from(layout, place) if inline else _values_at(layout, data, place)
     return tags

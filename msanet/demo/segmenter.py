@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from msanet.config import EvaluationConfig
-from msanet.data.codec import open_image
+from msanet.data.codec import FORMATS, open_image
 from msanet.errors import UserError
 from msanet.evaluation.inference import Predictor
 from msanet.evaluation.maps import Maps
@@ -175,11 +175,19 @@ def decode(data: bytes, name: str, megapixels: float) -> UInt8:
             f"'{name}' has {width}x{height} pixels, expected sides of at most {_MAX_SIDE}; cut it into parts"
         )
     pixels_HWC = picture.window(0, 0, height, width)
-    with Image.open(io.BytesIO(data)) as header:
-        turn = _TURNS.get(header.getexif().get(274, 1)) if header.format in ("JPEG", "MPO") else None
+    turn = _turn(data)
     if turn is not None:
         pixels_HWC = np.asarray(Image.fromarray(pixels_HWC).transpose(turn))
     return np.array(pixels_HWC)  # writable, which torch.from_numpy asks for
+
+
+def _turn(data: bytes) -> Image.Transpose | None:
+    """What makes a photograph upright; None also where its EXIF is damaged."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as header:
+            return _TURNS.get(header.getexif().get(274, 1)) if header.format in ("JPEG", "MPO") else None
+    except Exception:  # Pillow raises any kind of what lies in EXIF
+        return None
 
 
 def _attending(model: MSANet) -> dict[str, nn.ModuleDict]:

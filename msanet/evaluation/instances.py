@@ -67,6 +67,14 @@ def instance_rows(number: int, instance_ids_HW: Tensor, prediction_HW: Tensor) -
     return np.array(rows, dtype=np.int64) if rows else no_instances()
 
 
+def are_sound(rows: np.ndarray) -> bool:
+    """Whether rows (N, 5) int64 could come from `instance_rows`; for those out of a file."""
+    _, instance, size, right, right_category = rows.T
+    known = [label.id for label in LABELS if label.name in AVERAGE_INSTANCE_PIXELS]
+    is_sized = (size > 0) & (size < 2**40) & (right >= 0) & (right <= right_category) & (right_category <= size)
+    return bool((np.isin(instance // _PER_LABEL, known) & (instance > _PER_LABEL) & is_sized).all())
+
+
 def weighted_pixels(rows: np.ndarray) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:
     """(right, missed) pixels of each class with instances, and of each category of such classes only, by name.
 

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from msanet.evaluation.confusion import confusion_matrix_with_void
 from msanet.evaluation.metrics import scores
 from msanet.evaluation.panel_maps import PanelMaps
 from msanet.evaluation.protocols import NAMED
+from msanet.secrets import masked, without_secrets
 from msanet.visual.panels import pictures
 from msanet.visual.report import Panel, ReportData, write_report
 
@@ -59,17 +59,8 @@ def write_run_report(
 
 
 def command_line() -> str:
-    """How this process was called, without what the `deepspeed` launcher adds for each rank."""
-    return shlex.join(word for word in sys.argv if not word.startswith("--local_rank"))
-
-
-def without_secrets(text: str) -> str:
-    """The same without what lets others in: `user:password@` and the queries of addresses become ***.
-
-    Rather too much than too little: all before the last @ of an address goes, and a signed one's whole query.
-    """
-    text = re.sub(r"(\w://)\S*@", r"\1***@", text)
-    return re.sub(r"(\w://[^\s?]*)\?\S+?(['\"]?)(?=\s|$)", r"\1?***\2", text)
+    """How this process was called, without secrets and what the `deepspeed` launcher adds for each rank."""
+    return shlex.join(masked(word) for word in sys.argv if not word.startswith("--local_rank"))
 
 
 def score_table(evaluation: result.Evaluation) -> str:

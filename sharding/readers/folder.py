@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from msanet.data.codec import IMAGE_EXTENSIONS, decode_image
 from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.datasets.voc import voc_colour
+from msanet.documents import parse_yaml
 from msanet.errors import UserError
 from sharding.readers.labels import check_whole, decode_ids
 from sharding.readers.reader import Found, Pair, Reader, choose_splits, pair_up
@@ -114,12 +114,12 @@ def _by_stem(tree: Tree, folder: str, endings: tuple[str, ...]) -> dict[str, str
 def _load(path: Path) -> _Classes:
     expected = f"expected a file such as: {_EXAMPLE}"
     try:
-        classes = _Classes.model_validate(yaml.safe_load(path.read_bytes()))
+        classes = _Classes.model_validate(parse_yaml(path.read_bytes()))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
         raise UserError(f"classes file '{path}': {where}: {first['msg'].lower()}; {expected}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except ValueError as error:
         words = " ".join(str(error).split())
         raise UserError(f"classes file '{path}' is no YAML or JSON ({words}); {expected}") from error
     ids = [*(found.id for found in classes.classes), *(entry for entry in classes.ignore if isinstance(entry, int))]

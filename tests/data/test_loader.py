@@ -59,6 +59,14 @@ def same(a: list[dict[str, np.ndarray]], b: list[dict[str, np.ndarray]]) -> bool
     return all(np.array_equal(x[name], y[name]) for x, y in zip(a, b, strict=True) for name in x)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_start_of_the_loader_draws_nothing_that_dropout_would(shards: Path, workers: int) -> None:
+    """A run that goes on starts its loader once more than one that was never stopped."""
+    before = torch.get_rng_state()
+    stream(config_for(shards, workers=workers), steps=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_pixels_do_not_depend_on_ranks_micro_batches_or_resume(shards: Path) -> None:
     config = config_for(shards)
     whole = flatten(stream(config))
