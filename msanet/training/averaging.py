@@ -25,15 +25,20 @@ class WeightAverage:
             engine_state.scatter_local(engine, saved, self._average)
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the weights after step `step`, 1-based."""
+    def update(self, step: int, skipped: Tensor) -> None:
+        """Take in the weights after step `step`, 1-based; not where `skipped`, a scalar on the device, is 1 and not 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = engine_state.local_weights(self._engine)
-        torch._foreach_lerp_(list(self._average.values()), [current[name] for name in self._average], 1 - decay)
+        current, average = engine_state.local_weights(self._engine), list(self._average.values())
+        change = torch._foreach_sub([current[name] for name in self._average], average)
+        torch._foreach_mul_(change, (1 - decay) * (1 - skipped))
+        torch._foreach_add_(average, change)
 
-    def weights(self) -> dict[str, Tensor]:
-        """All of a network's weights and buffers, full and on the CPU. A collective; buffers become the ranks' mean."""
+    def weights(self, everywhere: bool = False) -> dict[str, Tensor]:
+        """All of a network's weights and buffers, full and on the CPU. A collective; buffers become the ranks' mean.
+
+        On rank 0, and empty on the others; with `everywhere` on all.
+        """
         for name, _ in self._engine.module.named_buffers():
             if name in self._average:
                 distributed.all_reduce_sum(self._average[name]).div_(distributed.world_size())
-        return engine_state.gather_local(self._engine, self._average)
+        return engine_state.gather_local(self._engine, self._average, everywhere)

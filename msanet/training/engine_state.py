@@ -2,10 +2,12 @@
 
 DeepSpeed saves one file per rank in the layout of the stage, loads them only on the same number of ranks, and by
 unpickling. Here each parameter's state is gathered to full size, so that a checkpoint fits any number of ranks and any
-ZeRO stage, and holds nothing but tensors. This file is the only one that knows how DeepSpeed lays out its state
+ZeRO stage, and holds nothing but tensors. What is gathered is rank 0's alone, one tensor after the other, so that a save
+costs the other ranks no more than the largest tensor. This file is the only one that knows how DeepSpeed lays out its state
 (0.19: `_hp_mapping` at stages 1 and 2, `ds_id` and partitioned groups at stage 3).
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,21 +15,23 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from msanet import distributed
+
 State = dict[str, dict[str, Tensor]]
 """{parameter name: {state key such as `exp_avg`: full-size tensor, or 0-d `step`}}"""
 
 
-def gather_weights(engine: Any) -> dict[str, Tensor]:
-    """Full parameters and buffers as float32 on the CPU, by name. A collective: every rank calls it, all get it."""
-    full = {name: buffer.detach().cpu().clone() for name, buffer in engine.module.named_buffers()}
-    for name, parameter in engine.module.named_parameters():
-        if hasattr(parameter, "ds_id"):
-            import deepspeed
+def gather_weights(engine: Any, everywhere: bool = False) -> dict[str, Tensor]:
+    """Full parameters and buffers as float32 on the CPU, by name. A collective: every rank calls it.
 
-            with deepspeed.zero.GatheredParameters([parameter]):
-                full[name] = parameter.detach().cpu().clone()
-        else:
-            full[name] = parameter.detach().cpu().clone()
+    The result is on rank 0, and empty on the others; with `everywhere` all get it.
+    """
+    keeps = everywhere or distributed.is_main()
+    full = {name: _on_cpu(buffer) for name, buffer in engine.module.named_buffers() if keeps}
+    for name, parameter in engine.module.named_parameters():
+        with _whole(parameter):
+            if keeps:
+                full[name] = _on_cpu(parameter)
     return full
 
 
@@ -37,15 +41,21 @@ def local_weights(engine: Any) -> dict[str, Tensor]:
     return own | {name: buffer for name, buffer in engine.module.named_buffers() if buffer.is_floating_point()}
 
 
-def gather_local(engine: Any, local: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Full tensors on the CPU out of tensors that are laid out as `local_weights`. A collective."""
-    full = {name: buffer.detach().cpu().clone() for name, buffer in engine.module.named_buffers()}
-    full |= {name: tensor.detach().cpu().clone() for name, tensor in local.items()}
+def gather_local(engine: Any, local: dict[str, Tensor], everywhere: bool = False) -> dict[str, Tensor]:
+    """Full tensors on the CPU out of tensors that are laid out as `local_weights`, and the other buffers.
+
+    A collective whose result is where that of `gather_weights` is.
+    """
+    keeps = everywhere or distributed.is_main()
+    full = {name: _on_cpu(local.get(name, buffer)) for name, buffer in engine.module.named_buffers() if keeps}
     for name, parameter in engine.module.named_parameters():
+        own = local[name]
         if hasattr(parameter, "ds_id"):
-            parts = [torch.empty_like(local[name]) for _ in range(dist.get_world_size())]
-            dist.all_gather(parts, local[name])
-            full[name] = torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape).cpu()
+            parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+            dist.all_gather(parts, own)
+            own = torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape) if keeps else own
+        if keeps:
+            full[name] = _on_cpu(own)
     return full
 
 
@@ -59,8 +69,9 @@ def scatter_local(engine: Any, full: dict[str, Tensor], local: dict[str, Tensor]
 
 
 def gather_optimizer_state(engine: Any) -> State:
-    """Every parameter's full optimizer state on the CPU. A collective: every rank calls it, all get it."""
-    return {name: _gather(engine, parameter) for name, parameter in engine.module.named_parameters()}
+    """Every parameter's full optimizer state on the CPU. A collective whose result is on rank 0, and empty on the others."""
+    state = {name: _gather(engine, parameter) for name, parameter in engine.module.named_parameters()}
+    return state if distributed.is_main() else {}
 
 
 def scatter_optimizer_state(engine: Any, state: State) -> None:
@@ -69,7 +80,8 @@ def scatter_optimizer_state(engine: Any, state: State) -> None:
     example = next((entry for entry in state.values() if entry), {})
     for flat in _flat_parameters(engine):
         optimizer.state[flat] = {
-            key: value.clone() if value.dim() == 0 else torch.zeros_like(flat) for key, value in example.items()
+            key: torch.zeros_like(flat) if value.dim() else value.to(flat.device, copy=True)
+            for key, value in example.items()
         }
     for name, parameter in engine.module.named_parameters():
         for key, value in state.get(name, {}).items():
@@ -77,10 +89,40 @@ def scatter_optimizer_state(engine: Any, state: State) -> None:
                 _scatter(engine, parameter, key, value)
 
 
+def local_gradients(engine: Any) -> list[Tensor]:
+    """The gradients that this rank's optimizer steps on: after the backward that reduced them, before the step."""
+    if engine.zero_optimization_stage() == 0:
+        return [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    averaged = [gradient for group in engine.optimizer.averaged_gradients.values() for gradient in group or ()]
+    return averaged or [flat.grad for flat in _flat_parameters(engine) if flat.grad is not None]  # where offloaded
+
+
+def skip_next_step(engine: Any, skipped: Tensor) -> None:
+    """Make the optimizer's next step do nothing where `skipped` (a scalar on the device) is 1, not 0.
+
+    torch's fused optimizers then leave weights, moments and step counters as they are: the protocol of torch.amp.GradScaler.
+    """
+    _base(engine).found_inf = skipped.float().to(_flat_parameters(engine)[0].device)  # type: ignore[attr-defined]
+
+
+def has_refused_step(engine: Any) -> bool:
+    """Whether DeepSpeed itself left out the last step: at stages 1 to 3 it does so where the gradient's norm is not finite."""
+    return bool(getattr(engine.optimizer, "overflow", False))
+
+
+def start_momentum(engine: Any) -> None:
+    """Give SGD its momentum of 0 before the first step: torch leaves it uninitialised where that step is skipped."""
+    optimizer = _base(engine)
+    if optimizer.defaults.get("momentum"):
+        for flat in _flat_parameters(engine):
+            optimizer.state[flat]["momentum_buffer"] = torch.zeros_like(flat)
+
+
 def _gather(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
     stage = engine.zero_optimization_stage()
     if stage == 0:
-        return {key: _on_cpu(value) for key, value in _base(engine).state[parameter].items() if value is not None}
+        own = _base(engine).state[parameter] if distributed.is_main() else {}
+        return {key: _on_cpu(value) for key, value in own.items() if value is not None}
     flat_state = {
         key: value for key, value in _base(engine).state[_flat_parameters(engine)[0]].items() if value is not None
     }
@@ -91,7 +133,8 @@ def _gather(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
             if stage == 3
             else _gather_fragments(engine, parameter, key)
         )
-        gathered[key] = full.detach().cpu().clone()
+        if distributed.is_main():
+            gathered[key] = _on_cpu(full)
     return gathered
 
 
@@ -102,7 +145,7 @@ def _gather_fragments(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
     if mapping is not None:
         where, fragment = _fragment(engine, mapping, key)
         full.narrow(0, where.start, where.numel).copy_(fragment)
-    dist.all_reduce(full, group=engine.optimizer.dp_process_group)
+    dist.reduce(full, dst=0, group=engine.optimizer.dp_process_group)
     return full.view_as(parameter)
 
 
@@ -151,4 +194,13 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _on_cpu(value: Any) -> Tensor:
-    return value.detach().cpu().clone() if isinstance(value, Tensor) else torch.tensor(float(value))
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else torch.tensor(float(value))
+
+
+def _whole(parameter: nn.Parameter) -> AbstractContextManager[Any]:
+    """In it the parameter is full on every rank, at stage 3 too. A collective there."""
+    if not hasattr(parameter, "ds_id"):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter])

@@ -13,15 +13,19 @@ from msanet.models.network import SegmentationNetwork
 
 
 def build_optimizer(model: SegmentationNetwork, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """torch's own Adam, AdamW or SGD: DeepSpeed's `Adam` would silently be AdamW and compile a C++ extension on CPUs."""
+    """torch's own Adam, AdamW or SGD: DeepSpeed's `Adam` would silently be AdamW and compile a C++ extension on CPUs.
+
+    Fused, since only then a step can be skipped without asking the device first (see `Guard`).
+    """
     parameters = parameter_groups(model, config.classifier_lr)
+    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
     match config.name:
         case "adam":
-            return torch.optim.Adam(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
+            return torch.optim.Adam(parameters, betas=config.betas, **common)
         case "adamw":
-            return torch.optim.AdamW(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
+            return torch.optim.AdamW(parameters, betas=config.betas, **common)
         case "sgd":
-            return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+            return torch.optim.SGD(parameters, momentum=config.momentum, **common)
 
 
 def parameter_groups(model: SegmentationNetwork, classifier_lr: float) -> list[dict[str, Any]]:

@@ -1,0 +1,34 @@
+"""One micro-batch through network and loss: the trainer's step, and the replay of a step that went wrong."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from msanet.config import DataConfig
+from msanet.data.augment import colour_jitter, normalise
+from msanet.data.stages import Batch
+from msanet.losses import SegmentationLoss
+from msanet.models.network import combined_loss
+
+
+def network_input(batch: Batch, data: DataConfig) -> Tensor:
+    """What the network sees, (N, 3, H, W) float32: colours jittered where that is left to the device, then normalised."""
+    images = batch.images_NHWC
+    if data.jitter_on == "device" and (data.brightness or data.contrast or data.saturation):
+        images = colour_jitter(images, batch.jitter_N3)
+    return normalise(images, data.mean, data.std)
+
+
+def micro_batch_loss(
+    network: Callable[[Tensor], Any],
+    extra_weights: Sequence[float],
+    loss: SegmentationLoss,
+    batch: Batch,
+    counts_2: Tensor,
+    data: DataConfig,
+) -> Tensor:
+    """The share of a micro-batch in the loss of its global batch, a scalar. counts_2: the loss's counts of that batch."""
+    output = network(network_input(batch, data))
+    return combined_loss(output, extra_weights, partial(loss, labels_NHW=batch.labels_NHW, counts_2=counts_2))

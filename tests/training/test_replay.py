@@ -1,0 +1,137 @@
+"""Too many skipped steps end the run with a black box, and the replay finds again what went wrong, on one process."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranks
+import torch
+from poison import PoisonedGradient, small_config, start
+from torch import Tensor, nn
+
+from msanet import distributed
+from msanet.models import build_model
+from msanet.models.network import SegmentationNetwork
+from msanet.models.saved import ModelCard
+from msanet.training.__main__ import main
+from msanet.training.blackbox import read_black_box
+from msanet.training.forward import network_input
+
+STEP = 3
+
+
+def spoil_one(model: nn.Module, mean: float, gradient: bool) -> None:
+    """Make the stem's output not finite, or its gradient, for the one image whose mean is `mean`."""
+
+    def spoil(module: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        is_it_N = (inputs[0].mean(dim=(1, 2, 3)) - mean).abs() < 1e-5
+        if gradient:
+            return PoisonedGradient.apply(output) if is_it_N.any() else output
+        return torch.where(is_it_N.view(-1, 1, 1, 1), math.nan, output)
+
+    stem(model)[1].register_forward_hook(spoil)
+
+
+def stem(model: nn.Module) -> tuple[str, nn.Module]:
+    return next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+
+
+def _stop(shards: str, folder: str, gradient: bool, trainer_settings: dict[str, Any]) -> None:
+    """In step 3 one image of rank 1 spoils its step, and one skipped step is too many."""
+    config = small_config(shards, max_skipped=0, **trainer_settings)
+    trainer = start(config.model_copy(update={"run": config.run.model_copy(update={"dir": Path(folder)})}))
+    for batches in trainer.stream():
+        if trainer.step == STEP - 1 and distributed.rank() == 1:
+            image_CHW = network_input(batches[1], config.data)[0]
+            spoil_one(trainer.engine.module, float(image_CHW.mean()), gradient)
+            key = trainer.anomalies.samples(trainer.consumed, 1)[2]["key"]
+            (Path(folder) / "fault.json").write_text(json.dumps([float(image_CHW.mean()), key]))
+        trainer.train_step(batches)
+
+
+def stopped(shards: Path, folder: Path, gradient: bool, **trainer_settings: Any) -> tuple[Path, float, str]:
+    """The black box, and the mean and key of the image at fault."""
+    arguments = {
+        "shards": str(shards),
+        "folder": str(folder),
+        "gradient": gradient,
+        "trainer_settings": trainer_settings,
+    }
+    processes = ranks.start_ranks(2, [ranks.__file__, __file__, "_stop", json.dumps(arguments)])
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], "\n".join(outputs)
+    assert "".join(outputs).count("error: ") == 1 and "Traceback" not in "".join(outputs)
+    box = folder / "blackbox" / f"step-{STEP:08d}"
+    assert f"replay {box}" in "".join(outputs) and "trainer.max_skipped=0" in "".join(outputs)
+    mean, key = json.loads((folder / "fault.json").read_text())
+    return box, mean, key
+
+
+def spoiled_network(monkeypatch: pytest.MonkeyPatch, mean: float, gradient: bool) -> None:
+    """The network that a black box is replayed with has the same fault."""
+
+    def build(card: ModelCard) -> SegmentationNetwork:
+        model = build_model(card.name, len(card.classes), **card.options)
+        spoil_one(model, mean, gradient)
+        return model
+
+    monkeypatch.setattr(ModelCard, "build", build)
+
+
+@pytest.mark.parametrize(("stage", "sync"), [(0, False), (3, True)])
+def test_the_replay_names_module_and_sample(
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stage: int,
+    sync: bool,
+) -> None:
+    """Statistics of BatchNorm that are of all ranks carry the fault to all, and then all batches are kept and joined."""
+    box, mean, key = stopped(shards, tmp_path, gradient=False, zero_stage=stage, sync_batchnorm=sync)
+    assert list(read_black_box(box).records) == ([0, 1] if sync else [1])
+    assert main(["replay", str(box)]) == 1, "a sound network"
+    assert "not reproduced" in capsys.readouterr().out
+    spoiled_network(monkeypatch, mean, gradient=False)
+    assert main(["replay", str(box)]) == 0
+    said = capsys.readouterr().out
+    name, _ = stem(build_model("unet", 5, width=0.05))
+    assert "\nreproduced: the loss is nan" in said and f"first output that is not finite: of {name} (Conv2d)" in said
+    assert (
+        f"not finite with nothing beside them: {key} (epoch 0)\n" in said
+        and "0 with values that are not finite" in said
+    )
+    assert main(["replay", str(box), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [sample[2] for sample in found["alone"]] == [key]
+    assert found["rank"] == (0 if sync else 1)
+    assert any("are done as one" in remark for remark in found["remarks"]) is sync
+
+
+def test_gradients_alone_are_found_on_the_rank_that_made_them(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box, mean, _ = stopped(shards, tmp_path, gradient=True, zero_stage=1, precision="bf16")
+    recorded = read_black_box(box)
+    assert list(recorded.records) == [0, 1] and recorded.card.step == STEP - 1
+    spoiled_network(monkeypatch, mean, gradient=True)
+    assert main(["replay", str(box), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    name, _ = stem(build_model("unet", 5, width=0.05))
+    assert found["rank"] == 1 and found["trace"]["gradient"].startswith(f"of {name}.")
+    assert found["loss"] == recorded.about.losses[1] == found["recorded"], (
+        "the same weights, batches, mode and precision"
+    )
+    assert main(["replay", str(box), "--rank", "0"]) == 1
+
+
+def test_what_is_no_black_box_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "blackbox.json").write_text("{}")
+    for folder, sentence in ((tmp_path / "none", "holds no blackbox.json"), (tmp_path, "is damaged")):
+        with pytest.raises(SystemExit) as end:
+            main(["replay", str(folder)])
+        assert end.value.code == 2
+        said = capsys.readouterr().err
+        assert sentence in said and said.startswith("error: ") and said.count("\n") == 1
