@@ -23,7 +23,8 @@ def judge(job: EvaluationJob) -> None:
     """From a checkpoint and shards to figures; every rank runs this."""
     shards = open_storage(job.shards, job.storage)
     manifest = distributed.on_main(lambda: read_manifest(shards))
-    model, card = load_network(job.checkpoint, distributed.device())
+    checkpoint = distributed.on_main(job.find_checkpoint)  # its hashes are verified once for all
+    model, card = load_network(checkpoint, distributed.device())
     require_same_classes(card, manifest.classes, job.shards)
     source = ShardSource(shards, job.split, manifest)
     settings = job.settings.model_copy(update={"resize": job.settings.resize or card.resize})

@@ -8,7 +8,6 @@
 
 import sys
 
-import torch
 from tqdm import tqdm
 
 from msanet import distributed
@@ -18,6 +17,7 @@ from msanet.data.loader import plan_batches
 from msanet.data.source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
 from msanet.models import build_model
+from msanet.training.restarts import restarting
 from msanet.training.run import RunFolder
 from msanet.training.stopping import EXIT_REQUEUE, Ask, Watch
 from msanet.training.trainer import Trainer
@@ -30,31 +30,31 @@ def train(config: Config) -> None:
     validation = ShardSource(shards, config.data.val_split, manifest)
     batches = plan_batches(config.trainer.global_batch, config.trainer.micro_batch, distributed.world_size())
 
-    torch.manual_seed(config.run.seed)  # the same initial weights on every rank
+    distributed.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_model(config.model.name, manifest.num_classes, **config.model.options)
     run = RunFolder(config, manifest)
     trainer = Trainer(config, manifest, model, batches, saved=run.resume_or_initialise(model))
     run.begin(trainer.step)
 
-    watch = Watch(config.run.grace, config.trainer.checkpoint_minutes)
     bar = tqdm(total=trainer.total_steps, initial=trainer.step, desc="train", disable=not distributed.is_main())
-    with watch, run, bar:
+    with Watch(config.run.grace, config.trainer.checkpoint_minutes) as watch, run, bar:
         for micro_batches in trainer.stream():
-            run.record(trainer.step + 1, micro_batches)
-            trainer.train_step(micro_batches)
-            bar.update()
-            if trainer.is_due(config.trainer.log_every):
+            if micro_batches:  # none where a validation that was given up comes first
+                run.record(trainer.step + 1, micro_batches)
+                trainer.train_step(micro_batches)
+                bar.update()
+            if trainer.is_to_be_logged:
                 run.log(trainer.position, trainer.training_figures())
-            if trainer.is_due(config.trainer.evaluate_every * trainer.steps_per_epoch):
-                run.log_evaluation(trainer.position, trainer.evaluate(validation))
+            if trainer.is_to_be_judged:
+                run.log_evaluation(trainer.position, trainer.evaluate(validation, watch.is_told_to_stop))
             asked = watch.asks()
             if asked or trainer.is_to_be_saved:
                 run.save(trainer.checkpoint())
-            if asked is Ask.STOP and trainer.step < trainer.total_steps:
+            if asked is Ask.STOP and not trainer.is_done:
                 sys.exit(EXIT_REQUEUE)
 
 
 if __name__ == "__main__":
-    settings = train_config(__doc__)
+    settings = restarting(train_config(__doc__))
     with distributed.session(settings.run.timeout):
         train(settings)

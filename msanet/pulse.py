@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch.distributed as dist
 
-from msanet.rendezvous import another_connection
+from msanet.rendezvous import another_connection, leave
 
 EXIT_FAULT = 1
 """Exit code of the ranks of a job that a fault has ended."""
@@ -82,13 +82,9 @@ class Pulse:
             threading.Thread(target=target, daemon=True, name="pulse").start()
 
     def leave(self) -> None:
-        """The orderly end, after `wait_for_all`: no more beats and verdicts; rank 0, which keeps the store, goes last."""
+        """The orderly end, after `wait_for_all`: no more beats and no verdicts."""
         self._stopped.set()
-        left = self._store.add("left", 1)
-        until = time.monotonic() + self.interval
-        while self.rank == 0 and left < len(self.hosts) and time.monotonic() < until:
-            time.sleep(0.005)
-            left = self._store.add("left", 0)
+        leave(self._store, self.rank, len(self.hosts), self.interval)
 
     def advance(self, doing: str, slow: bool = False) -> None:
         """Progress in the course that all ranks take alike, so that the one with the least holds the others up.

@@ -65,6 +65,15 @@ def meet(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[
     return [value.decode() for value in store.multi_get(keys)]
 
 
+def leave(store: dist.Store, rank: int, world_size: int, seconds: float) -> None:
+    """Nothing more to read: rank 0, whose process keeps the store, waits for the others to come here too."""
+    left = store.add("left", 1)
+    until = time.monotonic() + seconds
+    while rank == 0 and left < world_size and time.monotonic() < until:
+        time.sleep(0.005)
+        left = store.add("left", 0)
+
+
 def another_connection(store: dist.Store) -> dist.Store:
     """To the same store, for another thread: an operation that waits holds up the others of its connection."""
     return store.clone()  # type: ignore[attr-defined]  # torch's stubs lack it

@@ -2,7 +2,7 @@
 
 import heapq
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +27,13 @@ from msanet.evaluation.panel_maps import panel_maps
 from msanet.evaluation.records import ImageCounts, image_counts, image_records
 from msanet.evaluation.result import Evaluation, Panel
 
+_GIVE_UP = 2**31
+"""What a rank that was asked to stop says in place of a number of forwards."""
+
+
+class GivenUp(Exception):
+    """An evaluation that a rank asked to stop. Raised on all ranks, after the same image."""
+
 
 def evaluate(
     model: nn.Module,
@@ -35,11 +42,13 @@ def evaluate(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     lockstep: bool = False,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Evaluation:
     """Put every image of the split through the network once and count. A collective: every rank calls it.
 
     lockstep: all ranks run the same number of forwards (ZeRO-3 runs collectives inside them); a rank whose image needs
     fewer than another's, or that has none left, makes up for it with idle ones. No rank needs another's disk.
+    should_stop: asked before each image; where it says so on one rank, GivenUp is raised on all.
     """
     rank, world_size = distributed.rank(), distributed.world_size()
     was_training = model.training
@@ -49,23 +58,34 @@ def evaluate(
     mine = evaluation_slice(len(source), rank, world_size)
     with_instances = settings.protocol == "official-cityscapes"
     samples = evaluation_loader(source, rank, world_size, settings.workers if mine else 0, with_instances)
-    if lockstep:
-        samples = _in_lockstep(samples, predictor, -(-len(source) // world_size))
+    if lockstep or should_stop:
+        samples = _together(samples, predictor, -(-len(source) // world_size), should_stop)
     bar = tqdm(
         samples, f"evaluate {source.split}", len(mine), unit="image", leave=False, disable=not distributed.is_main()
     )
-    for sample in bar:
-        tally.add(sample, predictor)
-    model.train(was_training)
+    try:
+        for sample in bar:
+            distributed.progress(f"judging image {sample.key}")
+            tally.add(sample, predictor)
+            distributed.progress("waiting for the next image to judge")
+    finally:
+        model.train(was_training)
     return tally.of_all_ranks(source)
 
 
-def _in_lockstep(samples: Iterator[EvaluationSample], predictor: Predictor, longest: int) -> Iterator[EvaluationSample]:
-    """The same samples. Around each, this rank runs as many forwards as the rank with the largest image at that place."""
+def _together(
+    samples: Iterator[EvaluationSample], predictor: Predictor, longest: int, should_stop: Callable[[], bool] | None
+) -> Iterator[EvaluationSample]:
+    """The same samples, of which all ranks take the next, or give up, at the same time.
+
+    In lockstep this rank runs, around each, as many forwards as the rank with the largest image at that place.
+    """
     for _ in range(longest):
         sample = next(samples, None)
-        own = predictor.num_forwards(*sample.image_HWC.shape[:2]) if sample else 0
-        most = distributed.all_reduce_max(own)
+        own = predictor.num_forwards(*sample.image_HWC.shape[:2]) if sample and predictor.lockstep else 0
+        most = distributed.all_reduce_max(_GIVE_UP if should_stop and should_stop() else own)
+        if most == _GIVE_UP:
+            raise GivenUp
         if sample:
             yield sample
         for _ in range(most - own):
@@ -111,6 +131,7 @@ class Tally:
     def of_all_ranks(self, source: ShardSource) -> Evaluation:
         """Counts of all ranks, the same on each. A collective."""
         manifest = source.manifest
+        distributed.wait_for_all()
         costs = distributed.gather_objects(Cost(time.perf_counter() - self.started, peak_memory(self.device)))
         times_seen = np.zeros(len(source), dtype=np.int64)
         parts = distributed.gather_objects((self.images, self.instances, self.boundary and self.boundary.counts_7K))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from msanet import distributed
 from msanet.config import EvaluationConfig
 from msanet.data.augment import normalise
 from msanet.errors import UserError
@@ -194,6 +195,7 @@ class Predictor:
 
     def _forward(self, x_NCHW: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            distributed.progress("judging windows of an image")
             logits_NKHW: Tensor = self.model(x_NCHW.contiguous(memory_format=torch.channels_last))
         return logits_NKHW.float()
 

@@ -16,18 +16,21 @@ whole one, saying which file was damaged.
 
 import hashlib
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
+from errno import ENOENT
 from pathlib import Path
-from typing import Any
 
 import torch
+import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from msanet import distributed
 from msanet.data.order import Plan
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
@@ -37,6 +40,12 @@ MODEL_FILE = "model.safetensors"
 LATEST, BEST = "latest", "best"
 _RAW, _OPTIMIZER, _RNG = "raw.safetensors", "optimizer.safetensors", "rng.safetensors"
 _STATE, _FILES = "state.json", "files.json"
+_NEEDED = {MODEL_FILE, _OPTIMIZER, _RNG, _STATE}
+_REPLACED = ".replaced"
+"""Ends the name of a checkpoint while another of its step takes its place."""
+_NAME = re.compile(r"step-(\d{8,18})(\.replaced)?")
+_MOST_JSON = 2**20
+"""Bytes of a JSON file that are read; ours have a few hundred."""
 State = dict[str, dict[str, Tensor]]
 
 
@@ -50,7 +59,10 @@ class Best(BaseModel):
 
 
 class RunState(BaseModel):
-    """Where a run stands. step: optimizer steps done. consumed: samples taken from the order, the one integer of a resume."""
+    """Where a run stands. step: optimizer steps done. consumed: samples taken from the order, the one integer of a resume.
+
+    owes_validation: the one that was due after this step was given up, and comes first when the run goes on.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -64,11 +76,12 @@ class RunState(BaseModel):
     optimizer: str
     versions: dict[str, str]
     best: Best | None = None
+    owes_validation: bool = False
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds. rng: {'<rank>.cpu' or '<rank>.cuda': generator state, uint8}. average: see `WeightAverage`."""
+    """What a checkpoint holds. rng: see `gather_rng`. average: see `WeightAverage`."""
 
     state: RunState
     card: ModelCard
@@ -88,9 +101,10 @@ class _Files(BaseModel):
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write `folder`/step-N, move `latest` and `best`; only then forget all but these and the `keep` newest.
+    """Write `folder`/step-N, move `latest` and `best`; only then forget all but these and the `keep` newest up to N.
 
-    For one rank only. Where the disk is full it raises OSError, and what was there before is untouched.
+    Those after N are damaged, since the run fell back before them. For one rank only. Where the disk is full it raises
+    OSError, and what was there before is untouched.
     """
     name = _name(checkpoint.state.step)
     part = folder / f".{name}{PARTIAL}"
@@ -104,17 +118,20 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         shutil.rmtree(part, ignore_errors=True)
         raise
     final = folder / name
-    shutil.rmtree(final, ignore_errors=True)  # a damaged one of this step, or this step again after a fall back
+    if final.is_dir():  # this step again, after a fall back or an owed validation: at no time without a whole one
+        shutil.rmtree(folder / f"{name}{_REPLACED}", ignore_errors=True)
+        os.rename(final, folder / f"{name}{_REPLACED}")
     os.rename(part, final)
     sync(folder)
     write_text(folder / LATEST, name + "\n")
-    kept = checkpoint_folders(folder)[:keep]
+    found = checkpoint_folders(folder)
+    kept = [path for path in found[found.index(final) :] if path.suffix != _REPLACED][:keep]
     best = checkpoint.state.best
     if best and (folder / _name(best.step)).is_dir():
         write_text(folder / BEST, _name(best.step) + "\n")
         kept.append(folder / _name(best.step))
-    for old in set(checkpoint_folders(folder)) - set(kept):
-        shutil.rmtree(old)
+    for old in set(found) - set(kept):
+        shutil.rmtree(old, ignore_errors=True)  # the new one is whole, whatever comes of the old
     return final
 
 
@@ -139,8 +156,9 @@ def _fill(part: Path, checkpoint: Checkpoint) -> None:
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
-    """All checkpoints, newest first, without a look inside."""
-    return sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
+    """All checkpoints, newest first, without a look inside. What merely has a similar name is none."""
+    found = [(name, path) for path in folder.glob("step-*") if (name := _NAME.fullmatch(path.name)) and path.is_dir()]
+    return [path for name, path in sorted(found, key=lambda one: (int(one[0][1]), not one[0][2]), reverse=True)]
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -156,66 +174,66 @@ def newest_whole(folder: Path) -> Path | None:
 def best_whole(folder: Path) -> Path:
     """The checkpoint with the best validation. Raises UserError where there is none or it is damaged."""
     pointer = folder / BEST
-    if not pointer.is_file():
+    if pointer.is_symlink() or not pointer.is_file():
         raise UserError(
             f"'{pointer}' is not there, expected the name of the best checkpoint (trainer.keep_best); leave --best out"
         )
-    best = folder / pointer.read_text(encoding="utf-8").strip()
-    fault = find_fault(best)
+    name = _read_start(pointer).decode(errors="replace").strip()
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"'{pointer}' holds '{name[:40]}', expected the name of a checkpoint beside it; leave --best out"
+        )
+    fault = find_fault(best := folder / name)
     if fault:
         raise UserError(f"the best checkpoint {fault}, expected it whole; leave --best out to use the newest")
     return best
 
 
 def find_fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None if it is whole."""
+    """What is wrong with a checkpoint, or None if it is whole. Never looks outside of it."""
+    if folder.is_symlink():
+        return f"'{folder}' is a link, not a folder"
     try:
-        files = _Files.model_validate_json((folder / _FILES).read_bytes()).files
+        files = _Files.model_validate_json(_read_start(folder / _FILES)).files
     except (OSError, ValidationError):
         return f"'{folder / _FILES}' is missing or damaged"
-    for name, info in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"file '{path}' is missing"
-        if path.stat().st_size != info.bytes:
-            return f"file '{path}' has {path.stat().st_size} bytes, not {info.bytes}"
-        if _file_info(path) != info:
-            return f"file '{path}' is damaged (its sha256 is not the one written)"
+    if not _NEEDED <= files.keys() <= {*_NEEDED, _RAW}:
+        return f"'{folder / _FILES}' lists other files than those of a checkpoint"
+    try:
+        faults = (_file_fault(folder / name, info) for name, info in files.items())
+        return next((fault for fault in faults if fault), None)
+    except OSError as error:
+        return f"file '{error.filename}' cannot be read ({error.strerror})"
+
+
+def _file_fault(path: Path, info: _FileInfo) -> str | None:
+    if path.is_symlink() or not path.is_file():
+        return f"file '{path}' is missing"
+    if path.stat().st_size != info.bytes:
+        return f"file '{path}' has {path.stat().st_size} bytes, not {info.bytes}"
+    if _file_info(path) != info:
+        return f"file '{path}' is damaged (its sha256 is not the one written)"
     return None
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Load a checkpoint that `newest_whole` has vouched for."""
+    """Load a checkpoint that `newest_whole` has vouched for. Raises UserError where this version cannot read it."""
     weights, card = load_weights(folder / MODEL_FILE)
-    raw = folder / _RAW
-    average, weights = (weights, load_file(raw)) if raw.is_file() else (None, weights)
     optimizer: State = {}
-    for flat_name, tensor in load_file(folder / _OPTIMIZER).items():
+    try:
+        state = RunState.model_validate_json(_read_start(folder / _STATE))
+        raw = load_file(folder / _RAW) if (folder / _RAW).is_file() else None
+        flat, rng = load_file(folder / _OPTIMIZER), load_file(folder / _RNG)
+    except (OSError, ValidationError, SafetensorError) as error:
+        what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise UserError(
+            f"checkpoint '{folder}' cannot be read ({what}), expected one of this version of msanet on a disk that all ranks "
+            "see; use the version that wrote it, or another run.dir"
+        ) from None
+    for flat_name, tensor in flat.items():
         name, _, key = flat_name.rpartition("/")
         optimizer.setdefault(name, {})[key] = tensor
-    state = RunState.model_validate_json((folder / _STATE).read_bytes())
-    return Checkpoint(state, card, weights, optimizer, load_file(folder / _RNG), average)
-
-
-def require_same_run(saved: RunState, card: ModelCard, plan: Plan, fresh: ModelCard, optimizer: str) -> None:
-    """Refuse to resume what would not be the same run. Raises UserError that names the first difference."""
-    differences: list[tuple[str, Any, Any, str]] = [
-        (
-            "dataset",
-            f"{saved.dataset} {saved.dataset_digest[:12]}",
-            f"{fresh.dataset} {fresh.dataset_digest[:12]}",
-            "data.path",
-        ),
-        ("network", (card.name, card.options), (fresh.name, fresh.options), "the section model"),
-        ("optimizer", saved.optimizer, optimizer, "optimizer.name"),
-        ("global batch", saved.plan.lanes, plan.lanes, "trainer.global_batch"),
-        ("sample order", saved.plan, plan, "run.seed, data.window, data.block_bytes and data.epoch_end"),
-    ]
-    for what, was, now, setting in differences:
-        if was != now:
-            raise UserError(
-                f"the checkpoint in run.dir has {what} {was}, this run has {now}; set {setting} back, or start another run.dir"
-            )
+    return Checkpoint(state, card, raw or weights, optimizer, rng, weights if raw else None)
 
 
 def rng_state() -> dict[str, Tensor]:
@@ -224,6 +242,16 @@ def rng_state() -> dict[str, Tensor]:
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
+
+
+def gather_rng() -> dict[str, Tensor]:
+    """{'<rank>.cpu' or '<rank>.cuda': generator state, uint8} of all ranks. A collective; on rank 0, empty on the others."""
+    states = [rng_state()] * distributed.world_size()
+    if len(states) > 1:
+        dist.gather_object(states[0], states if distributed.is_main() else None)
+    if not distributed.is_main():
+        return {}
+    return {f"{rank}.{kind}": state for rank, kinds in enumerate(states) for kind, state in kinds.items()}
 
 
 def restore_rng(states: dict[str, Tensor], rank: int) -> bool:
@@ -239,3 +267,11 @@ def restore_rng(states: dict[str, Tensor], rank: int) -> bool:
 def _file_info(path: Path) -> _FileInfo:
     with path.open("rb") as file:
         return _FileInfo(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _read_start(path: Path) -> bytes:
+    """A file that should be short; a longer one is cut, and so found to be damaged. Raises OSError."""
+    if path.is_symlink() or not path.is_file():
+        raise FileNotFoundError(ENOENT, "is no file", str(path))
+    with path.open("rb") as file:
+        return file.read(_MOST_JSON)

@@ -23,7 +23,7 @@ from msanet import distributed
 from msanet.config import Config
 from msanet.errors import EXIT_USER_ERROR, user_errors
 from msanet.pulse import AGAIN, EXIT_FAULT, say
-from msanet.rendezvous import MissingRanks, another_connection, meet, open_store
+from msanet.rendezvous import MissingRanks, another_connection, leave, meet, open_store
 from msanet.training.stopping import EXIT_REQUEUE
 
 _T = TypeVar("_T")
@@ -104,7 +104,9 @@ class _Supervisor:
                     f"rank {missing[0]} on {hosts[missing[0]]} cannot be started again: its process was killed or its host is "
                     f"down; {AGAIN}"
                 )
-            return {rank: int(store.get(f"code/{rank}")) for rank in range(self.world_size)}
+            codes = {rank: int(store.get(f"code/{rank}")) for rank in range(self.world_size)}
+            leave(store, self.rank, self.world_size, 5)
+            return codes
 
         return self._within(exchange, 2)
 

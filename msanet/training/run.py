@@ -5,6 +5,7 @@ import math
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ from msanet.evaluation.report import (
     COMMAND_FILE,
     CONFIG_FILE,
     METRICS_FILE,
+    REPORT_FILE,
     command_line,
-    read_lines,
     without_secrets,
     write_run_report,
 )
-from msanet.evaluation.result import Evaluation, write_evaluation
+from msanet.evaluation.result import Evaluation, evaluation_file, write_evaluation
 from msanet.files import write_text
 from msanet.models.network import SegmentationNetwork
 from msanet.models.pretrained import initialise
+from msanet.training.board import Board
 from msanet.training.checkpoint import (
     Checkpoint,
     checkpoint_folders,
@@ -33,17 +35,22 @@ from msanet.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from msanet.training.lines import PatientWriter, append, cut_after
 
 
 class RunFolder:
-    """Where a run keeps itself. Every rank has one; only rank 0's writes."""
+    """Where a run keeps itself. Every rank has one; only rank 0's writes, but for what `record` does.
+
+    A disk that is full ends no run: a warning says what is missing. What is there is whole.
+    """
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
         assert config.run.dir is not None, "checked with the command line"
         self.path = config.run.dir
         self.checkpoints = self.path / "checkpoints"
         self._config, self._manifest = config, manifest
-        self._board: Any = None
+        self._writer = PatientWriter()
+        self._board: Board | None = None
         self._saving: threading.Thread | None = None
 
     def __enter__(self) -> "RunFolder":
@@ -52,8 +59,6 @@ class RunFolder:
     def __exit__(self, *error: object) -> None:
         """Wait until all is on the disk."""
         self._wait_for_save()
-        if self._board:
-            self._board.close()
 
     def resume_or_initialise(self, model: SegmentationNetwork) -> Checkpoint | None:
         """The checkpoint to go on from under `run.resume`, or None for a new run, whose network starts from `model.pretrained`.
@@ -77,9 +82,13 @@ class RunFolder:
             print(report.text(config.data.mean, config.data.std), file=sys.stderr, flush=True)
 
     def begin(self, step: int) -> None:
-        """Write config.yaml, and forget what was logged after `step`, since it will be done again."""
+        """Write config.yaml, and forget what was logged after `step`, since it will be done again. A collective."""
         distributed.on_main(lambda: self._prepare(step))
-        self.path.mkdir(parents=True, exist_ok=True)  # on the hosts that do not share rank 0's disk
+        if distributed.local_rank() == 0:  # also on the hosts that do not share rank 0's disk
+            self.path.mkdir(parents=True, exist_ok=True)
+            for file in self.path.glob("*.jsonl"):
+                cut_after(file, step)
+        distributed.wait_for_all()
 
     def record(self, step: int, micro_batches: Sequence[Batch]) -> None:
         """Samples that were masked, to masked-<rank>.jsonl and stderr; with run.record_samples, which were taken.
@@ -88,7 +97,7 @@ class RunFolder:
         """
         for fault in (fault for batch in micro_batches for fault in batch.faults):
             print(f"warning: step {step}: masked, since {fault}", file=sys.stderr, flush=True)
-            self._append("masked", {"step": step, "fault": fault})
+            self._add(f"masked-{distributed.rank():05d}.jsonl", {"step": step, "fault": fault})
         if not self._config.run.record_samples:
             return
         seen = {
@@ -96,38 +105,46 @@ class RunFolder:
             "epochs": [epoch for batch in micro_batches for epoch in batch.epochs_N.tolist()],
             "samples": [sample for batch in micro_batches for sample in batch.samples_N.tolist()],
         }
-        self._append("samples", seen)
+        self._add(f"samples-{distributed.rank():05d}.jsonl", seen, "the proof that each sample is taken once has a gap")
 
     def log(self, position: dict[str, float], values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and the same to TensorBoard. Values that are not finite become null."""
         if not distributed.is_main():
             return
         line = {**position, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
-        with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name if "/" in name else f"train/{name}", value, int(position["step"]))
+        self._add(METRICS_FILE, line)
+        assert self._board is not None, "begin comes first"
+        tags = {name if "/" in name else f"train/{name}": value for name, value in values.items()}
+        self._writer.write(self.path / "tensorboard", partial(self._board.add, int(position["step"]), tags))
 
-    def log_evaluation(self, position: dict[str, float], evaluation: Evaluation) -> None:
-        """A line, evaluation-<split>.json and a fresh report."""
+    def log_evaluation(self, position: dict[str, float], evaluation: Evaluation | None) -> None:
+        """A line, evaluation-<split>.json and a fresh report; nothing of an evaluation that was given up. A collective."""
+        if evaluation is not None and distributed.is_main():
+            distributed.progress("writing the report", slow=True)
+            self._write_evaluation(position, evaluation)
+        distributed.wait_for_all()
+
+    def _write_evaluation(self, position: dict[str, float], evaluation: Evaluation) -> None:
         self.log(position, evaluation.summary())
-        if distributed.is_main():
-            write_evaluation(self.path, evaluation)
-            write_run_report(self.path, self._manifest.palette, evaluation)
+        figures, stays = evaluation_file(self.path, evaluation.split), "the last one written stays"
+        report = partial(write_run_report, self.path, self._manifest.palette, evaluation)
+        self._writer.write(figures, partial(write_evaluation, self.path, evaluation), stays)
+        self._writer.write(self.path / REPORT_FILE, report, stays)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint while training goes on; one at a time, so that this waits for the one before.
+        """Write a checkpoint while training goes on; one at a time, so that this waits for the one before. A collective.
 
         Where it cannot be written, such as on a full disk, a warning says so: those before it are whole, and the run goes on.
         """
-        if not distributed.is_main():
-            return
-        self._wait_for_save()
-        self._saving = threading.Thread(target=self._write_checkpoint, args=(checkpoint,), name="checkpoint")
-        self._saving.start()
+        if distributed.is_main():
+            self._wait_for_save()
+            self._saving = threading.Thread(target=self._write_checkpoint, args=(checkpoint,), name="checkpoint")
+            self._saving.start()
+        distributed.wait_for_all()
 
     def _wait_for_save(self) -> None:
         if self._saving:
+            distributed.progress("writing a checkpoint", slow=True)
             self._saving.join()
 
     def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -142,16 +159,16 @@ class RunFolder:
             )
 
     def _prepare(self, step: int) -> None:
+        self._board = Board(self.path / "tensorboard", first_step=step + 1)
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / CONFIG_FILE, self._config.to_yaml())
-        with (self.path / COMMAND_FILE).open("a", encoding="utf-8") as commands:
-            commands.write(without_secrets(command_line()) + "\n")
-        for file in (self.path / METRICS_FILE, *self.path.glob("samples-*.jsonl"), *self.path.glob("masked-*.jsonl")):
-            kept = [line for line in read_lines(file) if line["step"] <= step] if step else []
-            write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed on one rank only
-
-        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1 if step else None)
+        config, command = self.path / CONFIG_FILE, self.path / COMMAND_FILE
+        if not step:  # a run is not begun on a full disk, but goes on
+            write_text(config, self._config.to_yaml())
+        else:
+            self._writer.write(
+                config, partial(write_text, config, self._config.to_yaml()), "the last one written stays"
+            )
+        self._writer.write(command, partial(append, command, f"{without_secrets(command_line())}\n".encode()))
 
     def _choose_checkpoint(self) -> Path | None:
         found, resume = checkpoint_folders(self.checkpoints), self._config.run.resume
@@ -169,6 +186,6 @@ class RunFolder:
             )
         return whole
 
-    def _append(self, kind: str, line: dict[str, Any]) -> None:
-        with (self.path / f"{kind}-{distributed.rank():05d}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    def _add(self, name: str, line: dict[str, Any], follows: str = "it lacks what comes meanwhile") -> None:
+        path, data = self.path / name, f"{json.dumps(line)}\n".encode()
+        self._writer.write(path, partial(append, path, data), follows)

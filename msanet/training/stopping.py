@@ -51,6 +51,10 @@ class Watch:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def is_told_to_stop(self) -> bool:
+        """Whether this rank was."""
+        return self._reason is not None
+
     def asks(self) -> Ask:
         """What any rank asks for, the same on all. A collective, for after each step."""
         own = Ask.NOTHING

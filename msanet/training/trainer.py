@@ -2,35 +2,35 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from msanet import distributed
 from msanet.config import Config
-from msanet.data.augment import colour_jitter, normalise
 from msanet.data.index import Manifest
 from msanet.data.loader import BatchPlan, train_loader, train_order, train_plan, train_source
 from msanet.data.source import ShardSource
 from msanet.data.stages import Batch
 from msanet.errors import UserError
 from msanet.evaluation.cost import peak_memory
-from msanet.evaluation.evaluator import evaluate
+from msanet.evaluation.evaluator import GivenUp, evaluate
 from msanet.evaluation.result import Evaluation
 from msanet.losses import SegmentationLoss
-from msanet.models.network import SegmentationNetwork, combined_loss
-from msanet.models.recompute import recompute_activations
+from msanet.models.network import SegmentationNetwork
 from msanet.models.saved import ModelCard, apply_weights
 from msanet.training import engine_state
+from msanet.training.anomalies import Anomalies, TakenStep
 from msanet.training.averaging import WeightAverage
-from msanet.training.checkpoint import Best, Checkpoint, RunState, require_same_run, restore_rng, rng_state
-from msanet.training.optim import build_optimizer, deepspeed_config, learning_rate, total_steps
-from msanet.training.sync_batchnorm import convert_sync_batchnorm
+from msanet.training.blackbox import stopped_by
+from msanet.training.checkpoint import Best, Checkpoint, RunState, gather_rng, restore_rng, rng_state
+from msanet.training.engine import start_engine
+from msanet.training.forward import micro_batch_loss
+from msanet.training.guard import Guard
+from msanet.training.optim import learning_rate, total_steps
+from msanet.training.same_run import require_same_run
 
 
 class Trainer:
@@ -54,10 +54,11 @@ class Trainer:
         self.total_steps = total_steps(config, self.order.epoch_length)
         self.step, self.consumed = 0, 0
         self.best: Best | None = None
+        self.owes_validation = False
         if saved:  # weights go in before the engine, which takes its fp32 masters from them
-            require_same_run(saved.state, saved.card, self.plan, self._card(), config.optimizer.name)
+            require_same_run(saved, self.plan, self._card(), config.optimizer.name, config.run.accept)
             apply_weights(model, saved.weights, "the checkpoint in run.dir")
-        self.engine = _start_engine(config, model, batches)
+        self.engine = start_engine(config, model, batches)
         ema = config.trainer.ema
         self.average = WeightAverage(self.engine, ema, saved.average if saved else None) if ema else None
         if saved:
@@ -65,9 +66,9 @@ class Trainer:
         self._started_at, self.masked = self.consumed, 0
         self.loss = SegmentationLoss(config.loss, manifest.split(config.data.train_split).histogram)
         self.loss.to(self.engine.device)
-        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.engine.device)
-        self._steps_in_sum = 0
-        self._seconds, self._asked = 0.0, time.perf_counter()
+        self.guard = Guard(self.engine, config.trainer.max_skipped)
+        self.anomalies = Anomalies(config, manifest, self.order, batches)
+        self._steps_timed, self._seconds, self._asked = 0, 0.0, time.perf_counter()
 
     @property
     def position(self) -> dict[str, float]:
@@ -85,11 +86,17 @@ class Trainer:
         return self.order.epoch_length / self.batches.global_batch
 
     def stream(self) -> Iterator[list[Batch]]:
-        """The optimizer steps that remain, each a list of this rank's micro-batches."""
+        """The optimizer steps that remain, each a list of this rank's micro-batches.
+
+        The first is empty where the validation after the step before is owed: see `evaluate`.
+        """
+        if self.owes_validation:
+            yield []
         source = train_source(self.config, self.manifest)
         steps = train_loader(self.config, self.order, source, self.batches, distributed.rank(), self.consumed)
         for _ in range(self.total_steps - self.step):
             self._asked = time.perf_counter()  # what happens between steps, such as an evaluation, is not training time
+            distributed.advance(f"waiting for the data of step {self.step + 1}", slow=self._is_new)
             yield next(steps)
 
     def train_step(self, micro_batches: Sequence[Batch]) -> None:
@@ -98,25 +105,38 @@ class Trainer:
         The loss is a sum over this rank's pixels divided by a count of the *global* batch; the factor undoes DeepSpeed's
         averaging over ranks and micro-batches, which would weigh pixels by who holds them.
         """
+        distributed.advance(f"at the start of step {self.step + 1}", slow=self._is_new)
         lr = self._learning_rate(self.step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
         batches = [batch.to(self.engine.device) for batch in micro_batches]
         counts = self._count(batches)
         factor = self.batches.world_size * self.batches.accumulation
+        extra_weights, rng = self.engine.module.extra_weights, rng_state()
+        self.guard.begin()
         for batch in batches:
-            output = self.engine(self._network_input(batch))
-            term = partial(self.loss, labels_NHW=batch.labels_NHW, counts_2=counts)
-            loss = combined_loss(output, self.engine.module.extra_weights, term)
-            self._loss_sum += loss.detach()
+            distributed.advance(f"in the forward pass of step {self.step + 1}", slow=self._is_new)
+            loss = micro_batch_loss(self.engine, extra_weights, self.loss, batch, counts, self.config.data)
+            self.guard.add(loss)
+            distributed.advance(f"in the backward pass of step {self.step + 1}", slow=self._is_new)
             self.engine.backward(loss * factor)
+            if self.engine.is_gradient_accumulation_boundary():
+                self.guard.judge()
             self.engine.step()
+        figures = self.guard.end()
         self.step += 1
         if self.average:
-            self.average.update(self.step)
-        self._seconds += time.perf_counter() - self._asked
-        self._steps_in_sum += 1
+            self.average.update(self.step, self.guard.skipped)
+        self.anomalies.add(TakenStep(self.step, self.consumed, figures, micro_batches, counts, rng))
         self.consumed += self.batches.global_batch
+        self._settle(under_way=1)
+        self._seconds += time.perf_counter() - self._asked
+        self._steps_timed += 1
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether no step was taken yet: the first may compile and measure kernels."""
+        return self.consumed == self._started_at
 
     def training_figures(self) -> dict[str, float]:
         """Since the last call: mean loss per labelled pixel, the last lr, images per second of all ranks. A collective.
@@ -126,33 +146,49 @@ class Trainer:
         The seconds are those from asking for a batch to the end of its step, so that waiting for data counts.
         """
         before = time.perf_counter()
-        total = float(distributed.all_reduce_sum(self._loss_sum.clone()))  # waits for what a GPU has still queued
+        self._settle()  # waits for what a GPU has still queued
         seconds, self._seconds = self._seconds + time.perf_counter() - before, 0.0
-        steps, self._steps_in_sum = self._steps_in_sum, 0
-        self._loss_sum.zero_()
+        steps, self._steps_timed = self._steps_timed, 0
         lr = self._learning_rate(self.step - 1)
         figures = {
-            "loss": total / steps,
+            "loss": self.anomalies.mean_loss(),
             "lr": lr,
             "images_per_second": steps * self.batches.global_batch / seconds,
             "peak_memory_gb": distributed.all_reduce_max(peak_memory(self.engine.device)) / 1e9,
         }
+        if self.anomalies.skipped:
+            figures["skipped"] = self.anomalies.skipped
         return {**figures, "masked": self.masked} if self.config.data.on_error == "mask" else figures
 
-    def evaluate(self, source: ShardSource) -> Evaluation:
-        """Judge the network as it is now, or its average where there is one, on a whole split. A collective."""
+    def evaluate(self, source: ShardSource, should_stop: Callable[[], bool] | None = None) -> Evaluation | None:
+        """Judge the network as it is now, or its average where there is one, on a whole split. A collective.
+
+        None where `should_stop` said so on any rank in between: the checkpoint then says that a validation is owed, and
+        the run that goes on from it begins with that.
+        """
+        distributed.advance("starting a validation", slow=True)
         self.sync_buffers()
-        model, lockstep = self.engine.module, self.config.trainer.zero_stage == 3
-        if self.average:
-            model, lockstep = self._card().build(), False  # a copy: the engine's own weights stay where they are
-            apply_weights(model, self.average.weights(), "the moving average")
-            model = model.to(self.engine.device)
-        data = self.config.data
-        result = evaluate(model, source, self.config.evaluation, data.mean, data.std, lockstep)
+        self.owes_validation = True
+        gpus = [self.engine.device] if torch.cuda.is_available() else []
+        try:
+            with torch.random.fork_rng(gpus):  # loaders and new networks draw, but what is given up must leave no trace
+                result = self._judge(source, should_stop)
+        except GivenUp:
+            return None
+        self.owes_validation = False
         score = result.judgement.scores.mean_iou
         if score > (self.best.mean_iou if self.best else -1):
             self.best = Best(step=self.step, mean_iou=score)
         return result
+
+    def _judge(self, source: ShardSource, should_stop: Callable[[], bool] | None) -> Evaluation:
+        model, lockstep = self.engine.module, self.config.trainer.zero_stage == 3
+        if self.average:
+            model, lockstep = self._card().build(), False  # a copy: the engine's own weights stay where they are
+            apply_weights(model, self.average.weights(everywhere=True), "the moving average")
+            model = model.to(self.engine.device)
+        data = self.config.data
+        return evaluate(model, source, self.config.evaluation, data.mean, data.std, lockstep, should_stop)
 
     def sync_buffers(self) -> None:
         """Average BatchNorm's running statistics over ranks: DeepSpeed never does, and they drift apart. A collective."""
@@ -163,15 +199,31 @@ class Trainer:
                     distributed.all_reduce_sum(buffer).div_(self.batches.world_size)
 
     @property
+    def is_to_be_logged(self) -> bool:
+        """Whether the figures of the steps since the last log are due."""
+        return self._steps_timed > 0 and self.is_due(self.config.trainer.log_every)
+
+    @property
+    def is_to_be_judged(self) -> bool:
+        """Whether a validation is due after this step, or is owed."""
+        return self.owes_validation or self.is_due(self.config.trainer.evaluate_every * self.steps_per_epoch)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing remains, neither steps nor the last validation."""
+        return self.step == self.total_steps and not self.owes_validation
+
+    @property
     def is_to_be_saved(self) -> bool:
         """Whether a checkpoint is due after this step: by the number of steps, or as the best so far."""
         is_best = self.config.trainer.keep_best and self.best is not None and self.best.step == self.step
         return is_best or self.is_due(self.config.trainer.checkpoint_every)
 
     def checkpoint(self) -> Checkpoint:
-        """All that a resume needs. A collective: every rank calls it; rank 0 writes what it gets."""
+        """All that a resume needs. A collective: tensors are gathered on rank 0, which writes them; the others get none."""
+        distributed.advance("gathering a checkpoint", slow=True)
+        self._settle()
         self.sync_buffers()
-        generators = distributed.gather_objects(rng_state())
         return Checkpoint(
             state=RunState(
                 step=self.step,
@@ -184,11 +236,12 @@ class Trainer:
                 optimizer=self.config.optimizer.name,
                 versions={name: version(name) for name in ("torch", "deepspeed", "numpy", "msanet")},
                 best=self.best if self.config.trainer.keep_best else None,
+                owes_validation=self.owes_validation,
             ),
             card=self._card(),
             weights=engine_state.gather_weights(self.engine),
             optimizer=engine_state.gather_optimizer_state(self.engine),
-            rng={f"{rank}.{kind}": state for rank, kinds in enumerate(generators) for kind, state in kinds.items()},
+            rng=gather_rng(),
             average=self.average.weights() if self.average else None,
         )
 
@@ -213,12 +266,11 @@ class Trainer:
     def _learning_rate(self, step: int) -> float:
         return learning_rate(step, self.total_steps, self.config.optimizer.lr, self.config.schedule)
 
-    def _network_input(self, batch: Batch) -> Tensor:
-        data = self.config.data
-        images = batch.images_NHWC
-        if data.jitter_on == "device" and (data.brightness or data.contrast or data.saturation):
-            images = colour_jitter(images, batch.jitter_N3)
-        return normalise(images, data.mean, data.std)
+    def _settle(self, under_way: int = 0) -> None:
+        """Hear what all but the last `under_way` steps came to. Raises UserError, on all ranks, where too many were skipped."""
+        last = self.anomalies.settle(under_way)
+        if last:
+            raise stopped_by(*last, self.anomalies, self.engine, self._card())
 
     def _card(self) -> ModelCard:
         config, manifest = self.config, self.manifest
@@ -238,7 +290,11 @@ class Trainer:
 
     def _resume(self, saved: Checkpoint) -> None:
         self.step, self.consumed, self.best = saved.state.step, saved.state.consumed, saved.state.best
-        engine_state.scatter_optimizer_state(self.engine, saved.optimizer)
+        self.owes_validation = saved.state.owes_validation
+        if self.config.trainer.steps is None:  # the same epochs, where earlier steps took another global batch
+            self.total_steps += self.step - self.consumed // self.batches.global_batch
+        if saved.state.optimizer == self.config.optimizer.name:
+            engine_state.scatter_optimizer_state(self.engine, saved.optimizer)
         if not restore_rng(saved.rng, distributed.rank()):
             torch.manual_seed(self.config.run.seed + self.step + distributed.rank())
         if saved.state.total_steps != self.total_steps and distributed.is_main():
@@ -247,21 +303,3 @@ class Trainer:
                 f"the learning rate follows the new number from step {self.step} on",
                 file=sys.stderr,
             )
-
-
-def _start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan) -> Any:
-    import deepspeed  # here, so that the config, order and checkpoint code imports without it
-
-    device = distributed.device()
-    if config.trainer.sync_batchnorm and batches.world_size > 1:
-        convert_sync_batchnorm(model, device)
-    if config.trainer.activation_checkpointing:
-        recompute_activations(model)
-    torch.manual_seed(config.run.seed + distributed.rank())  # of dropout; weights came from the same seed on all ranks
-    engine, *_ = deepspeed.initialize(
-        model=model.to(device),
-        optimizer=build_optimizer(model, config.optimizer),
-        config=deepspeed_config(config, batches, sum(parameter.numel() for parameter in model.parameters())),
-        dist_init_required=not dist.is_initialized(),
-    )
-    return engine

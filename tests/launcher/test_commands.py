@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -232,3 +233,15 @@ def test_damaged_bytes_in_a_shard_end_the_run_with_shard_and_key(shards: Path, t
     words = ("launcher/train.py", *SMALL, f"data.path={copy}", f"run.dir={tmp_path / 'run'}", "data.workers=1")
     sentence = refusal(*words, "trainer.steps=9", "trainer.global_batch=4")
     assert "is damaged: train_" in sentence and ".tar'" in sentence and "at byte" in sentence
+
+
+def test_evaluate_verifies_a_checkpoint_on_one_rank(run: Path, tmp_path: Path) -> None:
+    """A damaged one that is newer is found, and named, by rank 0 alone; all ranks use the one before."""
+    damaged = shutil.copytree(run, tmp_path / "run") / "checkpoints" / "step-00000009"
+    shutil.copytree(damaged.parent / "step-00000006", damaged)
+    (damaged / "rng.safetensors").unlink()
+    ranks = start_ranks(2, ["launcher/evaluate.py", "--run", str(tmp_path / "run"), "evaluation.workers=0"])
+    outputs = [rank.communicate(timeout=240)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    assert outputs[0].count("step-00000009/rng.safetensors' is missing; falling back") == 1
+    assert "falling back" not in outputs[1] and "7 of 7 images" in outputs[0]

@@ -1,47 +1,20 @@
 """A run that is told to stop saves, says so by its exit code, and goes on where it was."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from commands import launch, steps_logged, wait_until, words
 from conftest import REPOSITORY
-from ranks import free_port, start_ranks
+from ranks import start_ranks
+from small_runs import newest
 
-from msanet.training.checkpoint import Checkpoint, newest_whole, read_checkpoint
 from msanet.training.stopping import EXIT_REQUEUE
-
-SMALL = ["data.crop=[32,40]", "data.workers=1", "model.width=0.05", "model.name=unet", "evaluation.workers=0"]
-SMALL += ["trainer.global_batch=4", "trainer.log_every=1", "trainer.checkpoint_every=1000", "trainer.evaluate_every=0"]
-
-
-def words(shards: Path, folder: Path, steps: int, *more: str) -> list[str]:
-    return ["launcher/train.py", *SMALL, f"data.path={shards}", f"run.dir={folder}", f"trainer.steps={steps}", *more]
-
-
-def wait_until(done: Callable[[], bool], processes: Sequence[subprocess.Popen[str]]) -> None:
-    deadline = time.monotonic() + 200
-    while not done():
-        assert time.monotonic() < deadline and all(p.poll() is None for p in processes), processes[0].communicate()[0]
-        time.sleep(0.05)
-
-
-def steps_logged(folder: Path) -> int:
-    metrics = folder / "metrics.jsonl"
-    return metrics.read_text().count('"loss"') if metrics.is_file() else 0
-
-
-def newest(folder: Path) -> Checkpoint:
-    path = newest_whole(folder / "checkpoints")
-    assert path is not None
-    return read_checkpoint(path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
@@ -56,13 +29,13 @@ def test_a_stopped_run_saves_and_its_sequel_is_the_whole_run(
     output = process.communicate(timeout=100)[0]
     assert process.returncode == EXIT_REQUEUE, output
     assert f"rank 0 got {number.name}: the run saves after this step and stops" in output
-    step = newest(folder).state.step
+    step = newest(folder / "checkpoints").state.step
     assert 3 <= step < 40 and step == steps_logged(folder)
     for path in (folder, tmp_path / "whole"):
         (process,) = start_ranks(1, words(shards, path, 40))
         output = process.communicate(timeout=200)[0]
         assert process.returncode == 0, output
-    stopped, whole = newest(folder), newest(tmp_path / "whole")
+    stopped, whole = newest(folder / "checkpoints"), newest(tmp_path / "whole" / "checkpoints")
     assert stopped.state == whole.state and whole.state.step == 40
     assert all(torch.equal(tensor, stopped.weights[name]) for name, tensor in whole.weights.items())
 
@@ -74,7 +47,7 @@ def test_one_rank_that_is_told_stops_all_after_the_same_step(shards: Path, tmp_p
     outputs = [rank.communicate(timeout=100)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [EXIT_REQUEUE] * 2, outputs
     assert "rank 1 got SIGUSR1" in outputs[1] and "Traceback" not in "".join(outputs)
-    state = newest(tmp_path / "run").state
+    state = newest(tmp_path / "run" / "checkpoints").state
     assert state.consumed == 4 * state.step and 2 <= state.step < 400
 
 
@@ -100,11 +73,7 @@ def test_a_launcher_that_is_gone_leaves_a_checkpoint_and_no_process(
     shards: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     """`deepspeed` itself is killed; it leaves its ranks running, so they save and end by themselves."""
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port"]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
-    log = (tmp_path / "log").open("w")
-    command = [*launcher, str(free_port()), *words(shards, tmp_path / "run", 4000)]
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=REPOSITORY, text=True)
+    process = launch(tmp_path / "log", words(shards, tmp_path / "run", 4000))
     wait_until(lambda: steps_logged(tmp_path / "run") >= 2, [process])
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 3  # the second launcher, and two ranks
@@ -112,7 +81,7 @@ def test_a_launcher_that_is_gone_leaves_a_checkpoint_and_no_process(
     process.wait(timeout=60)
     _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == [], (tmp_path / "log").read_text()
-    state = newest(tmp_path / "run").state
+    state = newest(tmp_path / "run" / "checkpoints").state
     assert 2 <= state.step < 4000
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert metrics[-1]["step"] == state.step
@@ -126,7 +95,7 @@ def test_checkpoints_by_the_clock_and_the_best(shards: Path, tmp_path: Path) -> 
     assert process.returncode == 0, output
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     scores = {line["step"]: line["val/mean_iou"] for line in lines if "val/mean_iou" in line}
-    best = newest(tmp_path / "run").state.best
+    best = newest(tmp_path / "run" / "checkpoints").state.best
     assert len(scores) > 3 and best is not None
     assert best.mean_iou == max(scores.values()) == scores[best.step]
     checkpoints = tmp_path / "run" / "checkpoints"

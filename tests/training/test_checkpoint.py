@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import PLAN, toy_checkpoint
 
 from msanet.data.order import Plan
 from msanet.errors import UserError
@@ -16,52 +17,18 @@ from msanet.training.checkpoint import (
     MODEL_FILE,
     Best,
     Checkpoint,
-    RunState,
     best_whole,
     checkpoint_folders,
     newest_whole,
     read_checkpoint,
-    require_same_run,
     restore_rng,
     write_checkpoint,
 )
-
-PLAN = Plan(seed=0, lanes=4, window=64, block_bytes=100)
-
-
-def make(step: int = 3) -> Checkpoint:
-    torch.manual_seed(step)
-    model = build_model("msanet", 2, width=0.125)
-    card = ModelCard(
-        name="msanet",
-        options={"width": 0.125},
-        dataset="toy",
-        dataset_digest="d" * 64,
-        classes=("a", "b"),
-        palette=((0, 0, 0), (1, 1, 1)),
-        ids=(7, 8),
-        mean=(1, 2, 3),
-        std=(4, 5, 6),
-        resize=None,
-        step=step,
-    )
-    state = RunState(
-        step=step,
-        consumed=step * 4,
-        total_steps=9,
-        plan=PLAN,
-        world_size=1,
-        dataset="toy",
-        dataset_digest="d" * 64,
-        optimizer="adam",
-        versions={},
-    )
-    moments = {n: {"step": torch.tensor(3.0), "exp_avg": torch.randn_like(p)} for n, p in model.named_parameters()}
-    return Checkpoint(state, card, dict(model.state_dict()), moments, {"0.cpu": torch.get_rng_state()})
+from msanet.training.same_run import require_same_run
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    written = make()
+    written = toy_checkpoint()
     write_checkpoint(tmp_path, written, keep=1)
     path = newest_whole(tmp_path)
     assert path == tmp_path / "step-00000003" and (tmp_path / "latest").read_text() == "step-00000003\n"
@@ -76,7 +43,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
-        write_checkpoint(tmp_path, make(step), keep=2)
+        write_checkpoint(tmp_path, toy_checkpoint(step), keep=2)
     assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["step-00000004", "step-00000003"]
 
 
@@ -100,7 +67,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for step in (1, 2):
-        write_checkpoint(tmp_path, make(step), keep=2)
+        write_checkpoint(tmp_path, toy_checkpoint(step), keep=2)
     DAMAGES[damage](tmp_path / "step-00000002")
     assert newest_whole(tmp_path) == tmp_path / "step-00000001"
     warning = capsys.readouterr().err
@@ -110,44 +77,74 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
 
 
 def test_a_save_that_dies_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_checkpoint(tmp_path, make(1), keep=1)
+    write_checkpoint(tmp_path, toy_checkpoint(1), keep=1)
     for victim in ("save_network", "save_file", "_file_info", "sync"):
         with monkeypatch.context() as patch:
             patch.setattr(module, victim, lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left on device")))
             with pytest.raises(OSError, match="No space"):
-                write_checkpoint(tmp_path, make(2), keep=1)
+                write_checkpoint(tmp_path, toy_checkpoint(2), keep=1)
         assert newest_whole(tmp_path) == tmp_path / "step-00000001"
-    write_checkpoint(tmp_path, make(2), keep=1)  # what the dead save left is no hindrance
+    write_checkpoint(tmp_path, toy_checkpoint(2), keep=1)  # what the dead save left is no hindrance
     assert [path.name for path in tmp_path.iterdir() if path.name != "latest"] == ["step-00000002"]
 
 
-def test_another_run_is_refused() -> None:
-    saved = make()
-    same = (saved.state, saved.card, PLAN, saved.card, "adam")
-    require_same_run(*same)
-    others = {
-        "data.path": (*same[:3], saved.card.model_copy(update={"dataset_digest": "e" * 64}), "adam"),
-        "the section model": (*same[:3], saved.card.model_copy(update={"options": {"width": 0.5}}), "adam"),
-        "optimizer.name": (*same[:4], "sgd"),
-        "trainer.global_batch": (*same[:2], replace(PLAN, lanes=8), *same[3:]),
-        "run.seed": (*same[:2], replace(PLAN, seed=1), *same[3:]),
-    }
-    for setting, arguments in others.items():
-        with pytest.raises(UserError, match=setting):
-            require_same_run(*arguments)
+SAVED = toy_checkpoint()
+OTHERS: dict[str, tuple[str, tuple[Plan, ModelCard, str], str]] = {
+    "dataset": (
+        "data.path",
+        (PLAN, SAVED.card.model_copy(update={"dataset_digest": "e" * 64, "classes": ("a", "c")}), "adam"),
+        "the run goes on at sample 12 of the order of the new dataset, whose classes have other names",
+    ),
+    "model": (
+        "the section model",
+        (PLAN, SAVED.card.model_copy(update={"options": {"width": 0.5}}), "adam"),
+        "weights are taken by name, where all fit",
+    ),
+    "optimizer": ("optimizer.name", (PLAN, SAVED.card, "sgd"), "its state starts anew"),
+    "batch": (
+        "trainer.global_batch",
+        (replace(PLAN, lanes=8), SAVED.card, "adam"),
+        "at sample 12 of another order, so of the current epoch samples may be seen twice or not at all",
+    ),
+    "order": (
+        "run.seed",
+        (replace(PLAN, seed=1), SAVED.card, "adam"),
+        "at sample 12 of another order, so of the current epoch samples may be seen twice or not at all",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_another_run_is_refused_or_accepted_with_a_warning(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    setting, now, follows = OTHERS[kind]
+    require_same_run(SAVED, PLAN, SAVED.card, "adam")
+    others = [other for other in OTHERS if other != kind]
+    with pytest.raises(UserError, match=rf"{setting}.* back, .*run.accept=\[{','.join(others)},{kind}\]"):
+        require_same_run(SAVED, *now, accept=others)
+    assert not capsys.readouterr().err
+    require_same_run(SAVED, *now, accept=[kind])
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: the checkpoint in run.dir has ") and warning.endswith(f"{follows}\n")
+    assert warning.count("\n") == 1
+
+
+def test_another_number_of_classes_is_never_accepted() -> None:
+    other = SAVED.card.model_copy(update={"classes": ("a", "b", "c"), "dataset": "new"})
+    with pytest.raises(UserError, match="knows 2 classes, this run's dataset has 3, expected as many"):
+        require_same_run(SAVED, PLAN, other, "adam", accept=list(OTHERS))
 
 
 def test_weights_of_another_network_are_refused() -> None:
     with pytest.raises(
         UserError, match=r"of another network: 0 tensors are missing, 0 are unknown and \d+ have another shape"
     ):
-        apply_weights(build_model("msanet", 2, width=0.25), make().weights, "file")
+        apply_weights(build_model("msanet", 2, width=0.25), toy_checkpoint().weights, "file")
     with pytest.raises(UserError, match=r"0 tensors are missing, \d+ are unknown"):
-        apply_weights(build_model("msanet", 2, width=0.125, attention="none"), make().weights, "file")
+        apply_weights(build_model("msanet", 2, width=0.125, attention="none"), toy_checkpoint().weights, "file")
 
 
 def test_a_network_is_used_without_its_run(tmp_path: Path) -> None:
-    written = make()
+    written = toy_checkpoint()
     folder = write_checkpoint(tmp_path, written, keep=1)
     model, card = load_network(folder / MODEL_FILE, torch.device("cpu"))
     assert not model.training and card.classes == ("a", "b") and card.ids == (7, 8)
@@ -169,7 +166,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
 
 def test_the_best_is_kept_however_old(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
-        saved = make(step)
+        saved = toy_checkpoint(step)
         best = Best(step=2 if step > 1 else 1, mean_iou=0.5)
         write_checkpoint(tmp_path, replace(saved, state=saved.state.model_copy(update={"best": best})), keep=1)
     assert [path.name for path in checkpoint_folders(tmp_path)] == ["step-00000004", "step-00000002"]
@@ -190,7 +187,7 @@ def test_a_full_disk_leaves_what_was_there(small_disk: Path) -> None:
     """A real disk of 1 MB: the first checkpoint fits, the second does not."""
 
     def small(step: int, size: int = 2**16) -> Checkpoint:
-        return replace(make(step), weights={"weight": torch.zeros(size)}, optimizer={})
+        return replace(toy_checkpoint(step), weights={"weight": torch.zeros(size)}, optimizer={})
 
     write_checkpoint(small_disk, small(1), keep=2)
     large = small(2, 2**18)

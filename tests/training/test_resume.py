@@ -6,47 +6,10 @@ from typing import Any
 import pytest
 import torch
 from ranks import run_ranks
+from small_runs import newest, run_steps, small_config, start
 
 from msanet import distributed
-from msanet.config import Config, parse_config
-from msanet.data.index import load_manifest
-from msanet.data.loader import plan_batches
-from msanet.models import build_model
-from msanet.training.checkpoint import Checkpoint, newest_whole, read_checkpoint, write_checkpoint
-from msanet.training.trainer import Trainer
-
-
-def small_config(shards: str, stage: int, **optimizer: Any) -> Config:
-    """8 steps of 6 images: they cross the end of an epoch of 26."""
-    return parse_config(
-        {
-            "data": {"path": shards, "crop": [32, 32], "scale": [0.7, 1.3], "flip_vertical": 0.5, "workers": 0},
-            "model": {"name": "msanet", "width": 0.125},
-            "optimizer": {"weight_decay": 0.01, "classifier_lr": 3.0, **optimizer},
-            "trainer": {"steps": 8, "global_batch": 6, "zero_stage": stage, "ema": 0.9},
-        },
-        "test",
-    )
-
-
-def start(config: Config, saved: Checkpoint | None = None) -> Trainer:
-    manifest = load_manifest(Path(config.data.path or ""))
-    batches = plan_batches(config.trainer.global_batch, config.trainer.micro_batch, distributed.world_size())
-    torch.manual_seed(config.run.seed)
-    model = build_model(config.model.name, manifest.num_classes, **config.model.options)
-    return Trainer(config, manifest, model, batches, saved)
-
-
-def run_steps(trainer: Trainer, count: int) -> list[tuple[int, int]]:
-    """Train and return the (epoch, sample) of this rank in order."""
-    seen = []
-    stream = trainer.stream()
-    for _ in range(count):
-        micro_batches = next(stream)
-        trainer.train_step(micro_batches)
-        for batch in micro_batches:
-            seen += list(zip(batch.epochs_N.tolist(), batch.samples_N.tolist(), strict=True))
-    return seen
+from msanet.training.checkpoint import newest_whole, read_checkpoint, write_checkpoint
 
 
 def _save_after_four(shards: str, folder: str, stage: int, optimizer: dict[str, Any]) -> None:
@@ -68,18 +31,12 @@ def _resume_from_four(shards: str, folder: str, name: str, stage: int, optimizer
     distributed.on_main(lambda: write_checkpoint(Path(folder) / name, checkpoint, keep=1))
 
 
-def _newest(folder: Path) -> Checkpoint:
-    path = newest_whole(folder)
-    assert path is not None
-    return read_checkpoint(path)
-
-
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_resume_on_the_same_ranks_is_bit_exact(shards: Path, tmp_path: Path, stage: int) -> None:
     arguments: dict[str, Any] = {"shards": str(shards), "folder": str(tmp_path), "stage": stage, "optimizer": {}}
     run_ranks(2, __file__, "_save_after_four", arguments)
     run_ranks(2, __file__, "_resume_from_four", {**arguments, "name": "resumed"})
-    straight, resumed = _newest(tmp_path / "straight-8"), _newest(tmp_path / "resumed")
+    straight, resumed = newest(tmp_path / "straight-8"), newest(tmp_path / "resumed")
     assert straight.state == resumed.state
     for name, tensor in straight.weights.items():
         assert torch.equal(tensor, resumed.weights[name]), name
@@ -90,7 +47,7 @@ def test_resume_on_the_same_ranks_is_bit_exact(shards: Path, tmp_path: Path, sta
             assert torch.equal(tensor, resumed.optimizer[name][key]), (name, key)
     for name, tensor in straight.rng.items():
         assert torch.equal(tensor, resumed.rng[name]), name
-    before = _newest(tmp_path / "straight-4")
+    before = newest(tmp_path / "straight-4")
     assert any(not torch.equal(tensor, straight.weights[name]) for name, tensor in before.weights.items())
 
 
@@ -113,15 +70,15 @@ def test_resume_on_other_ranks_and_stages_agrees(
 
 def _resume_and_compare(shards: str, folder: str, stage: int, optimizer: dict[str, Any]) -> None:
     """What goes in comes out again unchanged on this layout, and the next steps take the same samples."""
-    saved = _newest(Path(folder) / "straight-4")
+    saved = newest(Path(folder) / "straight-4")
     trainer = start(small_config(shards, stage, **optimizer), saved)
     again = trainer.checkpoint()
-    for name, tensor in saved.weights.items():
+    for name, tensor in saved.weights.items() if distributed.is_main() else ():  # what is saved is on rank 0 alone
         torch.testing.assert_close(again.weights[name], tensor, rtol=1e-6, atol=1e-7)  # buffers are averaged once more
         assert saved.average and again.average
         torch.testing.assert_close(again.average[name], saved.average[name], rtol=1e-6, atol=1e-7)
     assert bool(saved.optimizer) == (optimizer.get("momentum") != 0)
-    for name, state in saved.optimizer.items():
+    for name, state in saved.optimizer.items() if distributed.is_main() else ():
         assert state.keys() == again.optimizer[name].keys() and state
         for key, tensor in state.items():
             assert torch.equal(tensor, again.optimizer[name][key]), (name, key)

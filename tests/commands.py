@@ -1,0 +1,43 @@
+"""Real runs of launcher/train.py for tests to stop, kill and start again: small ones, a step in a tenth of a second."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from conftest import REPOSITORY
+from ranks import free_port
+
+SMALL = ["data.crop=[32,40]", "data.workers=1", "model.width=0.05", "model.name=unet", "evaluation.workers=0"]
+SMALL += ["trainer.global_batch=4", "trainer.log_every=1", "trainer.checkpoint_every=1000", "trainer.evaluate_every=0"]
+
+
+def words(shards: Path, folder: Path, steps: int, *more: str) -> list[str]:
+    """The words of a command that trains for `steps` steps in `folder`."""
+    return ["launcher/train.py", *SMALL, f"data.path={shards}", f"run.dir={folder}", f"trainer.steps={steps}", *more]
+
+
+def launch(log: Path, command: list[str]) -> subprocess.Popen[str]:
+    """The command on two ranks by `deepspeed`."""
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port"]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
+    command = [*launcher, str(free_port()), *command]
+    with log.open("w") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=REPOSITORY, text=True)
+
+
+def wait_until(done: Callable[[], bool], processes: Sequence[subprocess.Popen[str]]) -> None:
+    """While the processes run."""
+    deadline = time.monotonic() + 200
+    while not done():
+        is_lost = any(process.poll() is not None for process in processes)
+        assert time.monotonic() < deadline and not is_lost, processes[0].communicate()[0]
+        time.sleep(0.05)
+
+
+def steps_logged(folder: Path) -> int:
+    """How many steps metrics.jsonl has so far."""
+    metrics = folder / "metrics.jsonl"
+    return metrics.read_text().count('"loss"') if metrics.is_file() else 0

@@ -1,0 +1,68 @@
+"""run.restarts: a job that a fault has ended starts again by itself, and is the same run."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import torch
+from commands import launch, steps_logged, wait_until, words
+from ranks import start_ranks
+from small_runs import newest
+
+from msanet.training.stopping import EXIT_REQUEUE
+
+
+def ranks_of(job: subprocess.Popen[str]) -> dict[int, psutil.Process]:
+    """The processes that train, below the launcher's own children, which supervise them."""
+    family = psutil.Process(job.pid).children(recursive=True)
+    of_rank = {process: process.environ() for process in family if "MSANET_ATTEMPT" in process.environ()}
+    return {int(of_rank[p]["RANK"]): p for p in of_rank if p.parent() not in of_rank and "train.py" in str(p.cmdline())}
+
+
+def test_a_job_starts_again_after_kills_and_is_the_same_run(shards: Path, tmp_path: Path) -> None:
+    """kill -9 of rank 1, then of rank 0; the weights at the end are those of a run that nobody killed, bit for bit."""
+    log, run = tmp_path / "log", tmp_path / "run"
+    more = ["trainer.checkpoint_every=5", "run.timeout=60", "storage.deadline=20"]
+    job = launch(log, words(shards, run, 300, *more, "run.restarts=2", "run.resume=never"))
+    for number, victim in enumerate((1, 0), start=1):
+        wait_until(lambda number=number: steps_logged(run) >= 10 * number, [job])
+        ranks_of(job)[victim].kill()
+        wait_until(lambda number=number: f"restart {number} of run.restarts=2" in log.read_text(), [job])
+    assert job.wait(timeout=200) == 0, log.read_text()
+    for victim in (0, 1):
+        assert f"rank {victim} on {os.uname().nodename} is gone" in log.read_text()
+    assert "Traceback" not in log.read_text() and "going on from" in log.read_text()
+    for rank in start_ranks(2, words(shards, tmp_path / "whole", 300, *more)):
+        assert rank.wait(timeout=200) == 0
+    killed, whole = newest(run / "checkpoints"), newest(tmp_path / "whole" / "checkpoints")
+    assert killed.state == whole.state
+    assert all(torch.equal(tensor, killed.weights[name]) for name, tensor in whole.weights.items())
+
+
+def test_a_supervised_run_that_is_told_to_stop_is_not_started_again(shards: Path, tmp_path: Path) -> None:
+    (supervisor,) = start_ranks(1, words(shards, tmp_path / "run", 100_000, "run.restarts=3"))
+    wait_until(lambda: steps_logged(tmp_path / "run") >= 3, [supervisor])
+    supervisor.send_signal(signal.SIGUSR1)
+    output = supervisor.communicate(timeout=100)[0]
+    assert supervisor.returncode == EXIT_REQUEUE, output
+    assert newest(tmp_path / "run" / "checkpoints").state.step == steps_logged(tmp_path / "run") >= 3
+
+
+def test_a_supervisor_that_is_killed_leaves_no_rank(shards: Path, tmp_path: Path) -> None:
+    (supervisor,) = start_ranks(1, words(shards, tmp_path / "run", 100_000, "run.restarts=3"))
+    wait_until(lambda: steps_logged(tmp_path / "run") >= 3, [supervisor])
+    family = psutil.Process(supervisor.pid).children(recursive=True)
+    assert family
+    supervisor.kill()
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []
+    assert newest(tmp_path / "run" / "checkpoints").state.step >= 3  # it saved
+
+
+def test_bad_input_is_no_fault(shards: Path, tmp_path: Path) -> None:
+    """One sentence, exit code 2, and no second try."""
+    (supervisor,) = start_ranks(1, words(shards / "nothing", tmp_path / "run", 10, "run.restarts=3"))
+    output = supervisor.communicate(timeout=100)[0]
+    assert supervisor.returncode == 2 and output.count("error: ") == 1 and "restart" not in output, output
