@@ -25,7 +25,7 @@ def judge(job: EvaluationJob) -> None:
     manifest = distributed.on_main(lambda: read_manifest(shards))
     checkpoint = distributed.on_main(job.find_checkpoint)  # its hashes are verified once for all
     model, card = load_network(checkpoint, distributed.device())
-    require_same_classes(card, manifest.classes, job.shards)
+    require_same_classes(card, manifest.classes, shards.location)
     source = ShardSource(shards, job.split, manifest)
     settings = job.settings.model_copy(update={"resize": job.settings.resize or card.resize})
 

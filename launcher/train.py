@@ -2,8 +2,7 @@
 
     deepspeed launcher/train.py --config jobs/recipes/camvid.yaml data.path=SHARDS run.dir=RUN [key=value ...]
 
-`deepspeed` may be left out (one process). The same command again goes on where the run stopped. Told to stop
-(SIGTERM, SIGUSR1, Ctrl-C), a run saves first and ends with exit code 75.
+`deepspeed` may be left out (one process). The same command again goes on. A signal makes a run save and end with code 75.
 """
 
 import sys
@@ -25,6 +24,7 @@ from msanet.training.trainer import Trainer
 
 def train(config: Config) -> None:
     """From shards to checkpoints, metrics and a report; every rank runs this."""
+    watch = Watch(config.run.grace, config.trainer.checkpoint_minutes)
     shards = open_storage(config.data.path or "", config.storage)
     manifest = distributed.on_main(lambda: read_manifest(shards))  # one truth for all hosts
     validation = ShardSource(shards, config.data.val_split, manifest)
@@ -37,7 +37,7 @@ def train(config: Config) -> None:
     run.begin(trainer.step)
 
     bar = tqdm(total=trainer.total_steps, initial=trainer.step, desc="train", disable=not distributed.is_main())
-    with Watch(config.run.grace, config.trainer.checkpoint_minutes) as watch, run, bar:
+    with watch, run, bar:
         for micro_batches in trainer.stream():
             if micro_batches:  # none where a validation that was given up comes first
                 run.record(trainer.step + 1, micro_batches)

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from msanet.errors import EXIT_USER_ERROR, UserError, user_errors
 from msanet.pulse import EXIT_FAULT, Pulse, say
 from msanet.rendezvous import MissingRanks, meet, open_store
+from msanet.secrets import without_secrets
 
 _T = TypeVar("_T")
 ATTEMPT = "MSANET_ATTEMPT"
@@ -131,9 +132,14 @@ def _end_on(error: Exception) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it soon, but who is gone is yet to be found out
     if _pulse and world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
         _pulse.roll_call(error)
-    traceback.print_exception(error)
+    print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
+    tell(without_secrets(f"{type(error).__name__}: {error}"), EXIT_FAULT)
+
+
+def tell(sentence: str, code: int) -> None:
+    """Tell the other ranks why this one is about to end, which ends them too, with this exit code."""
     if _pulse:
-        _pulse.tell(f"{type(error).__name__}: {error}", EXIT_FAULT)
+        _pulse.tell(sentence, code)
 
 
 def advance(doing: str, slow: bool = False) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+from msanet.secrets import without_secrets
+
 EXIT_USER_ERROR = 2
 
 
@@ -31,7 +33,7 @@ def user_errors(may_speak: Callable[[str], bool] = lambda sentence: True) -> Ite
     else:
         return
     if may_speak(sentence):
-        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        print(f"error: {without_secrets(sentence)}", file=sys.stderr, flush=True)
     raise SystemExit(EXIT_USER_ERROR)
 
 

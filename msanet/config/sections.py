@@ -21,7 +21,8 @@ class RunConfig(Section):
         "must: refuse one without",
     )
     accept: tuple[Literal["dataset", "model", "optimizer", "batch", "order"], ...] = Field(
-        (), description="differences to the run in run.dir that are no reason to refuse going on, such as [batch, optimizer]"
+        (),
+        description="differences to the run in run.dir that are no reason to refuse going on, such as [batch, optimizer]",
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of initialisation, order and augmentation")
     record_samples: bool = Field(

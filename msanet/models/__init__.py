@@ -5,8 +5,7 @@ import types
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
-
+from msanet.documents import parse_yaml
 from msanet.errors import UserError, nearest
 from msanet.models.attention_to_scale import AttentionToScale, Merge, parse_scales
 from msanet.models.blocks import scaled_channels
@@ -37,8 +36,8 @@ def attention_to_scale(
         raise UserError(f"model.network is '{network}', which can have no scales; {nearest(network, known)}")
     try:
         pairs = [part.partition("=") for part in network_options.split(",") if part.strip()]
-        options = {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
-    except yaml.YAMLError:
+        options = {key.strip(): parse_yaml(value) for key, _, value in pairs}
+    except ValueError:
         raise UserError(f"model.network_options is '{network_options}', expected KEY=VALUE,...; correct it") from None
     return AttentionToScale(
         build_model(network, num_classes, **{"width": width, **options}),

@@ -6,14 +6,13 @@ that is killed leaves its ranks without one.
 
 import os
 import signal
-import sys
 import threading
 import time
-from contextlib import suppress
 from enum import IntEnum
 from types import FrameType
 
 from msanet import distributed
+from msanet.pulse import say
 
 EXIT_REQUEUE = 75
 """Exit code of a run that was told to stop and has saved: start it again (EX_TEMPFAIL of sysexits.h)."""
@@ -32,6 +31,7 @@ class Ask(IntEnum):
 class Watch:
     """While it is entered, signals and a lost launcher do not end this rank but ask all ranks to save and stop.
 
+    From its making until then, SIGTERM and SIGUSR1 end all ranks at once: there is nothing to save, only to start again.
     A second Ctrl-C ends the process at once. grace: seconds after the first request by which this process ends in any
     case, with exit code 1 and without a checkpoint. minutes: between checkpoints; 0: none are asked for.
     """
@@ -40,6 +40,9 @@ class Watch:
         self._grace, self._minutes = grace, minutes
         self._last_save = time.monotonic()
         self._reason: str | None = None
+        self._interrupts = 0
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, _leave)
 
     def __enter__(self) -> "Watch":
         self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
@@ -68,8 +71,9 @@ class Watch:
         return asked
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._reason:
-            os._exit(128 + number)
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:  # launchers add a SIGTERM of their own to the first
+            os._exit(128 + signal.SIGINT)
         self._request(f"got {signal.Signals(number).name}")
 
     def _on_lost_launcher(self) -> None:
@@ -79,17 +83,18 @@ class Watch:
         if self._reason:
             return
         self._reason = reason
-        _say(f"rank {distributed.rank()} {reason}: the run saves after this step and stops")
+        say(f"rank {distributed.rank()} {reason}: the run saves after this step and stops")
         timer = threading.Timer(self._grace, self._give_up)
         timer.daemon = True
         timer.start()
 
     def _give_up(self) -> None:
-        _say(f"error: rank {distributed.rank()} {self._reason} and could not save within run.grace={self._grace:g} s")
+        say(f"error: rank {distributed.rank()} {self._reason} and could not save within run.grace={self._grace:g} s")
         os._exit(1)
 
 
-def _say(sentence: str) -> None:
-    """To stderr, past the buffer that an interrupted print may hold; a terminal that is gone is no reason to fail."""
-    with suppress(OSError, ValueError):
-        os.write(sys.stderr.fileno(), f"{sentence}\n".encode())
+def _leave(number: int, frame: FrameType | None) -> None:
+    what = f"got {signal.Signals(number).name} before its first step"
+    say(f"rank {distributed.rank()} {what}: the run stops, and has nothing to save")
+    distributed.tell(what, EXIT_REQUEUE)
+    os._exit(EXIT_REQUEUE)
