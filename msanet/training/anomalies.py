@@ -4,7 +4,6 @@ RUN/anomalies.jsonl has a line for each, with the samples of that step. Everythi
 is under way already, so that no GPU waits.
 """
 
-import json
 import math
 import sys
 from collections import deque
@@ -25,6 +24,7 @@ from msanet.data.source import ShardSource
 from msanet.data.stages import Batch
 from msanet.errors import UserError
 from msanet.training.guard import Figures, OnItsWay
+from msanet.training.lines import PatientWriter
 
 ANOMALIES_FILE = "anomalies.jsonl"
 _WARM_UP = 50
@@ -93,6 +93,7 @@ class Anomalies:
         self._under_way: deque[TakenStep] = deque()
         self._loss_sum, self._steps_in_sum = 0.0, 0
         self._trend = LossTrend(config.trainer.spike)
+        self._writer = PatientWriter()
 
     def add(self, step: TakenStep) -> None:
         """A step that has been given to the device."""
@@ -163,8 +164,7 @@ class Anomalies:
         samples = [sample for rank in ranks for sample in self.samples(step.start, rank)]
         if self.config.run.dir:
             line = {"kind": kind, "step": step.number, **about, "samples": samples}
-            with (self.config.run.dir / ANOMALIES_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            self._writer.add_line(self.config.run.dir / ANOMALIES_FILE, line)
         return samples
 
     def _warn(self, what: str, samples: Sequence[dict[str, Any]], remark: str) -> None:

@@ -5,10 +5,15 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 _ROOM = 2**16
 """Bytes that must be free before a file that did not fit is tried again, lest every other line fits."""
+
+
+_LACK = "it lacks what comes meanwhile"
 
 
 class PatientWriter:
@@ -17,7 +22,7 @@ class PatientWriter:
     def __init__(self) -> None:
         self._failing: set[Path] = set()
 
-    def write(self, path: Path, how: Callable[[], object], follows: str = "it lacks what comes meanwhile") -> None:
+    def write(self, path: Path, how: Callable[[], object], follows: str = _LACK) -> None:
         """Call `how`, which writes `path`; its OSError becomes a warning that says what follows."""
         try:
             if path in self._failing and shutil.disk_usage(path.parent).free < _ROOM:
@@ -34,6 +39,10 @@ class PatientWriter:
             if path in self._failing:
                 _say(f"'{path}' is written again")
             self._failing.discard(path)
+
+    def add_line(self, path: Path, line: dict[str, Any], follows: str = _LACK) -> None:
+        """One more line of JSON."""
+        self.write(path, partial(append, path, f"{json.dumps(line)}\n".encode()), follows)
 
 
 def append(path: Path, data: bytes) -> None:

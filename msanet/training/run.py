@@ -1,13 +1,11 @@
 """The run folder: RUN/config.yaml, command.txt, metrics.jsonl, tensorboard/, checkpoints/, evaluation-<split>.*, report.html."""
 
-import json
 import math
 import sys
 import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from msanet import distributed
 from msanet.config import Config
@@ -97,7 +95,7 @@ class RunFolder:
         """
         for fault in (fault for batch in micro_batches for fault in batch.faults):
             print(f"warning: step {step}: masked, since {fault}", file=sys.stderr, flush=True)
-            self._add(f"masked-{distributed.rank():05d}.jsonl", {"step": step, "fault": fault})
+            self._writer.add_line(self.path / f"masked-{distributed.rank():05d}.jsonl", {"step": step, "fault": fault})
         if not self._config.run.record_samples:
             return
         seen = {
@@ -105,14 +103,15 @@ class RunFolder:
             "epochs": [epoch for batch in micro_batches for epoch in batch.epochs_N.tolist()],
             "samples": [sample for batch in micro_batches for sample in batch.samples_N.tolist()],
         }
-        self._add(f"samples-{distributed.rank():05d}.jsonl", seen, "the proof that each sample is taken once has a gap")
+        proof = self.path / f"samples-{distributed.rank():05d}.jsonl"
+        self._writer.add_line(proof, seen, "the proof that each sample is taken once has a gap")
 
     def log(self, position: dict[str, float], values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and the same to TensorBoard. Values that are not finite become null."""
         if not distributed.is_main():
             return
         line = {**position, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
-        self._add(METRICS_FILE, line)
+        self._writer.add_line(self.path / METRICS_FILE, line)
         assert self._board is not None, "begin comes first"
         tags = {name if "/" in name else f"train/{name}": value for name, value in values.items()}
         self._writer.write(self.path / "tensorboard", partial(self._board.add, int(position["step"]), tags))
@@ -185,7 +184,3 @@ class RunFolder:
                 f"choose another run.dir{', or remove them to start anew' if found else ', or set run.resume=auto'}"
             )
         return whole
-
-    def _add(self, name: str, line: dict[str, Any], follows: str = "it lacks what comes meanwhile") -> None:
-        path, data = self.path / name, f"{json.dumps(line)}\n".encode()
-        self._writer.write(path, partial(append, path, data), follows)
