@@ -1,17 +1,21 @@
 # make demo   set everything up, then train and judge a small network on this machine (minutes)
 # make test   set everything up, then style, types and tests
+# make test-multinode   jobs on two hosts made of namespaces; needs root, iproute2, openssh-server and pdsh
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test test-multinode lint setup clean
 
 demo: setup
 	PATH="$(abspath $(BIN)):$$PATH" jobs/demo.sh
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
+test-multinode: setup
+	$(BIN)/pytest -m multinode -rPs --numprocesses 2 tests/multinode
 
 lint: setup
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from msanet.errors import EXIT_USER_ERROR, UserError, user_errors
+from msanet.processes import outlive_output
 from msanet.pulse import EXIT_FAULT, Pulse, say
 from msanet.rendezvous import MissingRanks, meet, open_store
 from msanet.secrets import without_secrets
@@ -72,6 +73,7 @@ def session(timeout: float) -> Iterator[None]:
     fill_in_environment()
     _prepare_device()
     watch_launcher()
+    outlive_output()
     code = 0
     try:
         with user_errors(may_speak=_speaks_first):

@@ -1,9 +1,20 @@
-"""Processes that must not outlive the one that started them."""
+"""What a process outlives: a helper not the one that started it, a rank what it prints to, both a signal for all."""
 
+import io
 import multiprocessing
 import os
+import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_STOPS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT}
 
 
 def end_with_parent() -> None:
@@ -19,4 +30,43 @@ def end_with_parent() -> None:
         wait([creator.sentinel])
         os._exit(1)
 
+    def obey() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != creator.pid:
+            pass
+        os._exit(1)
+
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+    if signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()):  # started by `deaf_helpers`
+        threading.Thread(target=obey, daemon=True, name="parent-voice").start()
+
+
+@contextmanager
+def deaf_helpers() -> Iterator[None]:
+    """Processes started within do not hear what asks a job to stop, except from their creator, if they call `end_with_parent`.
+
+    Terminals, SLURM and DeepSpeed's launcher send it to all processes of a job, which needs its helpers until it has saved.
+    """
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def outlive_output() -> None:
+    """From now on, what this process prints after its terminal, ssh or pipe has gone is lost and no error."""
+    sys.stdout, sys.stderr = _lossy(sys.stdout), _lossy(sys.stderr)
+
+
+class _LossyFile(io.FileIO):
+    def write(self, data: "ReadableBuffer") -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def _lossy(stream: TextIO) -> TextIO:
+    stream.flush()
+    file = io.BufferedWriter(_LossyFile(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(file, stream.encoding, stream.errors, line_buffering=True)

@@ -29,7 +29,7 @@ from msanet.data.stages import (
 )
 from msanet.data.storage import open_storage
 from msanet.errors import UserError
-from msanet.processes import end_with_parent
+from msanet.processes import deaf_helpers, end_with_parent
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,8 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # from torch's own each start would draw a seed: one more where a run goes on
     )
-    items = iter(loader)
+    with deaf_helpers():
+        items = iter(loader)
     while True:
         try:
             item = next(items)

@@ -1,6 +1,7 @@
 """A run that is told to stop saves, says so by its exit code, and goes on where it was."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -102,3 +103,22 @@ def test_checkpoints_by_the_clock_and_the_best(shards: Path, tmp_path: Path) -> 
     assert (checkpoints / "best").read_text() == f"step-{best.step:08d}\n"
     kept = {int(path.name.removeprefix("step-")) for path in checkpoints.glob("step-*")}
     assert kept == {12, 11, best.step}
+
+
+def test_a_loader_that_stalls_ends_the_run_by_name(shards: Path, tmp_path: Path) -> None:
+    """Loader processes that live but bring nothing; a single rank, so that no collective would notice."""
+    more = ["run.timeout=20", "storage.deadline=5"]
+    (process,) = start_ranks(1, words(shards, tmp_path / "run", 100_000, *more))
+    wait_until(lambda: steps_logged(tmp_path / "run") >= 3, [process])
+    loaders = [child for child in psutil.Process(process.pid).children(recursive=True) if len(child.cmdline()) > 1]
+    for loader in loaders:
+        loader.suspend()
+    process.wait(timeout=100)
+    for loader in loaders:
+        loader.resume()
+    output = process.communicate(timeout=60)[0]  # they hold the pipe, too
+    assert process.returncode == 1, output
+    said = re.findall(r"error: rank 0 on \S+ made no progress for \d+ s .* while waiting for the data of step \d+;", output)
+    assert len(said) == 1 and "Traceback" not in output, output
+    _, alive = psutil.wait_procs(loaders, timeout=60)
+    assert alive == []
