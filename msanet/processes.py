@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, TextIO
 
@@ -46,6 +47,7 @@ def deaf_helpers() -> Iterator[None]:
 
     Terminals, SLURM and DeepSpeed's launcher send it to all processes of a job, which needs its helpers until it has saved.
     """
+    resource_tracker.ensure_running()  # its start unblocks signals
     held = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         yield

@@ -1,0 +1,52 @@
+"""What a run's processes outlive, and what not."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+from commands import steps_logged, wait_until, words
+from conftest import REPOSITORY
+from ranks import start_ranks
+
+from msanet.training.stopping import EXIT_REQUEUE
+
+
+def test_loader_processes_outlive_a_signal_that_tells_the_job_to_stop(shards: Path, tmp_path: Path) -> None:
+    """Launchers, terminals and SLURM send it to all processes of a job, and the rank needs its loaders until it has saved."""
+    (rank,) = start_ranks(1, words(shards, tmp_path / "run", 100_000))
+    wait_until(lambda: steps_logged(tmp_path / "run") >= 3, [rank])
+    helpers = psutil.Process(rank.pid).children(recursive=True)
+    assert len(helpers) >= 2  # the fork server, a loader process
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for helper in helpers:
+            helper.send_signal(number)
+    before = steps_logged(tmp_path / "run")
+    wait_until(lambda: steps_logged(tmp_path / "run") >= before + 20, [rank])
+    rank.send_signal(signal.SIGTERM)
+    output = rank.communicate(timeout=100)[0]
+    assert rank.returncode == EXIT_REQUEUE, output
+    assert psutil.wait_procs(helpers, timeout=60)[1] == []
+
+
+def test_a_rank_outlives_what_it_prints_to() -> None:
+    code = (
+        "import sys\nfrom msanet.processes import outlive_output\noutlive_output()\nsys.stdin.readline()\n"
+        "for _ in range(100):\n    print('x' * 10_000)\n    print('y' * 10_000, file=sys.stderr)"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, **pipes) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdout.close()
+        process.stderr.close()
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
+
+
+def test_what_is_printed_to_a_pipe_that_is_there_arrives_at_once() -> None:
+    code = "import time\nfrom msanet.processes import outlive_output\noutlive_output()\nprint('seen')\ntime.sleep(1000)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"seen\n"
+        process.kill()
