@@ -1,0 +1,149 @@
+"""The data of chaos.py, and the proof that its run is the one that nobody disturbed."""
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from msanet.data.index import load_manifest, load_shard_index
+from msanet.evaluation.report import METRICS_FILE, read_lines
+from msanet.models import build_model
+from msanet.training.checkpoint import Checkpoint, checkpoint_folders, find_fault, read_checkpoint
+from sharding.__main__ import main as shard
+
+IMAGES, BATCH = 26, 6
+"""Samples of the training split and of a step, which no usual number of ranks and no epoch's end fits."""
+TOLERANCE = 2e-3
+"""Of another number of ranks: distance of the weights over the way that training went. A change of 1e-7 in the first weights
+becomes 1e-5 in 72 steps and 6e-4 in 1,230."""
+
+
+def write_shards(folder: Path) -> tuple[Path, Path, dict[int, str]]:
+    """Two copies of a small dataset, the second with damaged samples; their numbers and keys."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", IMAGES), ("val", 5)):
+        for kind in (split, f"{split}annot"):
+            (folder / "source" / kind).mkdir(parents=True)
+        for number in range(count):
+            label = cv2.resize(rng.integers(0, 11, (4, 5), dtype=np.uint8), (44, 36), interpolation=cv2.INTER_NEAREST)
+            image = np.stack([label * 20] * 3, axis=-1) + rng.integers(0, 30, (36, 44, 3), dtype=np.uint8)
+            cv2.imwrite(str(folder / "source" / split / f"{split}_{number:03d}.png"), image)
+            cv2.imwrite(str(folder / "source" / f"{split}annot" / f"{split}_{number:03d}.png"), label)
+    whole, broken = folder / "shards", folder / "damaged-shards"
+    words = ["--source", str(folder / "source"), "--out", str(whole), "--shard-bytes", "30000", "--workers", "1"]
+    assert shard(["camvid", *words]) == 0
+    shutil.copytree(whole, broken)
+    shards = load_manifest(broken).split("train").shards
+    damaged, before = {}, shards[0].samples
+    index = load_shard_index(broken, shards[1].file)
+    data = bytearray((broken / shards[1].file).read_bytes())
+    for place in (0, 2):
+        member = index.samples[place].members[0]
+        data[member.offset + member.length // 2] ^= 1
+        damaged[before + place] = index.samples[place].key
+    (broken / shards[1].file).write_bytes(data)
+    return whole, broken, damaged
+
+
+def prove(run: Path, twin: Path, steps: int, keys: dict[int, str], bitwise: bool) -> dict[str, str]:
+    """What was checked, and what was lost: an empty text where nothing was."""
+    checks = prove_stream(run, twin, steps) | prove_log(run, twin, bitwise)
+    if keys:
+        checks["masked are the damaged ones"] = prove_masks(run, twin, keys)
+    return checks | compare(newest(run), newest(twin), bitwise)
+
+
+def prove_stream(run: Path, twin: Path, steps: int) -> dict[str, str]:
+    """Which samples were taken, by the run's own record; the twin's says in which order."""
+    seen, wanted = records(run), records(twin)
+    times = Counter(pair for pairs in seen.values() for pair in pairs)
+    whole_epochs = {(epoch, number) for epoch in range(steps * BATCH // IMAGES) for number in range(IMAGES)}
+    twice, never = [pair for pair, count in times.items() if count > 1], sorted(whole_epochs - times.keys())
+    other = [step for step in range(1, steps + 1) if step not in seen or seen[step] != wanted.get(step)]
+    return {
+        "each (epoch, sample) at most once": listed(twice),
+        "each (epoch, sample) at least once": listed(never),
+        "each step took its samples": listed(other),
+    }
+
+
+def prove_log(run: Path, twin: Path, bitwise: bool) -> dict[str, str]:
+    """metrics.jsonl: each step and each validation once, in order; the same losses where they have to be."""
+    lines, wanted = (read_lines(folder / METRICS_FILE) for folder in (run, twin))
+    checks = {}
+    for what, key in (("step", "loss"), ("validation", "val/mean_iou")):
+        ours, theirs = ([line["step"] for line in found if key in line] for found in (lines, wanted))
+        checks[f"each {what} logged once"] = (
+            "" if ours == theirs else listed(sorted(set(ours) ^ set(theirs))) or "order"
+        )
+    if bitwise:
+        ours, theirs = ([line["loss"] for line in found if "loss" in line] for found in (lines, wanted))
+        checks["losses bit-identical"] = listed(
+            [n for n, (a, b) in enumerate(zip(ours, theirs, strict=False), 1) if a != b]
+        )
+    return checks
+
+
+def prove_masks(run: Path, twin: Path, keys: dict[int, str]) -> str:
+    """Whether the samples that were masked are those of damaged bytes, each as often as it came."""
+    masked = Counter(
+        (line["step"], key)
+        for file in run.glob("masked-*.jsonl")
+        for line in read_lines(file)
+        for key in re.findall(r"train_\d+", line["fault"])[:1]
+    )
+    damaged = Counter(
+        (step, keys[number]) for step, pairs in records(twin).items() for _, number in pairs if number in keys
+    )
+    return listed(sorted((masked - damaged) + (damaged - masked)))
+
+
+def records(run: Path) -> dict[int, list[tuple[int, int]]]:
+    """(epoch, sample) of each step, in the order of ranks."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for file in sorted(run.glob("samples-*.jsonl")):
+        for line in read_lines(file):
+            found.setdefault(line["step"], []).extend(zip(line["epochs"], line["samples"], strict=True))
+    return found
+
+
+def newest(run: Path) -> Checkpoint:
+    """The last checkpoint of a run, which must be whole."""
+    folder = checkpoint_folders(run / "checkpoints")[0]
+    assert find_fault(folder) is None, folder
+    return read_checkpoint(folder)
+
+
+def compare(ours: Checkpoint, twin: Checkpoint, bitwise: bool) -> dict[str, str]:
+    """The end of the run against that of the uninterrupted one."""
+    if not bitwise:
+        torch.manual_seed(0)  # run.seed
+        start = dict(build_model(ours.card.name, len(ours.card.classes), **ours.card.options).named_parameters())
+        away = sum(float((ours.weights[name] - twin.weights[name]).double().square().sum()) for name in start)
+        way = sum(float((twin.weights[name] - value).detach().double().square().sum()) for name, value in start.items())
+        ratio = (away / way) ** 0.5
+        return {f"weights within {TOLERANCE:g} of the way ({ratio:.1e})": "" if ratio < TOLERANCE else f"{ratio:.2g}"}
+    optimizers = (
+        {f"{name}/{key}": t for name, state in c.optimizer.items() for key, t in state.items()} for c in (ours, twin)
+    )
+    parts = {
+        "weights": (ours.weights, twin.weights),
+        "averaged weights": (ours.average or {}, twin.average or {}),
+        "optimizer": tuple(optimizers),
+        "generators": (ours.rng, twin.rng),
+    }
+    differing = {
+        what: [name for name in b if name not in a or not torch.equal(a[name], b[name])]
+        for what, (a, b) in parts.items()
+    }
+    return {f"{what} bit-identical": listed(names) for what, names in differing.items()}
+
+
+def listed(things: list[Any]) -> str:
+    """A few of them and how many there are; empty where there are none."""
+    return f"{len(things)}: {', '.join(map(str, things[:4]))}" if things else ""
