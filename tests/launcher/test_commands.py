@@ -215,8 +215,10 @@ def test_a_port_in_use_is_named(shards: Path, tmp_path: Path) -> None:
         other.bind(("", 0))
         other.listen()
         words = ["launcher/train.py", *SMALL, f"data.path={shards}", f"run.dir={tmp_path / 'a'}"]
-        (rank,) = start_ranks(1, words, MASTER_PORT=str(other.getsockname()[1]))
+        rank, follower = start_ranks(2, words, MASTER_PORT=str(other.getsockname()[1]))
         output = rank.communicate(timeout=120)[0]
+        follower.kill()  # as launchers do
+        follower.communicate()
     assert rank.returncode == 2 and "is in use" in output and "--master_port" in output, output
     assert "Traceback" not in output
 
