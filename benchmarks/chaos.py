@@ -53,8 +53,9 @@ SAVED_EVERY = 3
 TIMEOUT, GRACE = 30, 20
 """run.timeout and run.grace, s."""
 NAMED = re.compile(r"error: rank \d+ on \S+")
-END_WITHIN = TIMEOUT + GRACE
-"""Seconds after which a process of a job that was killed counts as left behind."""
+END_WITHIN = 2 * TIMEOUT + GRACE
+"""Seconds after which a process of a job that was killed counts as left behind: where a rank died while the job started, the
+others have yet to start, half a minute on a busy machine, and to wait for it."""
 
 SETTINGS = (
     "data.crop=[32,32] data.scale=[0.7,1.3] evaluation.workers=0 model.width=0.05 trainer.log_every=1 trainer.ema=0.9 "
