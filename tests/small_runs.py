@@ -18,14 +18,15 @@ from msanet.training.trainer import Trainer
 PLAN = Plan(seed=0, lanes=4, window=64, block_bytes=100)
 
 
-def small_config(shards: str, stage: int, **optimizer: Any) -> Config:
+def small_config(shards: str, stage: int, network: str = "msanet", **optimizer: Any) -> Config:
     """8 steps of 6 images: they cross the end of an epoch of 26."""
     return parse_config(
         {
             "data": {"path": shards, "crop": [32, 32], "scale": [0.7, 1.3], "flip_vertical": 0.5, "workers": 0},
-            "model": {"name": "msanet", "width": 0.125},
+            "model": {"name": network, "width": 0.125},
             "optimizer": {"weight_decay": 0.01, "classifier_lr": 3.0, **optimizer},
             "trainer": {"steps": 8, "global_batch": 6, "zero_stage": stage, "ema": 0.9},
+            "evaluation": {"workers": 0, "panels": 0},
         },
         "test",
     )

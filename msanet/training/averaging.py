@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msanet import distributed
 from msanet.training import engine_state
+from msanet.training.buffers import running_statistics
 
 
 class WeightAverage:
@@ -33,12 +33,14 @@ class WeightAverage:
         torch._foreach_mul_(change, (1 - decay) * (1 - skipped))
         torch._foreach_add_(average, change)
 
-    def weights(self, everywhere: bool = False) -> dict[str, Tensor]:
-        """All of a network's weights and buffers, full and on the CPU. A collective; buffers become the ranks' mean.
+    @property
+    def running_statistics(self) -> dict[str, Tensor]:
+        """The averages, themselves, of what `buffers.running_statistics` finds in the network."""
+        return {name: self._average[name] for name in running_statistics(self._engine.module)}
 
-        On rank 0, and empty on the others; with `everywhere` on all.
+    def weights(self, everywhere: bool = False) -> dict[str, Tensor]:
+        """All of a network's weights and buffers, full and on the CPU. A collective.
+
+        On rank 0, and empty on the others; with `everywhere` on all. Running statistics are the rank's own: see `buffers`.
         """
-        for name, _ in self._engine.module.named_buffers():
-            if name in self._average:
-                distributed.all_reduce_sum(self._average[name]).div_(distributed.world_size())
         return engine_state.gather_local(self._engine, self._average, everywhere)

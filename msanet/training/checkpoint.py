@@ -5,6 +5,7 @@
         raw.safetensors         weights and buffers as the optimizer has them; only with trainer.ema
         optimizer.safetensors   full optimizer state by parameter name
         rng.safetensors         torch's generators of every rank
+        buffers.safetensors     BatchNorm's running statistics of every rank, which differ and whose mean is published
         state.json              step, stream position, order plan, what the run is
         files.json              size and sha256 of those above; written last
     RUN/checkpoints/latest      the newest one's name, for people and scripts
@@ -19,7 +20,7 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from errno import ENOENT
 from pathlib import Path
 
@@ -39,8 +40,9 @@ from msanet.models.saved import ModelCard, load_weights, save_network
 MODEL_FILE = "model.safetensors"
 LATEST, BEST = "latest", "best"
 _RAW, _OPTIMIZER, _RNG = "raw.safetensors", "optimizer.safetensors", "rng.safetensors"
+_BUFFERS = "buffers.safetensors"
 _STATE, _FILES = "state.json", "files.json"
-_NEEDED = {MODEL_FILE, _OPTIMIZER, _RNG, _STATE}
+_NEEDED, _OPTIONAL = {MODEL_FILE, _OPTIMIZER, _RNG, _STATE}, {_RAW, _BUFFERS}
 _REPLACED = ".replaced"
 """Ends the name of a checkpoint while another of its step takes its place."""
 _NAME = re.compile(r"step-(\d{8,18})(\.replaced)?")
@@ -81,7 +83,7 @@ class RunState(BaseModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds. rng: see `gather_rng`. average: see `WeightAverage`."""
+    """What a checkpoint holds. rng: see `gather_rng`. average: see `WeightAverage`. buffers: see `gather_buffers`."""
 
     state: RunState
     card: ModelCard
@@ -89,6 +91,7 @@ class Checkpoint:
     optimizer: State
     rng: dict[str, Tensor]
     average: dict[str, Tensor] | None = None
+    buffers: dict[str, Tensor] = field(default_factory=dict)
 
 
 class _FileInfo(BaseModel):
@@ -148,6 +151,8 @@ def _fill(part: Path, checkpoint: Checkpoint) -> None:
     flat = {f"{name}/{key}": t.contiguous() for name, state in checkpoint.optimizer.items() for key, t in state.items()}
     save_file(flat, part / _OPTIMIZER)
     save_file(checkpoint.rng, part / _RNG)
+    if checkpoint.buffers:
+        save_file(checkpoint.buffers, part / _BUFFERS)
     (part / _STATE).write_text(checkpoint.state.model_dump_json(indent=1) + "\n")
     files = {path.name: _file_info(path) for path in sorted(part.iterdir())}
     (part / _FILES).write_text(_Files(files=files).model_dump_json(indent=1) + "\n")
@@ -197,7 +202,7 @@ def find_fault(folder: Path) -> str | None:
         files = _Files.model_validate_json(_read_start(folder / _FILES)).files
     except (OSError, ValidationError):
         return f"'{folder / _FILES}' is missing or damaged"
-    if not _NEEDED <= files.keys() <= {*_NEEDED, _RAW}:
+    if not _NEEDED <= files.keys() <= _NEEDED | _OPTIONAL:
         return f"'{folder / _FILES}' lists other files than those of a checkpoint"
     try:
         faults = (_file_fault(folder / name, info) for name, info in files.items())
@@ -223,6 +228,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     try:
         state = RunState.model_validate_json(_read_start(folder / _STATE))
         raw = load_file(folder / _RAW) if (folder / _RAW).is_file() else None
+        buffers = load_file(folder / _BUFFERS) if (folder / _BUFFERS).is_file() else {}
         flat, rng = load_file(folder / _OPTIMIZER), load_file(folder / _RNG)
     except (OSError, ValidationError, SafetensorError) as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
@@ -233,7 +239,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     for flat_name, tensor in flat.items():
         name, _, key = flat_name.rpartition("/")
         optimizer.setdefault(name, {})[key] = tensor
-    return Checkpoint(state, card, raw or weights, optimizer, rng, weights if raw else None)
+    return Checkpoint(state, card, raw or weights, optimizer, rng, weights if raw else None, buffers)
 
 
 def rng_state() -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from msanet import distributed
 from msanet.config import Config
@@ -25,6 +25,7 @@ from msanet.training import engine_state
 from msanet.training.anomalies import Anomalies, TakenStep
 from msanet.training.averaging import WeightAverage
 from msanet.training.blackbox import stopped_by
+from msanet.training.buffers import averaged, gather_buffers, restore_buffers, running_statistics
 from msanet.training.checkpoint import Best, Checkpoint, RunState, gather_rng, restore_rng, rng_state
 from msanet.training.engine import start_engine
 from msanet.training.forward import micro_batch_loss
@@ -167,11 +168,10 @@ class Trainer:
         the run that goes on from it begins with that.
         """
         distributed.advance("starting a validation", slow=True)
-        self.sync_buffers()
         self.owes_validation = True
         gpus = [self.engine.device] if torch.cuda.is_available() else []
         try:
-            with torch.random.fork_rng(gpus):  # loaders and new networks draw, but what is given up must leave no trace
+            with torch.random.fork_rng(gpus), averaged(self.buffers):  # loaders and new networks draw: leave no trace
                 result = self._judge(source, should_stop)
         except GivenUp:
             return None
@@ -190,13 +190,11 @@ class Trainer:
         data = self.config.data
         return evaluate(model, source, self.config.evaluation, data.mean, data.std, lockstep, should_stop)
 
-    def sync_buffers(self) -> None:
-        """Average BatchNorm's running statistics over ranks: DeepSpeed never does, and they drift apart. A collective."""
-        for module in self.engine.module.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # not frozen ones, which are alike already
-                for buffer in (module.running_mean, module.running_var):
-                    assert buffer is not None
-                    distributed.all_reduce_sum(buffer).div_(self.batches.world_size)
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """This rank's running statistics of BatchNorm, themselves; those of the moving average after `average/`."""
+        own = self.average.running_statistics if self.average else {}
+        return running_statistics(self.engine.module) | {f"average/{name}": tensor for name, tensor in own.items()}
 
     @property
     def is_to_be_logged(self) -> bool:
@@ -223,7 +221,9 @@ class Trainer:
         """All that a resume needs. A collective: tensors are gathered on rank 0, which writes them; the others get none."""
         distributed.advance("gathering a checkpoint", slow=True)
         self._settle()
-        self.sync_buffers()
+        with averaged(self.buffers):
+            weights = engine_state.gather_weights(self.engine)
+            average = self.average.weights() if self.average else None
         return Checkpoint(
             state=RunState(
                 step=self.step,
@@ -239,10 +239,11 @@ class Trainer:
                 owes_validation=self.owes_validation,
             ),
             card=self._card(),
-            weights=engine_state.gather_weights(self.engine),
+            weights=weights,
             optimizer=engine_state.gather_optimizer_state(self.engine),
             rng=gather_rng(),
-            average=self.average.weights() if self.average else None,
+            average=average,
+            buffers=gather_buffers(self.buffers),
         )
 
     def _count(self, batches: Sequence[Batch]) -> Tensor:
@@ -295,6 +296,7 @@ class Trainer:
             self.total_steps += self.step - self.consumed // self.batches.global_batch
         if saved.state.optimizer == self.config.optimizer.name:
             engine_state.scatter_optimizer_state(self.engine, saved.optimizer)
+        restore_buffers(self.buffers, saved.buffers)
         if not restore_rng(saved.rng, distributed.rank()):
             torch.manual_seed(self.config.run.seed + self.step + distributed.rank())
         if saved.state.total_steps != self.total_steps and distributed.is_main():

@@ -28,17 +28,25 @@ from msanet.training.same_run import require_same_run
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    written = toy_checkpoint()
+    written = replace(toy_checkpoint(), buffers={"average/norm.running_mean": torch.rand(2, 5)})
     write_checkpoint(tmp_path, written, keep=1)
     path = newest_whole(tmp_path)
     assert path == tmp_path / "step-00000003" and (tmp_path / "latest").read_text() == "step-00000003\n"
     read = read_checkpoint(path)
     assert (read.state, read.card) == (written.state, written.card)
     assert all(torch.equal(t, read.weights[n]) for n, t in written.weights.items())
+    assert all(torch.equal(t, read.buffers[n]) for n, t in written.buffers.items())
     assert all(torch.equal(t, read.optimizer[n][k]) for n, s in written.optimizer.items() for k, t in s.items())
     torch.rand(3)
     assert restore_rng(read.rng, 0) and torch.equal(torch.get_rng_state(), written.rng["0.cpu"])
     assert not restore_rng(read.rng, 1)
+
+
+def test_a_checkpoint_need_not_have_running_statistics_of_each_rank(tmp_path: Path) -> None:
+    """As those of one rank, of networks without BatchNorm, and of versions before."""
+    folder = write_checkpoint(tmp_path, toy_checkpoint(), keep=1)
+    assert not (folder / "buffers.safetensors").exists() and newest_whole(tmp_path) == folder
+    assert read_checkpoint(folder).buffers == {}
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ import pytest
 import torch
 from deepspeed.accelerator import get_accelerator
 from ranks import run_ranks
+from small_runs import run_steps, small_config, start
 from torch import nn
 
 from msanet import distributed
 from msanet.config import parse_config
 from msanet.data.index import load_manifest
 from msanet.data.loader import plan_batches
+from msanet.data.source import ShardSource
+from msanet.data.storage import LocalStorage
 from msanet.models import build_model
 from msanet.training.sync_batchnorm import CpuSyncBatchNorm, convert_sync_batchnorm
 from msanet.training.trainer import Trainer
@@ -119,24 +122,41 @@ def test_synchronised_batchnorm_equals_one_big_batch() -> None:
 
 
 def _average_buffers(shards: str) -> None:
-    """Ranks that saw other images have other running statistics; before a save or evaluation they are made one."""
-    config = parse_config(
-        {"data": {"path": shards, "workers": 0}, "trainer": {"steps": 2, "global_batch": 4}, "model": {"width": 0.125}},
-        "test",
-    )
-    manifest = load_manifest(Path(shards))
-    model = build_model("msanet", manifest.num_classes, width=0.125)
-    trainer = Trainer(config, manifest, model, plan_batches(4, None, distributed.world_size()), None)
-    trainer.train_step(next(trainer.stream()))
-    own = {name: b.clone() for name, b in trainer.engine.module.named_buffers() if b.is_floating_point()}
-    parts = distributed.gather_objects(own)
-    assert any(not torch.equal(parts[0][name], parts[1][name]) for name in own), "the ranks saw the same images"
-    saved, kept = trainer.checkpoint().weights, dict(trainer.engine.module.named_buffers())
-    for name in own:
-        torch.testing.assert_close(kept[name], (parts[0][name] + parts[1][name]) / 2)
-        assert not distributed.is_main() or torch.equal(saved[name], kept[name])
+    for stage in (0, 3):
+        _average_buffers_at(shards, stage)
     print("compared")
 
 
-def test_running_statistics_are_averaged_over_ranks(shards: Path) -> None:
+def _average_buffers_at(shards: str, stage: int) -> None:
+    """Ranks that saw other images have other running statistics, and still have when they were saved and judged as one."""
+    trainer = start(small_config(shards, stage))
+    trainer.average = None
+    run_steps(trainer, 1)
+    held = {name: buffer for name, buffer in trainer.engine.module.named_buffers() if buffer.is_floating_point()}
+    own = {name: buffer.clone() for name, buffer in held.items()}
+    first, second = distributed.gather_objects(own)
+    assert all(not torch.equal(first[name], second[name]) for name in own), "the ranks saw the same images"
+    mean = {name: (first[name] + second[name]) / 2 for name in own}
+    saved = trainer.checkpoint()
+    if distributed.is_main():
+        assert saved.buffers.keys() == own.keys()
+        assert all(torch.equal(saved.buffers[name], torch.stack([first[name], second[name]])) for name in own)
+        assert all(torch.equal(saved.weights[name], mean[name]) for name in own)
+    source = ShardSource(LocalStorage(Path(shards)), "val", trainer.manifest)
+    for end in (False, True, KeyError("a fault")):  # whole, given up, and with an error
+
+        def should_stop(end: bool | Exception = end) -> bool:
+            assert all(torch.equal(held[name], mean[name]) for name in own), "what is judged has the mean"
+            if isinstance(end, Exception):
+                raise end
+            return end
+
+        try:
+            assert (trainer.evaluate(source, should_stop) is None) == end
+        except KeyError:
+            assert isinstance(end, KeyError)
+        assert all(torch.equal(held[name], own[name]) for name in own), (stage, end)
+
+
+def test_running_statistics_are_averaged_for_what_is_saved_and_judged_alone(shards: Path) -> None:
     assert all("compared" in said for said in run_ranks(2, __file__, "_average_buffers", {"shards": str(shards)}))

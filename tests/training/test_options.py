@@ -15,6 +15,7 @@ from msanet.data.source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.models import build_model
 from msanet.training import engine_state
+from msanet.training.buffers import averaged
 from msanet.training.trainer import Trainer
 
 
@@ -41,8 +42,8 @@ def _weights_after_each_step(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
     weights = [engine_state.gather_weights(trainer.engine, everywhere=True)]
     for batches in trainer.stream():
         trainer.train_step(batches)
-        trainer.sync_buffers()
-        weights.append(engine_state.gather_weights(trainer.engine, everywhere=True))
+        with averaged(trainer.buffers):
+            weights.append(engine_state.gather_weights(trainer.engine, everywhere=True))
     return weights
 
 

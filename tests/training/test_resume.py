@@ -1,4 +1,4 @@
-"""4 steps, a resume and 4 more are 8 steps: weights, optimizer, schedule, generators and stream position continue."""
+"""3 steps, a resume and 5 more are 8 steps: weights, optimizer, schedule, generators and stream position continue."""
 
 from pathlib import Path
 from typing import Any
@@ -9,46 +9,78 @@ from ranks import run_ranks
 from small_runs import newest, run_steps, small_config, start
 
 from msanet import distributed
-from msanet.training.checkpoint import newest_whole, read_checkpoint, write_checkpoint
+from msanet.data.source import ShardSource
+from msanet.data.storage import LocalStorage
+from msanet.training.checkpoint import Checkpoint, write_checkpoint
+from msanet.training.trainer import Trainer
 
 
-def _save_after_four(shards: str, folder: str, stage: int, optimizer: dict[str, Any]) -> None:
-    """Write checkpoints of step 4 and, without a break, of step 8."""
-    trainer = start(small_config(shards, stage, **optimizer))
-    for steps in (4, 8):
-        run_steps(trainer, 4)
-        checkpoint = trainer.checkpoint()
-        distributed.on_main(lambda c=checkpoint, n=steps: write_checkpoint(Path(folder) / f"straight-{n}", c, keep=1))
-
-
-def _resume_from_four(shards: str, folder: str, name: str, stage: int, optimizer: dict[str, Any]) -> None:
-    saved = newest_whole(Path(folder) / "straight-4")
-    assert saved is not None
-    trainer = start(small_config(shards, stage, **optimizer), read_checkpoint(saved))
-    assert trainer.step == 4 and trainer.consumed == 24
-    run_steps(trainer, 4)
+def _save(trainer: Trainer, folder: str, name: str) -> None:
     checkpoint = trainer.checkpoint()
     distributed.on_main(lambda: write_checkpoint(Path(folder) / name, checkpoint, keep=1))
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_resume_on_the_same_ranks_is_bit_exact(shards: Path, tmp_path: Path, stage: int) -> None:
-    arguments: dict[str, Any] = {"shards": str(shards), "folder": str(tmp_path), "stage": stage, "optimizer": {}}
-    run_ranks(2, __file__, "_save_after_four", arguments)
-    run_ranks(2, __file__, "_resume_from_four", {**arguments, "name": "resumed"})
-    straight, resumed = newest(tmp_path / "straight-8"), newest(tmp_path / "resumed")
-    assert straight.state == resumed.state
-    for name, tensor in straight.weights.items():
-        assert torch.equal(tensor, resumed.weights[name]), name
-        assert straight.average and resumed.average and torch.equal(straight.average[name], resumed.average[name]), name
-        assert name.endswith("num_batches_tracked") or not torch.equal(tensor, straight.average[name]), name
-    for name, state in straight.optimizer.items():
-        for key, tensor in state.items():
-            assert torch.equal(tensor, resumed.optimizer[name][key]), (name, key)
-    for name, tensor in straight.rng.items():
-        assert torch.equal(tensor, resumed.rng[name]), name
-    before = newest(tmp_path / "straight-4")
-    assert any(not torch.equal(tensor, straight.weights[name]) for name, tensor in before.weights.items())
+def _validate(trainer: Trainer) -> None:
+    """First in vain, then to the end."""
+    source = ShardSource(LocalStorage(Path(trainer.config.data.path or "")), "val", trainer.manifest)
+    assert trainer.evaluate(source, lambda: True) is None and trainer.evaluate(source) is not None
+
+
+def _train(shards: str, folder: str, stage: int, network: str) -> None:
+    """8 steps straight through; and 8 steps with a save out of turn, and validations, after the third."""
+    for third, last in ((None, "straight"), ("third", "disturbed")):
+        trainer = start(small_config(shards, stage, network))
+        run_steps(trainer, 3)
+        if third:
+            _save(trainer, folder, third)
+            _validate(trainer)
+        run_steps(trainer, 5)
+        _save(trainer, folder, last)
+
+
+def _resume(shards: str, folder: str, stage: int, network: str) -> None:
+    trainer = start(small_config(shards, stage, network), newest(Path(folder) / "third"))
+    assert trainer.step == 3 and trainer.consumed == 18
+    _validate(trainer)
+    run_steps(trainer, 5)
+    _save(trainer, folder, "resumed")
+
+
+@pytest.mark.parametrize(
+    ("world", "stage", "network"), [(2, 0, "msanet"), (2, 1, "deeplab_largefov"), (3, 2, "msanet"), (2, 3, "msanet")]
+)
+def test_saves_validations_and_resumes_are_bit_exact_on_the_same_ranks(
+    shards: Path, tmp_path: Path, world: int, stage: int, network: str
+) -> None:
+    """With BatchNorm, whose running statistics differ between ranks, or with dropout, which draws from generators."""
+    arguments = {"shards": str(shards), "folder": str(tmp_path), "stage": stage, "network": network}
+    run_ranks(world, __file__, "_train", arguments)
+    run_ranks(world, __file__, "_resume", arguments)
+    third, straight = newest(tmp_path / "third"), newest(tmp_path / "straight")
+    for again in (newest(tmp_path / "disturbed"), newest(tmp_path / "resumed")):
+        assert again.state.model_copy(update={"best": None}) == straight.state
+        assert _differences(straight, again) == []
+    changed, weights = _differences(third, straight), list(straight.weights)
+    assert {f"{kind}/{name}" for kind in ("weights", "average") for name in weights} <= set(changed)
+    assert {f"rng/{rank}.cpu" for rank in range(world)} <= set(changed) or network == "msanet"
+    assert straight.average and bool(straight.buffers) == (network == "msanet")
+    published = straight.weights | {f"average/{name}": tensor for name, tensor in straight.average.items()}
+    for name, ranks in straight.buffers.items():
+        assert len(ranks) == world and not torch.equal(ranks[0], ranks[1]), "the ranks saw the same images"
+        torch.testing.assert_close(published[name], ranks.mean(dim=0), rtol=1e-6, atol=1e-7)
+
+
+def _differences(a: Checkpoint, b: Checkpoint) -> list[str]:
+    """Which tensors differ, be it in one bit."""
+    first, second = _tensors(a), _tensors(b)
+    assert first.keys() == second.keys()
+    return [name for name, tensor in first.items() if not torch.equal(tensor, second[name])]
+
+
+def _tensors(saved: Checkpoint) -> dict[str, torch.Tensor]:
+    kinds = {"weights": saved.weights, "average": saved.average or {}, "rng": saved.rng, "buffers": saved.buffers}
+    kinds |= {f"optimizer/{name}": state for name, state in saved.optimizer.items()}
+    return {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
 
 
 SGD = {"name": "sgd", "lr": 0.05}
@@ -68,15 +100,24 @@ def test_resume_on_other_ranks_and_stages_agrees(
     assert all("compared" in said for said in outputs)
 
 
+def _save_after_four(shards: str, folder: str, stage: int, optimizer: dict[str, Any]) -> None:
+    trainer = start(small_config(shards, stage, **optimizer))
+    run_steps(trainer, 4)
+    _save(trainer, folder, "fourth")
+
+
 def _resume_and_compare(shards: str, folder: str, stage: int, optimizer: dict[str, Any]) -> None:
     """What goes in comes out again unchanged on this layout, and the next steps take the same samples."""
-    saved = newest(Path(folder) / "straight-4")
+    saved = newest(Path(folder) / "fourth")
     trainer = start(small_config(shards, stage, **optimizer), saved)
     again = trainer.checkpoint()
     for name, tensor in saved.weights.items() if distributed.is_main() else ():  # what is saved is on rank 0 alone
         torch.testing.assert_close(again.weights[name], tensor, rtol=1e-6, atol=1e-7)  # buffers are averaged once more
         assert saved.average and again.average
         torch.testing.assert_close(again.average[name], saved.average[name], rtol=1e-6, atol=1e-7)
+    published = saved.weights | {f"average/{name}": tensor for name, tensor in (saved.average or {}).items()}
+    for name, ranks in again.buffers.items():
+        assert all(torch.equal(own, published[name]) for own in ranks), "all begin with the mean"
     assert bool(saved.optimizer) == (optimizer.get("momentum") != 0)
     for name, state in saved.optimizer.items() if distributed.is_main() else ():
         assert state.keys() == again.optimizer[name].keys() and state
