@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -262,9 +262,10 @@ def watch_launcher() -> None:
     """
     if world_size() == 1 and ATTEMPT not in os.environ:
         return
-    parent = os.getppid()
-    launcher = psutil.Process(parent)
-    above = launcher.ppid() if any("deepspeed.launcher.launch" in word for word in launcher.cmdline()) else None
+    parent, above = os.getppid(), None
+    with suppress(psutil.Error):  # a parent that is hidden, or that a container has not
+        launcher = psutil.Process(parent)
+        above = launcher.ppid() if any("deepspeed.launcher.launch" in word for word in launcher.cmdline()) else None
 
     def is_lost() -> bool:
         return os.getppid() != parent or (above is not None and launcher.ppid() != above)

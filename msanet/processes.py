@@ -47,8 +47,9 @@ def deaf_helpers() -> Iterator[None]:
 
     Terminals, SLURM and DeepSpeed's launcher send it to all processes of a job, which needs its helpers until it has saved.
     """
-    resource_tracker.ensure_running()  # its start unblocks signals
     held = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    resource_tracker.ensure_running()  # deaf to SIGUSR1 by this; its start unblocks the two that it ignores by itself
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         yield
     finally:

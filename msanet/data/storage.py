@@ -6,6 +6,7 @@ sends is what the order needs next. A local folder has no use for extents and re
 
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -63,6 +64,7 @@ class LocalStorage:
         self.folder = folder
         self.location = str(folder)
         self._open: OrderedDict[str, int] = OrderedDict()  # file -> descriptor
+        weakref.finalize(self, _close, self._open)
         self._lock = threading.Lock()
 
     def read_file(self, file: str, limit: int) -> bytes:
@@ -113,6 +115,11 @@ class LocalStorage:
 
     def __setstate__(self, state: dict[str, Path]) -> None:
         self.__init__(state["folder"])  # type: ignore[misc]
+
+
+def _close(descriptors: dict[str, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)
 
 
 def open_storage(location: str, settings: StorageConfig | None = None) -> Storage:

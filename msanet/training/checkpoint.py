@@ -7,6 +7,7 @@
         rng.safetensors         torch's generators of every rank
         buffers.safetensors     BatchNorm's running statistics of every rank, which differ and whose mean is published
         state.json              step, stream position, order plan, what the run is
+        config.yaml             the settings at that time
         files.json              size and sha256 of those above; written last
     RUN/checkpoints/latest      the newest one's name, for people and scripts
     RUN/checkpoints/best        the name of the one with the best validation, where trainer.keep_best is on
@@ -41,8 +42,8 @@ MODEL_FILE = "model.safetensors"
 LATEST, BEST = "latest", "best"
 _RAW, _OPTIMIZER, _RNG = "raw.safetensors", "optimizer.safetensors", "rng.safetensors"
 _BUFFERS = "buffers.safetensors"
-_STATE, _FILES = "state.json", "files.json"
-_NEEDED, _OPTIONAL = {MODEL_FILE, _OPTIMIZER, _RNG, _STATE}, {_RAW, _BUFFERS}
+_STATE, _CONFIG, _FILES = "state.json", "config.yaml", "files.json"
+_NEEDED, _OPTIONAL = {MODEL_FILE, _OPTIMIZER, _RNG, _STATE}, {_RAW, _BUFFERS, _CONFIG}
 _REPLACED = ".replaced"
 """Ends the name of a checkpoint while another of its step takes its place."""
 _NAME = re.compile(r"step-(\d{8,18})(\.replaced)?")
@@ -83,7 +84,10 @@ class RunState(BaseModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds. rng: see `gather_rng`. average: see `WeightAverage`. buffers: see `gather_buffers`."""
+    """What a checkpoint holds. rng: see `gather_rng`. average: see `WeightAverage`. buffers: see `gather_buffers`.
+
+    config: the run's settings as YAML, for people; not read again.
+    """
 
     state: RunState
     card: ModelCard
@@ -92,6 +96,7 @@ class Checkpoint:
     rng: dict[str, Tensor]
     average: dict[str, Tensor] | None = None
     buffers: dict[str, Tensor] = field(default_factory=dict)
+    config: str = ""
 
 
 class _FileInfo(BaseModel):
@@ -154,6 +159,8 @@ def _fill(part: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.buffers:
         save_file(checkpoint.buffers, part / _BUFFERS)
     (part / _STATE).write_text(checkpoint.state.model_dump_json(indent=1) + "\n")
+    if checkpoint.config:
+        (part / _CONFIG).write_text(checkpoint.config, encoding="utf-8")
     files = {path.name: _file_info(path) for path in sorted(part.iterdir())}
     (part / _FILES).write_text(_Files(files=files).model_dump_json(indent=1) + "\n")
     for path in [*part.iterdir(), part]:

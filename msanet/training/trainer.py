@@ -244,6 +244,7 @@ class Trainer:
             rng=gather_rng(),
             average=average,
             buffers=gather_buffers(self.buffers),
+            config=self.config.to_yaml(),
         )
 
     def _count(self, batches: Sequence[Batch]) -> Tensor:

@@ -1,5 +1,6 @@
 """Samples by position: the bytes that were packed, or a sentence that names shard, key and offset."""
 
+import gc
 import json
 import pickle
 import shutil
@@ -146,3 +147,14 @@ def test_what_is_no_image_or_no_label_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 def test_keys_are_safe_for_tar_and_webdataset() -> None:
     assert safe_key("aachen/a.b c_01-x") == "aachen_a_b_c_01-x"
+
+
+def test_sources_that_are_dropped_close_their_files(shards: Path) -> None:
+    def open_files() -> int:
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = open_files()
+    for _ in range(20):
+        assert ShardSource(LocalStorage(shards), "train").read(0)["__key__"]
+    assert open_files() <= before + 1

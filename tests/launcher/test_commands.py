@@ -65,6 +65,7 @@ def test_a_run_leaves_the_files_of_the_contract(run: Path, shards: Path) -> None
     assert "val" in (run / "report.html").read_text()
     newest = newest_whole(run / "checkpoints")
     assert newest and (run / "checkpoints" / "latest").read_text().strip() == newest.name == "step-00000006"
+    assert (newest / "config.yaml").read_bytes() == (run / "config.yaml").read_bytes()
     weights = read_checkpoint(newest).weights
     assert {tensor.dtype for name, tensor in weights.items() if "num_batches" not in name} == {torch.float32}  # masters
 

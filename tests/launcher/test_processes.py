@@ -26,7 +26,7 @@ def test_loader_processes_outlive_a_signal_that_tells_the_job_to_stop(shards: Pa
     wait_until(lambda: steps_logged(tmp_path / "run") >= before + 20, [rank])
     rank.send_signal(signal.SIGTERM)
     output = rank.communicate(timeout=100)[0]
-    assert rank.returncode == EXIT_REQUEUE, output
+    assert rank.returncode == EXIT_REQUEUE and "KeyError" not in output, output  # the resource tracker's
     assert psutil.wait_procs(helpers, timeout=60)[1] == []
 
 
