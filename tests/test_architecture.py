@@ -29,6 +29,7 @@ LEVELS: dict[str, int] = {
     "msanet.demo": 4,
     "msanet.command_line": 5,
     "msanet.doctor": 5,
+    "msanet.sweep": 5,
     "launcher": 6,
 }
 SHARED_WITH_SHARDING = (

@@ -1,0 +1,39 @@
+"""Search for good settings: many trainings by launcher/train.py, placed and steered by Ray Tune.
+
+    python jobs/sweep.py --config jobs/sweeps/NAME.yaml data.path=SHARDS sweep.folder=FOLDER [key=value ...]
+    python jobs/sweep.py --config jobs/sweeps/NAME.yaml data.path=SHARDS sweep.folder=FOLDER --train-best
+
+The same command again goes on. FOLDER gets results.csv, sweep.html, best.yaml, which launcher/train.py takes as it is, and
+a run folder for each trial under trials/. With --train-best the best settings are trained in FOLDER/best.
+"""
+
+import sys
+from pathlib import Path
+
+from msanet.errors import UserError, user_errors
+from msanet.sweep.command_line import SweepJob, sweep_job
+from msanet.sweep.results import write_results
+from msanet.sweep.tuning import train_best, tune_sweep
+from msanet.training.stopping import EXIT_REQUEUE
+
+TRAIN = Path(__file__).resolve().parent.parent / "launcher" / "train.py"
+
+
+def sweep(job: SweepJob) -> int:
+    """Trials, then what they have found; or the training of the best."""
+    folder = job.plan.folder
+    if job.train_best:
+        best = folder / "best.yaml"
+        if not best.is_file():
+            raise UserError(f"'{best}' is not there, expected a sweep with results; run it first, without --train-best")
+        return train_best(job.plan, best, folder / "best", job.address)
+    try:
+        tune_sweep(job.plan, job.address)
+    finally:
+        is_over = write_results(job.plan)
+    return 0 if is_over else EXIT_REQUEUE
+
+
+if __name__ == "__main__":
+    with user_errors():
+        sys.exit(sweep(sweep_job(__doc__ or "", TRAIN, sys.argv[1:])))

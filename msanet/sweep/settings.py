@@ -1,0 +1,139 @@
+"""The settings of a sweep: its file, jobs/sweeps/NAME.yaml, has the sections sweep, run, space and full."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from msanet.config import Section, read_yaml
+from msanet.config.base import Above0, Positive
+from msanet.documents import parse_yaml
+from msanet.errors import UserError, nearest
+
+Metric = Literal["mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou"]
+
+
+class Axis(Section):
+    """One setting of the space: how its values are drawn (exactly one way), and when it is set at all."""
+
+    choice: tuple[Any, ...] | None = Field(None, min_length=1, description="one of these")
+    grid: tuple[Any, ...] | None = Field(None, min_length=1, description="each of these, with each of other grids")
+    uniform: tuple[float, float] | None = Field(None, description="[low, high]")
+    log_uniform: tuple[Above0, Above0] | None = Field(None, description="[low, high], uniform in the logarithm")
+    integer: tuple[int, int] | None = Field(None, alias="int", description="[low, high], both included")
+    when: dict[str, Any] = Field(
+        {}, description="set only where those settings have these values (one, or one of a list)"
+    )
+
+    @model_validator(mode="after")
+    def _has_one_way(self) -> "Axis":
+        given = {name: value for name, value in self if name != "when" and value is not None}
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"has {found}, expected exactly one of choice, grid, uniform, log_uniform and int")
+        if self.range and not self.range[0] < self.range[1]:
+            raise ValueError(f"has [{self.range[0]}, {self.range[1]}], expected [low, high] with low below high")
+        return self
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """Lowest and highest value; None for a list of values."""
+        return self.uniform or self.log_uniform or self.integer
+
+    @property
+    def options(self) -> tuple[Any, ...]:
+        """The listed values; empty for a range."""
+        return self.choice or self.grid or ()
+
+
+class SweepConfig(Section):
+    """How trials are drawn, judged and placed."""
+
+    name: str | None = Field(None, description="title of the results; null: the name of the file")
+    folder: Path | None = Field(None, description="gets all trials and results; on a disk that all nodes see")
+    trials: Positive = Field(8, description="how many are drawn; with a grid, for each of its points")
+    searcher: Literal["random", "optuna", "pbt"] = Field(
+        "random", description="random; optuna: TPE; pbt: trials take over weights and settings of better ones"
+    )
+    scheduler: Literal["none", "asha", "median"] = Field("none", description="which rule ends trials early")
+    metric: Metric = Field("mean_iou", description="figure of validations by which trials are compared")
+    grace: Above0 = Field(1.0, description="epochs that each trial gets before a scheduler may end it")
+    perturb_every: Above0 = Field(1.0, description="epochs between the times at which pbt changes a trial")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of what is drawn")
+    ranks: Positive = Field(1, description="processes of one trial")
+    cpus: Positive = Field(1, description="CPU cores of one rank")
+    gpus: Literal[0, 1] = Field(0, description="GPUs of one rank")
+    max_failures: Annotated[int, Field(ge=0)] = Field(
+        2, description="how often a trial goes on from its last checkpoint after a fault before it counts as failed"
+    )
+    concurrent: Positive | None = Field(None, description="trials at a time; null: as many as there is room for")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "SweepConfig":
+        if self.searcher == "pbt" and self.scheduler != "none":
+            raise ValueError(f"sweep.scheduler is {self.scheduler}, but pbt is one itself; set sweep.scheduler=none")
+        return self
+
+
+class SweepFile(Section):
+    """A whole file. run: settings of all trials, nested or dotted, and `config`, a recipe. full: those of the best's training."""
+
+    sweep: SweepConfig = SweepConfig()
+    run: dict[str, Any] = {}
+    space: dict[str, Axis]
+    full: dict[str, Any] = {}
+
+    @field_validator("space")
+    @classmethod
+    def _is_not_empty(cls, space: dict[str, Axis]) -> dict[str, Axis]:
+        if not space:
+            raise ValueError("space is empty, expected at least one setting to vary")
+        return space
+
+
+def load_sweep(path: Path, overrides: list[str]) -> SweepFile:
+    """Read a file; `sweep.KEY=value` overrides the sweep's own settings. Raises UserError with one sentence."""
+    tree = read_yaml(path)
+    own = dict(tree.get("sweep") or {})
+    for override in overrides:
+        key, _, text = override.partition("=")
+        try:
+            own[key.removeprefix("sweep.")] = parse_yaml(text)
+        except ValueError:
+            raise UserError(f"the value of '{key}' is no YAML; quote it") from None
+    tree = {key: value for key, value in tree.items() if value is not None or key == "space"}
+    try:
+        return SweepFile.model_validate({**tree, "sweep": own})
+    except ValidationError as error:
+        raise UserError(f"{_explain(error)} (in {path})") from None
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = [str(part) for part in first["loc"]]
+    name = ".".join(where)
+    if first["type"] == "extra_forbidden":
+        return f"'{name}' is no setting of a sweep; {nearest(where[-1], _known(where))}"
+    if first["type"] == "missing":
+        return f"'{name}' is missing, expected it in the file"
+    if first["type"] == "value_error":
+        reason = str(first["ctx"]["error"])
+        return f"{name} {reason}" if where[0] == "space" and len(where) > 1 else reason
+    return f"{name} is {str(first['input'])[:100]!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _known(where: list[str]) -> list[str]:
+    sections: dict[int, type[Section]] = {1: SweepFile, 2: SweepConfig}
+    section = sections.get(len(where), Axis)
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{dotted name: value} of nested settings."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

@@ -1,0 +1,153 @@
+"""What a sweep's file may say, and what is refused before Ray starts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from msanet.config import load_config
+from msanet.errors import UserError
+from msanet.models import check_model
+from msanet.sweep.command_line import sweep_job
+from msanet.sweep.plan import SweepPlan, plan_sweep
+from msanet.sweep.settings import Axis, SweepFile
+from msanet.sweep.space import active, grid_points, sample_points, text_of
+
+SHIPPED = sorted((REPOSITORY / "jobs" / "sweeps").glob("*.yaml"))
+RUN = {"data": {"crop": [32, 40]}, "model.name": "unet", "model.width": 0.05, "trainer.global_batch": 4}
+
+
+def plan(
+    shards: Path, tmp_path: Path, space: dict[str, Any], run: dict[str, Any] | None = None, **sweep: Any
+) -> SweepPlan:
+    """As the command does, from a file's content."""
+    file = tmp_path / "sweep.yaml"
+    settings = {**RUN, "data.path": str(shards), **(run or {})}
+    file.write_text(yaml.safe_dump({"sweep": sweep, "run": settings, "space": space}, sort_keys=False))
+    argv = ["--config", str(file), f"sweep.folder={tmp_path / 'out'}"]
+    return sweep_job("", REPOSITORY / "launcher" / "train.py", argv).plan
+
+
+REFUSED = {
+    "a typo in the space": ({"optimizer.lrr": {"choice": [1]}}, {}, {}, "did you mean 'optimizer.lr'"),
+    "a typo in the run": ({"optimizer.lr": {"choice": [1]}}, {"trainer.epoch": 3}, {}, "did you mean 'trainer.epochs'"),
+    "an option of another network": ({"model.attention": {"choice": ["full"]}}, {}, {}, "not an option of 'unet'"),
+    "a bad value": ({"optimizer.lr": {"choice": [1e-3, -1]}}, {}, {}, "optimizer.lr is -1"),
+    "a bad end of a range": ({"optimizer.lr": {"uniform": [-1, 1]}}, {}, {}, "optimizer.lr is -1.0"),
+    "two ways": ({"optimizer.lr": {"choice": [1], "grid": [1]}}, {}, {}, "exactly one of"),
+    "no way": ({"optimizer.lr": {"when": {"model.name": "unet"}}}, {}, {}, "exactly one of"),
+    "a typo in a way": ({"optimizer.lr": {"choise": [1]}}, {}, {}, "did you mean 'choice'"),
+    "a range upside down": ({"optimizer.lr": {"uniform": [1, 0.1]}}, {}, {}, "low below high"),
+    "a condition on nothing": ({"optimizer.lr": {"choice": [1], "when": {"model.nam": "unet"}}}, {}, {}, "'model.nam'"),
+    "no axis": ({}, {}, {}, "space is empty"),
+    "ranks that share no batch": ({"trainer.global_batch": {"choice": [4, 5]}}, {}, {"ranks": 2}, "cannot be shared"),
+    "a folder of one's own": ({"run.dir": {"choice": ["a", "b"]}}, {}, {}, "the sweep's to set"),
+    "restarts besides": ({"optimizer.lr": {"choice": [1]}}, {"run.restarts": 1}, {}, "sweep.max_failures"),
+    "a typo in the sweep": ({"optimizer.lr": {"choice": [1]}}, {}, {"trails": 2}, "did you mean 'trials'"),
+    "a grid for Optuna": ({"optimizer.lr": {"grid": [1]}}, {}, {"searcher": "optuna"}, "takes no grid"),
+    "two schedulers": (
+        {"optimizer.lr": {"choice": [1]}},
+        {},
+        {"searcher": "pbt", "scheduler": "asha"},
+        "is one itself",
+    ),
+    "other networks for pbt": (
+        {"model.width": {"uniform": [0.05, 0.1]}},
+        {},
+        {"searcher": "pbt"},
+        "while a network trains",
+    ),
+    "no shards": ({"optimizer.lr": {"choice": [1]}}, {"data.path": "/nowhere"}, {}, "/nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_with_a_sentence(case: str, shards: Path, tmp_path: Path) -> None:
+    space, run, sweep, words = REFUSED[case]
+    with pytest.raises(UserError, match=words):
+        plan(shards, tmp_path, space, run, **sweep)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_ends_with_code_2_without_ray(tmp_path: Path, shards: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump({"space": {"optimizer.lrr": {"choice": [1]}}}))
+    code = "import sys, runpy; sys.modules['ray'] = None; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    words = ["jobs/sweep.py", "--config", file, f"data.path={shards}", f"sweep.folder={tmp_path}"]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "did you mean 'optimizer.lr'" in done.stderr
+
+
+def test_what_is_not_set_is_not_passed_on(shards: Path, tmp_path: Path) -> None:
+    space = {
+        "model.name": {"choice": ["unet", "msanet"]},
+        "model.attention": {"choice": ["full", "none"], "when": {"model.name": "msanet"}},
+        "optimizer.momentum": {"uniform": [0.1, 0.9], "when": {"optimizer.name": ["sgd"]}},
+    }
+    found = plan(shards, tmp_path, space)
+    drawn = {"model.name": '"unet"', "model.attention": '"none"', "optimizer.momentum": "0.5"}
+    assert found.point(drawn) == {"model.name": '"unet"'}
+    assert found.point({**drawn, "model.name": '"msanet"'}).keys() == {"model.name", "model.attention"}
+    assert found.config(found.point({**drawn, "model.name": '"msanet"'})).model.options["attention"] == "none"
+
+
+def test_a_chain_of_conditions() -> None:
+    space = {
+        "a": Axis(choice=(1, 2)),
+        "b": Axis(choice=(1,), when={"a": 1}),
+        "c": Axis(choice=(1,), when={"b": 1}),
+    }
+    assert active(space, {"a": "2", "b": "1", "c": "1"}, {"b": "1"}) == {"a": "2"}
+
+
+def test_the_grid_has_each_combination_once() -> None:
+    space = {
+        "name": Axis(grid=("x", "y")),
+        "merge": Axis(grid=("max", "average", "attention"), when={"name": "x"}),
+        "lr": Axis(choice=(1, 2)),
+        "scales": Axis(grid=(2, 3), when={"name": "x"}),
+    }
+    points = grid_points(space, {})
+    assert len(points) == 7 and len({json.dumps(point) for point in points}) == 7
+    assert [point for point in points if point["name"] == '"y"'] == [{"name": '"y"'}]
+    assert all("lr" in point for point in sample_points(space, {}, 0))
+
+
+@pytest.mark.parametrize("value", [1e-5, [[32, 40], None], "1e-3", "yes", True, "a: b", 0.1 + 0.2, ""])
+def test_values_survive_the_command_line(value: Any) -> None:
+    setting = load_config(None, [f"deepspeed.x={text_of(value)}"]).deepspeed["x"]
+    assert setting == (1e-3 if value == "1e-3" else value)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_shipped_sweeps_are_accepted(
+    path: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    argv = ["--config", str(path), f"data.path={shards}", f"sweep.folder={tmp_path}"]
+    found = sweep_job("", REPOSITORY / "launcher" / "train.py", argv).plan
+    for point in sample_points(found.file.space, found.fixed, 0):
+        config = found.config(point)
+        check_model(config.model.name, config.model.options)
+    if path.stem == "attention_to_scale":
+        assert len(grid_points(found.file.space, found.fixed)) == 13, "12 and the network without scales"
+
+
+def test_the_fingerprint_is_that_of_the_trainings(shards: Path, tmp_path: Path) -> None:
+    space = {"optimizer.lr": {"choice": [1e-3, 1e-2]}}
+    one = plan(shards, tmp_path, space)
+    assert one.fingerprint == plan(shards, tmp_path, space, concurrent=1, max_failures=5).fingerprint
+    assert one.fingerprint != plan(shards, tmp_path, space, {"trainer.epochs": 3}).fingerprint
+    assert one.fingerprint != plan(shards, tmp_path, {"optimizer.lr": {"choice": [1e-3]}}).fingerprint
+
+
+def test_a_folder_is_needed(shards: Path) -> None:
+    file = SweepFile(space={"optimizer.lr": Axis(choice=(1,))})
+    with pytest.raises(UserError, match="sweep.folder is not set"):
+        plan_sweep(file, "x", Path("train.py"), [f"data.path={shards}"])
