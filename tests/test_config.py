@@ -146,3 +146,11 @@ def test_defaults_are_the_papers_recipe() -> None:
     assert (config.schedule.name, config.schedule.power) == ("poly", 0.9)
     assert (config.trainer.global_batch, config.trainer.epochs) == (4, 200)
     assert model_options("msanet")["width"][1] == 1.0
+
+
+def test_settings_stand_anywhere_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("trainer: {global_batch: 8}")
+    words = [f"data.path={tmp_path}", "--config", str(file), "trainer.steps=3", f"run.dir={tmp_path / 'run'}"]
+    config = train_config("", words)
+    assert config.trainer.steps == 3 and config.trainer.global_batch == 8 and config.data.path == str(tmp_path)

@@ -42,7 +42,7 @@ def demo_job(description: str, argv: Sequence[str]) -> DemoJob:
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="evaluation.* settings that override the run's"
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     for option in ("max_megabytes", "max_megapixels", "side"):
         value = getattr(arguments, option)
         if not 0 < value < math.inf:

@@ -40,7 +40,7 @@ def evaluation_job(description: str, argv: Sequence[str]) -> EvaluationJob:
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="evaluation.* settings that override the run's"
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     with user_errors(may_speak=say_once):
         crf = ["evaluation.crf.enabled=true"] if arguments.crf else []
         config = run_config(arguments, [*arguments.settings, *crf])

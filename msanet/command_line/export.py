@@ -28,7 +28,7 @@ def export_job(description: str, argv: Sequence[str]) -> ExportJob:
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"), help="the only size of images; any unless given"
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     size = tuple(arguments.size) if arguments.size else None
     if size and (arguments.to == "safetensors" or min(size) < 1):
         raise UserError(f"--size is {size[0]} {size[1]}, expected two positive numbers and a graph; leave --size out")

@@ -21,7 +21,7 @@ def train_config(description: str, argv: Sequence[str] | None = None) -> Config:
         "--deepspeed_config", type=Path, metavar="FILE", help="DeepSpeed's JSON, merged under deepspeed:"
     )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that override the file's")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     with user_errors(may_speak=say_once):
         extra = {"deepspeed": _read_json(arguments.deepspeed_config)} if arguments.deepspeed_config else None
         config = load_config(arguments.config, arguments.settings, extra)
