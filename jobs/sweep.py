@@ -27,11 +27,8 @@ def sweep(job: SweepJob) -> int:
         if not best.is_file():
             raise UserError(f"'{best}' is not there, expected a sweep with results; run it first, without --train-best")
         return train_best(job.plan, best, folder / "best", job.address)
-    try:
-        tune_sweep(job.plan, job.address)
-    finally:
-        is_over = write_results(job.plan)
-    return 0 if is_over else EXIT_REQUEUE
+    tune_sweep(job.plan, job.address)
+    return 0 if write_results(job.plan) else EXIT_REQUEUE
 
 
 if __name__ == "__main__":

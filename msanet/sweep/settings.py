@@ -94,7 +94,10 @@ class SweepFile(Section):
 def load_sweep(path: Path, overrides: list[str]) -> SweepFile:
     """Read a file; `sweep.KEY=value` overrides the sweep's own settings. Raises UserError with one sentence."""
     tree = read_yaml(path)
-    own = dict(tree.get("sweep") or {})
+    own = tree.get("sweep") or {}
+    if not isinstance(own, dict):
+        raise UserError(f"the section sweep of '{path}' is {str(own)[:50]!r}, expected settings such as trials: 8")
+    own = dict(own)
     for override in overrides:
         key, _, text = override.partition("=")
         try:

@@ -195,13 +195,13 @@ def _bundle(plan: SweepPlan) -> dict[str, float]:
 @contextmanager
 def _ray(plan: SweepPlan, address: str | None) -> Iterator[None]:
     """Ray on this machine, for as long as this lasts, or the cluster at `address`."""
-    # Read when it is imported: no reports to Ray's makers, no second copy of all figures, and a state as of this second.
     wanted = {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_kill_child_processes_on_worker_exit": "0",  # ranks are told that their actor is gone, save and end
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails before its first validation has none
-        "TUNE_GLOBAL_CHECKPOINT_S": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "1",  # seconds between notes of where the sweep stands
     }
     for name, value in wanted.items():  # read when Ray is imported
         os.environ.setdefault(name, value)
@@ -220,9 +220,8 @@ def _ray(plan: SweepPlan, address: str | None) -> Iterator[None]:
         ) from None
     warnings.filterwarnings("ignore", module=r"ray\.tune")  # advice on speed that is not ours to take
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials, which results.csv explains
-    before = signal.signal(
-        signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT)
-    )  # Tune keeps its state on that
+    # On SIGINT, Tune writes down where the sweep stands.
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         _require_room(plan)
         yield

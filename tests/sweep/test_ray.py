@@ -106,4 +106,20 @@ def test_what_has_no_room_is_refused(shards: Path, tmp_path: Path) -> None:
         tmp_path / "s.yaml", sweep={"trials": 1, "ranks": 4, "cpus": os.cpu_count() or 1}, run=RUN, space=space
     )
     assert start(tmp_path / "out", log, shards, file).wait(100) == 2
-    assert "can never be placed" in log.read_text() and not (tmp_path / "out" / "trials").exists()
+    assert "can never be placed" in log.read_text() and not (tmp_path / "out").exists()
+
+
+def test_optuna_with_a_rule_that_ends_trials(shards: Path, tmp_path: Path) -> None:
+    """Of trials that differ by a factor of a thousand in their rate, ASHA ends some; the best is then trained in full."""
+    pytest.importorskip("optuna")
+    folder, log = tmp_path / "out", tmp_path / "log"
+    space = {"optimizer.lr": {"log_uniform": [1e-6, 1e-2]}, "data.crop": {"choice": [[32, 40], [24, 32]]}}
+    sweep = {"trials": 3, "searcher": "optuna", "scheduler": "asha", "concurrent": 1, "seed": 1}
+    file = write(tmp_path / "s.yaml", sweep=sweep, run=RUN, space=space, full={"trainer.steps": 1})
+    assert start(folder, log, shards, file).wait(200) == 0, log.read_text()
+    rows = results(folder)
+    assert {row["status"] for row in rows} == {"done", "stopped"} and len({row["optimizer.lr"] for row in rows}) == 3
+    assert all(float(row["epochs"]) < 5 for row in rows if row["status"] == "stopped")
+    assert start(folder, log, shards, file, "--train-best").wait(100) == 0, log.read_text()
+    best = load_config(folder / "best" / "config.yaml")
+    assert best.optimizer.lr == float(rows[0]["optimizer.lr"]) and (folder / "best" / "report.html").is_file()

@@ -97,6 +97,16 @@ def test_what_is_not_set_is_not_passed_on(shards: Path, tmp_path: Path) -> None:
     assert found.config(found.point({**drawn, "model.name": '"msanet"'})).model.options["attention"] == "none"
 
 
+@pytest.mark.parametrize(
+    ("text", "words"), [("sweep: 3", "section sweep"), ("run: []", "run is"), ("{}", "'space' is")]
+)
+def test_no_sweep(text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=words):
+        sweep_job("", Path("train.py"), ["--config", str(file)])
+
+
 def test_a_chain_of_conditions() -> None:
     space = {
         "a": Axis(choice=(1, 2)),
