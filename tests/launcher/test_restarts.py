@@ -25,7 +25,7 @@ def test_a_job_starts_again_after_kills_and_is_the_same_run(shards: Path, tmp_pa
     """kill -9 of rank 1, then of rank 0; the weights at the end are those of a run that nobody killed, bit for bit."""
     log, run = tmp_path / "log", tmp_path / "run"
     more = ["trainer.checkpoint_every=5", "run.timeout=60", "storage.deadline=20"]
-    job = launch(log, words(shards, run, 300, *more, "run.restarts=2", "run.resume=never"))
+    job = launch(log, words(shards, run, 150, *more, "run.restarts=2", "run.resume=never"))
     for number, victim in enumerate((1, 0), start=1):
         wait_until(lambda number=number: steps_logged(run) >= 10 * number, [job])
         ranks_of(job)[victim].kill()
@@ -34,7 +34,7 @@ def test_a_job_starts_again_after_kills_and_is_the_same_run(shards: Path, tmp_pa
     for victim in (0, 1):
         assert f"rank {victim} on {os.uname().nodename} is gone" in log.read_text()
     assert "Traceback" not in log.read_text() and "going on from" in log.read_text()
-    for rank in start_ranks(2, words(shards, tmp_path / "whole", 300, *more)):
+    for rank in start_ranks(2, words(shards, tmp_path / "whole", 150, *more)):
         assert rank.wait(timeout=200) == 0
     killed, whole = newest(run / "checkpoints"), newest(tmp_path / "whole" / "checkpoints")
     assert killed.state == whole.state
