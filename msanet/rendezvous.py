@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -56,7 +57,7 @@ def meet(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[
         if time.monotonic() > until:
             missing = [number for number, key in enumerate(keys) if not store.check([key])]
             raise MissingRanks(
-                f"rank {_listed(missing)} did not come within run.timeout={timeout:g} s, expected {world_size} ranks and found "
+                f"rank {listed(missing)} did not come within run.timeout={timeout:g} s, expected {world_size} ranks and found "
                 f"{world_size - len(missing)}; look at the hosts that should have started them",
                 is_to_be_said=store.add(f"missing/{host_name()}", 1) == 1,
             )
@@ -91,5 +92,6 @@ def host_name() -> str:
     return name if address.startswith("127.") else f"{name}[{address}]"
 
 
-def _listed(ranks: list[int]) -> str:
+def listed(ranks: Sequence[int]) -> str:
+    """`1, 3`, or `0, 1, 2, 3, 4, 5, 6, 7 and 5 more`."""
     return ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")

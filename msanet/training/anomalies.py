@@ -23,6 +23,7 @@ from msanet.data.order import Order, rank_slice
 from msanet.data.source import ShardSource
 from msanet.data.stages import Batch
 from msanet.errors import UserError
+from msanet.rendezvous import listed
 from msanet.training.guard import Figures, OnItsWay
 from msanet.training.lines import PatientWriter
 
@@ -169,8 +170,8 @@ class Anomalies:
 
     def _warn(self, what: str, samples: Sequence[dict[str, Any]], remark: str) -> None:
         keys = [str(sample["key"] or sample["sample"]) for sample in samples]
-        listed = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
-        print(f"warning: {what} ({listed}); {remark}", file=sys.stderr, flush=True)
+        shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+        print(f"warning: {what} ({shown}); {remark}", file=sys.stderr, flush=True)
 
     def _key(self, number: int) -> str | None:
         try:
@@ -189,6 +190,5 @@ def faulty_ranks(figures: Figures) -> list[int]:
 
 
 def named(ranks: Sequence[int]) -> str:
-    """`rank 1`, `ranks 1, 3`, or `ranks 0, 1, 2 and 5 more`."""
-    listed = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
-    return f"rank{'s' if len(ranks) > 1 else ''} {listed}"
+    """`rank 1`, or `ranks 1, 3`."""
+    return f"rank{'s' if len(ranks) > 1 else ''} {listed(ranks)}"
