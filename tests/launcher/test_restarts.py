@@ -1,6 +1,7 @@
 """run.restarts: a job that a fault has ended starts again by itself, and is the same run."""
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -27,12 +28,13 @@ def test_a_job_starts_again_after_kills_and_is_the_same_run(shards: Path, tmp_pa
     more = ["trainer.checkpoint_every=5", "run.timeout=60", "storage.deadline=20"]
     job = launch(log, words(shards, run, 150, *more, "run.restarts=2", "run.resume=never"))
     for number, victim in enumerate((1, 0), start=1):
-        wait_until(lambda number=number: steps_logged(run) >= 10 * number, [job])
+        wait_until(lambda number=number: steps_logged(run) >= 10 * number + 2, [job])
         ranks_of(job)[victim].kill()
         wait_until(lambda number=number: f"restart {number} of run.restarts=2" in log.read_text(), [job])
     assert job.wait(timeout=200) == 0, log.read_text()
     for victim in (0, 1):
-        assert f"rank {victim} on {os.uname().nodename} is gone" in log.read_text()
+        # The second where the kill met a save, in which rank 0 waits at no collective that could fail.
+        assert re.search(f"error: rank {victim} on {os.uname().nodename} (is gone|not heard of)", log.read_text())
     assert "Traceback" not in log.read_text() and "going on from" in log.read_text()
     for rank in start_ranks(2, words(shards, tmp_path / "whole", 150, *more)):
         assert rank.wait(timeout=200) == 0
