@@ -61,6 +61,9 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "attention_to_scale": attention_to_scale,
 }
 
+_WIDEST = 64
+"""Times the papers' channels; beyond it a typing error, or a card from elsewhere, that would fill any memory."""
+
 
 def build_model(name: str, num_classes: int, **options: Any) -> SegmentationNetwork:
     """The network `name` with its constructor's options. Raises UserError on an unknown name, option or value."""
@@ -85,6 +88,8 @@ def check_model_options(name: str, options: dict[str, Any]) -> None:
         kind, _ = known[key]
         if not _fits(value, kind):
             raise UserError(f"model.{key} is {value!r}, expected {describe(kind)}")
+    if not 0 < options.get("width", 1) <= _WIDEST:  # not a number is neither
+        raise UserError(f"model.width is {options['width']}, expected a number above 0 and at most {_WIDEST}")
 
 
 def model_options(name: str) -> dict[str, tuple[Any, Any]]:

@@ -71,6 +71,11 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
 def load_network(path: Path, device: torch.device) -> tuple[nn.Module, ModelCard]:
     """The network on `device`, in evaluation mode, and its card."""
     weights, card = load_weights(path)
+    try:
+        with torch.device("meta"):  # allocates nothing, whatever size a card from elsewhere asks for
+            require_same_tensors(card.build(), weights, str(path))
+    except (RuntimeError, TypeError):  # torch's words for sizes beyond 64 bits
+        raise UserError(f"the model card of '{path}' asks for an impossible network; use another checkpoint") from None
     model = card.build()
     apply_weights(model, weights, str(path))
     return model.to(device).eval(), card
@@ -87,7 +92,13 @@ def require_same_classes(card: ModelCard, classes: tuple[str, ...], data: str) -
 
 
 def apply_weights(model: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
-    """Load all weights strictly. Raises UserError that names the first differences between file and network."""
+    """Load all weights strictly. Raises UserError as `require_same_tensors` does."""
+    require_same_tensors(model, weights, origin)
+    model.load_state_dict(weights)
+
+
+def require_same_tensors(model: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
+    """Raise UserError that names the first difference unless names and shapes are the network's; for one on meta too."""
     own = model.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
@@ -97,4 +108,3 @@ def apply_weights(model: nn.Module, weights: dict[str, Tensor], origin: str) -> 
             f"'{origin}' is of another network: {len(missing)} tensors are missing, {len(extra)} are unknown and "
             f"{len(shapes)} have another shape, first '{first}'; use the checkpoint with its own model settings"
         )
-    model.load_state_dict(weights)

@@ -1,6 +1,7 @@
 """Checkpoints that were damaged, or made by somebody else."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from fuzz.hostile import NAMES, altered, damaged, outcome
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from small_runs import toy_checkpoint
 
+from msanet.errors import UserError
 from msanet.models.saved import CARD, ModelCard, load_network, load_weights, save_network
-from msanet.training.checkpoint import find_fault
+from msanet.training.checkpoint import find_fault, read_checkpoint, write_checkpoint
 
 FILES = "files.json"
 
@@ -26,6 +29,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     save_network(path, card.build().state_dict(), card)
     return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("run"), toy_checkpoint(), keep=1)
 
 
 @given(data=st.data())
@@ -66,7 +74,36 @@ def test_any_card_is_taken_or_refused_in_a_sentence(model: Path, data: st.DataOb
     weights, card = load_weights(model)
     path = model.with_name("other.safetensors")
     tree = json.loads(card.model_dump_json())
-    options = f'{{"options": {json.dumps(tree.pop("options"))}, '  # kept: a large width would build a large network
-    text = data.draw(altered(tree)).decode().replace("{", options, 1)
-    save_file(weights, path, metadata={CARD: text})
+    save_file(weights, path, metadata={CARD: data.draw(altered(tree)).decode()})
     assert outcome(load_network, path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"width": 63.0}, {"width": 1e300}, {"width": math.nan}, {"variant": "8s"}], ids=str
+)
+def test_a_card_of_another_size_is_refused_before_its_network_is_built(
+    model: Path, options: dict[str, float | str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, card = load_weights(model)
+    path = model.with_name("large.safetensors")
+    save_network(path, weights, card.model_copy(update={"options": options}))
+    built: list[torch.device] = []
+    monkeypatch.setattr(
+        ModelCard, "build", lambda card, build=ModelCard.build: built.append(torch.get_default_device()) or build(card)
+    )
+    with pytest.raises(UserError):
+        load_network(path, torch.device("cpu"))
+    assert built in ([], [torch.device("meta")])
+
+
+@given(data=st.data())
+def test_damaged_files_of_a_checkpoint_are_read_or_refused_in_a_sentence(whole: Path, data: st.DataObject) -> None:
+    """By somebody who has written the hashes anew."""
+    folder = whole.with_name("other")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(whole, folder)
+    file = folder / data.draw(st.sampled_from(sorted(path.name for path in whole.iterdir())))
+    text = file.read_bytes()
+    hostile = damaged(text, header=3000) | st.binary(max_size=100)
+    file.write_bytes(data.draw(altered(json.loads(text)) | hostile if file.suffix == ".json" else hostile))
+    assert outcome(read_checkpoint, folder)

@@ -66,6 +66,19 @@ def wait_until(done: Callable[[], object], job: Job) -> None:
         time.sleep(0.02)
 
 
+def at_step_20(hosts: Hosts, folder: Path, command: list[str], *options: str) -> Job:
+    """A job that is under way."""
+    job = Job(hosts, folder, command, *options)
+    wait_until(lambda: steps_done(folder.parent / "run") >= 20, job)
+    return job
+
+
+def kill_rank_1(hosts: Hosts) -> None:
+    victim = hosts.all[1].rank()
+    assert victim is not None
+    victim.kill()
+
+
 def end(job: Job, event: str, within: float = 60) -> int:
     """The exit code of a job to which `event` has just happened; `within` s, nothing of it is left on either host."""
     start = time.monotonic()
@@ -86,6 +99,13 @@ def same_as(undisturbed: Checkpoint, run: Path) -> bool:
     return all(torch.equal(tensor, last.weights[name]) for name, tensor in undisturbed.weights.items())
 
 
+def goes_on_as(undisturbed: Checkpoint, hosts: Hosts, folder: Path, command: list[str]) -> bool:
+    """Whether the same command again ends as the undisturbed run."""
+    job = Job(hosts, folder / "resumed", command)
+    assert job.wait(200) == 0, job.output
+    return same_as(undisturbed, folder / "run")
+
+
 def test_two_hosts_train_as_one(hosts: Hosts, shards: Path, tmp_path: Path, undisturbed: Checkpoint) -> None:
     job = Job(hosts, tmp_path / "job", words(shards, tmp_path / "run"))
     wait_until(lambda: all(host.rank() for host in hosts.all), job)
@@ -96,27 +116,19 @@ def test_two_hosts_train_as_one(hosts: Hosts, shards: Path, tmp_path: Path, undi
 def test_a_killed_rank_ends_the_job_on_both_hosts_and_it_goes_on(
     hosts: Hosts, shards: Path, tmp_path: Path, undisturbed: Checkpoint
 ) -> None:
-    job = Job(hosts, tmp_path / "killed", words(shards, tmp_path / "run"))
-    wait_until(lambda: steps_done(tmp_path / "run") >= 20, job)
-    victim = hosts.all[1].rank()
-    assert victim is not None
-    victim.kill()
+    job = at_step_20(hosts, tmp_path / "killed", words(shards, tmp_path / "run"))
+    kill_rank_1(hosts)
     assert end(job, "kill -9 of a rank") > 0
     assert re.search(r"error: rank 1 on host-2\S*", job.output), job.output
     assert steps_done(tmp_path / "run") < STEPS
-    job = Job(hosts, tmp_path / "resumed", words(shards, tmp_path / "run"))
-    assert job.wait(200) == 0, job.output
-    assert same_as(undisturbed, tmp_path / "run")
+    assert goes_on_as(undisturbed, hosts, tmp_path, words(shards, tmp_path / "run"))
 
 
 def test_a_killed_rank_is_started_again_if_the_run_may(
     hosts: Hosts, shards: Path, tmp_path: Path, undisturbed: Checkpoint
 ) -> None:
-    job = Job(hosts, tmp_path / "job", [*words(shards, tmp_path / "run"), "run.restarts=1"])
-    wait_until(lambda: steps_done(tmp_path / "run") >= 20, job)
-    victim = hosts.all[1].rank()
-    assert victim is not None
-    victim.kill()
+    job = at_step_20(hosts, tmp_path / "job", [*words(shards, tmp_path / "run"), "run.restarts=1"])
+    kill_rank_1(hosts)
     assert end(job, "kill -9 of a rank, run.restarts=1", within=200) == 0, job.output
     assert re.search(r"error: rank 1 on host-2\S*", job.output) and "restart 1 of run.restarts=1" in job.output
     assert same_as(undisturbed, tmp_path / "run")
@@ -126,24 +138,20 @@ def test_a_cut_link_ends_the_job_on_both_hosts_and_it_goes_on(
     hosts: Hosts, shards: Path, tmp_path: Path, undisturbed: Checkpoint
 ) -> None:
     logs = tmp_path / "logs"  # what host-2 says does not reach host-1 any more
-    job = Job(hosts, tmp_path / "cut", words(shards, tmp_path / "run"), "--enable_each_rank_log", str(logs))
-    wait_until(lambda: steps_done(tmp_path / "run") >= 20, job)
+    job = at_step_20(hosts, tmp_path / "cut", words(shards, tmp_path / "run"), "--enable_each_rank_log", str(logs))
     hosts.cut()
     assert end(job, "link cut") > 0
     for rank, lost in ((0, r"error: rank 1 on host-2\S*"), (1, r"error: rank 0 on host-1\S*")):
         (log,) = logs.glob(f"*_rank{rank}.log")
         assert re.search(lost, log.read_text()), log.read_text()
     hosts.mend()
-    job = Job(hosts, tmp_path / "resumed", words(shards, tmp_path / "run"))
-    assert job.wait(200) == 0, job.output
-    assert same_as(undisturbed, tmp_path / "run")
+    assert goes_on_as(undisturbed, hosts, tmp_path, words(shards, tmp_path / "run"))
 
 
 def test_a_link_that_is_cut_for_a_moment_changes_nothing(
     hosts: Hosts, shards: Path, tmp_path: Path, undisturbed: Checkpoint
 ) -> None:
-    job = Job(hosts, tmp_path / "job", words(shards, tmp_path / "run"))
-    wait_until(lambda: steps_done(tmp_path / "run") >= 20, job)
+    job = at_step_20(hosts, tmp_path / "job", words(shards, tmp_path / "run"))
     hosts.cut()
     before = steps_done(tmp_path / "run")
     time.sleep(3)
@@ -156,9 +164,7 @@ def test_a_link_that_is_cut_for_a_moment_changes_nothing(
 def test_a_rank_that_dies_before_it_has_joined_is_named(hosts: Hosts, shards: Path, tmp_path: Path) -> None:
     job = Job(hosts, tmp_path / "job", words(shards, tmp_path / "run"))
     wait_until(hosts.all[1].rank, job)
-    victim = hosts.all[1].rank()
-    assert victim is not None
-    victim.kill()
+    kill_rank_1(hosts)
     assert end(job, "kill -9 of a rank at its start") > 0
     assert re.search(r"error: .*\brank 1\b", job.output), job.output
 
@@ -174,14 +180,11 @@ def test_a_stopped_launcher_leaves_a_checkpoint_and_the_run_goes_on(
     hosts: Hosts, shards: Path, tmp_path: Path, undisturbed: Checkpoint
 ) -> None:
     """`deepspeed` first ends ssh, so that ranks can print no more, and then sends SIGTERM to every process of theirs."""
-    job = Job(hosts, tmp_path / "stopped", words(shards, tmp_path / "run"))
-    wait_until(lambda: steps_done(tmp_path / "run") >= 20, job)
+    job = at_step_20(hosts, tmp_path / "stopped", words(shards, tmp_path / "run"))
     launcher = hosts.all[0].find("-m", "deepspeed.launcher.runner")
     assert launcher is not None
     launcher.send_signal(signal.SIGTERM)
     assert end(job, "SIGTERM to deepspeed") > 0
     stopped = newest(tmp_path / "run").state
     assert 20 <= stopped.step == steps_done(tmp_path / "run") < STEPS
-    job = Job(hosts, tmp_path / "resumed", words(shards, tmp_path / "run"))
-    assert job.wait(200) == 0, job.output
-    assert same_as(undisturbed, tmp_path / "run")
+    assert goes_on_as(undisturbed, hosts, tmp_path, words(shards, tmp_path / "run"))
