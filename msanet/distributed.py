@@ -144,6 +144,11 @@ def tell(sentence: str, code: int) -> None:
         _pulse.tell(sentence, code)
 
 
+def name(number: int) -> str:
+    """A rank with its host, as sentences for people have it: `rank 3 on HOST`."""
+    return _pulse.name(number) if _pulse else f"rank {number}"
+
+
 def advance(doing: str, slow: bool = False) -> None:
     """Say what this rank begins now, a stage of what all ranks do alike. `slow`: it may take five times as long as usual.
 
@@ -179,6 +184,16 @@ def all_reduce_max(value: int) -> int:
     largest = torch.tensor(value)
     dist.all_reduce(largest, dist.ReduceOp.MAX, group=_host_group)
     return int(largest)
+
+
+def gather_numbers(value: float) -> list[float]:
+    """The values of all ranks in rank order, on every rank, over the hosts' network, so that no GPU has to be waited for."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    values = torch.zeros(dist.get_world_size(), dtype=torch.float64)
+    values[rank()] = value
+    dist.all_reduce(values, group=_host_group)
+    return values.tolist()
 
 
 def broadcast_object(value: Any) -> Any:
@@ -260,15 +275,16 @@ def watch_launcher() -> None:
     `deepspeed` starts `deepspeed.launcher.launch`, which starts the ranks and outlives it, so both are watched. A single
     process that a person has started may outlive its shell.
     """
-    if world_size() == 1 and ATTEMPT not in os.environ:
-        return
-    parent, above = os.getppid(), None
-    with suppress(psutil.Error):  # a parent that is hidden, or that a container has not
+    parent, above, is_orphan = os.getppid(), None, False
+    with suppress(psutil.Error, OSError):  # a parent that is hidden, or that a container has not
         launcher = psutil.Process(parent)
         above = launcher.ppid() if any("deepspeed.launcher.launch" in word for word in launcher.cmdline()) else None
+        is_orphan = above == 1 and not psutil.pid_exists(os.getpgid(parent))  # `deepspeed` was killed before this began
+    if world_size() == 1 and above is None and not {ATTEMPT, "TORCHELASTIC_RUN_ID"} & os.environ.keys():
+        return
 
     def is_lost() -> bool:
-        return os.getppid() != parent or (above is not None and launcher.ppid() != above)
+        return is_orphan or os.getppid() != parent or (above is not None and launcher.ppid() != above)
 
     def watch() -> None:
         while not is_lost():

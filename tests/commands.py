@@ -19,13 +19,13 @@ def words(shards: Path, folder: Path, steps: int, *more: str) -> list[str]:
     return ["launcher/train.py", *SMALL, f"data.path={shards}", f"run.dir={folder}", f"trainer.steps={steps}", *more]
 
 
-def launch(log: Path, command: list[str]) -> subprocess.Popen[str]:
-    """The command on two ranks by `deepspeed`."""
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port"]
+def launch(log: Path, command: list[str], ranks: int = 2) -> subprocess.Popen[str]:
+    """The command by `deepspeed`, in a process group of its own, as a shell would."""
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks), "--master_port"]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
     command = [*launcher, str(free_port()), *command]
     with log.open("w") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=REPOSITORY, text=True)
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=REPOSITORY, text=True, process_group=0)
 
 
 def wait_until(done: Callable[[], bool], processes: Sequence[subprocess.Popen[str]]) -> None:

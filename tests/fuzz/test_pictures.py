@@ -20,7 +20,7 @@ from msanet.errors import UserError
 from sharding.readers.labels import decode_ids
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
-MEMORY = 4 * 3 * 2**28  # pictures of the most pixels that are taken, in Pillow and in OpenCV, and as RGB
+MEMORY = 5 * 3 * 2**28  # the most pixels that are taken: with 16 bits as decoded and as RGB, and with 8
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (70, 90, 3), np.uint8)
 LABEL = RNG.integers(0, 12, (70, 90), np.uint8)

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -69,15 +70,15 @@ def test_a_run_that_cannot_save_in_time_ends_and_says_so() -> None:
     assert "error: rank 0 got SIGUSR1 and could not save within run.grace=0.2 s" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGTERM, 2), (signal.SIGKILL, 1)], ids=["SIGTERM", "SIGKILL"])
 def test_a_launcher_that_is_gone_leaves_a_checkpoint_and_no_process(
-    shards: Path, tmp_path: Path, number: signal.Signals
+    shards: Path, tmp_path: Path, number: signal.Signals, ranks: int
 ) -> None:
     """`deepspeed` itself is killed; it leaves its ranks running, so they save and end by themselves."""
-    process = launch(tmp_path / "log", words(shards, tmp_path / "run", 4000))
+    process = launch(tmp_path / "log", words(shards, tmp_path / "run", 4000), ranks)
     wait_until(lambda: steps_logged(tmp_path / "run") >= 2, [process])
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 3  # the second launcher, and two ranks
+    assert len(family) >= 1 + ranks  # the second launcher, and the ranks
     process.send_signal(number)
     process.wait(timeout=60)
     _, alive = psutil.wait_procs(family, timeout=60)
@@ -86,6 +87,21 @@ def test_a_launcher_that_is_gone_leaves_a_checkpoint_and_no_process(
     assert 2 <= state.step < 4000
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert metrics[-1]["step"] == state.step
+
+
+def test_a_launcher_that_is_gone_before_its_rank_has_begun_leaves_no_process(shards: Path, tmp_path: Path) -> None:
+    process = launch(tmp_path / "log", words(shards, tmp_path / "run", 4000), ranks=1)
+    launcher = psutil.Process(process.pid)
+    wait_until(lambda: launcher.children(), [process])
+    (second,) = launcher.children()
+    process.kill()
+    process.wait(timeout=60)
+    deadline = time.monotonic() + 100
+    while not (ranks := second.children()):
+        assert time.monotonic() < deadline and second.is_running(), (tmp_path / "log").read_text()
+        time.sleep(0.05)
+    _, alive = psutil.wait_procs([second, *ranks], timeout=60)
+    assert alive == [] and steps_logged(tmp_path / "run") < 100, (tmp_path / "log").read_text()
 
 
 def test_checkpoints_by_the_clock_and_the_best(shards: Path, tmp_path: Path) -> None:
