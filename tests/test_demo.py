@@ -191,9 +191,13 @@ def test_our_own_errors_are_not_told_to_the_page(capsys: pytest.CaptureFixture[s
     assert answer.status_code == 500 and answer.get_json() == {"error": "the server failed; its terminal says why"}
 
 
-@pytest.mark.parametrize("resize", [None, (30, 44)])
-def test_attention_is_the_models_and_the_encoder_runs_once_per_image(resize: tuple[int, int] | None) -> None:
-    served = segmenter("msanet", settings=EvaluationConfig(resize=resize))
+@pytest.mark.parametrize(
+    ("resize", "options"), [(None, {}), ((30, 44), {}), (None, {"attention_pool": 2, "attention_window": 4})]
+)
+def test_attention_is_the_models_and_the_encoder_runs_once_per_image(
+    resize: tuple[int, int] | None, options: dict[str, Any]
+) -> None:
+    served = segmenter("msanet", settings=EvaluationConfig(resize=resize), **options)
     visitor, model = Visitor(served), served.model
     assert isinstance(model, MSANet)
     key = visitor.segment(encoded(pixels()))["key"]

@@ -21,6 +21,7 @@ from msanet.data.codec import FORMATS, open_image
 from msanet.errors import UserError
 from msanet.evaluation.inference import Predictor
 from msanet.evaluation.maps import Maps
+from msanet.models.attention import attention_weights
 from msanet.models.attention_to_scale import AttentionToScale
 from msanet.models.msanet import ATTENTION_CELLS, MSANet
 from msanet.models.saved import ModelCard
@@ -141,6 +142,7 @@ class Attention:
 
     def __init__(self, maps: Maps, image_HWC: UInt8) -> None:
         assert isinstance(maps.model, MSANet)
+        self._model = maps.model
         self._own_size = image_HWC.shape[:2]
         self._input_size = maps.settings.resize or self._own_size
         with _caught(maps.model) as self._projections:
@@ -153,9 +155,10 @@ class Attention:
         found = {}
         for name, projections in self._projections.items():
             cell, a_1CHW = ATTENTION_CELLS[name], projections["a"]
-            query_1C = projections["b"][:, :, row * rows // height // cell, column * columns // width // cell]
-            scores_P = (query_1C @ a_1CHW[0].flatten(1))[0]
-            map_HW = scores_P.float().softmax(dim=0).unflatten(0, a_1CHW.shape[2:])
+            position = row * rows // height // cell * a_1CHW.shape[3] + column * columns // width // cell
+            query_1 = torch.tensor([position], device=a_1CHW.device)
+            module = getattr(self._model, f"msam_{name}")
+            map_HW = attention_weights(a_1CHW, projections["b"], query_1, module.pool, module.window)[0, 0]
             found[name] = map_HW[: -(-rows // cell), : -(-columns // cell)].cpu().numpy()  # the rest is padding
         return found
 

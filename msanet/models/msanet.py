@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from msanet.errors import UserError
 from msanet.models.blocks import Norm, conv_stack, init_he_normal, max_unpool, pad_to_multiple, scaled_channels
 from msanet.models.msam import MSAM, LevelConv
 from msanet.models.network import Scores, SegmentationNetwork
@@ -26,14 +27,24 @@ class MSANet(SegmentationNetwork):
     parameters with 21 classes). attention: `full` is the paper's network; `none` is its "MSANet without attention",
     read as decoder blocks that get no second input; `fusion` keeps the modules' fused features but skips equation 1
     (E = D), the other reading of that ablation. norm: see `Norm`; the paper's is `batch`.
+
+    attention_pool, attention_window: approximations of equation 1 in both modules, exact at 1 and 0, in positions a side; see
+    `spatial_attention`. A window is a multiple of the pool.
     """
 
     stride = 1  # of the score map; the encoder's is 8
 
     def __init__(
-        self, num_classes: int, width: float = 1.0, attention: Attention = "full", norm: Norm = "batch"
+        self,
+        num_classes: int,
+        width: float = 1.0,
+        attention: Attention = "full",
+        norm: Norm = "batch",
+        attention_pool: int = 1,
+        attention_window: int = 0,
     ) -> None:
         super().__init__()
+        _require_approximation(attention_pool, attention_window)
         c64, c128, c256, c512, c1024 = (scaled_channels(c, width) for c in (64, 128, 256, 512, 1024))
         self.encoder = nn.ModuleList(
             conv_stack(c_in, [(c_out, 3)] * 3, norm)
@@ -42,15 +53,14 @@ class MSANet(SegmentationNetwork):
         self.msam_quarter: MSAM | None = None
         self.msam_half: MSAM | None = None
         if attention != "none":
-            attend = attention == "full"
+            options = (attention == "full", norm, attention_pool, attention_window)
             # three levels, 256 x 56 x 56
             self.msam_quarter = MSAM(
                 [LevelConv(c64, c64, 12, 4, 4), LevelConv(c128, c64, 6, 2, 2), LevelConv(c256, c128, 3, 1, 1)],
-                attend,
-                norm,
+                *options,
             )
             # two levels, 128 x 112 x 112
-            self.msam_half = MSAM([LevelConv(c64, c64, 6, 2, 2), LevelConv(c128, c64, 3, 1, 1)], attend, norm)
+            self.msam_half = MSAM([LevelConv(c64, c64, 6, 2, 2), LevelConv(c128, c64, 3, 1, 1)], *options)
         quarter = self.msam_quarter.channels if self.msam_quarter else 0
         half = self.msam_half.channels if self.msam_half else 0
         self.decoder = nn.ModuleList(
@@ -78,8 +88,10 @@ class MSANet(SegmentationNetwork):
             level = 2 - step
             size = (levels[level].shape[2], levels[level].shape[3])
             x = max_unpool(self.run(self.decoder[step], x), indices[level], size)
-        x = self.run(self.decoder[3], x)  # 64 x 224 x 224
-        return Scores(self.classifier(x)[..., :height, :width], {"penultimate": x[..., :height, :width]})
+        x = self._run_exactly(self.decoder[3], x)  # 64 x 224 x 224
+        return Scores(
+            self._run_exactly(self.classifier, x)[..., :height, :width], {"penultimate": x[..., :height, :width]}
+        )
 
     @property
     def attends(self) -> bool:
@@ -110,7 +122,29 @@ class MSANet(SegmentationNetwork):
         x = pad_to_multiple(image_NCHW, 8)
         levels, indices = [], []
         for block in self.encoder[:3]:
-            levels.append(self.run(block, x))
+            levels.append(self._run_exactly(block, x))
             x, where = F.max_pool2d(levels[-1], 2, return_indices=True)
             indices.append(where)
         return x, levels, indices
+
+    def _run_exactly(self, block: nn.Module, x_NCHW: Tensor) -> Tensor:
+        """`run`; in evaluation in float32 even where autocast asks for less. Attention and the deeper blocks stay in bfloat16.
+
+        Rounded to 8 bits, the largest of four values often ties with another: pooling then notes another place, and the
+        decoder puts what belongs there a pixel away. That was most of where labels in bfloat16 differed (docs/performance.md).
+        """
+        kind = x_NCHW.device.type
+        if self.training or not torch.is_autocast_enabled(kind):
+            return self.run(block, x_NCHW)
+        with torch.autocast(kind, enabled=False):
+            return block(x_NCHW.float())
+
+
+def _require_approximation(pool: int, window: int) -> None:
+    if pool < 1:
+        raise UserError(f"model.attention_pool is {pool}, expected 1 (exact) or more; correct it")
+    if window < 0 or window % pool:
+        raise UserError(
+            f"model.attention_window is {window} and model.attention_pool {pool}, expected a window of 0 (exact) or a "
+            "multiple of the pool; correct one of them"
+        )
