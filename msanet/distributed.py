@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -270,21 +270,10 @@ _on_lost_launcher: Callable[[], None] | None = None
 
 
 def watch_launcher() -> None:
-    """End this process when its launcher is gone: a killed `deepspeed` would leave its ranks running.
-
-    `deepspeed` starts `deepspeed.launcher.launch`, which starts the ranks and outlives it, so both are watched. A single
-    process that a person has started may outlive its shell.
-    """
-    parent, above, is_orphan = os.getppid(), None, False
-    with suppress(psutil.Error, OSError):  # a parent that is hidden, or that a container has not
-        launcher = psutil.Process(parent)
-        above = launcher.ppid() if any("deepspeed.launcher.launch" in word for word in launcher.cmdline()) else None
-        is_orphan = above == 1 and not psutil.pid_exists(os.getpgid(parent))  # `deepspeed` was killed before this began
-    if world_size() == 1 and above is None and not {ATTEMPT, "TORCHELASTIC_RUN_ID"} & os.environ.keys():
+    """End this process when its launcher is gone: a killed `deepspeed` would leave its ranks running."""
+    is_lost = _loss_of_launcher()
+    if is_lost is None:
         return
-
-    def is_lost() -> bool:
-        return is_orphan or os.getppid() != parent or (above is not None and launcher.ppid() != above)
 
     def watch() -> None:
         while not is_lost():
@@ -296,3 +285,25 @@ def watch_launcher() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+def _loss_of_launcher() -> Callable[[], bool] | None:
+    """What says whether the launcher is gone; None for a single process that a person has started: it may outlive its shell.
+
+    `deepspeed` starts `deepspeed.launcher.launch`, which starts the ranks and outlives it, so both are watched. Either may
+    have been killed while this process was starting: then it has another parent, or its parent has.
+    """
+    parent, orphaned = os.getppid(), lambda: os.getppid() != parent
+    if ATTEMPT in os.environ or "CROSS_RANK" not in os.environ:  # the latter is set by deepspeed.launcher.launch
+        has_launcher = world_size() > 1 or {ATTEMPT, "TORCHELASTIC_RUN_ID"} & os.environ.keys()
+        return orphaned if has_launcher else None
+    try:
+        launcher = psutil.Process(parent)
+        if not any("deepspeed.launcher.launch" in word for word in launcher.cmdline()):
+            return lambda: True
+        above = launcher.ppid()
+        if above == 1 and not psutil.pid_exists(os.getpgid(parent)):
+            return lambda: True
+    except (psutil.Error, OSError):  # a parent that is hidden, or that a container has not
+        return orphaned
+    return lambda: orphaned() or launcher.ppid() != above

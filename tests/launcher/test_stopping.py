@@ -89,17 +89,25 @@ def test_a_launcher_that_is_gone_leaves_a_checkpoint_and_no_process(
     assert metrics[-1]["step"] == state.step
 
 
-def test_a_launcher_that_is_gone_before_its_rank_has_begun_leaves_no_process(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("victim", ["runner", "launch"])
+def test_a_launcher_that_is_gone_before_its_rank_has_begun_leaves_no_process(
+    shards: Path, tmp_path: Path, victim: str
+) -> None:
+    """`deepspeed` is deepspeed.launcher.runner, which starts deepspeed.launcher.launch, which starts the rank."""
     process = launch(tmp_path / "log", words(shards, tmp_path / "run", 4000), ranks=1)
-    launcher = psutil.Process(process.pid)
-    wait_until(lambda: launcher.children(), [process])
-    (second,) = launcher.children()
-    process.kill()
-    process.wait(timeout=60)
+    runner = psutil.Process(process.pid)
+    wait_until(lambda: runner.children(), [process])
+    (second,) = runner.children()
+    if victim == "runner":
+        process.kill()
+        process.wait(timeout=60)
     deadline = time.monotonic() + 100
     while not (ranks := second.children()):
         assert time.monotonic() < deadline and second.is_running(), (tmp_path / "log").read_text()
-        time.sleep(0.05)
+        time.sleep(0.02)
+    if victim == "launch":
+        second.kill()
+        process.wait(timeout=60)
     _, alive = psutil.wait_procs([second, *ranks], timeout=60)
     assert alive == [] and steps_logged(tmp_path / "run") < 100, (tmp_path / "log").read_text()
 
