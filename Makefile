@@ -1,6 +1,7 @@
 # make demo   set everything up, then train and judge a small network on this machine (minutes)
 # make test   set everything up, then style, types and tests
-# make test-multinode   jobs on two hosts made of namespaces; needs root, iproute2, openssh-server and pdsh
+# make test-multinode   jobs and sweeps on two hosts made of namespaces, which needs root, iproute2, openssh-server and pdsh;
+#                       sweeps that take too long for every change
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
@@ -15,7 +16,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-multinode: setup
-	$(BIN)/pytest -m multinode -rPs --numprocesses 2 tests/multinode
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m multinode -rPs --numprocesses 2 --dist loadfile tests/multinode tests/sweep
 
 lint: setup
 	$(BIN)/ruff check .

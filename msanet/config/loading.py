@@ -1,7 +1,7 @@
 """Settings from YAML and the command line, and what is said where they are wrong."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def parse_config(tree: dict[str, Any], origin: str) -> Config:
     try:
         return Config.model_validate({key: value for key, value in tree.items() if value is not None})
     except ValidationError as error:
-        raise UserError(f"{_explain(error)} (in {origin})") from None
+        raise UserError(f"{explain(error, _nearest_setting)} (in {origin})") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -87,12 +87,14 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError, advise: Callable[[str], str]) -> str:
+    """A sentence for the first fault, without passwords. advise: how one for an unknown setting ends, by its dotted name."""
     first = error.errors(include_url=False)[0]
-    where = [str(part) for part in first["loc"]]
-    name = ".".join(where)
+    name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"{_shown(name)} is no setting; {_nearest_setting(name)}"
+        return f"{_shown(name)} is no setting; {advise(name)}"
+    if first["type"] == "missing":
+        return f"{_shown(name)} is missing; give it a value"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     return f"{_shown(name)[1:-1]} is {_shown(masked(first['input']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
@@ -122,6 +124,8 @@ def _type_name(field: FieldInfo) -> str:
 
 
 def _schema_name(schema: dict[str, Any]) -> str:
+    if "const" in schema:
+        return str(schema["const"])
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     if "prefixItems" in schema:

@@ -15,11 +15,11 @@ from msanet import visual
 from msanet.files import write_text
 from msanet.sweep.plan import SweepPlan
 from msanet.sweep.settings import Axis
-from msanet.sweep.space import Point, text_of
+from msanet.sweep.space import Point, short, shown, text_of
 from msanet.visual.formats import percent
 
 _WIDTH, _HEIGHT = 1040, 320  # SVG units
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 70, 44, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 70, 38, 34
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def write_page(path: Path, plan: SweepPlan, rows: Sequence[Row]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent)
+    environment.filters.update(percent=percent, short=short)
     style = (Path(visual.__file__).parent / "report.css").read_text(encoding="utf-8")
     text = environment.get_template("page.html.j2").render(
         title=plan.name,
@@ -92,20 +92,24 @@ def coordinates_svg(plan: SweepPlan, rows: Sequence[Row]) -> str:
 
 def curves_svg(rows: Sequence[Row]) -> str:
     """The figure of each trial by epoch."""
+    from matplotlib.ticker import MaxNLocator
+
     judged = [row for row in rows if row.curve]
     if not judged:
         return ""
-    low, high = _limits([value for row in judged for _, value in row.curve])
+    heights = MaxNLocator(5).tick_values(*_limits([value for row in judged for _, value in row.curve]))
+    low, high = heights[0], heights[-1]
     last = max(epoch for row in judged for epoch, _ in row.curve) or 1.0
     inner = _WIDTH - _LEFT - _RIGHT
     parts = []
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        y, x = _y(share), _LEFT + share * inner
+    for value in heights:
+        y = _y((value - low) / (high - low))
         parts.append(f'<line class="rule" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(
-            f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{percent(low + share * (high - low))}</text>'
-        )
-        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{share * last:.3g}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{percent(value)}</text>')
+    for epoch in MaxNLocator(10, steps=(1, 2, 5, 10)).tick_values(0.0, last):
+        if epoch <= last:
+            x = _LEFT + inner * epoch / last
+            parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{epoch:g}</text>')
     parts.append(f'<text x="{_WIDTH - _RIGHT + 30}" y="{_HEIGHT - 12}">epoch</text>')
     for rank, row in reversed(list(enumerate(judged))):
         places = [(_LEFT + inner * epoch / last, _y((value - low) / (high - low))) for epoch, value in row.curve]
@@ -123,7 +127,7 @@ def _line(points: str, row: Row, rank: int, count: int, dots: Sequence[tuple[flo
     if rank:
         strength = 20 + 80 * (1 - rank / count)
         colour = f"color-mix(in srgb, var(--accent) {strength:.0f}%, var(--line))"
-    settings = "".join(f"\n{key}: {text}" for key, text in row.point.items())
+    settings = "".join(f"\n{key}: {shown(text)}" for key, text in row.point.items())
     tip = html.escape(f"{row.trial} ({row.status}): {percent(row.best, 2)}{settings}")
     marks = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in dots)
     return f'<g class="trial" style="--own:{colour}"><polyline points="{points}"/>{marks}<title>{tip}</title></g>'
@@ -136,7 +140,7 @@ def _axis(x: float, name: str, ticks: Sequence[tuple[float, str]]) -> str:
     )
     rule = f'<line class="rule" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
     return (
-        f'{rule}{marks}<text x="{x:.1f}" y="{_TOP - 22}" text-anchor="middle" class="name">{html.escape(name)}</text>'
+        f'{rule}{marks}<text x="{x:.1f}" y="{_TOP - 20}" text-anchor="middle" class="name">{html.escape(name)}</text>'
     )
 
 
@@ -144,7 +148,7 @@ def _ticks(axis: Axis) -> list[tuple[float, str]]:
     """(share of the axis, text)."""
     if axis.range:
         return [(0.0, f"{axis.range[0]:g}"), (1.0, f"{axis.range[1]:g}")]
-    return [(_place(axis, text_of(value)), str(value)) for value in axis.options]
+    return [(_place(axis, text_of(value)), shown(text_of(value))) for value in axis.options]
 
 
 def _place(axis: Axis, text: str) -> float:

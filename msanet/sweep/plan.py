@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from msanet.config import Config, load_config
-from msanet.data.loader import plan_batches
+from msanet.data.loader import train_batches
 from msanet.data.source import read_manifest
 from msanet.data.storage import open_storage
 from msanet.errors import UserError
@@ -148,7 +148,7 @@ def _check_points(plan: SweepPlan) -> None:
             for full in (False, True):
                 config = plan.config(point, full)
                 check_network(config.model.name, json.dumps(config.model.options, sort_keys=True))
-                plan_batches(config.trainer.global_batch, config.trainer.micro_batch, plan.sweep.ranks)
+                train_batches(config, plan.sweep.ranks)
         except UserError as error:
             where = ", ".join(f"{key}={text}" for key, text in point.items())
             raise UserError(f"{error} (in a trial with {where})") from None

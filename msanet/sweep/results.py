@@ -10,7 +10,7 @@ from msanet.files import write_text
 from msanet.secrets import without_secrets
 from msanet.sweep.page import Row, write_page
 from msanet.sweep.plan import SweepPlan
-from msanet.sweep.space import Point, grid_points
+from msanet.sweep.space import Point, grid_points, short, shown
 from msanet.sweep.trial import POINT_FILE, read_outcome
 from msanet.visual.curves import number
 
@@ -79,22 +79,9 @@ def table(plan: SweepPlan, rows: Sequence[Row]) -> str:
     lines = [["trial", "status", plan.sweep.metric, "epochs", *keys]]
     for row in rows:
         best = "-" if row.best is None else f"{row.best:.2%}"
-        settings = [_short(row.point.get(key, "-")) for key in keys]
+        settings = [short(row.point.get(key, "-")) for key in keys]
         lines.append([row.trial, row.status, best, f"{row.epochs:.4g}", *settings])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     errors = [f"{row.trial} failed: {row.error}" for row in rows if row.status == "failed"]
     return "\n".join([*text, *errors])
-
-
-def shown(text: str) -> str:
-    """A value of a point for people: words without quotes."""
-    return str(json.loads(text)) if text.startswith('"') else text
-
-
-def _short(text: str) -> str:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return f"{value:.4g}" if isinstance(value, float) else shown(text)

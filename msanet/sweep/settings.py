@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from msanet.config import Section, read_yaml
 from msanet.config.base import Above0, Positive
+from msanet.config.loading import explain
 from msanet.documents import parse_yaml
 from msanet.errors import UserError, nearest
 
@@ -25,15 +26,14 @@ class Axis(Section):
         {}, description="set only where those settings have these values (one, or one of a list)"
     )
 
-    @model_validator(mode="after")
-    def _has_one_way(self) -> "Axis":
+    def check(self, name: str) -> None:
+        """Raises ValueError where there is not exactly one way, or a range is upside down. name: what the sentence calls it."""
         given = {name: value for name, value in self if name != "when" and value is not None}
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise ValueError(f"has {found}, expected exactly one of choice, grid, uniform, log_uniform and int")
+            raise ValueError(f"{name} has {found}, expected exactly one of choice, grid, uniform, log_uniform and int")
         if self.range and not self.range[0] < self.range[1]:
-            raise ValueError(f"has [{self.range[0]}, {self.range[1]}], expected [low, high] with low below high")
-        return self
+            raise ValueError(f"{name} has [{self.range[0]}, {self.range[1]}], expected [low, high] with low below high")
 
     @property
     def range(self) -> tuple[float, float] | None:
@@ -85,9 +85,11 @@ class SweepFile(Section):
 
     @field_validator("space")
     @classmethod
-    def _is_not_empty(cls, space: dict[str, Axis]) -> dict[str, Axis]:
+    def _is_sound(cls, space: dict[str, Axis]) -> dict[str, Axis]:
         if not space:
             raise ValueError("space is empty, expected at least one setting to vary")
+        for key, axis in space.items():
+            axis.check(f"space.{key}")
         return space
 
 
@@ -108,27 +110,13 @@ def load_sweep(path: Path, overrides: list[str]) -> SweepFile:
     try:
         return SweepFile.model_validate({**tree, "sweep": own})
     except ValidationError as error:
-        raise UserError(f"{_explain(error)} (in {path})") from None
+        raise UserError(f"{explain(error, _nearest)} (in {path})") from None
 
 
-def _explain(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    where = [str(part) for part in first["loc"]]
-    name = ".".join(where)
-    if first["type"] == "extra_forbidden":
-        return f"'{name}' is no setting of a sweep; {nearest(where[-1], _known(where))}"
-    if first["type"] == "missing":
-        return f"'{name}' is missing, expected it in the file"
-    if first["type"] == "value_error":
-        reason = str(first["ctx"]["error"])
-        return f"{name} {reason}" if where[0] == "space" and len(where) > 1 else reason
-    return f"{name} is {str(first['input'])[:100]!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
-def _known(where: list[str]) -> list[str]:
-    sections: dict[int, type[Section]] = {1: SweepFile, 2: SweepConfig}
-    section = sections.get(len(where), Axis)
-    return [field.alias or name for name, field in section.model_fields.items()]
+def _nearest(name: str) -> str:
+    *sections, word = name.split(".")
+    section = SweepFile if not sections else SweepConfig if sections == ["sweep"] else Axis
+    return nearest(word, [field.alias or known for known, field in section.model_fields.items()])
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,6 +18,20 @@ def text_of(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
+def shown(text: str) -> str:
+    """A value of a point for people: words without quotes."""
+    return str(json.loads(text)) if text.startswith('"') else text
+
+
+def short(text: str) -> str:
+    """The same with numbers of four digits."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return f"{value:.4g}" if isinstance(value, float) else shown(text)
+
+
 def check_conditions(space: Mapping[str, Axis], fixed: Mapping[str, str]) -> None:
     """Each `when` names a setting above it, or one of the run. Raises UserError."""
     above: set[str] = set()

@@ -1,36 +1,29 @@
 """Ray Tune: started, fed with trials, continued; and the training of the best configuration."""
 
-import logging
-import os
 import random
-import signal
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from msanet.errors import UserError
 from msanet.files import write_text
+from msanet.sweep.cluster import bundle, ray_for
 from msanet.sweep.plan import SweepPlan
 from msanet.sweep.process import End
 from msanet.sweep.ranks import start_ranks, wait_for_ranks
 from msanet.sweep.settings import Axis
 from msanet.sweep.space import domain, grid_points, search_space, text_of
-from msanet.sweep.trial import Outcome, conclude, read_outcome, run_trial
+from msanet.sweep.trial import OUTCOME_FILE, Outcome, conclude, read_outcome, run_trial
 
 PLAN_FILE = "sweep.json"
 _RAY_FOLDER = "ray"
-_OBJECT_STORE = 100 * 2**20
-"""Bytes; only settings and figures go through it."""
 
 
 def tune_sweep(plan: SweepPlan, address: str | None = None) -> None:
     """Run the trials that remain. A stopped sweep goes on. Raises UserError where no trial can ever be placed."""
     _require_same_sweep(plan)
-    with _ray(plan, address):
+    with ray_for(plan, address):
         tuner = _tuner(plan)
         write_text(plan.folder / PLAN_FILE, plan.fingerprint)
         tuner.fit()
@@ -41,7 +34,7 @@ def _tuner(plan: SweepPlan) -> Any:
 
     sweep, folder = plan.sweep, plan.folder / _RAY_FOLDER
     # The first bundle is of the trial itself, which only waits, so that ranks get all cores.
-    placement = tune.PlacementGroupFactory([{}, *[_bundle(plan)] * sweep.ranks], strategy="PACK")
+    placement = tune.PlacementGroupFactory([{}, *[bundle(plan)] * sweep.ranks], strategy="PACK")
     trainable = tune.with_resources(partial(run_trial, plan=plan), placement)
     if tune.Tuner.can_restore(str(folder)):
         print(f"going on with the sweep in {plan.folder}", file=sys.stderr, flush=True)
@@ -64,7 +57,7 @@ def _tuner(plan: SweepPlan) -> Any:
             name=_RAY_FOLDER,
             storage_path=str(plan.folder),
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
-            callbacks=[_voice(plan)],
+            callbacks=[progress(plan)],
             verbose=0,
         ),
     )
@@ -107,7 +100,8 @@ def _scheduler(plan: SweepPlan) -> Any:
             time_attr="epoch", grace_period=sweep.grace, max_t=10**6 * sweep.grace
         )
     if sweep.scheduler == "median":
-        return schedulers.MedianStoppingRule(time_attr="epoch", grace_period=sweep.grace)
+        # As long as there are too few to compare with, trials make way for waiting ones: once, since each time costs a start.
+        return schedulers.MedianStoppingRule(time_attr="epoch", grace_period=sweep.grace, min_time_slice=10**6)
     return schedulers.FIFOScheduler()
 
 
@@ -125,11 +119,11 @@ def within_ranges(config: dict[str, Any], space: dict[str, Axis]) -> dict[str, A
     }
 
 
-def _voice(plan: SweepPlan) -> Any:
-    """Says what trials do, a line each."""
+def progress(plan: SweepPlan) -> Any:
+    """A callback for Tune that says what trials do, a line each, and notes how they end."""
     from ray import tune
 
-    class Voice(tune.Callback):
+    class Progress(tune.Callback):
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             say(f"trial {trial.trial_id} starts")
 
@@ -140,6 +134,7 @@ def _voice(plan: SweepPlan) -> Any:
                 )
 
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            (plan.trials / trial.trial_id / OUTCOME_FILE).unlink(missing_ok=True)  # that of the attempt: it is not over
             say(f"trial {trial.trial_id} has failed and goes on from its last checkpoint")
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -155,7 +150,7 @@ def _voice(plan: SweepPlan) -> Any:
             assert outcome
             say(f"trial {trial.trial_id} {outcome.status}{': ' if outcome.error else ''}{outcome.error}")
 
-    return Voice()
+    return Progress()
 
 
 def say(sentence: str) -> None:
@@ -165,13 +160,13 @@ def say(sentence: str) -> None:
 
 def train_best(plan: SweepPlan, config_file: Path, run: Path, address: str | None = None) -> int:
     """Train by a whole config in the folder `run`, with as many ranks as a trial has. The exit code of that training."""
-    with _ray(plan, address):
+    with ray_for(plan, address):
         import ray
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         say(f"training the best configuration in {run}; what its ranks say is in {run / 'ranks'}")
-        group = placement_group([_bundle(plan)] * plan.sweep.ranks, strategy="PACK")
+        group = placement_group([bundle(plan)] * plan.sweep.ranks, strategy="PACK")
         command = [str(plan.script), "--config", str(config_file), f"run.dir={text_of(str(run))}"]
         strategy = PlacementGroupSchedulingStrategy(group)
         train = ray.remote(_train).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy)
@@ -185,65 +180,6 @@ def train_best(plan: SweepPlan, config_file: Path, run: Path, address: str | Non
 def _train(plan: SweepPlan, command: list[str], run: Path) -> list[End]:
     actors, ends = start_ranks(plan, command, run)
     return wait_for_ranks(actors, ends, lambda: None)
-
-
-def _bundle(plan: SweepPlan) -> dict[str, float]:
-    """What one rank takes."""
-    return {"CPU": float(plan.sweep.cpus), **({"GPU": 1.0} if plan.sweep.gpus else {})}
-
-
-@contextmanager
-def _ray(plan: SweepPlan, address: str | None) -> Iterator[None]:
-    """Ray on this machine, for as long as this lasts, or the cluster at `address`."""
-    wanted = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_kill_child_processes_on_worker_exit": "0",  # ranks are told that their actor is gone, save and end
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails before its first validation has none
-        "TUNE_GLOBAL_CHECKPOINT_S": "1",  # seconds between notes of where the sweep stands
-    }
-    for name, value in wanted.items():  # read when Ray is imported
-        os.environ.setdefault(name, value)
-    try:
-        import ray
-        import ray.tune  # noqa: F401
-    except ImportError:
-        raise UserError("a sweep needs Ray Tune, which is not installed; pip install 'msanet[sweep]'") from None
-    own = {} if address else {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
-    try:
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"--address '{address}' leads to no Ray cluster ({reason}); start it, or leave --address out"
-        ) from None
-    warnings.filterwarnings("ignore", module=r"ray\.tune")  # advice on speed that is not ours to take
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials, which results.csv explains
-    # On SIGINT, Tune writes down where the sweep stands.
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        _require_room(plan)
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        ray.shutdown()
-
-
-def _require_room(plan: SweepPlan) -> None:
-    """Ray would wait for ever for what the cluster does not have."""
-    import ray
-
-    bundle = _bundle(plan)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fits = sum(int(min(node.get(what, 0.0) // amount for what, amount in bundle.items())) for node in nodes)
-    if fits < plan.sweep.ranks:
-        needs = " and ".join(f"{amount:g} {what}" for what, amount in bundle.items())
-        has = " and ".join(f"{sum(node.get(what, 0.0) for node in nodes):g} {what}" for what in bundle)
-        raise UserError(
-            f"a trial of sweep.ranks={plan.sweep.ranks} with {needs} each can never be placed, since Ray has {has} on "
-            f"{len(nodes)} nodes, room for {fits} ranks; set sweep.ranks or sweep.cpus lower"
-        )
 
 
 def _require_same_sweep(plan: SweepPlan) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,12 @@ REFUSED = {
         {},
         {"searcher": "pbt"},
         "while a network trains",
+    ),
+    "a password in a bad value": (
+        {"optimizer.lr": {"choice": [1]}},
+        {},
+        {"name": {"token": "hunter2"}},
+        r"sweep.name is {'token': \*\*\*}",
     ),
     "no shards": ({"optimizer.lr": {"choice": [1]}}, {"data.path": "/nowhere"}, {}, "/nowhere"),
 }
@@ -145,8 +152,21 @@ def test_the_shipped_sweeps_are_accepted(
     for point in sample_points(found.file.space, found.fixed, 0):
         config = found.config(point)
         check_model(config.model.name, config.model.options)
-    if path.stem == "attention_to_scale":
-        assert len(grid_points(found.file.space, found.fixed)) == 13, "12 and the network without scales"
+        assert config.data.path == str(shards)
+
+
+@pytest.mark.parametrize("recipe", ["voc_aug", "person_part", "coco"])
+def test_the_tables_of_attention_to_scale(recipe: str, shards: Path, tmp_path: Path) -> None:
+    """Tables 1, 3, 5 and 6 have twelve rows each and the network without scales."""
+    sweeps, recipes = REPOSITORY / "jobs" / "sweeps", REPOSITORY / "jobs" / "recipes" / "attention_to_scale"
+    words = ["--config", str(sweeps / "attention_to_scale.yaml"), f"data.path={shards}", f"sweep.folder={tmp_path}"]
+    found = sweep_job("", Path("train.py"), [*words, "--recipe", str(recipes / f"{recipe}.yaml")]).plan
+    configs = [found.config(point) for point in grid_points(found.file.space, found.fixed)]
+    rows = product(("max", "average", "attention"), ("1,0.5", "1,0.75,0.5"), (False, True))
+    options = [{"merge": merge, "scales": scales, "extra_supervision": more} for merge, scales, more in rows]
+    assert [config.model.options for config in configs if config.model.options] == options
+    assert [config.model.name for config in configs] == ["attention_to_scale"] * 12 + ["deeplab_largefov"]
+    assert {config.trainer.evaluate_every for config in configs} == {20 if recipe == "person_part" else 4}
 
 
 def test_the_fingerprint_is_that_of_the_trainings(shards: Path, tmp_path: Path) -> None:
@@ -155,6 +175,11 @@ def test_the_fingerprint_is_that_of_the_trainings(shards: Path, tmp_path: Path) 
     assert one.fingerprint == plan(shards, tmp_path, space, concurrent=1, max_failures=5).fingerprint
     assert one.fingerprint != plan(shards, tmp_path, space, {"trainer.epochs": 3}).fingerprint
     assert one.fingerprint != plan(shards, tmp_path, {"optimizer.lr": {"choice": [1e-3]}}).fingerprint
+
+
+def test_the_address_of_ray_client_is_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="HOST:PORT"):
+        sweep_job("", Path("train.py"), ["--config", str(SHIPPED[0]), "--address", "ray://head:10001"])
 
 
 def test_a_folder_is_needed(shards: Path) -> None:

@@ -1,0 +1,111 @@
+"""Ray for a sweep: on this machine, for as long as the sweep lasts, or a cluster that was there before and stays."""
+
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from msanet.errors import UserError
+from msanet.sweep.plan import SweepPlan
+
+_OBJECT_STORE = 100 * 2**20
+"""Bytes; only settings and figures go through it."""
+_TOKEN_FILE = Path("~/.ray/auth_token")
+_ALWAYS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_kill_child_processes_on_worker_exit": "0",  # ranks are told that their actor is gone, save and end
+    "RAY_worker_niceness": "0",  # Ray's own 15 would let anything else on the machine go before
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails before its first validation has none
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # seconds between notes of where the sweep stands
+}
+_TO_JOIN = {  # Ray would try for 13 minutes
+    "RAY_NUM_REDIS_GET_RETRIES": "2",
+    "RAY_py_gcs_connect_timeout_s": "10",
+}
+
+
+@contextmanager
+def ray_for(plan: SweepPlan, address: str | None) -> Iterator[None]:
+    """Ray on this machine, for as long as this lasts, or the cluster at `address`.
+
+    Raises UserError where there is no cluster, it does not let us in, or a trial can never be placed.
+    """
+    for name, value in (_ALWAYS | (_TO_JOIN if address else {})).items():  # read when Ray is imported
+        os.environ.setdefault(name, value)
+    if address and _has_token():  # with HOST:PORT Ray does not look for it by itself
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    try:
+        import ray
+        import ray.tune  # noqa: F401
+    except ImportError:
+        raise UserError("a sweep needs Ray Tune, which is not installed; pip install 'msanet[sweep]'") from None
+    if address:
+        _join(address)
+    else:
+        ray.init(
+            "local",
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    warnings.filterwarnings("ignore", module=r"ray\.tune")  # advice on speed that is not ours to take
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials, which results.csv explains
+    # On SIGINT, Tune writes down where the sweep stands.
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        _require_room(plan)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        ray.shutdown()
+
+
+def bundle(plan: SweepPlan) -> dict[str, float]:
+    """What one rank takes of a node."""
+    return {"CPU": float(plan.sweep.cpus), **({"GPU": 1.0} if plan.sweep.gpus else {})}
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        if "InvalidAuthToken" in str(error.__cause__) or isinstance(error, ray.exceptions.AuthenticationError):
+            found = "another token than ours" if _has_token() else "a token, and there is none here"
+            raise UserError(
+                f"the Ray cluster at --address '{address}' wants {found}; `ray get-auth-token` on its head prints the one to "
+                "put into RAY_AUTH_TOKEN, or into ~/.ray/auth_token"
+            ) from None
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"--address '{address}' leads to no Ray cluster that can be joined from here ({reason}); run this on a node of a "
+            "cluster, with HOST:PORT of its head or `auto`, or leave --address out"
+        ) from None
+
+
+def _has_token() -> bool:
+    """Whether Ray finds a token where it looks for one."""
+    return bool({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()) or _TOKEN_FILE.expanduser().is_file()
+
+
+def _require_room(plan: SweepPlan) -> None:
+    """Ray would wait for ever for what the cluster does not have."""
+    import ray
+
+    wanted = bundle(plan)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fits = sum(int(min(node.get(what, 0.0) // amount for what, amount in wanted.items())) for node in nodes)
+    if fits < plan.sweep.ranks:
+        needs = " and ".join(f"{amount:g} {what}" for what, amount in wanted.items())
+        has = " and ".join(f"{sum(node.get(what, 0.0) for node in nodes):g} {what}" for what in wanted)
+        raise UserError(
+            f"a trial of sweep.ranks={plan.sweep.ranks} with {needs} each can never be placed, since Ray has {has} on "
+            f"{len(nodes)} nodes, room for {fits} ranks; set sweep.ranks or sweep.cpus lower"
+        )
