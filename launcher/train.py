@@ -12,10 +12,10 @@ from tqdm import tqdm
 from msanet import distributed
 from msanet.command_line import train_config
 from msanet.config import Config
-from msanet.data.loader import plan_batches
 from msanet.data.source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
 from msanet.models import build_model
+from msanet.training.micro_batch import fitting_batches
 from msanet.training.restarts import restarting
 from msanet.training.run import RunFolder
 from msanet.training.stopping import EXIT_REQUEUE, Ask, Watch
@@ -28,12 +28,12 @@ def train(config: Config) -> None:
     shards = open_storage(config.data.path or "", config.storage)
     manifest = distributed.on_main(lambda: read_manifest(shards))  # one truth for all hosts
     validation = ShardSource(shards, config.data.val_split, manifest)
-    batches = plan_batches(config.trainer.global_batch, config.trainer.micro_batch, distributed.world_size())
 
     distributed.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_model(config.model.name, manifest.num_classes, **config.model.options)
     run = RunFolder(config, manifest)
-    trainer = Trainer(config, manifest, model, batches, saved=run.resume_or_initialise(model))
+    saved = run.resume_or_initialise(model)
+    trainer = Trainer(config, manifest, model, fitting_batches(config, manifest, saved), saved)
     run.begin(trainer.step)
 
     bar = tqdm(total=trainer.total_steps, initial=trainer.step, desc="train", disable=not distributed.is_main())

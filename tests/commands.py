@@ -25,7 +25,9 @@ def launch(log: Path, command: list[str], ranks: int = 2) -> subprocess.Popen[st
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
     command = [*launcher, str(free_port()), *command]
     with log.open("w") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=REPOSITORY, text=True, process_group=0)
+        return subprocess.Popen(
+            command, stdout=file, stderr=file, env=environment, cwd=REPOSITORY, text=True, process_group=0
+        )
 
 
 def wait_until(done: Callable[[], bool], processes: Sequence[subprocess.Popen[str]]) -> None:

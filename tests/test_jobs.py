@@ -24,6 +24,7 @@ from small_runs import newest
 from msanet.command_line import train_config
 from msanet.config import settings
 from msanet.data.loader import plan_batches
+from msanet.models import model_options
 
 JOBS = REPOSITORY / "jobs"
 KUBERNETES = "1.33"  # the oldest that has what train.yaml needs
@@ -320,7 +321,7 @@ def test_the_hostfile_is_one_for_deepspeed() -> None:
 
 
 def test_the_page_names_settings_that_exist() -> None:
-    named = set(
-        re.findall(r"`((?:run|data|storage|trainer|model)\.\w+)", (REPOSITORY / "docs" / "cluster.md").read_text())
-    )
-    assert len(named) > 8 and named <= {name for name, *_ in settings()}
+    page = (REPOSITORY / "docs" / "cluster.md").read_text()
+    named = set(re.findall(r"`((?:run|data|storage|trainer|model)\.\w+)", page))
+    known = {name for name, *_ in settings()} | {f"model.{option}" for option in model_options("msanet")}
+    assert len(named) > 8 and named <= known

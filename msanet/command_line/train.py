@@ -20,11 +20,13 @@ def train_config(description: str, argv: Sequence[str] | None = None) -> Config:
     parser.add_argument(
         "--deepspeed_config", type=Path, metavar="FILE", help="DeepSpeed's JSON, merged under deepspeed:"
     )
+    parser.add_argument("--profile", action="store_true", help="run.profile=true: where the time of a step goes")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that override the file's")
     arguments = parser.parse_intermixed_args(argv)
     with user_errors(may_speak=say_once):
         extra = {"deepspeed": _read_json(arguments.deepspeed_config)} if arguments.deepspeed_config else None
-        config = load_config(arguments.config, arguments.settings, extra)
+        flags = ["run.profile=true"] if arguments.profile else []
+        config = load_config(arguments.config, [*arguments.settings, *flags], extra)
         for name, value in (("data.path", config.data.path), ("run.dir", config.run.dir)):
             if value is None:
                 raise UserError(f"{name} is not set, expected a folder; give it on the command line: {name}=FOLDER")

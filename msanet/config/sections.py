@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from msanet.config.base import Above0, NonNegative, Positive, Probability, Rgb, Section, Share, Size
 from msanet.config.evaluation import EvaluationConfig
@@ -35,6 +35,9 @@ class RunConfig(Section):
         120.0,
         description="seconds within which a lost rank, host or link, a stalled loader or a hung collective ends the job; "
         "what a step, or an image of a validation, takes must stay well below",
+    )
+    profile: bool = Field(
+        False, description="write where the time of early steps goes to run.dir/profile (also --profile), and go on"
     )
     restarts: Annotated[int, Field(ge=0)] = Field(
         0, description="how often a job that a fault has ended starts again by itself, from its last checkpoint"
@@ -97,6 +100,11 @@ class DataConfig(Section):
         description="a training sample that cannot be read. raise: end the run; mask: it counts, but its label is all ignored",
     )
     max_masked: Probability = Field(0.01, description="share of masked samples above which the run ends all the same")
+
+    @property
+    def fixed_size(self) -> bool:
+        """Whether every training image has the same size, whatever the dataset."""
+        return bool(self.crop or self.resize)
 
     @model_validator(mode="after")
     def _ranges(self) -> "DataConfig":
@@ -201,8 +209,13 @@ class TrainerConfig(Section):
     global_batch: Positive = Field(
         4, description="images per optimizer step over all ranks; everything else is derived from it"
     )
-    micro_batch: Positive | None = Field(
-        None, description="images per rank and forward pass; null: global_batch / ranks"
+    micro_batch: Positive | Literal["auto"] | None = Field(
+        None,
+        description="images per rank and forward pass; null: global_batch / ranks; auto: as many as fit the device's memory",
+    )
+    attention_ranks: Positive = Field(
+        1,
+        description="consecutive ranks that take the same image, each a share of MSANet's attention; must divide the ranks",
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast with fp32 master weights")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
@@ -212,6 +225,18 @@ class TrainerConfig(Section):
     activation_checkpointing: bool = Field(
         False,
         description="compute activations again in the backward pass instead of keeping them: less memory, more time",
+    )
+    compile: bool = Field(
+        False,
+        description="torch.compile of the blocks in training, in a slow first step; not with zero_stage 3 or sync_batchnorm",
+    )
+    channels_last: bool = Field(
+        True,
+        description="images and activations, and weights at zero_stage 0, in the memory order N, H, W, C; false: N, C, H, W",
+    )
+    tf32: bool = Field(
+        True,
+        description="on GPUs float32 matrix products and convolutions read 10 bits of mantissa instead of 23; false: all",
     )
     sync_batchnorm: bool = Field(
         False, description="BatchNorm over the micro-batches of all ranks: independent of the number of ranks"
@@ -233,6 +258,14 @@ class TrainerConfig(Section):
         description="a loss this many standard deviations above its moving mean is noted with its samples; 0: none is",
     )
 
+    @field_validator("micro_batch", mode="before")
+    @classmethod
+    def _is_a_micro_batch(cls, value: Any) -> Any:
+        """One sentence, where pydantic would have one for each type that it might have been."""
+        if value not in (None, "auto") and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"trainer.micro_batch is {value!r:.50}, expected auto, a number of images from 1, or null")
+        return value
+
 
 class Config(Section):
     """A whole run. `deepspeed` is merged into what is derived; keys that settings here decide are refused in it."""
@@ -252,6 +285,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "Config":
+        if self.trainer.compile and (self.trainer.zero_stage == 3 or self.trainer.sync_batchnorm):
+            why = "trainer.zero_stage=3" if self.trainer.zero_stage == 3 else "trainer.sync_batchnorm=true"
+            raise ValueError(
+                f"trainer.compile=true with {why} finds nothing to compile, since ranks talk to one another around every "
+                "single layer; change one of the two"
+            )
         if self.data.scale != (1.0, 1.0) and self.data.crop is None:
             raise ValueError(
                 f"data.scale={list(self.data.scale)} gives images of different sizes, which make no batch; set data.crop"

@@ -29,13 +29,13 @@ def choose_jitter(config: DataConfig, rng: np.random.Generator) -> tuple[float, 
 def normalise(images_NHWC: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (N, H, W, 3) on the device to float32 (N, 3, H, W), mean and std in grey values; memory stays channels_last."""
     x = images_NHWC.permute(0, 3, 1, 2).float()
-    return (x - x.new_tensor(mean).view(1, 3, 1, 1)) / x.new_tensor(std).view(1, 3, 1, 1)
+    return (x - _constant(mean, x.device).view(1, 3, 1, 1)) / _constant(std, x.device).view(1, 3, 1, 1)
 
 
 def colour_jitter(images_NHWC: Tensor, factors_N3: Tensor) -> Tensor:
     """Brightness, then contrast (about the image's mean grey), then saturation; uint8 in, float 0-255 out, (N, H, W, 3)."""
     brightness, contrast, saturation = (factors_N3[:, i].view(-1, 1, 1, 1) for i in range(3))
-    grey_weights = torch.tensor(_GREY, device=images_NHWC.device)
+    grey_weights = _constant(_GREY, images_NHWC.device)
     x = (images_NHWC.float() * brightness).clamp_(0, 255)
     mean_grey = (x @ grey_weights).mean(dim=(1, 2)).view(-1, 1, 1, 1)
     x = ((x - mean_grey) * contrast + mean_grey).clamp_(0, 255)
@@ -59,6 +59,11 @@ def colour_jitter_uint8(image_HWC: np.ndarray, factors: tuple[float, float, floa
         mix = np.eye(3) * saturation + (1 - saturation) * np.array(_GREY)
         image_HWC = cv2.transform(image_HWC, mix)
     return image_HWC
+
+
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A float32 vector made on the device: a copy out of the host's memory would make a GPU's host wait."""
+    return torch.stack([torch.full((), value, device=device) for value in values])
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:

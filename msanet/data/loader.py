@@ -1,9 +1,9 @@
 """From the order to batches: what each rank and each loader process reads, and how it becomes tensors."""
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,35 +34,79 @@ from msanet.processes import deaf_helpers, end_with_parent
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Batch sizes, given once and derived everywhere else: global = ranks x micro x accumulation."""
+    """Batch sizes, given once and derived everywhere else: global = groups x micro x accumulation.
+
+    attention_ranks: how many consecutive ranks take the same images, a group; 1: every rank is one by itself.
+    """
 
     global_batch: int
     micro_batch: int
     world_size: int
+    attention_ranks: int = 1
+
+    @property
+    def groups(self) -> int:
+        """Ranks, or groups of ranks, that take different images."""
+        return self.world_size // self.attention_ranks
 
     @property
     def accumulation(self) -> int:
         """Micro-batches per rank and optimizer step."""
-        return self.global_batch // (self.micro_batch * self.world_size)
+        return self.global_batch // (self.micro_batch * self.groups)
+
+    def group(self, rank: int) -> int:
+        """The number of this rank's group."""
+        return rank // self.attention_ranks
+
+    def is_first(self, rank: int) -> bool:
+        """Whether this rank stands for its group, so that sums over ranks count each image once."""
+        return rank % self.attention_ranks == 0
+
+    def firsts(self, ranks: Sequence[int]) -> list[int]:
+        """Of these ranks, in ascending order, the first of each group."""
+        return sorted({self.group(rank): rank for rank in reversed(ranks)}.values())
+
+    def share(self, start: int, rank: int) -> range:
+        """The positions that this rank takes of the global batch that starts at position `start` of the order."""
+        return rank_slice(start, self.global_batch, self.group(rank), self.groups)
 
 
-def plan_batches(global_batch: int, micro_batch: int | None, world_size: int) -> BatchPlan:
-    """Check that ranks and micro-batches divide the global batch. Raises UserError that names values that would."""
-    if global_batch % world_size:
-        fits = [n for n in range(1, global_batch + 1) if global_batch % n == 0]
+def train_batches(config: Config, world_size: int) -> BatchPlan:
+    """The batches of a run on so many ranks. Raises UserError where the settings do not divide."""
+    trainer = config.trainer
+    return plan_batches(trainer.global_batch, trainer.micro_batch, world_size, trainer.attention_ranks)
+
+
+def plan_batches(
+    global_batch: int, micro_batch: int | Literal["auto"] | None, world_size: int, attention_ranks: int = 1
+) -> BatchPlan:
+    """Check that ranks and micro-batches divide the global batch. Raises UserError that names values that would.
+
+    auto counts as null here, the most there can be: `msanet.training.micro_batch` says what fits.
+    """
+    if world_size % attention_ranks:
+        fits = [n for n in range(1, world_size + 1) if world_size % n == 0]
         raise UserError(
-            f"trainer.global_batch={global_batch} cannot be shared by {world_size} ranks; start {_listed(fits)} ranks, or set "
-            f"it to {max(1, global_batch // world_size) * world_size} or {(global_batch // world_size + 1) * world_size}"
+            f"trainer.attention_ranks={attention_ranks} does not divide the {world_size} ranks into groups; set it to "
+            f"{_listed(fits)}, or start {(world_size // attention_ranks + 1) * attention_ranks} ranks"
         )
-    share = global_batch // world_size
-    micro = micro_batch or share
+    groups = world_size // attention_ranks
+    if global_batch % groups:
+        fits = [n * attention_ranks for n in range(1, global_batch + 1) if global_batch % n == 0]
+        sharers = f"{groups} groups of {attention_ranks} ranks" if attention_ranks > 1 else f"{world_size} ranks"
+        raise UserError(
+            f"trainer.global_batch={global_batch} cannot be shared by {sharers}; start {_listed(fits)} ranks, or set "
+            f"it to {max(1, global_batch // groups) * groups} or {(global_batch // groups + 1) * groups}"
+        )
+    share = global_batch // groups
+    micro = micro_batch if isinstance(micro_batch, int) else share
     if share % micro:
         fits = [n for n in range(1, share + 1) if share % n == 0]
         raise UserError(
             f"trainer.micro_batch={micro} does not divide the {share} images of each rank "
             f"({global_batch} on {world_size} ranks); set it to {_listed(fits)}"
         )
-    return BatchPlan(global_batch, micro, world_size)
+    return BatchPlan(global_batch, micro, world_size, attention_ranks)
 
 
 def train_plan(config: Config) -> Plan:
@@ -143,7 +187,7 @@ class _TrainPositions(IterableDataset):
         plan = self.batches
         while True:
             step, micro = divmod(number, plan.accumulation)
-            share = rank_slice(self.consumed + step * plan.global_batch, plan.global_batch, self.rank, plan.world_size)
+            share = plan.share(self.consumed + step * plan.global_batch, self.rank)
             positions = np.array(share[micro * plan.micro_batch : (micro + 1) * plan.micro_batch], dtype=np.int64)
             yield self.order.samples(positions)
             number += workers

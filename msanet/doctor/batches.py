@@ -22,7 +22,7 @@ def steps(config: Config, batches: BatchPlan, samples: int, epoch_length: int, t
     text = (
         f"{total} steps of {batches.global_batch} images are {epochs:.4g} epochs of {samples}; a rank (of "
         f"{batches.world_size}) takes {batches.accumulation} x {batches.micro_batch} images a step, "
-        f"{epoch_length / batches.world_size:.4g} an epoch"
+        f"{epoch_length / batches.groups:.4g} an epoch"
     )
     findings = [Finding("ok", "steps", text)]
     if epochs < 1:
@@ -146,11 +146,11 @@ def batch_norm(network: nn.Module, batches: BatchPlan, is_synchronised: bool, ha
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return [Finding("ok", "batch norm", "the network has none")]
-    images = batches.micro_batch * (batches.world_size if is_synchronised else 1)
+    images = batches.micro_batch * (batches.groups if is_synchronised else 1)
     if images >= _SMALL_NORM:
         return [Finding("ok", "batch norm", f"its statistics are of {images} images")]
     cures = ["trainer.micro_batch (less accumulation)"] if batches.accumulation > 1 else []
-    if batches.world_size > 1 and not is_synchronised:
+    if batches.groups > 1 and not is_synchronised:
         cures.append("trainer.sync_batchnorm=true")
     cures.append(
         "model.norm=group, or frozen with pretrained weights" if has_option else "a larger trainer.global_batch"

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from msanet.config import Config
 from msanet.data.cache import cache_folder
 from msanet.data.index import Manifest, SplitInfo
-from msanet.data.loader import BatchPlan, plan_batches, train_order, train_plan
+from msanet.data.loader import BatchPlan, train_batches, train_order, train_plan
 from msanet.data.source import ShardSource, read_manifest
 from msanet.data.storage import LocalStorage, Storage, open_storage
 from msanet.doctor import batches, images, labels, machine, memory, shards
@@ -23,6 +23,8 @@ from msanet.models import build_model, model_options
 from msanet.models.network import SegmentationNetwork
 from msanet.models.pretrained import initialise
 from msanet.training.checkpoint import checkpoint_folders
+from msanet.training.memory import step_memory
+from msanet.training.micro_batch import largest_that_fits, step_needs
 from msanet.training.optim import deepspeed_config, total_steps
 
 _LEAK_SAMPLES = 100_000
@@ -117,7 +119,7 @@ def _run_findings(
     config = case.config
     seen = looks[config.data.train_split]
     try:
-        plan = plan_batches(config.trainer.global_batch, config.trainer.micro_batch, case.ranks)
+        plan = _planned(case, seen)
         epoch_length = train_order(case.manifest, config.data.train_split, train_plan(config)).epoch_length
     except UserError as refusal:
         yield Finding("fault", "steps", str(refusal))
@@ -141,6 +143,16 @@ def _run_findings(
         yield from _accepted("network", lambda: _network_findings(case, plan, train, looks))
 
 
+def _planned(case: Case, seen: Sequence[Look]) -> BatchPlan:
+    """The batches of the run; with trainer.micro_batch=auto those that fit, where the device is known."""
+    config, most = case.config, train_batches(case.config, case.ranks)
+    size = _training_size(config, seen)
+    if config.trainer.micro_batch != "auto" or not (size and case.device_bytes):
+        return most
+    needed = step_needs(config, case.manifest, most, size, "cpu")
+    return largest_that_fits(config, most, needed, case.device_bytes)
+
+
 def _weight_findings(case: Case, train: SplitInfo) -> list[Finding]:
     weights = class_weights(case.config.loss.class_weights, train.histogram)
     return [] if weights is None else batches.class_weights(weights.tolist(), case.manifest.classes)
@@ -161,10 +173,9 @@ def _network_findings(case: Case, plan: BatchPlan, train: SplitInfo, looks: dict
         initialise(case.build(), config.model.pretrained, case.manifest.classes)
         yield Finding("ok", "network", f"'{config.model.pretrained}' fits {config.model.name}")
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    size = config.data.crop or config.data.resize or _largest(looks[config.data.train_split])
+    size = _training_size(config, looks[config.data.train_split])
     if size:
-        peak = memory.training_bytes(case.build, config, train.histogram, plan.micro_batch, size)
-        needed = replace(memory.state_bytes(parameters, config, case.ranks), activations=peak)
+        needed = step_memory(case.build, config, train.histogram, plan, size)
         judged = _largest(looks[config.data.val_split])
         maps = memory.evaluation_bytes(case.build, config.evaluation, judged) if judged else 0
         idle = needed.weights + needed.optimizer + 2 * needed.average  # the average is put into a copy of the network
@@ -207,6 +218,10 @@ def _accepted(check: str, findings: Callable[[], Iterator[Finding] | list[Findin
         yield from findings()
     except UserError as refusal:
         yield Finding("fault", check, str(refusal))
+
+
+def _training_size(config: Config, seen: Sequence[Look]) -> tuple[int, int] | None:
+    return config.data.crop or config.data.resize or _largest(seen)
 
 
 def _largest(looks: Sequence[Look]) -> tuple[int, int] | None:

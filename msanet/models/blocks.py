@@ -92,9 +92,17 @@ def conv_stack(in_channels: int, layers: Sequence[tuple[int, int]], norm: Norm =
     return nn.Sequential(*modules)
 
 
+def ordered_as(model_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
+    """x_NCHW in channels_last memory order where the other is: some of torch's functions, most of all on GPUs, lose it."""
+    if model_NCHW.is_contiguous(memory_format=torch.channels_last):
+        return x_NCHW.contiguous(memory_format=torch.channels_last)
+    return x_NCHW
+
+
 def max_unpool(x_NCHW: Tensor, indices_NCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
     """Put each value where its pooling layer found the maximum, zeros elsewhere: (N, C, h, w) -> (N, C, H, W)."""
-    return F.max_unpool2d(x_NCHW, indices_NCHW, kernel_size=(2, 2), stride=(2, 2), output_size=size_HW)
+    unpooled = F.max_unpool2d(x_NCHW, indices_NCHW, kernel_size=(2, 2), stride=(2, 2), output_size=size_HW)
+    return ordered_as(x_NCHW, unpooled)
 
 
 def pad_to_multiple(x_NCHW: Tensor, multiple: int) -> Tensor:
@@ -103,7 +111,7 @@ def pad_to_multiple(x_NCHW: Tensor, multiple: int) -> Tensor:
     bottom, right = ((size + multiple - 1) // multiple * multiple - size for size in (height, width))
     if not torch.compiler.is_exporting() and not bottom and not right:  # a graph for any size has no such branch
         return x_NCHW
-    return F.pad(x_NCHW, (0, right, 0, bottom), mode="replicate")
+    return ordered_as(x_NCHW, F.pad(x_NCHW, (0, right, 0, bottom), mode="replicate"))
 
 
 def upsample(x_NCHW: Tensor, stride: int, size_HW: tuple[int, int]) -> Tensor:

@@ -10,19 +10,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-def peak_bytes(network: nn.Module, work: Callable[[], object]) -> int:
-    """The most bytes that are alive at once while `work` runs, but for parameters, buffers and parameters' gradients.
+def peak_bytes(network: nn.Module, work: Callable[[], object], keeps_gradients: bool = False) -> int:
+    """The most bytes that are alive at once while `work` runs, but for parameters and buffers.
 
     For use inside torch's FakeTensorMode, in which `network` was built too. Each piece of memory counts once, from the
-    operator that makes it to the end of its last tensor. What an operator needs only inside itself (a convolution's
-    workspace) is not seen. Gradients are dropped as soon as they are whole.
+    operator that makes it to the end of its last tensor. Of what an operator needs only inside itself, a CPU's copies of a
+    convolution's weight in the backward pass are counted, since they matter beside small activations; a GPU's workspaces
+    are not. keeps_gradients: parameters' gradients stay; otherwise each is dropped as soon as it is whole.
     """
     with _LiveMemory() as live:
         live.leave_out(*network.parameters(), *network.buffers())
         hooks = [
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
             for parameter in network.parameters()
-            if parameter.requires_grad
+            if parameter.requires_grad and not keeps_gradients
         ]
         work()
     for hook in hooks:
@@ -46,6 +47,8 @@ class _LiveMemory(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._watch(tensor.untyped_storage())
+        if func is torch.ops.aten.convolution_backward.default and args[2].device.type == "cpu":
+            self.peak = max(self.peak, self._now + 2 * args[2].nbytes)  # in oneDNN's layout and back, torch 2.13
         return result
 
     def _watch(self, storage: torch.UntypedStorage) -> None:

@@ -8,7 +8,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from msanet.models.blocks import ImageBatchNorm2d, Norm, conv_norm_relu, init_he_normal, normalisation, scaled_channels
+from msanet.models.blocks import (
+    ImageBatchNorm2d,
+    Norm,
+    conv_norm_relu,
+    init_he_normal,
+    normalisation,
+    ordered_as,
+    scaled_channels,
+)
 from msanet.models.network import Scores, SegmentationNetwork
 from msanet.models.resnet import Backbone, ResNet
 
@@ -82,4 +90,4 @@ class ASPP(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         parts = [branch(x_NCHW) for branch in self.branches]
         image = self.image_branch(x_NCHW.mean(dim=(2, 3), keepdim=True))  # 256 x 1 x 1
-        return self.join(torch.cat([*parts, image.expand_as(parts[0])], dim=1))
+        return self.join(torch.cat([*parts, ordered_as(parts[0], image.expand_as(parts[0]))], dim=1))

@@ -4,7 +4,7 @@ torch's own recomputation runs a block's forward a second time, so that BatchNor
 twice. Here the second run has the statistics of its batch, as the first, and leaves the running ones alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -17,17 +17,20 @@ class Recomputable(nn.Module):
     """A module that runs its large blocks by `run`.
 
     recompute: keep a block's inputs only, and compute its activations again in the backward pass; set by
-    `recompute_activations`. Has no effect in evaluation.
+    `recompute_activations`. compiler: gives what runs in a block's place, such as its compiled form; set by the trainer.
+    Neither has an effect in evaluation.
     """
 
     recompute = False
+    compiler: Callable[[nn.Module], Callable[..., Any]] | None = None
 
     def run(self, block: nn.Module, *inputs: Any) -> Any:
         """`block(*inputs)`; the same numbers, gradients and running statistics with recomputation as without."""
+        forward = self.compiler(block) if self.compiler and self.training else block
         if not (self.recompute and self.training and torch.is_grad_enabled()):
-            return block(*inputs)
+            return forward(*inputs)
         contexts = lambda: (nullcontext(), running_statistics_kept(block))  # noqa: E731
-        return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
+        return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 def recompute_activations(model: nn.Module) -> None:

@@ -44,5 +44,4 @@ class UNet(SegmentationNetwork):
             x = self.run(block, F.max_pool2d(x, 2))  # at last 1024 x 14 x 14
         for up, block, level in zip(self.up, self.decoder, reversed(levels), strict=True):
             x = self.run(block, torch.cat([level, up(x)], dim=1))
-        x = x[..., :height, :width]
-        return Scores(self.classifier(x), {"penultimate": x})
+        return Scores(self.classifier(x)[..., :height, :width], {"penultimate": x[..., :height, :width]})

@@ -28,7 +28,7 @@ class VGG16(Recomputable):
         super().__init__()
         self.channels = tuple(scaled_channels(channels, width) for channels, _ in _STAGES)
         layers: list[nn.Module] = []
-        self.stages: list[slice] = []
+        stages: list[slice] = []
         in_channels, dilation = 3, 1
         for out_channels, (_, count), stride in zip(self.channels, _STAGES, pool_strides, strict=True):
             first = len(layers)
@@ -37,14 +37,15 @@ class VGG16(Recomputable):
                 layers += [nn.ReLU(inplace=True)]
                 in_channels = out_channels
             layers += [nn.MaxPool2d(2) if stride == 2 else nn.MaxPool2d(3, stride=1, padding=1)]
-            self.stages.append(slice(first, len(layers)))
+            stages.append(slice(first, len(layers)))
             dilation *= 2 // stride
         self.features = nn.Sequential(*layers)
+        self._blocks = tuple(self.features[stage] for stage in stages)  # the same ones at each call
 
     def forward(self, x_NCHW: Tensor) -> list[Tensor]:
         pooled = []
-        for stage in self.stages:
-            x_NCHW = self.run(self.features[stage], x_NCHW)
+        for block in self._blocks:
+            x_NCHW = self.run(block, x_NCHW)
             pooled.append(x_NCHW)
         return pooled
 

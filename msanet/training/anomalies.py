@@ -19,7 +19,7 @@ from msanet import distributed
 from msanet.config import Config
 from msanet.data.index import Manifest
 from msanet.data.loader import BatchPlan, train_source
-from msanet.data.order import Order, rank_slice
+from msanet.data.order import Order
 from msanet.data.source import ShardSource
 from msanet.data.stages import Batch
 from msanet.errors import UserError
@@ -89,7 +89,7 @@ class Anomalies:
     """
 
     def __init__(self, config: Config, manifest: Manifest, order: Order, batches: BatchPlan) -> None:
-        self.config, self.manifest, self._order, self._batches = config, manifest, order, batches
+        self.config, self.manifest, self.batches, self._order = config, manifest, batches, order
         self.skipped, self.in_a_row = 0, 0
         self._under_way: deque[TakenStep] = deque()
         self._loss_sum, self._steps_in_sum = 0.0, 0
@@ -118,7 +118,7 @@ class Anomalies:
             self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
             self._note_skipped(step, figures)
             return self.in_a_row > self.config.trainer.max_skipped
-        loss, self.in_a_row = math.fsum(figures.losses), 0
+        loss, self.in_a_row = self._loss(figures), 0
         self._loss_sum, self._steps_in_sum = self._loss_sum + loss, self._steps_in_sum + 1
         if self._trend.is_spike(loss):
             self._note_spike(step, loss)
@@ -131,10 +131,13 @@ class Anomalies:
         self._loss_sum, self._steps_in_sum = 0.0, 0
         return mean
 
+    def _loss(self, figures: Figures) -> float:
+        """Of the global batch; where several ranks have the same images, each says it."""
+        return math.fsum(figures.losses) / self.batches.attention_ranks
+
     def samples(self, start: int, rank: int) -> list[dict[str, Any]]:
         """Epoch, number and key of the samples that a rank takes of the global batch at this position of the order."""
-        share = rank_slice(start, self._batches.global_batch, rank, self._batches.world_size)
-        epochs, numbers = self._order.samples(np.array(share, dtype=np.int64))
+        epochs, numbers = self._order.samples(np.array(self.batches.share(start, rank), dtype=np.int64))
         pairs = zip(epochs.tolist(), numbers.tolist(), strict=True)
         return [{"epoch": epoch, "sample": number, "key": self._key(number)} for epoch, number in pairs]
 
@@ -145,7 +148,7 @@ class Anomalies:
         cause = f"the loss of {named(ranks)} is not finite" if ranks else "the gradients are not finite"
         line = {
             "cause": "loss" if ranks else "gradients",
-            "loss": None if ranks else math.fsum(figures.losses),
+            "loss": None if ranks else self._loss(figures),
             "ranks": ranks,
             "in_a_row": self.in_a_row,
         }
@@ -158,11 +161,11 @@ class Anomalies:
             return
         mean, deviation = self._trend.mean, self._trend.deviation
         line = {"loss": loss, "expected": mean, "deviation": deviation}
-        samples = self._write("spike", step, line, range(self._batches.world_size))
+        samples = self._write("spike", step, line, range(self.batches.world_size))
         self._warn(f"step {step.number} has loss {loss:.4g}", samples, f"{mean:.4g} +- {deviation:.2g} was expected")
 
     def _write(self, kind: str, step: TakenStep, about: dict[str, Any], ranks: Sequence[int]) -> list[dict[str, Any]]:
-        samples = [sample for rank in ranks for sample in self.samples(step.start, rank)]
+        samples = [sample for rank in self.batches.firsts(ranks) for sample in self.samples(step.start, rank)]
         if self.config.run.dir:
             line = {"kind": kind, "step": step.number, **about, "samples": samples}
             self._writer.add_line(self.config.run.dir / ANOMALIES_FILE, line)

@@ -100,8 +100,8 @@ def stopped_by(step: TakenStep, figures: Figures, run: Anomalies, engine: Any, c
     The engine still has the weights from before the step: see `Guard`.
     """
     config, faulty = run.config, faulty_ranks(figures)
-    everyone = list(range(distributed.world_size()))
-    ranks = faulty if faulty and not config.trainer.sync_batchnorm else everyone
+    everyone = range(distributed.world_size())
+    ranks = run.batches.firsts(faulty if faulty and not config.trainer.sync_batchnorm else everyone)
     records = _gather_records(RankRecord(tuple(step.batches), step.rng), ranks)
     weights = engine_state.gather_weights(engine)
 

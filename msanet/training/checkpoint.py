@@ -64,7 +64,8 @@ class Best(BaseModel):
 class RunState(BaseModel):
     """Where a run stands. step: optimizer steps done. consumed: samples taken from the order, the one integer of a resume.
 
-    owes_validation: the one that was due after this step was given up, and comes first when the run goes on.
+    owes_validation: the one that was due after this step was given up, and comes first when the run goes on. micro_batch:
+    of each rank's passes; None in checkpoints from before it was kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,6 +81,7 @@ class RunState(BaseModel):
     versions: dict[str, str]
     best: Best | None = None
     owes_validation: bool = False
+    micro_batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -257,18 +259,23 @@ def rng_state() -> dict[str, Tensor]:
     return states
 
 
-def gather_rng() -> dict[str, Tensor]:
-    """{'<rank>.cpu' or '<rank>.cuda': generator state, uint8} of all ranks. A collective; on rank 0, empty on the others."""
+def gather_rng(attention_ranks: int = 1) -> dict[str, Tensor]:
+    """{'<rank>.cpu' or '<rank>.cuda': generator state, uint8} of all ranks. A collective; on rank 0, empty on the others.
+
+    Where `attention_ranks` ranks form a group, in which generators are alike, it stands for a rank: {'<group>.cpu': ...}.
+    """
     states = [rng_state()] * distributed.world_size()
     if len(states) > 1:
         dist.gather_object(states[0], states if distributed.is_main() else None)
     if not distributed.is_main():
         return {}
-    return {f"{rank}.{kind}": state for rank, kinds in enumerate(states) for kind, state in kinds.items()}
+    return {
+        f"{rank}.{kind}": state for rank, kinds in enumerate(states[::attention_ranks]) for kind, state in kinds.items()
+    }
 
 
 def restore_rng(states: dict[str, Tensor], rank: int) -> bool:
-    """Put back the generators of `rank`; False where the checkpoint has none (another number of ranks)."""
+    """Put back the generators of `rank`, or group; False where the checkpoint has none (another number of these)."""
     if f"{rank}.cpu" not in states:
         return False
     torch.set_rng_state(states[f"{rank}.cpu"])

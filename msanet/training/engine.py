@@ -11,7 +11,10 @@ from msanet.data.loader import BatchPlan
 from msanet.models.network import SegmentationNetwork
 from msanet.models.recompute import recompute_activations
 from msanet.training import engine_state
+from msanet.training.compiling import compile_blocks
+from msanet.training.kernels import choose_kernels, order_memory
 from msanet.training.optim import build_optimizer, deepspeed_config
+from msanet.training.query_parallel import other_images_group, same_image_group, split_attention
 from msanet.training.sync_batchnorm import convert_sync_batchnorm
 
 
@@ -20,16 +23,24 @@ def start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan)
     import deepspeed  # here, so that the config, order and checkpoint code imports without it
 
     device = distributed.device()
-    if config.trainer.sync_batchnorm and batches.world_size > 1:
-        convert_sync_batchnorm(model, device)
+    choose_kernels(config)
+    if batches.attention_ranks > 1:
+        split_attention(model, same_image_group(batches, config.run.timeout))
+    if config.trainer.sync_batchnorm and batches.groups > 1:
+        group = other_images_group(batches, config.run.timeout) if batches.attention_ranks > 1 else None
+        convert_sync_batchnorm(model, device, group)
     if config.trainer.activation_checkpointing:
         recompute_activations(model)
-    torch.manual_seed(config.run.seed + distributed.rank())  # of dropout; weights came from the same seed on all ranks
+    if config.trainer.compile:
+        compile_blocks(model, config.data.fixed_size)
+    # of dropout, the same where images are; weights came from the same seed on all ranks
+    torch.manual_seed(config.run.seed + batches.group(distributed.rank()))
     engine, *_ = deepspeed.initialize(
         model=model.to(device),
         optimizer=build_optimizer(model, config.optimizer),
         config=deepspeed_config(config, batches, sum(parameter.numel() for parameter in model.parameters())),
         dist_init_required=not dist.is_initialized(),
     )
+    order_memory(engine.module, config.trainer)
     engine_state.start_momentum(engine)
     return engine

@@ -74,7 +74,10 @@ class Guard:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one step, the same on all ranks. losses: each rank's share of the loss, a sum over its micro-batches."""
+    """Of one step, the same on all ranks. losses: each rank's share of the loss, a sum over its micro-batches.
+
+    Where several ranks take the same images, each has that share.
+    """
 
     skipped: bool
     losses: tuple[float, ...]

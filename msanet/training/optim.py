@@ -77,7 +77,8 @@ def deepspeed_config(config: Config, batches: BatchPlan, parameters: int) -> dic
     parameters: how many the network has.
     """
     derived: dict[str, Any] = {
-        "train_batch_size": batches.global_batch,
+        # DeepSpeed's word for the product of the other two and the ranks, of which several may have the same images
+        "train_batch_size": batches.global_batch * batches.attention_ranks,
         "train_micro_batch_size_per_gpu": batches.micro_batch,
         "gradient_accumulation_steps": batches.accumulation,
         "gradient_clipping": config.optimizer.clip_norm,
@@ -88,6 +89,7 @@ def deepspeed_config(config: Config, batches: BatchPlan, parameters: int) -> dic
         "zero_allow_untested_optimizer": True,  # SGD; ours are torch's own, tested in tests/training
         "torch_autocast": {"enabled": config.trainer.precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": 2**31,
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice in each micro-batch
     }
     own = config.deepspeed
     for key, setting in _DECIDED_HERE.items():

@@ -16,6 +16,7 @@ from msanet.models.recompute import recompute_activations
 from msanet.models.saved import apply_weights
 from msanet.training.blackbox import BlackBox, Sample
 from msanet.training.forward import micro_batch_loss, network_input
+from msanet.training.kernels import choose_kernels, order_memory
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,13 @@ def replay(box: BlackBox, rank: int, device: torch.device) -> Replay:
 class _Replayer:
     def __init__(self, box: BlackBox, rank: int, device: torch.device) -> None:
         self.box, self.rank, self.device = box, rank, device
+        choose_kernels(box.config)
         self.model = box.card.build()
         apply_weights(self.model, box.weights, "the black box")
         if box.config.trainer.activation_checkpointing:
             recompute_activations(self.model)
         self.model.to(device).train()
+        order_memory(self.model, box.config.trainer)
         self.loss = SegmentationLoss(box.config.loss, box.about.histogram).to(device)
         self.counts_2 = torch.tensor(box.about.counts, dtype=torch.float64, device=device)
         self.is_joined = box.config.trainer.sync_batchnorm and len(box.records) > 1
@@ -97,7 +100,7 @@ class _Replayer:
                 term = self._loss_of(batch)
                 term.backward()
                 loss += term.item()
-        recorded = box.about.losses if self.is_joined else (box.about.losses[self.rank],)
+        recorded = [box.about.losses[rank] for rank in (box.records if self.is_joined else [self.rank])]
         return Replay(
             rank=self.rank,
             recorded=sum(math.nan if term is None else term for term in recorded),
@@ -154,6 +157,8 @@ class _Replayer:
             remarks.append(
                 f"the run was on {'GPUs' if was_on_gpu else 'CPUs'}, this is not: numbers differ by rounding"
             )
+        if self.box.config.trainer.compile:
+            remarks.append("the run's blocks were compiled, these are not: numbers differ by rounding")
         if self.is_joined:
             remarks.append(
                 "BatchNorm was synchronised: the batches of all ranks are done as one, with one rank's dropout"

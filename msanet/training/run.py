@@ -91,8 +91,11 @@ class RunFolder:
     def record(self, step: int, micro_batches: Sequence[Batch]) -> None:
         """Samples that were masked, to masked-<rank>.jsonl and stderr; with run.record_samples, which were taken.
 
-        The latter, (epoch, sample) of this rank in step `step`, is the proof of exactly once.
+        The latter, (epoch, sample) of this rank in step `step`, is the proof of exactly once. Of ranks that take the same
+        images only the first says so.
         """
+        if distributed.rank() % self._config.trainer.attention_ranks:
+            return
         for fault in (fault for batch in micro_batches for fault in batch.faults):
             print(f"warning: step {step}: masked, since {fault}", file=sys.stderr, flush=True)
             self._writer.add_line(self.path / f"masked-{distributed.rank():05d}.jsonl", {"step": step, "fault": fault})

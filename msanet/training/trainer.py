@@ -1,7 +1,6 @@
 """One optimizer step over the global batch, the same for any number of ranks; and the state that a resume needs."""
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 
@@ -26,12 +25,17 @@ from msanet.training.anomalies import Anomalies, TakenStep
 from msanet.training.averaging import WeightAverage
 from msanet.training.blackbox import stopped_by
 from msanet.training.buffers import averaged, gather_buffers, restore_buffers, running_statistics
+from msanet.training.card import model_card
 from msanet.training.checkpoint import Best, Checkpoint, RunState, gather_rng, restore_rng, rng_state
 from msanet.training.engine import start_engine
 from msanet.training.forward import micro_batch_loss
 from msanet.training.guard import Guard
+from msanet.training.kernels import for_images_of_any_size, say_choices
 from msanet.training.optim import learning_rate, total_steps
+from msanet.training.pace import Pace
+from msanet.training.profiling import Profile
 from msanet.training.same_run import require_same_run
+from msanet.training.staging import Staging
 
 
 class Trainer:
@@ -69,7 +73,9 @@ class Trainer:
         self.loss.to(self.engine.device)
         self.guard = Guard(self.engine, config.trainer.max_skipped)
         self.anomalies = Anomalies(config, manifest, self.order, batches)
-        self._steps_timed, self._seconds, self._asked = 0, 0.0, time.perf_counter()
+        self.staging, self.pace = Staging(self.engine.device), Pace(config)
+        folder = config.run.dir / "profile" if config.run.dir and config.run.profile else None
+        self.profile = Profile(self.engine.device, folder, self.total_steps - self.step)
 
     @property
     def position(self) -> dict[str, float]:
@@ -96,9 +102,15 @@ class Trainer:
         source = train_source(self.config, self.manifest)
         steps = train_loader(self.config, self.order, source, self.batches, distributed.rank(), self.consumed)
         for _ in range(self.total_steps - self.step):
-            self._asked = time.perf_counter()  # what happens between steps, such as an evaluation, is not training time
-            distributed.advance(f"waiting for the data of step {self.step + 1}", slow=self._is_new)
-            yield next(steps)
+            self.pace.ask()
+            self.profile.begin()
+            distributed.advance(f"waiting for the data of step {self.step + 1}", slow=self._is_slow)
+            with self.profile.part("waiting for data"):
+                micro_batches = next(steps)
+            self.pace.receive()
+            with self.profile.part("copying to the device"):
+                self.staging.send(micro_batches)
+            yield micro_batches
 
     def train_step(self, micro_batches: Sequence[Batch]) -> None:
         """Forward, backward and update with one global batch.
@@ -106,55 +118,61 @@ class Trainer:
         The loss is a sum over this rank's pixels divided by a count of the *global* batch; the factor undoes DeepSpeed's
         averaging over ranks and micro-batches, which would weigh pixels by who holds them.
         """
-        distributed.advance(f"at the start of step {self.step + 1}", slow=self._is_new)
+        distributed.advance(f"at the start of step {self.step + 1}", slow=self._is_slow)
         lr = self._learning_rate(self.step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
-        batches = [batch.to(self.engine.device) for batch in micro_batches]
-        counts = self._count(batches)
-        factor = self.batches.world_size * self.batches.accumulation
+        part = self.profile.part
+        with part("copying to the device"):
+            batches = self.staging.take(micro_batches)
+        with part("counting labels"):
+            counts = self._count(batches)
+        factor = self.batches.groups * self.batches.accumulation  # a group has one gradient on all its ranks
         extra_weights, rng = self.engine.module.extra_weights, rng_state()
-        self.guard.begin()
+        with part("guard"):
+            self.guard.begin()
         for batch in batches:
-            distributed.advance(f"in the forward pass of step {self.step + 1}", slow=self._is_new)
-            loss = micro_batch_loss(self.engine, extra_weights, self.loss, batch, counts, self.config.data)
-            self.guard.add(loss)
-            distributed.advance(f"in the backward pass of step {self.step + 1}", slow=self._is_new)
-            self.engine.backward(loss * factor)
+            distributed.advance(f"in the forward pass of step {self.step + 1}", slow=self._is_slow)
+            with part("forward"):
+                loss = micro_batch_loss(self.engine, extra_weights, self.loss, batch, counts, self.config.data)
+                self.guard.add(loss)
+            distributed.advance(f"in the backward pass of step {self.step + 1}", slow=self._is_slow)
+            with part("backward"):
+                self.engine.backward(loss * factor)
             if self.engine.is_gradient_accumulation_boundary():
-                self.guard.judge()
-            self.engine.step()
-        figures = self.guard.end()
+                with part("guard"):
+                    self.guard.judge()
+            with part("optimizer"):
+                self.engine.step()
+        with part("guard"):
+            figures = self.guard.end()
         self.step += 1
         if self.average:
             self.average.update(self.step, self.guard.skipped)
         self.anomalies.add(TakenStep(self.step, self.consumed, figures, micro_batches, counts, rng))
         self.consumed += self.batches.global_batch
-        self._settle(under_way=1)
-        self._seconds += time.perf_counter() - self._asked
-        self._steps_timed += 1
+        with part("hearing of the step before"):
+            self._settle(under_way=1)
+        self.profile.end()
+        self.pace.end()
 
     @property
-    def _is_new(self) -> bool:
-        """Whether no step was taken yet: the first may compile and measure kernels."""
-        return self.consumed == self._started_at
+    def _is_slow(self) -> bool:
+        """Whether this step may compile and measure kernels: the first does, and any where images come in many sizes."""
+        return self.consumed == self._started_at or (self.config.trainer.compile and not self.config.data.fixed_size)
 
     def training_figures(self) -> dict[str, float]:
         """Since the last call: mean loss per labelled pixel, the last lr, images per second of all ranks. A collective.
 
         Also the most memory that a rank has held so far, in GB: of its GPU, or else its process's.
-
-        The seconds are those from asking for a batch to the end of its step, so that waiting for data counts.
         """
-        before = time.perf_counter()
-        self._settle()  # waits for what a GPU has still queued
-        seconds, self._seconds = self._seconds + time.perf_counter() - before, 0.0
-        steps, self._steps_timed = self._steps_timed, 0
+        pace = self.pace.figures(self._settle)
+        say_choices()
         lr = self._learning_rate(self.step - 1)
         figures = {
             "loss": self.anomalies.mean_loss(),
             "lr": lr,
-            "images_per_second": steps * self.batches.global_batch / seconds,
+            **pace,
             "peak_memory_gb": distributed.all_reduce_max(peak_memory(self.engine.device)) / 1e9,
         }
         if self.anomalies.skipped:
@@ -171,7 +189,8 @@ class Trainer:
         self.owes_validation = True
         gpus = [self.engine.device] if torch.cuda.is_available() else []
         try:
-            with torch.random.fork_rng(gpus), averaged(self.buffers):  # loaders and new networks draw: leave no trace
+            # loaders and new networks draw random numbers: leave no trace
+            with torch.random.fork_rng(gpus), for_images_of_any_size(), averaged(self.buffers):
                 result = self._judge(source, should_stop)
         except GivenUp:
             return None
@@ -199,7 +218,7 @@ class Trainer:
     @property
     def is_to_be_logged(self) -> bool:
         """Whether the figures of the steps since the last log are due."""
-        return self._steps_timed > 0 and self.is_due(self.config.trainer.log_every)
+        return self.pace.steps > 0 and self.is_due(self.config.trainer.log_every)
 
     @property
     def is_to_be_judged(self) -> bool:
@@ -237,11 +256,12 @@ class Trainer:
                 versions={name: version(name) for name in ("torch", "deepspeed", "numpy", "msanet")},
                 best=self.best if self.config.trainer.keep_best else None,
                 owes_validation=self.owes_validation,
+                micro_batch=self.batches.micro_batch,
             ),
             card=self._card(),
             weights=weights,
             optimizer=engine_state.gather_optimizer_state(self.engine),
-            rng=gather_rng(),
+            rng=gather_rng(self.batches.attention_ranks),
             average=average,
             buffers=gather_buffers(self.buffers),
             config=self.config.to_yaml(),
@@ -253,8 +273,9 @@ class Trainer:
         Both numbers are those of all ranks, so that all ranks end alike.
         """
         counts = torch.stack([self.loss.counts(batch.labels_NHW) for batch in batches]).sum(dim=0)
-        masked = counts.new_tensor([sum(len(batch.faults) for batch in batches)])
-        counts = distributed.all_reduce_sum(torch.cat([counts, masked]))
+        masked = counts.new_full((1,), sum(len(batch.faults) for batch in batches))
+        own = torch.cat([counts, masked]) * self.batches.is_first(distributed.rank())
+        counts = distributed.all_reduce_sum(own)
         if self.config.data.on_error == "mask":  # only then, since it makes a GPU wait
             self.masked += int(counts[-1])
             taken = max(self.consumed - self._started_at, self.order.epoch_length)
@@ -275,20 +296,7 @@ class Trainer:
             raise stopped_by(*last, self.anomalies, self.engine, self._card())
 
     def _card(self) -> ModelCard:
-        config, manifest = self.config, self.manifest
-        return ModelCard(
-            name=config.model.name,
-            options=config.model.options,
-            dataset=manifest.name,
-            dataset_digest=manifest.digest(),
-            classes=manifest.classes,
-            palette=manifest.palette,
-            ids=manifest.ids,
-            mean=config.data.mean,
-            std=config.data.std,
-            resize=config.evaluation.resize,
-            step=self.step,
-        )
+        return model_card(self.config, self.manifest, self.step)
 
     def _resume(self, saved: Checkpoint) -> None:
         self.step, self.consumed, self.best = saved.state.step, saved.state.consumed, saved.state.best
@@ -298,8 +306,9 @@ class Trainer:
         if saved.state.optimizer == self.config.optimizer.name:
             engine_state.scatter_optimizer_state(self.engine, saved.optimizer)
         restore_buffers(self.buffers, saved.buffers)
-        if not restore_rng(saved.rng, distributed.rank()):
-            torch.manual_seed(self.config.run.seed + self.step + distributed.rank())
+        group = self.batches.group(distributed.rank())
+        if not restore_rng(saved.rng, group):
+            torch.manual_seed(self.config.run.seed + self.step + group)
         if saved.state.total_steps != self.total_steps and distributed.is_main():
             print(
                 f"warning: the run was started for {saved.state.total_steps} steps and now has {self.total_steps}; "

@@ -75,6 +75,7 @@ def test_binary_masks_are_a_fault(binary: Path, tmp_path: Path, capsys: pytest.C
         (["deepspeed.zero_optimization.stage=2"], "deepspeed", "trainer.zero_stage"),
         (["model.pretrained=/nowhere.pth"], "network", "nowhere.pth"),
         (["--device-memory", "0.001"], "memory", "expected at most 85%"),
+        (["trainer.micro_batch=auto", "--device-memory", "0.001"], "steps", "one image takes about 1.0"),
         (["run.resume=must"], "run folder", "run.resume=auto"),
     ],
 )

@@ -54,7 +54,8 @@ def test_a_run_leaves_the_files_of_the_contract(run: Path, shards: Path) -> None
     training = [line for line in lines if "loss" in line]
     assert [line["step"] for line in training] == [2, 4, 6]
     assert all(
-        {"step", "epoch", "samples", "loss", "lr", "images_per_second", "peak_memory_gb"} == line.keys()
+        {"step", "epoch", "samples", "loss", "lr", "peak_memory_gb", "images_per_second", "data_wait", "slowest_rank"}
+        == line.keys()
         for line in training
     )
     assert [line["samples"] for line in training] == [8, 16, 24]

@@ -64,7 +64,7 @@ def start(shards: Path, folder: Path, told_in: int = 0) -> tuple[list[int], str,
 
 def metrics(folder: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    timed = ("images_per_second", "peak_memory_gb")
+    timed = ("images_per_second", "peak_memory_gb", "data_wait", "slowest_rank")
     return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 

@@ -1,0 +1,145 @@
+"""Inference of whole images: latency and throughput of each network, eager and compiled, fp32 and bf16, by memory order.
+
+    python benchmarks/inference.py [--networks NAME ...] [--size H W] [--width X] [--batch N] [--rounds N]
+        [--no-compile] [--json FILE]
+
+Every way is timed in turns in one run; "times" is the median over the rounds of plain PyTorch's time (eager, fp32, N, C, H, W)
+over the way's. On a CPU these are seconds of the processor, which other work does not change: set OMP_NUM_THREADS=1, and they
+are those of one core. The peer `as the paper writes it` has the attention map in memory, and is left out where that would take
+more than --map-memory GB. Images are noise: speed does not depend on them. Sizes are a GPU's full resolution by default, and on
+a CPU what ends within minutes. What the first call takes, with compilation, is shown beside and not counted.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import torch  # noqa: E402
+from harness import in_turns, median_ratio, print_table, write_json  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from msanet.models import MODELS, build_model  # noqa: E402
+from msanet.models.msam import MSAM  # noqa: E402
+
+CLASSES = 19
+IS_GPU = torch.cuda.is_available()
+PLAIN = "eager, fp32, NCHW"
+PAPER = "as the paper writes it"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a network is run."""
+
+    precision: str = "fp32"
+    channels_last: bool = False
+    compiled: bool = False
+    explicit: bool = False
+
+
+WAYS = {
+    PLAIN: Way(),
+    "eager, fp32, channels_last": Way(channels_last=True),
+    "eager, bf16, channels_last": Way("bf16", channels_last=True),
+    "compiled, fp32, NCHW": Way(compiled=True),
+    "compiled, fp32, channels_last": Way(channels_last=True, compiled=True),
+    "compiled, bf16, channels_last": Way("bf16", channels_last=True, compiled=True),
+    f"{PAPER}, fp32, NCHW": Way(explicit=True),
+}
+
+
+def main() -> None:
+    """Time the networks one after the other, each in all ways in turns."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=sorted(MODELS), choices=sorted(MODELS), metavar="NAME")
+    parser.add_argument("--size", nargs=2, type=int, default=(1024, 2048) if IS_GPU else (128, 256), metavar=("H", "W"))
+    parser.add_argument("--width", type=float, default=1.0 if IS_GPU else 0.25)
+    parser.add_argument("--batch", type=int, default=4 if IS_GPU else 2, help="images at a time for throughput")
+    parser.add_argument("--rounds", type=int, default=20 if IS_GPU else 3)
+    parser.add_argument("--map-memory", type=float, default=4.0, metavar="GB")
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    arguments = parser.parse_args()
+    found, rows = {}, []
+    for network in arguments.networks:
+        figures = _network(network, arguments)
+        found[network] = figures
+        plain = figures[PLAIN]["latency"]
+        for name, one in figures.items():
+            times = median_ratio(plain, one["latency"])
+            latency, batch = (statistics.median(one[key]) for key in ("latency", "batch"))
+            rows.append((network, name, latency, times, arguments.batch / batch, one["preparation"]))
+            print(rows[-1], file=sys.stderr, flush=True)
+    header = ("network", "way", "s an image", "times", f"images/s, {arguments.batch} at a time", "first call, s")
+    print_table(header, rows)
+    write_json(arguments.json, {"size": list(arguments.size), "width": arguments.width, "networks": found})
+
+
+def _network(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    height, width = arguments.size
+    map_gb = 4 * (height * width / 4) ** 2 / 1e9
+    subjects: dict[str, Callable[[], float]] = {}
+    figures: dict[str, Any] = {}
+    for way_name, way in WAYS.items():
+        is_too_large = way.explicit and (name != "msanet" or map_gb > arguments.map_memory)
+        if is_too_large or (way.compiled and arguments.no_compile):
+            continue
+        model = _prepared(name, way, arguments.width)
+        figures[way_name] = {"preparation": 0.0}
+        for key, count in (("latency", 1), ("batch", arguments.batch)):
+            image_NCHW = torch.randn(count, 3, height, width, device="cuda" if IS_GPU else "cpu")
+            if way.channels_last:
+                image_NCHW = image_NCHW.contiguous(memory_format=torch.channels_last)
+            timed = partial(_seconds, model, image_NCHW, way)
+            figures[way_name]["preparation"] += timed()  # compiles, and measures kernels
+            subjects[f"{way_name}/{key}"] = timed
+    for subject, seconds in in_turns(subjects, arguments.rounds).items():
+        way_name, _, key = subject.rpartition("/")
+        figures[way_name][key] = seconds
+    return figures
+
+
+def _prepared(name: str, way: Way, width: float) -> Callable[[Tensor], Tensor]:
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    model: nn.Module = build_model(name, CLASSES, width=width).eval().to("cuda" if IS_GPU else "cpu")
+    if way.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in model.modules():
+        if way.explicit and isinstance(module, MSAM):
+            module.attention = _as_written
+    return torch.compile(model, dynamic=False) if way.compiled else model
+
+
+def _seconds(model: Callable[[Tensor], Tensor], image_NCHW: Tensor, way: Way) -> float:
+    """From a normalised image on the device to its labels; on a CPU the processor's seconds, which other work does not change."""
+    clock = time.perf_counter if IS_GPU else time.process_time
+    began = clock()
+    with (
+        torch.inference_mode(),
+        torch.autocast(image_NCHW.device.type, torch.bfloat16, enabled=way.precision == "bf16"),
+    ):
+        model(image_NCHW).max(dim=1).indices.to(torch.uint8)
+    if IS_GPU:
+        torch.cuda.synchronize()
+    return clock() - began
+
+
+def _as_written(a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor) -> Tensor:
+    """Equation 1 with its map: (N, HW, HW) in memory."""
+    a, b, c = (x.flatten(2) for x in (a_NCHW, b_NCHW, c_NCHW))
+    map_NPP = (a.transpose(1, 2) @ b).softmax(dim=1)
+    return (c @ map_NPP).view(c_NCHW.shape)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What a training step costs: MSANet as the paper would write it, in a plain PyTorch loop, and in our trainer.
+
+    python benchmarks/step.py [--size H W] [--batch N] [--width W] [--rounds N] [--only NAME ...] [--json FILE]
+    python benchmarks/step.py --size 224 224 --batch 16        # on a GPU
+    python benchmarks/step.py --size 1024 2048 --batch 1       # on a GPU
+
+All subjects take the same batch of noise, in one process and in turns; ratios are taken inside a round. On a GPU time is wall
+time up to the end of the device's work, with the peak of its memory; on a CPU it is CPU time of one thread, as others may
+share the machine, and only the ratios count. The data's way from the disk is not in it (`benchmarks/streaming.py`).
+"""
+
+import argparse
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from harness import in_turns, median_ratio, print_table, write_json  # noqa: E402
+from training_peers import Step, our_step, paper_loop, plain_loop, random_batch  # noqa: E402
+
+from msanet import distributed  # noqa: E402
+from msanet.evaluation.inference import is_out_of_memory  # noqa: E402
+
+PEER = "as the paper writes it"
+SUBJECTS: dict[str, Callable[..., Step]] = {
+    PEER: paper_loop,
+    "plain loop, our network": plain_loop,
+    "ours": our_step,
+    "ours, NCHW": partial(our_step, channels_last=False),
+    "ours, ZeRO 1": partial(our_step, zero_stage=1),
+    "ours, compiled": partial(our_step, compile=True),
+    "plain loop, our network, bf16": partial(plain_loop, precision="bf16"),
+    "ours, bf16": partial(our_step, precision="bf16"),
+    "ours, bf16, compiled": partial(our_step, precision="bf16", compile=True),
+}
+
+
+def main() -> int:
+    """Measure in turns, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", nargs=2, type=int, default=(128, 128), metavar=("H", "W"), help="of the images")
+    parser.add_argument("--batch", type=int, default=2, help="images of a step")
+    parser.add_argument("--width", type=float, default=1.0, help="model.width")
+    parser.add_argument("--steps", type=int, default=1, help="of each subject in a round")
+    parser.add_argument("--rounds", type=int, default=3, help="each subject is timed once a round")
+    parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="NAME", help="these")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    args = parser.parse_args()
+    with distributed.session(timeout=3600):
+        torch.set_num_threads(1)
+        measure(args)
+    return 0
+
+
+def measure(args: argparse.Namespace) -> None:
+    """All subjects that the device has room for."""
+    batch = random_batch(args.batch, tuple(args.size))
+    peaks: dict[str, float] = {}
+    timed: dict[str, Callable[[], float]] = {}
+    for name in args.only:
+        try:
+            step = SUBJECTS[name](batch, args.width)
+            peaks[name] = warm(step)
+            timed[name] = partial(images_per_second, step, args.batch, args.steps)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"{name}: out of memory", file=sys.stderr)
+            gc.collect()
+    speeds = in_turns(timed, args.rounds)
+    peer = next(iter(speeds))
+    rows: list[tuple[Any, ...]] = [
+        (
+            name,
+            statistics.median(speed),
+            median_ratio(speed, speeds[peer]),
+            f"{peaks[name] / 1e9:.2f}" if torch.cuda.is_available() else "",
+        )
+        for name, speed in speeds.items()
+    ]
+    print_table(("one step", "images/s", f"times '{peer}'", "peak, GB"), rows)
+    settings = {key: value for key, value in vars(args).items() if key != "json"}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, one thread, CPU time"
+    write_json(args.json, {"device": device, "settings": settings, "images_per_second": speeds, "peak_bytes": peaks})
+
+
+def warm(step: Step) -> float:
+    """The first steps, in which kernels are compiled and chosen; the peak of the GPU's memory in the last, in bytes."""
+    for _ in range(2 if torch.cuda.is_available() else 1):
+        step()
+    if not torch.cuda.is_available():
+        return 0.0
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return float(torch.cuda.max_memory_allocated())
+
+
+def images_per_second(step: Step, images: int, steps: int) -> float:
+    """Of so many steps."""
+    start = now()
+    for _ in range(steps):
+        step()
+    return images * steps / (now() - start)
+
+
+def now() -> float:
+    """Seconds, when the device has done what it was given; of this process alone on a CPU."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

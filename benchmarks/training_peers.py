@@ -1,0 +1,120 @@
+"""One training step of the same network in other ways: as the paper would write it, as a plain loop or DDP, and ours."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from msanet import distributed
+from msanet.config import parse_config
+from msanet.data.augment import normalise
+from msanet.data.index import Manifest, ShardInfo, SplitInfo
+from msanet.data.loader import plan_batches
+from msanet.data.stages import Batch
+from msanet.models import build_model
+from msanet.models.msam import MSAM
+from msanet.training.trainer import Trainer
+
+CLASSES, MEAN, STD = 21, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+Step = Callable[[], object]
+
+
+def random_batch(images: int, size: tuple[int, int]) -> Batch:
+    """What a loader would give, of noise, in page-locked memory where there is a GPU."""
+    generator = torch.Generator().manual_seed(0)
+    batch = Batch(
+        images_NHWC=torch.randint(256, (images, *size, 3), dtype=torch.uint8, generator=generator),
+        labels_NHW=torch.randint(CLASSES, (images, *size), dtype=torch.uint8, generator=generator),
+        jitter_N3=torch.ones(images, 3),
+        epochs_N=torch.zeros(images, dtype=torch.long),
+        samples_N=torch.arange(images),
+    )
+    return batch.pin_memory() if torch.cuda.is_available() else batch
+
+
+def explicit_attention(a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor) -> Tensor:
+    """Equation 1 as it stands, with its map of all positions by all positions in memory."""
+    scores_NLS = b_NCHW.flatten(2).transpose(1, 2) @ a_NCHW.flatten(2)
+    attended_NLC = scores_NLS.softmax(dim=2) @ c_NCHW.flatten(2).transpose(1, 2)
+    return attended_NLC.transpose(1, 2).reshape(c_NCHW.shape)
+
+
+def network(width: float) -> nn.Module:
+    """MSANet with the same weights each time."""
+    torch.manual_seed(0)
+    return build_model("msanet", CLASSES, width=width)
+
+
+def paper_loop(batch: Batch, width: float) -> Step:
+    """float32, NCHW, the explicit attention, Adam one tensor at a time, and the loss read after each step."""
+    device, model = distributed.device(), network(width)
+    for module in model.modules():
+        if isinstance(module, MSAM):
+            module.attention = explicit_attention
+    model.to(device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, foreach=False)
+
+    def step() -> float:
+        images = normalise(batch.images_NHWC.to(device), MEAN, STD).contiguous()
+        loss = F.cross_entropy(model(images), batch.labels_NHW.to(device).long(), ignore_index=255)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def plain_loop(batch: Batch, width: float, precision: str = "fp32") -> Step:
+    """Our network and kernels in a plain loop, fused Adam, channels_last; DDP where there are several ranks."""
+    device = distributed.device()
+    model = network(width).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    ranks = distributed.world_size()
+    if ranks > 1:
+        model = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+
+    def step() -> None:
+        on_device = batch.to(device)
+        images = normalise(on_device.images_NHWC, MEAN, STD)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), on_device.labels_NHW.long(), ignore_index=255)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def our_step(batch: Batch, width: float, **trainer: Any) -> Step:
+    """`Trainer.train_step`: the loss normalised over all ranks, the guard against numbers that are not finite, and all else."""
+    images, ranks = len(batch.images_NHWC), distributed.world_size()
+    tree = {
+        "data": {"path": "none", "crop": list(batch.images_NHWC.shape[1:3]), "mean": MEAN, "std": STD},
+        "model": {"name": "msanet", "width": width},
+        "trainer": {"steps": 10**6, "global_batch": images * ranks, "spike": 0, **trainer},
+    }
+    config = parse_config(tree, "benchmark")
+    plan = plan_batches(images * ranks, None, ranks)
+    run = Trainer(config, _manifest(), network(width), plan, None)  # type: ignore[arg-type]
+    run.engine.module.train()
+    return lambda: run.train_step([batch])
+
+
+def _manifest() -> Manifest:
+    """Of a dataset that nobody reads."""
+    shard = ShardInfo(file="none.tar", samples=10**6, bytes=10**9, sha256="0" * 64)
+    split = SplitInfo(samples=10**6, shards=(shard,), histogram=(1,) * CLASSES, ignored=0)
+    return Manifest(
+        name="noise",
+        classes=tuple(f"class {number}" for number in range(CLASSES)),
+        palette=((0, 0, 0),) * CLASSES,
+        ids=tuple(range(CLASSES)),
+        ignore_index=255,
+        codec="none",
+        splits={"train": split, "val": split},
+    )

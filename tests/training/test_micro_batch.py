@@ -1,0 +1,155 @@
+"""trainer.micro_batch=auto: what is chosen, what is said, and that a run which goes on has what it had."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import words
+from conftest import REPOSITORY
+from ranks import run_ranks
+from small_runs import newest, run_steps, small_config
+
+from msanet import distributed
+from msanet.config import Config, TrainerConfig, parse_config, settings
+from msanet.data.index import Manifest, load_manifest
+from msanet.data.loader import BatchPlan, plan_batches
+from msanet.errors import UserError
+from msanet.models import build_model
+from msanet.training import free_memory, micro_batch
+from msanet.training.checkpoint import Checkpoint, write_checkpoint
+from msanet.training.memory import Memory
+from msanet.training.micro_batch import fitting_batches, largest_that_fits
+from msanet.training.trainer import Trainer
+
+GB = 1e9
+
+
+def _needed(count: int) -> Memory:
+    """10 GB an image, and 2 GB of weights."""
+    return Memory(weights=2 * GB, gradients=0, optimizer=0, average=0, buckets=0, activations=10 * GB * count)
+
+
+@pytest.mark.parametrize(
+    ("free", "before", "chosen"),
+    [
+        (80, None, 6),  # 62 GB, 15 percent and 1 GB are 72.3
+        (72, None, 3),  # not 4 or 5, which do not divide the 6 images
+        (15, None, 1),
+        (72, 6, 6),  # as before, since it fits without the margin
+        (61, 6, 3),
+        (80, 2, 2),
+        (80, 4, 6),  # the number of ranks is another
+    ],
+)
+def test_the_largest_divisor_that_fits(free: float, before: int | None, chosen: int) -> None:
+    plan = largest_that_fits(Config(), plan_batches(12, "auto", 2), _needed, free * GB, before)
+    assert plan == BatchPlan(12, chosen, 2)
+
+
+def test_where_not_one_image_fits() -> None:
+    sentence = (
+        r"one image takes about 14.8 GB a rank \(activations 10.0, weights 2.00; the rest is margin\), expected no more than "
+        r"the 14.0 GB that are free; set a smaller data.crop, or trainer.precision=bf16, or trainer.activation_check"
+    )
+    with pytest.raises(UserError, match=sentence):
+        largest_that_fits(Config(), plan_batches(12, "auto", 2), _needed, 14 * GB)
+
+
+def _auto(shards: str, **trainer: Any) -> tuple[Config, Manifest]:
+    tree = small_config(shards, 0).model_dump()
+    tree["trainer"] |= {"global_batch": 12, "micro_batch": "auto", **trainer}
+    return Config.model_validate(tree), load_manifest(Path(shards))
+
+
+def test_an_unknown_size_is_refused(shards: Path) -> None:
+    config, manifest = _auto(str(shards))
+    unknown = config.model_copy(update={"data": config.data.model_copy(update={"crop": None})})
+    with pytest.raises(UserError, match="set one of them, or trainer.micro_batch to a number"):
+        fitting_batches(unknown, manifest, None)
+
+
+def _start(shards: str, free: float, saved: Checkpoint | None) -> Trainer:
+    config, manifest = _auto(shards)
+    # Half of a host's memory for each of its two ranks, and rank 1 sees less of it.
+    free_memory.free_host_memory = lambda: int(free) * 2 * (10 - 9 * distributed.rank())
+    torch.manual_seed(0)
+    model = build_model(config.model.name, manifest.num_classes, **config.model.options)
+    return Trainer(config, manifest, model, fitting_batches(config, manifest, saved), saved)
+
+
+def _goes_on(shards: str, folder: str) -> None:
+    """The estimate of 3 images and the margin, in between those of 2 and 6; then a machine with all the memory there is."""
+    config, manifest = _auto(shards)
+    most = plan_batches(12, "auto", 2)
+    needs = micro_batch.step_needs(config, manifest, most, (32, 32), "cpu")
+    straight = _start(shards, (needs(3).total + needs(6).total) / 2 * 1.15 + GB, None)
+    assert (straight.batches.micro_batch, straight.batches.accumulation) == (3, 2)
+    run_steps(straight, 1)
+    checkpoint = straight.checkpoint()
+    if checkpoint.weights:
+        write_checkpoint(Path(folder), checkpoint, keep=1)
+    run_steps(straight, 1)
+    torch.distributed.barrier()
+    resumed = _start(shards, 1e15, newest(Path(folder)))
+    assert resumed.batches == straight.batches
+    run_steps(resumed, 1)
+    for name, tensor in resumed.engine.module.state_dict().items():
+        assert torch.equal(tensor, straight.engine.module.state_dict()[name]), name
+    print("SAME BITS")
+
+
+def test_the_command_says_what_it_chose(shards: Path, tmp_path: Path) -> None:
+    command = [sys.executable, *words(shards, tmp_path / "run", 1, "trainer.micro_batch=auto", "data.workers=0")]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "DS_ACCELERATOR": "cpu"},
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trainer.micro_batch=auto: 4 of 4 images, about 0." in done.stderr
+    assert "micro_batch: auto" in (tmp_path / "run" / "config.yaml").read_text()
+    assert newest(tmp_path / "run" / "checkpoints").state.micro_batch == 4
+
+
+def test_a_run_goes_on_with_the_micro_batch_it_had(shards: Path, tmp_path: Path) -> None:
+    first, second = run_ranks(2, __file__, "_goes_on", {"shards": shards, "folder": tmp_path})
+    assert "SAME BITS" in first and "SAME BITS" in second
+    assert "trainer.micro_batch=auto: 3 of 6 images, about 0." in first and "activations 0." in first
+    assert "micro_batch" not in second, "one rank speaks"
+
+
+def _write(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+def test_limits_of_cgroups_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    available = type("Available", (), {"available": 10**15})
+    monkeypatch.setattr(free_memory.psutil, "virtual_memory", lambda: available)
+    assert free_memory.free_host_memory(tmp_path) == 10**15
+    _write(tmp_path / "proc/self", cgroup="0::/pod/box\n")
+    one = tmp_path / "sys/fs/cgroup/pod"
+    _write(one, memory__max="8000", memory__current="5000", memory__stat="anon 1\ninactive_file 1000\n")
+    _write(one / "box", memory__max="max", memory__current="3000", memory__stat="inactive_file 0\n")
+    assert free_memory.free_host_memory(tmp_path) == 4000
+    two = tmp_path / "sys/fs/cgroup/memory"
+    (tmp_path / "proc/self/cgroup").write_text("5:cpu:/\n4:memory,hugetlb:/elsewhere\n")  # as in a container
+    _write(two, memory__limit_in_bytes="900", memory__usage_in_bytes="600", memory__stat="total_inactive_file 200\n")
+    assert free_memory.free_host_memory(tmp_path) == 500
+
+
+@pytest.mark.parametrize("value", ["many", 0, -1, 1.5, True])
+def test_what_is_no_micro_batch(value: Any) -> None:
+    with pytest.raises(UserError, match="expected auto, a number of images from 1, or null"):
+        parse_config({"trainer": {"micro_batch": value}}, "test")
+    kinds = {name: kind for name, kind, *_ in settings()}
+    assert kinds["trainer.micro_batch"] == "int or auto or null"
+    assert TrainerConfig(micro_batch="auto").micro_batch == "auto"
