@@ -1,13 +1,13 @@
 # make demo   set everything up, then train and judge a small network on this machine (minutes)
 # make test   set everything up, then style, types and tests
-# make test-multinode   jobs and sweeps on two hosts made of namespaces, which needs root, iproute2, openssh-server and pdsh;
-#                       sweeps that take too long for every change
+# make test-slow        further cases, which take too long for every change
+# make test-multinode   jobs and sweeps on two hosts made of namespaces, which needs root, iproute2, openssh-server and pdsh
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-multinode lint setup clean
+.PHONY: demo test test-slow test-multinode lint setup clean
 
 demo: setup
 	PATH="$(abspath $(BIN)):$$PATH" jobs/demo.sh
@@ -15,8 +15,11 @@ demo: setup
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
+test-slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto --maxprocesses 8 --dist loadfile
+
 test-multinode: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m multinode -rPs --numprocesses 2 --dist loadfile tests/multinode tests/sweep
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m multinode -rPs --numprocesses 2 --dist loadfile tests/multinode
 
 lint: setup
 	$(BIN)/ruff check .

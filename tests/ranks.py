@@ -18,7 +18,7 @@ from typing import Any
 
 _FORKS = multiprocessing.get_context("forkserver")
 """Whose processes have imported torch already, which takes a process of its own two seconds."""
-_FORKS.set_forkserver_preload(["msanet.training.trainer"])
+_FORKS.set_forkserver_preload(["msanet.training.trainer", "torch._dynamo"])  # an optimizer imports the latter
 
 
 def run_ranks(

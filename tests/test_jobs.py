@@ -152,6 +152,7 @@ def test_a_host_that_is_told_to_stop_tells_its_ranks(number: signal.Signals, pla
     assert host.wait(timeout=60) == 75
 
 
+@pytest.mark.slow
 def test_the_pods_train_and_one_that_is_told_to_stop_stops_both(shards: Path, place: Path) -> None:
     """Two pods of one rank each, with the manifest's command."""
     job, run = manifest("train.yaml", "Job"), place / "run"
@@ -165,6 +166,7 @@ def test_the_pods_train_and_one_that_is_told_to_stop_stops_both(shards: Path, pl
     assert newest(run / "checkpoints").state.step == steps_logged(run) >= 3
 
 
+@pytest.mark.slow
 def test_torchrun_trains_and_makes_one_of_75(shards: Path, place: Path) -> None:
     """Which is why jobs/ does not use it."""
     run = place / "run"

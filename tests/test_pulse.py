@@ -68,7 +68,7 @@ def wait_until_ready(rank: subprocess.Popen[str]) -> None:
     [
         (1, signal.SIGKILL, f"error: rank 1 on {HOST} is gone: "),
         (0, signal.SIGKILL, f"error: rank 0 on {HOST} is gone: "),
-        (2, signal.SIGSTOP, f"error: rank 2 on {HOST} not heard of for "),
+        pytest.param(2, signal.SIGSTOP, f"error: rank 2 on {HOST} not heard of for ", marks=pytest.mark.slow),
         (0, signal.SIGSTOP, f"error: rank 0 on {HOST} not heard of for "),
     ],
 )
@@ -106,7 +106,7 @@ def test_a_rank_that_is_slow_but_gets_on_is_waited_for() -> None:
     assert codes == [0, 0], outputs
 
 
-@pytest.mark.parametrize("missing", [0, 2])
+@pytest.mark.parametrize("missing", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_rank_that_never_comes_is_named(missing: int) -> None:
     ranks = start("_uneven")
     ranks[missing].kill()

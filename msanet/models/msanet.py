@@ -134,7 +134,7 @@ class MSANet(SegmentationNetwork):
         decoder puts what belongs there a pixel away. That was most of where labels in bfloat16 differed (docs/performance.md).
         """
         kind = x_NCHW.device.type
-        if self.training or not torch.is_autocast_enabled(kind):
+        if self.training or x_NCHW.is_meta or not torch.is_autocast_enabled(kind):
             return self.run(block, x_NCHW)
         with torch.autocast(kind, enabled=False):
             return block(x_NCHW.float())

@@ -127,6 +127,7 @@ def test_predict_keeps_names_and_folders_and_goes_on_after_a_broken_file(run: Pa
     )
 
 
+@pytest.mark.slow
 def test_a_kill_and_a_third_number_of_ranks_do_not_change_which_samples_are_seen(shards: Path, tmp_path: Path) -> None:
     """2 ranks killed with SIGKILL in the middle, 3 ranks go on: each step still takes its samples of the one order."""
     folder = tmp_path / "run"

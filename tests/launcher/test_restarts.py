@@ -26,7 +26,7 @@ def test_a_job_starts_again_after_kills_and_is_the_same_run(shards: Path, tmp_pa
     """kill -9 of rank 1, then of rank 0; the weights at the end are those of a run that nobody killed, bit for bit."""
     log, run = tmp_path / "log", tmp_path / "run"
     more = ["trainer.checkpoint_every=5", "run.timeout=60", "storage.deadline=20"]
-    job = launch(log, words(shards, run, 150, *more, "run.restarts=2", "run.resume=never"))
+    job = launch(log, words(shards, run, 70, *more, "run.restarts=2", "run.resume=never"))
     for number, victim in enumerate((1, 0), start=1):
         wait_until(lambda number=number: steps_logged(run) >= 10 * number + 2, [job])
         ranks_of(job)[victim].kill()
@@ -36,7 +36,7 @@ def test_a_job_starts_again_after_kills_and_is_the_same_run(shards: Path, tmp_pa
         # The second where the kill met a save, in which rank 0 waits at no collective that could fail.
         assert re.search(f"error: rank {victim} on {os.uname().nodename} (is gone|not heard of)", log.read_text())
     assert "Traceback" not in log.read_text() and "going on from" in log.read_text()
-    for rank in start_ranks(2, words(shards, tmp_path / "whole", 150, *more)):
+    for rank in start_ranks(2, words(shards, tmp_path / "whole", 70, *more)):
         assert rank.wait(timeout=200) == 0
     killed, whole = newest(run / "checkpoints"), newest(tmp_path / "whole" / "checkpoints")
     assert killed.state == whole.state

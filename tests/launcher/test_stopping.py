@@ -19,7 +19,10 @@ from small_runs import newest
 from msanet.training.stopping import EXIT_REQUEUE
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, id="SIGTERM"), pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.slow)],
+)
 def test_a_stopped_run_saves_and_its_sequel_is_the_whole_run(
     shards: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -129,6 +132,7 @@ def test_checkpoints_by_the_clock_and_the_best(shards: Path, tmp_path: Path) -> 
     assert kept == {12, 11, best.step}
 
 
+@pytest.mark.slow
 def test_a_loader_that_stalls_ends_the_run_by_name(shards: Path, tmp_path: Path) -> None:
     """Loader processes that live but bring nothing; a single rank, so that no collective would notice."""
     more = ["run.timeout=20", "storage.deadline=5"]

@@ -1,7 +1,4 @@
-"""Real sweeps: with Ray of their own, a rank killed, the sweep stopped and continued; and on a cluster that is there.
-
-The tests marked multinode need one machine only, but more time than there is for every change (make test-multinode).
-"""
+"""Real sweeps: with Ray of their own, a rank killed, the sweep stopped and continued; and on a cluster that is there."""
 
 import csv
 import importlib.util
@@ -148,6 +145,7 @@ def tune(address: str, folder: Path, shards: Path, file: Path, *more: str) -> li
     return results(folder)
 
 
+@pytest.mark.slow
 def test_a_cluster_is_joined_and_lives_on(
     cluster: Node, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +165,7 @@ def test_a_cluster_is_joined_and_lives_on(
     assert cluster.alive and not ranks(folder)
 
 
+@pytest.mark.slow
 def test_what_has_no_room_is_refused(cluster: Node, shards: Path, tmp_path: Path) -> None:
     """Ray would wait for ever."""
     sweep = {"trials": 1, "ranks": 2, "cpus": 3}
@@ -176,7 +175,7 @@ def test_what_has_no_room_is_refused(cluster: Node, shards: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_trial_that_is_tried_again_is_not_over(cluster: Node, shards: Path, tmp_path: Path) -> None:
+def test_a_trial_that_is_tried_again_is_not_over(shards: Path, tmp_path: Path) -> None:
     """Else a sweep that is stopped while it waits for room would count it as failed."""
     file = write(tmp_path / "s.yaml", run=RUN, space={"optimizer.lr": {"choice": [1e-3]}})
     words = ["--config", str(file), f"data.path={shards}", f"sweep.folder={tmp_path}"]
@@ -186,12 +185,13 @@ def test_a_trial_that_is_tried_again_is_not_over(cluster: Node, shards: Path, tm
     assert read_outcome(plan.trials / "a") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
         pytest.param({}, "wants a token, and there is none here", id="none"),
-        pytest.param({"RAY_AUTH_TOKEN": "0" * 64}, "wants another token", id="another", marks=pytest.mark.multinode),
-        pytest.param({"HOME": "."}, "leads to no Ray cluster", id="nobody there", marks=pytest.mark.multinode),
+        pytest.param({"RAY_AUTH_TOKEN": "0" * 64}, "wants another token", id="another"),
+        pytest.param({"HOME": "."}, "leads to no Ray cluster", id="nobody there"),
     ],
 )
 def test_a_cluster_that_lets_nobody_in(
@@ -207,7 +207,7 @@ def test_a_cluster_that_lets_nobody_in(
     assert last.startswith("error: ") and sentence in last and "Traceback" not in done.stderr
 
 
-@pytest.mark.multinode
+@pytest.mark.slow
 def test_pbt_goes_on_from_a_better_trial(cluster: Node, shards: Path, tmp_path: Path) -> None:
     """There is room for one trial, so that both wait for each other after every epoch. The second draws a rate that is
     too low; it takes over the first's weights and figures, and goes on with nearly its rate, each step once."""
@@ -232,7 +232,7 @@ def training_lines(run: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "loss" in line]
 
 
-@pytest.mark.multinode
+@pytest.mark.slow
 def test_the_median_rule_ends_a_trial(cluster: Node, shards: Path, tmp_path: Path) -> None:
     """The last of four, which learns nothing, after its first epoch."""
     run = {**RUN, "trainer": {**RUN["trainer"], "epochs": 3}}

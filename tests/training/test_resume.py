@@ -88,7 +88,8 @@ STATELESS = {**SGD, "momentum": 0.0}
 
 
 @pytest.mark.parametrize(
-    ("world", "stage", "optimizer"), [(1, 0, {}), (3, 2, {}), (1, 3, {}), (3, 0, SGD), (1, 2, STATELESS)]
+    ("world", "stage", "optimizer"),
+    [(1, 0, {}), (3, 2, {}), (1, 3, {}), (3, 0, SGD), pytest.param(1, 2, STATELESS, marks=pytest.mark.slow)],
 )
 def test_resume_on_other_ranks_and_stages_agrees(
     shards: Path, tmp_path: Path, world: int, stage: int, optimizer: dict[str, Any]
