@@ -29,7 +29,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness import in_turns, median_ratio, print_table, write_json  # noqa: E402
-from training_peers import Step, our_step, plain_loop, random_batch  # noqa: E402
+from training_peers import Step, images_per_second, our_step, plain_loop, random_batch  # noqa: E402
 
 from msanet import distributed  # noqa: E402
 
@@ -114,21 +114,14 @@ def work(args: argparse.Namespace) -> None:
         for step in steps.values():
             step()
         images = args.batch * distributed.world_size()
-        found = in_turns({name: partial(speed, step, images, args.steps) for name, step in steps.items()}, args.rounds)
+        speeds = {name: partial(images_per_second, step, images, args.steps, now) for name, step in steps.items()}
+        found = in_turns(speeds, args.rounds)
         if distributed.is_main():
             Path(os.environ[_WORKER]).write_text(json.dumps(found))
 
 
-def speed(step: Step, images: int, steps: int) -> float:
-    """Images per second of all ranks, by the wall clock: ranks that wait for one another use no CPU time."""
-    start = now()
-    for _ in range(steps):
-        step()
-    return images * steps / (now() - start)
-
-
 def now() -> float:
-    """Seconds, when all ranks are here and their devices are done."""
+    """Seconds by the wall clock, when all ranks are here and their devices are done: ranks that wait use no CPU time."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     distributed.wait_for_all()

@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness import in_turns, median_ratio, print_table, write_json  # noqa: E402
-from training_peers import Step, our_step, paper_loop, plain_loop, random_batch  # noqa: E402
+from training_peers import Step, images_per_second, our_step, paper_loop, plain_loop, random_batch  # noqa: E402
 
 from msanet import distributed  # noqa: E402
 from msanet.evaluation.inference import is_out_of_memory  # noqa: E402
@@ -69,7 +69,7 @@ def measure(args: argparse.Namespace) -> None:
         try:
             step = SUBJECTS[name](batch, args.width)
             peaks[name] = warm(step)
-            timed[name] = partial(images_per_second, step, args.batch, args.steps)
+            timed[name] = partial(images_per_second, step, args.batch, args.steps, now)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -101,14 +101,6 @@ def warm(step: Step) -> float:
     torch.cuda.reset_peak_memory_stats()
     step()
     return float(torch.cuda.max_memory_allocated())
-
-
-def images_per_second(step: Step, images: int, steps: int) -> float:
-    """Of so many steps."""
-    start = now()
-    for _ in range(steps):
-        step()
-    return images * steps / (now() - start)
 
 
 def now() -> float:

@@ -22,6 +22,14 @@ CLASSES, MEAN, STD = 21, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 Step = Callable[[], object]
 
 
+def images_per_second(step: Step, images: int, steps: int, now: Callable[[], float]) -> float:
+    """Of so many steps of `images` images. now: a clock, in seconds, that waits for what was begun."""
+    start = now()
+    for _ in range(steps):
+        step()
+    return images * steps / (now() - start)
+
+
 def random_batch(images: int, size: tuple[int, int]) -> Batch:
     """What a loader would give, of noise, in page-locked memory where there is a GPU."""
     generator = torch.Generator().manual_seed(0)

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+from ranks import free_port
 
 TOKEN = "5a" * 32
 SETTINGS = {
@@ -97,11 +97,3 @@ def ray_head(home: Path, cpus: int, *options: str, inside: Sequence[str] = ()) -
         yield head
     finally:
         head.close()
-
-
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port

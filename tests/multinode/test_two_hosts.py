@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import steps_logged
 from hosts import TRAIN, Hosts, Job, two_hosts
 from ranks import start_ranks
+from small_runs import newest
 
-from msanet.training.checkpoint import Checkpoint, newest_whole, read_checkpoint
+from msanet.training.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.multinode
 
@@ -41,22 +43,11 @@ def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Check
     ranks = start_ranks(2, words(shards, run))
     outputs = [rank.communicate(timeout=200)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
-    return newest(run)
+    return newest(run / "checkpoints")
 
 
 def words(shards: Path, run: Path) -> list[str]:
     return [TRAIN, f"data.path={shards}", f"run.dir={run}", *SETTINGS.split()]
-
-
-def newest(run: Path) -> Checkpoint:
-    path = newest_whole(run / "checkpoints")
-    assert path is not None
-    return read_checkpoint(path)
-
-
-def steps_done(run: Path) -> int:
-    metrics = run / "metrics.jsonl"
-    return metrics.read_text().count('"loss"') if metrics.is_file() else 0
 
 
 def wait_until(done: Callable[[], object], job: Job) -> None:
@@ -69,7 +60,7 @@ def wait_until(done: Callable[[], object], job: Job) -> None:
 def at_step_20(hosts: Hosts, folder: Path, command: list[str], *options: str) -> Job:
     """A job that is under way."""
     job = Job(hosts, folder, command, *options)
-    wait_until(lambda: steps_done(folder.parent / "run") >= 20, job)
+    wait_until(lambda: steps_logged(folder.parent / "run") >= 20, job)
     return job
 
 
@@ -94,7 +85,7 @@ def same_as(undisturbed: Checkpoint, run: Path) -> bool:
     lines = [json.loads(line) for file in run.glob("samples-*.jsonl") for line in file.read_text().splitlines()]
     seen = [pair for line in lines for pair in zip(line["epochs"], line["samples"], strict=True)]
     assert len(set(seen)) == len(seen) == STEPS * BATCH
-    last = newest(run)
+    last = newest(run / "checkpoints")
     assert last.state == undisturbed.state and last.weights.keys() == undisturbed.weights.keys()
     return all(torch.equal(tensor, last.weights[name]) for name, tensor in undisturbed.weights.items())
 
@@ -120,7 +111,7 @@ def test_a_killed_rank_ends_the_job_on_both_hosts_and_it_goes_on(
     kill_rank_1(hosts)
     assert end(job, "kill -9 of a rank") > 0
     assert re.search(r"error: rank 1 on host-2\S*", job.output), job.output
-    assert steps_done(tmp_path / "run") < STEPS
+    assert steps_logged(tmp_path / "run") < STEPS
     assert goes_on_as(undisturbed, hosts, tmp_path, words(shards, tmp_path / "run"))
 
 
@@ -153,9 +144,9 @@ def test_a_link_that_is_cut_for_a_moment_changes_nothing(
 ) -> None:
     job = at_step_20(hosts, tmp_path / "job", words(shards, tmp_path / "run"))
     hosts.cut()
-    before = steps_done(tmp_path / "run")
+    before = steps_logged(tmp_path / "run")
     time.sleep(3)
-    assert steps_done(tmp_path / "run") <= before + 1 < STEPS, "the link was not cut"
+    assert steps_logged(tmp_path / "run") <= before + 1 < STEPS, "the link was not cut"
     hosts.mend()
     assert end(job, "link cut for 3 s and mended", within=120) == 0, job.output
     assert same_as(undisturbed, tmp_path / "run")
@@ -185,6 +176,6 @@ def test_a_stopped_launcher_leaves_a_checkpoint_and_the_run_goes_on(
     assert launcher is not None
     launcher.send_signal(signal.SIGTERM)
     assert end(job, "SIGTERM to deepspeed") > 0
-    stopped = newest(tmp_path / "run").state
-    assert 20 <= stopped.step == steps_done(tmp_path / "run") < STEPS
+    stopped = newest(tmp_path / "run" / "checkpoints").state
+    assert 20 <= stopped.step == steps_logged(tmp_path / "run") < STEPS
     assert goes_on_as(undisturbed, hosts, tmp_path, words(shards, tmp_path / "run"))

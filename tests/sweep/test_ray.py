@@ -18,7 +18,8 @@ import psutil
 import pytest
 import yaml
 from conftest import REPOSITORY
-from ray_nodes import Node, free_port, ray_head
+from ranks import free_port
+from ray_nodes import Node, ray_head
 
 from msanet.config import load_config
 from msanet.errors import UserError
