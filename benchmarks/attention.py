@@ -29,6 +29,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness import in_turns, median_ratio, print_table, write_json  # noqa: E402
+from paper import explicit_attention  # noqa: E402
 
 from msanet.config import EvaluationConfig  # noqa: E402
 from msanet.data.loader import evaluation_loader  # noqa: E402
@@ -141,7 +142,7 @@ def subjects(maps: list[Tensor]) -> dict[str, Attention]:
     """Attention of maps A, B, C by name; the explicit form where five times its scores fit into memory."""
     device, count = maps[0].device.type, maps[0].shape[2] * maps[0].shape[3]
     scores_bytes = count**2 * maps[0].element_size()
-    known: dict[str, Attention] = {EXPLICIT: explicit, OURS: spatial_attention}
+    known: dict[str, Attention] = {EXPLICIT: explicit_attention, OURS: spatial_attention}
     if 5 * scores_bytes > free_bytes(device):
         print(f"explicit form: N^2 x bytes = {scores_bytes / 1e9:,.3g} GB, not run\n")
         del known[EXPLICIT]
@@ -150,12 +151,6 @@ def subjects(maps: list[Tensor]) -> dict[str, Attention]:
     known["approximation: pool 2"] = partial(spatial_attention, pool=2)
     known[f"approximation: window {WINDOW[device]}"] = partial(spatial_attention, window=WINDOW[device])
     return known
-
-
-def explicit(a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor) -> Tensor:
-    """Equation 1 as printed, by way of all scores."""
-    query, key, value = (positions(x) for x in (b_NCHW, a_NCHW, c_NCHW))
-    return ((query @ key.mT).softmax(dim=2) @ value).mT.reshape(c_NCHW.shape)
 
 
 def by_kernel(name: str, a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor) -> Tensor:

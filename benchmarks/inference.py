@@ -25,10 +25,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
 from harness import in_turns, median_ratio, print_table, write_json  # noqa: E402
+from paper import as_written  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from msanet.models import MODELS, build_model  # noqa: E402
-from msanet.models.msam import MSAM  # noqa: E402
 
 CLASSES = 19
 IS_GPU = torch.cuda.is_available()
@@ -114,9 +114,8 @@ def _prepared(name: str, way: Way, width: float) -> Callable[[Tensor], Tensor]:
     model: nn.Module = build_model(name, CLASSES, width=width).eval().to("cuda" if IS_GPU else "cpu")
     if way.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for module in model.modules():
-        if way.explicit and isinstance(module, MSAM):
-            module.attention = _as_written
+    if way.explicit:
+        as_written(model)
     return torch.compile(model, dynamic=False) if way.compiled else model
 
 
@@ -132,13 +131,6 @@ def _seconds(model: Callable[[Tensor], Tensor], image_NCHW: Tensor, way: Way) ->
     if IS_GPU:
         torch.cuda.synchronize()
     return clock() - began
-
-
-def _as_written(a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor) -> Tensor:
-    """Equation 1 with its map: (N, HW, HW) in memory."""
-    a, b, c = (x.flatten(2) for x in (a_NCHW, b_NCHW, c_NCHW))
-    map_NPP = (a.transpose(1, 2) @ b).softmax(dim=1)
-    return (c @ map_NPP).view(c_NCHW.shape)
 
 
 if __name__ == "__main__":

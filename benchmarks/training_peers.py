@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from paper import as_written
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,7 +16,6 @@ from msanet.data.index import Manifest, ShardInfo, SplitInfo
 from msanet.data.loader import plan_batches
 from msanet.data.stages import Batch
 from msanet.models import build_model
-from msanet.models.msam import MSAM
 from msanet.training.trainer import Trainer
 
 CLASSES, MEAN, STD = 21, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -43,13 +43,6 @@ def random_batch(images: int, size: tuple[int, int]) -> Batch:
     return batch.pin_memory() if torch.cuda.is_available() else batch
 
 
-def explicit_attention(a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor) -> Tensor:
-    """Equation 1 as it stands, with its map of all positions by all positions in memory."""
-    scores_NLS = b_NCHW.flatten(2).transpose(1, 2) @ a_NCHW.flatten(2)
-    attended_NLC = scores_NLS.softmax(dim=2) @ c_NCHW.flatten(2).transpose(1, 2)
-    return attended_NLC.transpose(1, 2).reshape(c_NCHW.shape)
-
-
 def network(width: float) -> nn.Module:
     """MSANet with the same weights each time."""
     torch.manual_seed(0)
@@ -58,11 +51,8 @@ def network(width: float) -> nn.Module:
 
 def paper_loop(batch: Batch, width: float) -> Step:
     """float32, NCHW, the explicit attention, Adam one tensor at a time, and the loss read after each step."""
-    device, model = distributed.device(), network(width)
-    for module in model.modules():
-        if isinstance(module, MSAM):
-            module.attention = explicit_attention
-    model.to(device).train()
+    device = distributed.device()
+    model = as_written(network(width)).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, foreach=False)
 
     def step() -> float:

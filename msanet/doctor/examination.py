@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from msanet.config import Config
 from msanet.data.cache import cache_folder
 from msanet.data.index import Manifest, SplitInfo
@@ -22,6 +20,7 @@ from msanet.losses import class_weights
 from msanet.models import build_model, model_options
 from msanet.models.network import SegmentationNetwork
 from msanet.models.pretrained import initialise
+from msanet.models.skeleton import without_values
 from msanet.training.checkpoint import checkpoint_folders
 from msanet.training.memory import step_memory
 from msanet.training.micro_batch import largest_that_fits, step_needs
@@ -166,7 +165,7 @@ def _deepspeed_findings(config: Config, plan: BatchPlan) -> list[Finding]:
 def _network_findings(case: Case, plan: BatchPlan, train: SplitInfo, looks: dict[str, list[Look]]) -> Iterator[Finding]:
     """BatchNorm, memory and disk; and whether the weights to start from fit."""
     config, trainer = case.config, case.config.trainer
-    with torch.device("meta"):
+    with without_values():
         network = case.build()
     yield from batches.batch_norm(network, plan, trainer.sync_batchnorm, "norm" in model_options(config.model.name))
     if config.model.pretrained:

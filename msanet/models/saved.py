@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.network import SegmentationNetwork
+from msanet.models.skeleton import without_values
 
 CARD = "msanet_card"
 """Where a file holds its card, as JSON: safetensors' metadata, ONNX's `metadata_props`, torch.export's `extra_files`."""
@@ -72,7 +73,7 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, ModelCard
     """The network on `device`, in evaluation mode, and its card."""
     weights, card = load_weights(path)
     try:
-        with torch.device("meta"):  # allocates nothing, whatever size a card from elsewhere asks for
+        with without_values():
             require_same_tensors(card.build(), weights, str(path))
     except (RuntimeError, TypeError):  # torch's words for sizes beyond 64 bits
         raise UserError(f"the model card of '{path}' asks for an impossible network; use another checkpoint") from None

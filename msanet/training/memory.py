@@ -20,6 +20,7 @@ from msanet.losses import SegmentationLoss
 from msanet.models.cost import peak_bytes
 from msanet.models.network import SegmentationNetwork
 from msanet.models.recompute import recompute_activations
+from msanet.models.skeleton import without_values
 from msanet.training.forward import micro_batch_loss
 from msanet.training.optim import bucket_size
 
@@ -66,7 +67,7 @@ def step_memory(
     training will be, since a GPU's operators keep other things than a CPU's.
     """
     activations = activation_bytes(build, config, histogram, batches, size, device)
-    with torch.device("meta"):
+    with without_values():
         parameters = sum(parameter.numel() for parameter in build().parameters() if parameter.requires_grad)
     state = state_bytes(parameters, config, batches)
     return replace(state, activations=max(activations, _update_bytes(parameters, config, batches.world_size)))
