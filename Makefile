@@ -13,10 +13,10 @@ demo: setup
 	PATH="$(abspath $(BIN)):$$PATH" jobs/demo.sh
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-multinode: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m multinode -rPs --numprocesses 2 --dist loadfile tests/multinode

@@ -19,6 +19,18 @@ from sharding.__main__ import main as shard
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+OF_PROCESSES = ("launcher", "sweep", "training", "evaluation", "test_jobs.py", "test_pulse.py")
+"""Tests that start processes, and wait for them half of the time."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than there are cores."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Processes first: at the end a file of few and long tests would have the machine to itself."""
+    items.sort(key=lambda item: item.path.relative_to(REPOSITORY / "tests").parts[0] not in OF_PROCESSES)
 
 
 def write_camvid(root: Path, train: int, val: int, size: tuple[int, int] = (36, 44), seed: int = 0) -> Path:
