@@ -82,7 +82,7 @@ class Segmenter:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, UInt8] = OrderedDict()
         self._attention: tuple[str, Attention] | None = None
-        Predictor(model, settings, card.mean, card.std)  # raises what is wrong with the settings now
+        self._predictor(settings)  # raises what is wrong with the settings now
 
     def segment(self, data: bytes, name: str = "image") -> Segmented:
         """Labels of an encoded image; `name` is for errors.
@@ -93,8 +93,7 @@ class Segmenter:
             image_HWC = decode(data, name, self.limits.megapixels)
             settings = self._settings_for(image_HWC)
             self._attention = None  # makes room
-            predictor = Predictor(self.model, settings, self.card.mean, self.card.std)
-            label_HW = predictor.labels(torch.from_numpy(image_HWC)).cpu().numpy()
+            label_HW = self._predictor(settings).labels(torch.from_numpy(image_HWC)).cpu().numpy()
             key = secrets.token_urlsafe(16)
             self._kept[key] = image_HWC
             while len(self._kept) > _KEPT:
@@ -111,7 +110,7 @@ class Segmenter:
             image_HWC = self._kept.get(key)
             if image_HWC is None:
                 raise UserError(f"the image is not among the last {_KEPT}, which alone are kept; drop it again")
-            maps = Maps(self.model, self._settings_for(image_HWC), self.card.mean, self.card.std)
+            maps = Maps(self._predictor(self._settings_for(image_HWC)))
             if not self.queries:
                 return {name: _small(map_HW) for name, map_HW in maps.scale_weights(image_HWC).items()}
             height, width = image_HWC.shape[:2]
@@ -124,6 +123,9 @@ class Segmenter:
                 self._attention = key, Attention(maps, image_HWC)
             found = self._attention[1].of_pixel(row, column)
             return {name: _levels(np.sqrt(map_HW / max(float(map_HW.max()), 1e-30))) for name, map_HW in found.items()}
+
+    def _predictor(self, settings: EvaluationConfig) -> Predictor:
+        return Predictor(self.model, settings, self.card.mean, self.card.std)
 
     def _settings_for(self, image_HWC: UInt8) -> EvaluationConfig:
         height, width = image_HWC.shape[:2]

@@ -4,13 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from msanet.config import EvaluationConfig
 from msanet.data.augment import normalise
 from msanet.errors import UserError
-from msanet.evaluation.inference import is_out_of_memory
+from msanet.evaluation.inference import Predictor, is_out_of_memory
 from msanet.models.attention_to_scale import AttentionToScale
 from msanet.models.blocks import upsample
 from msanet.models.msanet import ATTENTION_CELLS, MSANet
@@ -19,20 +18,14 @@ from msanet.visual.palette import UInt8
 
 
 class Maps:
-    """Maps of a network in evaluation mode: the whole image in one pass at scale 1, of `settings.resize` where set.
+    """Maps of a predictor's network: the whole image in one pass at scale 1, of `settings.resize` where set.
 
     queries_Q2: (row, column) of pixels of the image, for MSANet; its centre where there is none. Raises UserError where
     the network has no maps or knows no queries, and where memory does not suffice.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        settings: EvaluationConfig,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        queries_Q2: Sequence[tuple[int, int]] = (),
-    ) -> None:
+    def __init__(self, predictor: Predictor, queries_Q2: Sequence[tuple[int, int]] = ()) -> None:
+        model = predictor.model
         attends = isinstance(model, MSANet) and model.attends
         if not attends and not isinstance(model, AttentionToScale):
             raise UserError(
@@ -44,8 +37,8 @@ class Maps:
                 "--query is given, expected it with msanet alone: attention_to_scale has no queries; leave it out"
             )
         self.model = model
-        self.settings = settings
-        self.mean, self.std = mean, std
+        self.settings = predictor.settings
+        self.mean, self.std = predictor.mean, predictor.std
         self.queries_Q2 = tuple(queries_Q2)
 
     def pictures(self, image_HWC: UInt8) -> dict[str, UInt8]:

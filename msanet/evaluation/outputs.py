@@ -58,7 +58,7 @@ class Outputs:
         self.kinds = frozenset(default if kinds is None else kinds)
         self.video_kinds = self.kinds - {"palette"} if kinds is None else self.kinds
         self.predictor = Predictor(model, settings, card.mean, card.std)
-        self.maps = Maps(model, settings, card.mean, card.std, queries_Q2) if "maps" in self.kinds else None
+        self.maps = Maps(self.predictor, queries_Q2) if "maps" in self.kinds else None
         self._ids = np.array(card.ids, np.uint8)
 
     def write(self, path: Path, stem: Path) -> None:

@@ -49,7 +49,7 @@ def panel_maps(predictor: Predictor, image_HWC: Tensor) -> PanelMaps | None:
     whole = predictor.settings.window is None and not predictor.lockstep
     if not whole or not (attends or isinstance(model, AttentionToScale)):
         return None
-    maps = _GridMaps(model, predictor.settings, predictor.mean, predictor.std)
+    maps = _GridMaps(predictor)
     image = image_HWC.cpu().numpy()
     try:
         if attends:

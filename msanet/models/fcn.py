@@ -63,5 +63,7 @@ def _bilinear_upsampling(channels: int) -> nn.ConvTranspose2d:
     line = (0.25, 0.75, 0.75, 0.25)
     with torch.no_grad():
         layer.weight.zero_()
-        layer.weight[range(channels), range(channels)] = torch.tensor([[row * column for column in line] for row in line])
+        layer.weight[range(channels), range(channels)] = torch.tensor(
+            [[row * column for column in line] for row in line]
+        )
     return layer

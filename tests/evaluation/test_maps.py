@@ -10,6 +10,7 @@ from torch import nn
 from msanet.config import EvaluationConfig
 from msanet.data.augment import normalise
 from msanet.errors import UserError
+from msanet.evaluation.inference import Predictor
 from msanet.evaluation.maps import Maps
 from msanet.models import build_model
 from msanet.models.attention_to_scale import AttentionToScale
@@ -25,7 +26,7 @@ def network(name: str, **options: Any) -> nn.Module:
 
 
 def maps(model: nn.Module, *queries: tuple[int, int], **settings: Any) -> Maps:
-    return Maps(model, EvaluationConfig(**settings), MEAN, STD, queries)
+    return Maps(Predictor(model, EvaluationConfig(**settings), MEAN, STD), queries)
 
 
 def image(height: int = 30, width: int = 44) -> np.ndarray:

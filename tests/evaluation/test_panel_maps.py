@@ -58,7 +58,7 @@ def test_weights_of_scales_are_those_of_predict() -> None:
     predictor, image_HWC = _predictor("attention_to_scale", options=options), _image(48, 64)
     found = panel_maps(predictor, image_HWC)
     assert found and not found.attention
-    weights = Maps(predictor.model, predictor.settings, MEAN, STD).scale_weights(image_HWC.numpy())
+    weights = Maps(predictor).scale_weights(image_HWC.numpy())
     assert list(found.scales) == list(weights) == ["1", "0.5"]
     for scale, map_HW in weights.items():
         assert np.abs(found.scales[scale] / 255 - map_HW).max() < 0.51 / 255
