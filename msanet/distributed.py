@@ -8,8 +8,6 @@ import os
 import signal
 import socket
 import sys
-import threading
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,10 +15,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import psutil
 import torch
 import torch.distributed as dist
 
+from msanet import launchers
 from msanet.errors import EXIT_USER_ERROR, UserError, user_errors
 from msanet.processes import outlive_output
 from msanet.pulse import EXIT_FAULT, Pulse, say
@@ -28,8 +26,6 @@ from msanet.rendezvous import MissingRanks, meet, open_store
 from msanet.secrets import without_secrets
 
 _T = TypeVar("_T")
-ATTEMPT = "MSANET_ATTEMPT"
-"""Environment variable: how often the job was started before, where a supervisor above this process counts."""
 
 
 def rank() -> int:
@@ -72,7 +68,7 @@ def session(timeout: float) -> Iterator[None]:
     """
     fill_in_environment()
     _prepare_device()
-    watch_launcher()
+    launchers.watch()
     outlive_output()
     code = 0
     try:
@@ -263,52 +259,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]
-
-
-def when_launcher_is_lost(action: Callable[[], None] | None) -> None:
-    """What this rank does when the launcher that started it is gone; None: it ends, as it does unless told otherwise."""
-    global _on_lost_launcher
-    _on_lost_launcher = action
-
-
-_on_lost_launcher: Callable[[], None] | None = None
-
-
-def watch_launcher() -> None:
-    """End this process when its launcher is gone: a killed `deepspeed` would leave its ranks running."""
-    is_lost = _loss_of_launcher()
-    if is_lost is None:
-        return
-
-    def watch() -> None:
-        while not is_lost():
-            time.sleep(1.0)
-        if _on_lost_launcher:
-            _on_lost_launcher()
-            return
-        print(f"error: rank {rank()} lost its launcher and ends", file=sys.stderr, flush=True)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
-
-
-def _loss_of_launcher() -> Callable[[], bool] | None:
-    """What says whether the launcher is gone; None for a single process that a person has started: it may outlive its shell.
-
-    `deepspeed` starts `deepspeed.launcher.launch`, which starts the ranks and outlives it, so both are watched. Either may
-    have been killed while this process was starting: then it has another parent, or its parent has.
-    """
-    parent, orphaned = os.getppid(), lambda: os.getppid() != parent
-    if ATTEMPT in os.environ or "CROSS_RANK" not in os.environ:  # the latter is set by deepspeed.launcher.launch
-        has_launcher = world_size() > 1 or {ATTEMPT, "TORCHELASTIC_RUN_ID"} & os.environ.keys()
-        return orphaned if has_launcher else None
-    try:
-        launcher = psutil.Process(parent)
-        if not any("deepspeed.launcher.launch" in word for word in launcher.cmdline()):
-            return lambda: True
-        above = launcher.ppid()
-        if above == 1 and not psutil.pid_exists(os.getpgid(parent)):
-            return lambda: True
-    except (psutil.Error, OSError):  # a parent that is hidden, or that a container has not
-        return orphaned
-    return lambda: orphaned() or launcher.ppid() != above

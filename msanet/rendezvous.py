@@ -27,28 +27,37 @@ def open_store(rank: int, world_size: int, timeout: float) -> dist.Store:
     if world_size == 1:
         return dist.HashStore()
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    of_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    is_keeper = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
-        store = dist.TCPStore(
-            host, port, world_size, rank == 0 and not of_agent, timedelta(seconds=timeout), wait_for_workers=False
-        )
-    except dist.DistError as error:
+        if not is_keeper:
+            _wait_for_port(host, port, timeout)
+        store = dist.TCPStore(host, port, world_size, is_keeper, timedelta(seconds=timeout), wait_for_workers=False)
+    except (dist.DistError, OSError) as error:
         if "EADDRINUSE" in str(error):
             raise UserError(
                 f"port {port} of this machine is in use, probably by another training, expected a free one; add "
                 f"--master_port with another number to the deepspeed command"
             ) from None
-        local_rank = int(os.environ.get("LOCAL_RANK", 0))
         raise MissingRanks(
             f"rank 0 on {host}, port {port}, could not be reached by {host_name()} within run.timeout={timeout:g} s; start "
             f"all {world_size} ranks, and let the hosts reach that port",
-            is_to_be_said=local_rank == (1 if rank == local_rank else 0),  # the first that is not rank 0
+            is_to_be_said=_is_first_but_0(rank),
         ) from None
     return dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def meet(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[str]:
     """Wait for all ranks; the host of each. Raises MissingRanks that names those that have not come in `timeout` seconds."""
+    try:
+        return _meet(store, rank, world_size, timeout)
+    except dist.DistError:  # rank 0 keeps the store; where it has given up, it has said why
+        raise MissingRanks(
+            f"rank 0 ended before all {world_size} ranks had come; see what it said, or that it was killed",
+            is_to_be_said=_is_first_but_0(rank),
+        ) from None
+
+
+def _meet(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[str]:
     store.set(f"host/{rank}", host_name())
     keys = [f"host/{number}" for number in range(world_size)]
     store.add("here", 1)
@@ -64,6 +73,25 @@ def meet(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[
         time.sleep(pause)
         pause = min(2 * pause, 0.5)
     return [value.decode() for value in store.multi_get(keys)]
+
+
+def _wait_for_port(host: str, port: int, timeout: float) -> None:
+    """Until something listens there. PyTorch's own wait takes up to two and a half times its timeout."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, port), max(0.1, until - time.monotonic())).close()
+            return
+        except OSError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.1)
+
+
+def _is_first_but_0(rank: int) -> bool:
+    """Whether this is the first rank of its host that is not rank 0."""
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    return local_rank == (1 if rank == local_rank else 0)
 
 
 def leave(store: dist.Store, rank: int, world_size: int, seconds: float) -> None:

@@ -13,6 +13,7 @@ LEVELS: dict[str, int] = {
     "msanet.documents": 0,
     "msanet.errors": 0,
     "msanet.files": 0,
+    "msanet.launchers": 0,
     "msanet.processes": 0,
     "msanet.pulse": 0,
     "msanet.rendezvous": 0,

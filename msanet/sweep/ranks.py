@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from msanet.distributed import ATTEMPT
+from msanet.launchers import ATTEMPT
 from msanet.sweep.plan import SweepPlan
 from msanet.sweep.process import End, Place, RankProcess
 

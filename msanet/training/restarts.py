@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from msanet import distributed
+from msanet import distributed, launchers
 from msanet.config import Config
 from msanet.errors import EXIT_USER_ERROR, user_errors
 from msanet.pulse import AGAIN, EXIT_FAULT, say
@@ -36,7 +36,7 @@ def restarting(config: Config) -> Config:
 
     A run that was started again goes on from its checkpoint, whatever `run.resume` says.
     """
-    attempt = os.environ.get(distributed.ATTEMPT)
+    attempt = os.environ.get(launchers.ATTEMPT)
     if attempt is None and config.run.restarts:
         with user_errors():
             code = _Supervisor(config.run.restarts, config.run.timeout).run()
@@ -59,8 +59,8 @@ class _Supervisor:
         """Attempt until the job ends well or is told to stop. The exit code of this rank's last attempt."""
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._pass_on)
-        distributed.when_launcher_is_lost(lambda: self._pass_on(signal.SIGTERM))
-        distributed.watch_launcher()
+        launchers.when_lost(lambda: self._pass_on(signal.SIGTERM))
+        launchers.watch()
         try:
             store = open_store(self.rank, self.world_size, self.timeout)
             for attempt in range(self.restarts + 1):
@@ -85,7 +85,7 @@ class _Supervisor:
         if self.rank == 0:
             store.set("port", str(distributed.free_port()))
         port = self._within(lambda: store.get("port")).decode()
-        environment = {**os.environ, distributed.ATTEMPT: str(attempt), "MASTER_PORT": port}
+        environment = {**os.environ, launchers.ATTEMPT: str(attempt), "MASTER_PORT": port}
         environment["TORCHELASTIC_USE_AGENT_STORE"] = "False"
         # A process group of its own, so that Ctrl-C reaches it once, through this process.
         self.child = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=environment, process_group=0)

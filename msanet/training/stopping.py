@@ -11,7 +11,7 @@ import time
 from enum import IntEnum
 from types import FrameType
 
-from msanet import distributed
+from msanet import distributed, launchers
 from msanet.pulse import say
 
 EXIT_REQUEUE = 75
@@ -46,11 +46,11 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
-        distributed.when_launcher_is_lost(self._on_lost_launcher)
+        launchers.when_lost(self._on_lost_launcher)
         return self
 
     def __exit__(self, *error: object) -> None:
-        distributed.when_launcher_is_lost(None)
+        launchers.when_lost(None)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -1,11 +1,13 @@
 """A run that is told to stop saves, says so by its exit code, and goes on where it was."""
 
+import ctypes
 import json
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -92,27 +94,39 @@ def test_a_launcher_that_is_gone_leaves_a_checkpoint_and_no_process(
     assert metrics[-1]["step"] == state.step
 
 
+@pytest.fixture
+def adopts_orphans() -> Iterator[None]:
+    """This process becomes the parent of orphans below it, as systemd is on a desktop."""
+    set_child_subreaper, libc = 36, ctypes.CDLL(None)  # linux/prctl.h
+    libc.prctl(set_child_subreaper, 1)
+    yield
+    libc.prctl(set_child_subreaper, 0)
+
+
+@pytest.mark.usefixtures("adopts_orphans")
 @pytest.mark.parametrize("victim", ["runner", "launch"])
 def test_a_launcher_that_is_gone_before_its_rank_has_begun_leaves_no_process(
     shards: Path, tmp_path: Path, victim: str
 ) -> None:
-    """`deepspeed` is deepspeed.launcher.runner, which starts deepspeed.launcher.launch, which starts the rank."""
+    """`deepspeed` is deepspeed.launcher.runner, which starts deepspeed.launcher.launch, which starts the rank.
+
+    Nobody asks for the exit code of the one that is killed, so that it stays there as a zombie.
+    """
     process = launch(tmp_path / "log", words(shards, tmp_path / "run", 4000), ranks=1)
     runner = psutil.Process(process.pid)
     wait_until(lambda: runner.children(), [process])
     (second,) = runner.children()
     if victim == "runner":
         process.kill()
-        process.wait(timeout=60)
     deadline = time.monotonic() + 100
     while not (ranks := second.children()):
         assert time.monotonic() < deadline and second.is_running(), (tmp_path / "log").read_text()
         time.sleep(0.02)
     if victim == "launch":
         second.kill()
-        process.wait(timeout=60)
     _, alive = psutil.wait_procs([second, *ranks], timeout=60)
     assert alive == [] and steps_logged(tmp_path / "run") < 100, (tmp_path / "log").read_text()
+    process.wait(timeout=60)
 
 
 def test_checkpoints_by_the_clock_and_the_best(shards: Path, tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+"""Ranks that wait for one another end on time, and in a sentence, when one of them is lost."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import REPOSITORY
+from ranks import free_port
+
+from msanet.rendezvous import MissingRanks, meet, open_store
+
+KEEPER = "from msanet.rendezvous import open_store; import time; store = open_store(0, 3, 60); time.sleep(1000)"
+
+
+@pytest.fixture(autouse=True)
+def address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+
+def test_a_rank_0_that_is_lost_while_ranks_meet_is_named() -> None:
+    keeper = subprocess.Popen([sys.executable, "-c", KEEPER], cwd=REPOSITORY)
+    try:
+        store = open_store(1, 3, timeout=60)
+        threading.Timer(1.0, keeper.kill).start()
+        with pytest.raises(MissingRanks, match="^rank 0 ended before all 3 ranks had come; ") as fault:
+            meet(store, 1, 3, timeout=60)
+    finally:
+        keeper.kill()
+        keeper.wait()
+    assert fault.value.is_to_be_said
+
+
+def test_a_rank_0_that_never_comes_is_waited_for_no_longer_than_said() -> None:
+    began = time.monotonic()
+    with pytest.raises(MissingRanks, match="^rank 0 on 127.0.0.1, port .*run.timeout=5 s"):
+        open_store(1, 3, timeout=5)
+    assert 5 <= time.monotonic() - began < 8  # 1.1 to 2.4 times as long where PyTorch waits by itself
