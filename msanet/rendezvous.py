@@ -10,6 +10,9 @@ import torch.distributed as dist
 
 from msanet.errors import UserError
 
+_LONGEST_PAUSE = 0.5
+"""Seconds between two looks at who is there."""
+
 
 class MissingRanks(Exception):
     """Ranks that did not come in time. The message is one sentence that names them; is_to_be_said: by this rank of its host."""
@@ -64,14 +67,19 @@ def _meet(store: dist.Store, rank: int, world_size: int, timeout: float) -> list
     until, pause = time.monotonic() + timeout, 0.01
     while store.add("here", 0) < world_size:
         if time.monotonic() > until:
+            store.set("over", "")  # the others, who may have begun later, end with this one
+        if store.check(["over"]):
             missing = [number for number, key in enumerate(keys) if not store.check([key])]
+            is_to_be_said = store.add(f"missing/{host_name()}", 1) == 1
+            if rank == 0:
+                time.sleep(3 * _LONGEST_PAUSE)  # it keeps the store, which the others have yet to ask
             raise MissingRanks(
                 f"rank {listed(missing)} did not come within run.timeout={timeout:g} s, expected {world_size} ranks and found "
                 f"{world_size - len(missing)}; look at the hosts that should have started them",
-                is_to_be_said=store.add(f"missing/{host_name()}", 1) == 1,
+                is_to_be_said,
             )
         time.sleep(pause)
-        pause = min(2 * pause, 0.5)
+        pause = min(2 * pause, _LONGEST_PAUSE)
     return [value.decode() for value in store.multi_get(keys)]
 
 

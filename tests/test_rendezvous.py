@@ -12,6 +12,7 @@ from ranks import free_port
 from msanet.rendezvous import MissingRanks, meet, open_store
 
 KEEPER = "from msanet.rendezvous import open_store; import time; store = open_store(0, 3, 60); time.sleep(1000)"
+MEETER = "from msanet.rendezvous import meet, open_store; meet(open_store(0, 3, {seconds}), 0, 3, {seconds})"
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +40,13 @@ def test_a_rank_0_that_never_comes_is_waited_for_no_longer_than_said() -> None:
     with pytest.raises(MissingRanks, match="^rank 0 on 127.0.0.1, port .*run.timeout=5 s"):
         open_store(1, 3, timeout=5)
     assert 5 <= time.monotonic() - began < 8  # 1.1 to 2.4 times as long where PyTorch waits by itself
+
+
+def test_all_end_with_the_first_that_gives_up_and_one_of_a_host_says_why() -> None:
+    """Rank 0, which keeps the store, gives up before rank 1 would."""
+    command = [sys.executable, "-c", MEETER.format(seconds=3)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as keeper:
+        store = open_store(1, 3, timeout=60)
+        with pytest.raises(MissingRanks, match="^rank 2 did not come") as fault:
+            meet(store, 1, 3, timeout=60)
+        assert "MissingRanks: rank 2 did not come" in keeper.communicate()[1] and not fault.value.is_to_be_said
