@@ -94,13 +94,22 @@ def require_same(run: Run, deployed: Deployed, size: Size = None) -> None:
 
 
 def _graph(network: nn.Module, card: ModelCard, size: Size) -> torch.export.ExportedProgram:
-    """The deployed network as a graph, with a free batch and, where `size` is None, free height and width from 1 on."""
+    """The deployed network as a graph, with a free batch and, where `size` is None, free height and width from 1 on.
+
+    Raises UserError where torch cannot leave the size free: 2.11 for networks on ResNet, whose pooling pads.
+    """
     batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
     free = {0: batch} if size else {0: batch, 2: height, 3: width}
     example = torch.zeros(2, 3, *(size or (70, 101)))
     # Otherwise the example's being larger than one cell, and no whole number of cells, would be conditions of the graph.
     with tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-        return torch.export.export(Deployed(network, card), (example,), dynamic_shapes=(free,))
+        try:
+            return torch.export.export(Deployed(network, card), (example,), dynamic_shapes=(free,))
+        except torch._dynamo.exc.UserError:
+            raise UserError(
+                f"torch {torch.__version__} cannot export {card.name} for images of any size, as torch 2.13 does; give "
+                "the one size of your images by --size"
+            ) from None
 
 
 def _write_torch(path: Path, network: nn.Module, card: ModelCard, size: Size) -> None:
