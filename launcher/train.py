@@ -5,10 +5,9 @@
 `deepspeed` may be left out (one process). The same command again goes on. A signal makes a run save and end with code 75.
 """
 
-import sys
-
 from tqdm import tqdm
 
+import msanet.whole_imports  # noqa: F401
 from msanet import distributed
 from msanet.command_line import train_config
 from msanet.config import Config
@@ -51,7 +50,7 @@ def train(config: Config) -> None:
             if asked or trainer.is_to_be_saved:
                 run.save(trainer.checkpoint())
             if asked is Ask.STOP and not trainer.is_done:
-                sys.exit(EXIT_REQUEUE)
+                raise SystemExit(EXIT_REQUEUE)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
+from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def end_with_parent() -> None:
     """Called in a child of `multiprocessing`: end it when the process that created it is gone, however that died.
 
     The creator is meant, not the operating system's parent, which under forkserver is the fork server: that lives on for
-    as long as one of its children does.
+    as long as one of its children does. A connection that breaks because the creator is gone is no error to report.
     """
     creator = multiprocessing.parent_process()
     assert creator is not None, "only for processes that multiprocessing has started"
@@ -36,6 +37,12 @@ def end_with_parent() -> None:
             pass
         os._exit(1)
 
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        is_of_parent = issubclass(kind, ConnectionError | EOFError) and wait([creator.sentinel], timeout=1)
+        if not is_of_parent:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = report
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
     if signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()):  # started by `deaf_helpers`
         threading.Thread(target=obey, daemon=True, name="parent-voice").start()

@@ -18,6 +18,7 @@ LEVELS: dict[str, int] = {
     "msanet.pulse": 0,
     "msanet.rendezvous": 0,
     "msanet.secrets": 0,
+    "msanet.whole_imports": 0,
     "msanet.config": 1,
     "msanet.distributed": 1,
     "msanet.datasets": 1,

@@ -63,6 +63,16 @@ def watched(grace: float, body: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
 
 
+@pytest.mark.parametrize("library", ["libtorch", "numpy"])
+def test_an_interrupt_while_a_run_imports_ends_it(shards: Path, tmp_path: Path, library: str) -> None:
+    """As an exception it may be caught by the library that is being imported, and the run goes on with half of it."""
+    (process,) = start_ranks(1, words(shards, tmp_path / "run", 4000))
+    wait_until(lambda: library in Path(f"/proc/{process.pid}/maps").read_text(), [process])
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=100) == ("", None)
+    assert process.returncode == -signal.SIGINT and not (tmp_path / "run").exists()
+
+
 def test_a_second_interrupt_leaves_at_once() -> None:
     done = watched(60, "os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT); time.sleep(50)")
     assert done.returncode == 128 + signal.SIGINT, done.stderr
