@@ -41,6 +41,8 @@ def start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan)
         config=deepspeed_config(config, batches, sum(parameter.numel() for parameter in model.parameters())),
         dist_init_required=not dist.is_initialized(),
     )
+    if distributed.world_size() == 1 and config.trainer.zero_stage == 0:
+        engine.enable_backward_allreduce = False  # of one rank: all gradients copied twice, and nothing added
     order_memory(engine.module, config.trainer)
     engine_state.start_momentum(engine)
     return engine
