@@ -88,7 +88,8 @@ def alone(settings: dict[str, object], ranks: int, folder: Path) -> Figures:
 
 def trials(settings: dict[str, object], ranks: int, folder: Path) -> Figures:
     """Two trials, one after the other."""
-    sweep, file = {"trials": 2, "ranks": ranks, "concurrent": 1}, folder / "sweep.yaml"
+    cpus = max(1, len(os.sched_getaffinity(0)) // ranks)  # all of the machine's, as the training without Ray has
+    sweep, file = {"trials": 2, "ranks": ranks, "cpus": cpus, "concurrent": 1}, folder / "sweep.yaml"
     file.write_text(yaml.safe_dump({"sweep": sweep, "run": settings, "space": {"run.seed": {"choice": [0]}}}))
     os.environ["RAY_TMPDIR"] = str(folder)
     command = [sys.executable, "jobs/sweep.py", "--config", str(file), f"sweep.folder={folder / 'out'}"]

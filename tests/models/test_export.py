@@ -74,8 +74,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+ON_VGG = ("fcn", "deeplab_largefov", "deeplab_msc_largefov")
+
+
 @pytest.mark.parametrize(
-    ("name", "target"), [*((name, "onnx") for name in MODELS if name != "unet"), ("msanet", "torch")]
+    ("name", "target"),
+    [
+        *((name, "onnx") for name in MODELS if name not in ("unet", *ON_VGG)),
+        ("msanet", "torch"),
+        *(pytest.param(name, "onnx", marks=pytest.mark.slow) for name in ON_VGG),
+    ],
 )
 def test_every_network_has_the_same_labels_at_any_size(name: str, target: str, tmp_path: Path) -> None:
     """ONNX is made of the torch.export program, so most are held as ONNX alone; unet is `folder`'s."""
