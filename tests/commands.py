@@ -1,10 +1,12 @@
 """Real runs of launcher/train.py for tests to stop, kill and start again: small ones, a step in a tenth of a second."""
 
+import ctypes
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from conftest import REPOSITORY
@@ -43,3 +45,12 @@ def steps_logged(folder: Path) -> int:
     """How many steps metrics.jsonl has so far."""
     metrics = folder / "metrics.jsonl"
     return metrics.read_text().count('"loss"') if metrics.is_file() else 0
+
+
+@contextmanager
+def adopting_orphans(adopts: bool = True) -> Iterator[None]:
+    """This process becomes the parent of orphans below it, as systemd is on a desktop."""
+    set_child_subreaper, libc = 36, ctypes.CDLL(None)  # linux/prctl.h
+    libc.prctl(set_child_subreaper, int(adopts))
+    yield
+    libc.prctl(set_child_subreaper, 0)

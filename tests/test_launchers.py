@@ -1,6 +1,5 @@
 """A rank finds out whether the launchers above it live, even where they were killed before it could look."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from commands import adopting_orphans
 from conftest import REPOSITORY
 
 RANK = """
@@ -30,10 +30,8 @@ RUNNER = "import subprocess, sys; subprocess.run([sys.executable, '-c', {launch!
 @pytest.fixture(params=["init", "this process"])
 def adopter(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whose children orphans become, as those of systemd on a desktop; ended ones stay as zombies while it does not ask."""
-    set_child_subreaper, libc = 36, ctypes.CDLL(None)  # linux/prctl.h
-    libc.prctl(set_child_subreaper, int(request.param == "this process"))
-    yield
-    libc.prctl(set_child_subreaper, 0)
+    with adopting_orphans(request.param == "this process"):
+        yield
 
 
 def start(folder: Path, *command: str, **how: bool | int) -> subprocess.Popen[bytes]:

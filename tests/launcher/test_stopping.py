@@ -1,6 +1,5 @@
 """A run that is told to stop saves, says so by its exit code, and goes on where it was."""
 
-import ctypes
 import json
 import re
 import signal
@@ -13,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from commands import launch, steps_logged, wait_until, words
+from commands import adopting_orphans, launch, steps_logged, wait_until, words
 from conftest import REPOSITORY
 from ranks import start_ranks
 from small_runs import newest
@@ -106,11 +105,8 @@ def test_a_launcher_that_is_gone_leaves_a_checkpoint_and_no_process(
 
 @pytest.fixture
 def adopts_orphans() -> Iterator[None]:
-    """This process becomes the parent of orphans below it, as systemd is on a desktop."""
-    set_child_subreaper, libc = 36, ctypes.CDLL(None)  # linux/prctl.h
-    libc.prctl(set_child_subreaper, 1)
-    yield
-    libc.prctl(set_child_subreaper, 0)
+    with adopting_orphans():
+        yield
 
 
 @pytest.mark.usefixtures("adopts_orphans")
