@@ -7,38 +7,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from cards import card
 from PIL import Image
 from werkzeug.test import TestResponse
 
 from msanet.config import EvaluationConfig
-from msanet.datasets import CAMVID
 from msanet.demo.app import create_app
 from msanet.demo.segmenter import Limits, Segmenter
-from msanet.models.saved import ModelCard
 
-MEAN, STD = (120.0, 110.0, 100.0), (60.0, 55.0, 50.0)
 PLAIN = EvaluationConfig()
-
-
-def card(name: str, **options: Any) -> ModelCard:
-    return ModelCard(
-        name=name,
-        options={"width": 0.05, **options},
-        dataset=CAMVID.name,
-        dataset_digest="0",
-        classes=CAMVID.classes,
-        palette=CAMVID.palette,
-        ids=tuple(range(CAMVID.num_classes)),
-        mean=MEAN,
-        std=STD,
-        resize=None,
-        step=1,
-    )
 
 
 def segmenter(name: str, limits: Limits | None = None, settings: EvaluationConfig = PLAIN, **options: Any) -> Segmenter:
     torch.manual_seed(0)
-    own = card(name, **options)
+    own = card(name, width=0.05, **options)
     return Segmenter(own.build().eval(), own, settings, limits or Limits())
 
 

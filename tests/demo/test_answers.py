@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from demo_visitor import MEAN, STD, Visitor, encoded, pixels, segmenter, unpacked
+from cards import MEAN, STD
+from demo_visitor import Visitor, encoded, pixels, segmenter, unpacked
 from PIL import Image
 from torch import nn
 

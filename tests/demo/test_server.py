@@ -16,8 +16,9 @@ import psutil
 import pytest
 import torch
 import werkzeug.serving
+from cards import card
 from conftest import REPOSITORY
-from demo_visitor import card, encoded, pixels, segmenter
+from demo_visitor import encoded, pixels, segmenter
 
 from msanet.command_line import demo_job
 from msanet.demo.segmenter import Limits
@@ -62,7 +63,7 @@ def test_without_flask_a_sentence_names_the_extra(monkeypatch: pytest.MonkeyPatc
 def running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The page of a small MSANet as users start it, in a process that cannot write a byte to any file."""
     torch.manual_seed(0)
-    own = card("msanet")
+    own = card("msanet", width=0.05)
     save_network(folder / "model.safetensors", own.build().state_dict(), own)
     command = [sys.executable, "-B", "launcher/demo.py", "--checkpoint", str(folder), "--port", "0"]
     process = subprocess.Popen(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cards import card
 from fuzz.hostile import NAMES, altered, damaged, outcome
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,12 +24,9 @@ FILES = "files.json"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    card = ModelCard(
-        name="fcn", options={"width": 0.01}, dataset="camvid", dataset_digest="0" * 64, classes=("a", "b"),
-        palette=((0, 0, 0), (1, 1, 1)), ids=(0, 1), mean=(1, 2, 3), std=(1, 2, 3), resize=None, step=1,
-    )  # fmt: skip
+    own = card("fcn", classes=("a", "b"), width=0.01)
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_network(path, card.build().state_dict(), card)
+    save_network(path, own.build().state_dict(), own)
     return path
 
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from cards import card
 from conftest import REPOSITORY
 from PIL import Image
 
@@ -19,30 +20,16 @@ from msanet.datasets import CAMVID, CITYSCAPES, VOC, DatasetSpec
 from msanet.errors import UserError
 from msanet.evaluation.inference import Predictor
 from msanet.models.network import SegmentationNetwork
-from msanet.models.saved import ModelCard, load_network, save_network
+from msanet.models.saved import load_network, save_network
 
-MEAN, STD = (120.0, 110.0, 100.0), (60.0, 55.0, 50.0)
 IDS = tuple(range(40, 40 + CAMVID.num_classes))
 
 
 def checkpoint(folder: Path, name: str = "unet", spec: DatasetSpec = CAMVID, **options: Any) -> Path:
     """A newly initialised small network with a card, as a run leaves it."""
-    ids = IDS if spec is CAMVID else tuple(range(spec.num_classes))
-    card = ModelCard(
-        name=name,
-        options={"width": 0.05, **options},
-        dataset=spec.name,
-        dataset_digest="0",
-        classes=spec.classes,
-        palette=spec.palette,
-        ids=ids,
-        mean=MEAN,
-        std=STD,
-        resize=None,
-        step=1,
-    )
+    own = card(name, spec, ids=IDS if spec is CAMVID else (), **{"width": 0.05, **options})
     torch.manual_seed(0)
-    save_network(folder / "model.safetensors", card.build().state_dict(), card)
+    save_network(folder / "model.safetensors", own.build().state_dict(), own)
     return folder / "model.safetensors"
 
 

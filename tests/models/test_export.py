@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+from cards import card
 from conftest import REPOSITORY
 from PIL import Image
 from torch import Tensor
@@ -28,29 +29,19 @@ from msanet.models.saved import CARD, ModelCard, save_network
 pytest.importorskip("onnxscript", reason="torch's ONNX exporter needs onnxscript (extra `export`)")
 onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported network (extra `export`)")
 
+NAMES = ("sky", "road", "tree", "car", "ödland")[:CLASSES]
+
 
 def trained(name: str, width: float = 0.02, **options: str) -> tuple[SegmentationNetwork, ModelCard]:
     """A network with scores that differ from pixel to pixel, and its card."""
-    card = ModelCard(
-        name=name,
-        options={"width": width, **options},
-        dataset="toy",
-        dataset_digest="0",
-        classes=("sky", "road", "tree", "car", "ödland")[:CLASSES],
-        palette=((0, 0, 9), (9, 0, 0), (0, 9, 0), (9, 9, 0), (9, 9, 9)),
-        ids=(7, 3, 1, 4, 5),
-        mean=(120.0, 110.0, 100.0),
-        std=(60.0, 58.0, 62.0),
-        resize=None,
-        step=12,
-    )
+    own = card(name, classes=NAMES, ids=(7, 3, 1, 4, 5), **{"width": width, **options})
     torch.manual_seed(0)
-    network = card.build().eval()
+    network = own.build().eval()
     with torch.no_grad():
         for parameter in network.parameters():
             if not parameter.any():  # FCN's scores start at zero
                 parameter.normal_(std=0.1)
-    return network, card
+    return network, own
 
 
 def grey_values(batch: int, height: int, width: int) -> Tensor:
@@ -201,7 +192,7 @@ def test_the_command_writes_a_graph_of_one_size(checkpoint: Path, tmp_path: Path
     command = [sys.executable, "launcher/export.py", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"unet with 5 classes of toy, step 12, written to {out}\n"
+    assert done.stdout == f"unet with 5 classes of camvid, step 12, written to {out}\n"
     run = FORMATS["torch"].open(out)
     require_same(run, Deployed(*trained("unet")), (33, 40))
     with pytest.raises(AssertionError, match="== 40"):

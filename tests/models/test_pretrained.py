@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cards
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,7 +19,7 @@ from msanet.models import MODELS, build_model
 from msanet.models.network import SegmentationNetwork
 from msanet.models.pretrained import initialise
 from msanet.models.resnet import ResNet
-from msanet.models.saved import ModelCard, save_network
+from msanet.models.saved import save_network
 
 WIDTH = 1 / 16  # VGG's channels 8, 8, 16, 32, 32 and fc6 of 256, LargeFOV's of 64
 CHANNELS = [8, 8, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
@@ -87,12 +88,7 @@ def checkpoint(
     options = {"width": WIDTH, **options}
     weights = build_model(name, len(classes), **options).state_dict()
     weights = {name: torch.rand(t.shape) if t.is_floating_point() else torch.tensor(7) for name, t in weights.items()}
-    count = len(classes)
-    card = ModelCard(
-        name=name, options=options, dataset="toy", dataset_digest="0", classes=classes, palette=((0, 0, 0),) * count,
-        ids=tuple(range(count)), mean=(1, 2, 3), std=(4, 5, 6), resize=None, step=12,
-    )  # fmt: skip
-    save_network(folder / "model.safetensors", weights, card)
+    save_network(folder / "model.safetensors", weights, cards.card(name, classes=classes, **options))
     return folder / "model.safetensors", weights
 
 
@@ -380,8 +376,8 @@ def test_same_classes_take_everything(name: str, tmp_path: Path) -> None:
     report = initialise(model, path, CLASSES)
     assert report.kept == report.unused == ()
     assert all(torch.equal(tensor, trained[key]) for key, tensor in model.state_dict().items())
-    assert f"{name} of 3 classes of toy at step 12" in report.text(MEAN, STD)
-    assert "warning: " in report.text(MEAN, STD) and "warning: " not in report.text((1, 2, 3), (4, 5, 6))
+    assert f"{name} of 3 classes of camvid at step 12" in report.text(MEAN, STD)
+    assert "warning: " in report.text(MEAN, STD) and "warning: " not in report.text(cards.MEAN, cards.STD)
 
 
 def test_order_of_classes_counts(tmp_path: Path) -> None:
