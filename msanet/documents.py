@@ -1,6 +1,8 @@
 """YAML and JSON that a person wrote, within bounds: what is large, deep or multiplies itself is refused before it is built."""
 
 import json
+import math
+import unicodedata
 from typing import Any
 
 import yaml
@@ -29,9 +31,14 @@ def parse_json(text: str | bytes) -> Any:
     """Plain values of a JSON document whose keys are unique and numbers finite. Raises ValueError with a few words."""
     _check_size(text)
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def is_line(text: str) -> bool:
+    """Whether a person can be shown it in one line; spaces of all kinds are fine, as are joiners (Persian, emoji)."""
+    return all(c.isprintable() or unicodedata.category(c) == "Zs" or c in "\u200c\u200d" for c in text)
 
 
 def _check_size(text: str | bytes) -> None:
@@ -40,12 +47,25 @@ def _check_size(text: str | bytes) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Counts what aliases (`*name`) and merges (`<<`) will become, which takes exponential memory in a few lines."""
+    """Counts what aliases (`*name`) and merges (`<<`) will become, which takes exponential memory in a few lines.
+
+    A key that stands twice in a mapping is refused: the first one would be dropped without a word.
+    """
 
     def __init__(self, stream: str | bytes) -> None:
         super().__init__(stream)
         self._depth = self._values = 0
         self._sizes: dict[int, int] = {}  # id of a node -> values in it
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in seen:
+                    problem = f"the key {key.value[:50]!r} stands there twice"
+                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         mark, is_alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
@@ -85,6 +105,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
         raise ValueError(f"the key {twice[:50]!r} stands there twice")
     return found
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text[:50]} is beyond what a number can hold")
+    return number
 
 
 def _refuse_constant(name: str) -> Any:

@@ -1,6 +1,7 @@
 """Errors that are the user's to mend, and how a command ends on them."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -20,8 +21,11 @@ class UserError(ValueError):
 def user_errors(may_speak: Callable[[str], bool] = lambda sentence: True) -> Iterator[None]:
     """End the process with exit code 2 and one sentence, without a traceback, where the input is at fault.
 
-    may_speak: whether to print this sentence (the ranks of a job agree on one that does).
+    may_speak: whether to print this sentence (the ranks of a job agree on one that does). What a terminal's encoding cannot
+    show, in a class's or a file's name, is printed escaped.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     except UserError as error:
@@ -45,6 +49,9 @@ _ADVICE = {
     errno.EDQUOT: "free some space or choose another disk, then run the same command again",
     errno.ENOTDIR: "a part of this path is a file, expected a folder; correct the path",
     errno.ENOENT: "check the path",
+    errno.EISDIR: "this is a folder, expected a file; correct the path",
+    errno.EEXIST: "a part of this path is a file, expected a folder; correct the path",
+    errno.ENAMETOOLONG: "choose a shorter name",
 }
 
 

@@ -87,7 +87,10 @@ def read_member(descriptor: int, member: Member) -> bytes:
     size = os.fstat(descriptor).st_size
     if member.offset + member.length > size:
         raise UserError(f"has {member.length} bytes, expected them to end inside the tar of {size}")
-    data = os.pread(descriptor, member.length, member.offset)
+    try:
+        data = os.pread(descriptor, member.length, member.offset)
+    except OSError as error:
+        raise UserError(f"cannot be read ({os.strerror(error.errno or 0).lower()}), expected a sound disk") from None
     if zlib.crc32(data) != member.crc32:
         raise UserError(f"{len(data)} bytes have crc32 {zlib.crc32(data):08x}, expected {member.crc32:08x}")
     return data

@@ -20,6 +20,8 @@ WRITER_VERSION = 2
 """Raised when the same plan gives other bytes, so that a continued run does not mix both."""
 MAX_KEY = 80
 """A tar header has 100 bytes for the file name, which also holds the extension."""
+MAX_SAMPLES = 100_000
+"""Of a shard: its index takes about 270 bytes a sample, and must stay below what a reader takes."""
 DEFAULT_SHARD_BYTES = "384MB"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -81,12 +83,12 @@ def _check_split(split: str, pairs: Sequence[Pair]) -> None:
 
 
 def _cut(pairs: Iterable[Pair], tree: Tree, shard_bytes: int) -> Iterator[list[Pair]]:
-    """Groups of consecutive pairs, as many as fit into `shard_bytes`, at least one."""
+    """Groups of consecutive pairs, as many as fit into `shard_bytes`, at least one, at most MAX_SAMPLES."""
     group: list[Pair] = []
     filled = 0
     for pair in pairs:
         size = sum(map(tree.size, _files(pair))) + len(pair.annotation or "")
-        if group and filled + size > shard_bytes:
+        if group and (filled + size > shard_bytes or len(group) == MAX_SAMPLES):
             yield group
             group, filled = [], 0
         group.append(pair)

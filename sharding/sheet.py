@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from msanet.files import PARTIAL
+from msanet.files import whole_file
 from msanet.visual.palette import RGB
 
 CELL = 480
@@ -32,13 +32,8 @@ def write_sheet(path: Path, title: str, cells: Sequence[np.ndarray], captions: S
     cells: (h, w, 3) uint8 RGB of at most CELL a side, one for each caption.
     """
     sheet = draw_sheet(title, cells, captions, legend)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + PARTIAL)
-    try:
+    with whole_file(path, lasting=False) as temporary:
         sheet.save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def draw_sheet(title: str, cells: Sequence[np.ndarray], captions: Sequence[str], legend: Legend) -> Image.Image:

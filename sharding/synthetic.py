@@ -5,6 +5,7 @@ import multiprocessing
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from msanet.errors import UserError
+from msanet.processes import end_with_parent
 from sharding.street.scene import Scene, render
 
 __all__ = ["Scene", "add_arguments", "generate", "parse_size", "render", "run"]
@@ -150,11 +152,15 @@ def _draw(job: _Job) -> None:
     scene = render(job.seed, job.index, job.size)
     arrays: tuple[npt.NDArray[np.integer], ...] = (scene.image_HWC[..., ::-1], scene.label_HW, scene.instance_HW)
     for path, array in zip(_paths(job), arrays, strict=True):
-        if not cv2.imwrite(str(path), array, _PNG):
-            raise OSError(f"{path} could not be written; check the free space and the rights of its folder")
+        try:
+            path.write_bytes(cv2.imencode(".png", array, _PNG)[1].tobytes())
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a failed write names no file
+            raise
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
+    end_with_parent()
     cv2.setNumThreads(1)  # The processes share the cores already.
 
 
@@ -167,12 +173,17 @@ def _done(jobs: list[_Job], workers: int) -> Iterator[None]:
         return
     # Not fork: a forked copy of a process that has used OpenCV's threads can hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_start_worker) as pool:
         futures = [pool.submit(_draw, job) for job in jobs]
         try:
             for future in as_completed(futures):
                 future.result()
                 yield
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process ended before its scene was drawn (often killed for want of memory), expected it to live; run "
+                "the same command again, with fewer --workers"
+            ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

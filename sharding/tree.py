@@ -11,10 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from msanet.documents import is_line
 from msanet.errors import UserError
 
 MAX_FILE_BYTES = 2**30
 """A file above this is refused before it is read: an image of 268 megapixels has at most 805 MB, uncompressed."""
+
+
+class SourceLost(UserError):
+    """A file that is there cannot be read; with its permissions or the disk put right, the same command continues."""
 
 
 class Tree(Protocol):
@@ -142,7 +147,7 @@ class ZipTree:
             except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
                 raise _damaged_zip(path, error) from error
             for info in infos:
-                name = checked_name(info.filename, str(path))
+                name = checked_name(info.filename, str(path)).removeprefix("./")
                 members.setdefault(name, _ZipMember(path.absolute(), info.filename, info.file_size, info.CRC))
         return cls(tuple(paths), members)
 
@@ -170,8 +175,10 @@ class ZipTree:
                 self._handles[member.archive] = zipfile.ZipFile(member.archive)
             return self._handles[member.archive].read(member.name)
         # RuntimeError: the member is encrypted; KeyError: the file was exchanged since it was listed.
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, KeyError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, KeyError) as error:
             raise _damaged_zip(member.archive, error) from error
+        except OSError as error:
+            raise _unreadable(str(member.archive), error) from error
 
     def below(self, name: str) -> "ZipTree":
         return ZipTree(self.archives, self.members, self._full(name))
@@ -199,7 +206,7 @@ def checked_name(name: str, where: str) -> str:
     """`name` itself if it stays inside the source. Raises UserError for `..`, absolute and Windows paths."""
     parts = name.split("/")
     is_windows = "\\" in name or parts[0][1:2] == ":"
-    if name.startswith("/") or ".." in parts or is_windows or not name.isprintable():
+    if name.startswith("/") or ".." in parts or is_windows or not is_line(name):
         raise UserError(f"'{where}' names the file {name[:200]!r}, expected a path inside the source; correct it")
     return name
 
@@ -212,7 +219,9 @@ def _check_size(shown: str, size: int) -> None:
 def _unreadable(shown: str, error: OSError) -> UserError:
     if isinstance(error, FileNotFoundError):
         return UserError(f"'{shown}' does not exist; restore the file")
-    return UserError(f"'{shown}' cannot be read ({error.strerror}); check its permissions and the disk")
+    return SourceLost(
+        f"'{shown}' cannot be read ({error.strerror}), expected a readable file; check its permissions and the disk"
+    )
 
 
 def _damaged_zip(path: Path, error: Exception) -> UserError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from msanet.data.index import (
@@ -29,7 +30,7 @@ from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.labels import decode_ids
 from sharding.readers.reader import Found
 from sharding.shard import Job
-from sharding.tree import Tree
+from sharding.tree import SourceLost, Tree
 from sharding.workers import WorkerLost, write_shards
 
 _LOCK = ".lock"
@@ -62,11 +63,13 @@ def pack(found: Found, tree: Tree, out: Path, options: PackOptions) -> Packed:
 
     The work is done in `partial_folder(out)`. A killed run leaves it there, and the same call continues it. Where `out`
     is already the dataset of this call, nothing is written. Raises UserError, and leaves neither folder, if an image or
-    label is at fault; WorkerLost, and keeps the partial folder, if a worker was killed. What can be seen before reading
+    label is at fault; WorkerLost or SourceLost, and keeps the partial folder, if a worker was killed or a file can not be
+    read just now. What can be seen before reading
     the images is raised first, and touches no folder.
     """
     tree = found.tree or tree
     plans = plan_shards(found, tree, options.codec, options.shard_bytes)
+    header = _header(found.spec, options.codec)
     out = out.resolve()
     if _is_used(out):
         return Packed(out, _finished_dataset(out, plans), written=0, kept=len(plans))
@@ -77,7 +80,7 @@ def pack(found: Found, tree: Tree, out: Path, options: PackOptions) -> Packed:
         todo = _clean(partial, plans)
         job = Job(tree, found.spec, found.decode or decode_ids, options.codec, partial)
         _write_todo(job, plans, todo, options.workers)
-        manifest = _manifest(partial, found.spec, options.codec, plans)
+        manifest = Manifest(**{**dict(header), "splits": _splits(partial, plans)})
         write_text(partial / MANIFEST_NAME, manifest.to_json())
         (partial / _LOCK).unlink()
         partial.rename(out)
@@ -163,7 +166,7 @@ def _write_todo(job: Job, plans: Sequence[ShardPlan], todo: Sequence[ShardPlan],
     with tqdm(total=total, initial=total - left, desc=job.spec.name, unit="sample", disable=None) as bar:
         try:
             write_shards(job, todo, workers, bar.update)
-        except WorkerLost:
+        except (WorkerLost, SourceLost):
             raise
         except UserError:
             shutil.rmtree(job.folder)
@@ -173,21 +176,34 @@ def _write_todo(job: Job, plans: Sequence[ShardPlan], todo: Sequence[ShardPlan],
             raise
 
 
-def _manifest(folder: Path, spec: DatasetSpec, codec: str, plans: Sequence[ShardPlan]) -> Manifest:
-    splits: dict[str, list[ShardIndex]] = {}
-    for plan in plans:
-        splits.setdefault(plan.split, []).append(load_shard_index(folder, plan.file))
+def _header(spec: DatasetSpec, codec: str) -> Manifest:
+    """The manifest of a dataset without its splits. Raises UserError where its names are none."""
     # The dataset's own ids, also where the label maps held train ids: its servers want them back.
     own = DATASETS.get(spec.name, spec).train_ids
-    return Manifest(
-        name=spec.name,
-        classes=spec.classes,
-        palette=spec.palette,
-        ids=tuple(min(id for id, train_id in own.items() if train_id == k) for k in range(spec.num_classes)),
-        ignore_index=IGNORE_INDEX,
-        codec=codec,
-        splits={split: _split_info(indexes) for split, indexes in splits.items()},
-    )
+    try:
+        return Manifest(
+            name=spec.name,
+            classes=spec.classes,
+            palette=spec.palette,
+            ids=tuple(min(id for id, train_id in own.items() if train_id == k) for k in range(spec.num_classes)),
+            ignore_index=IGNORE_INDEX,
+            codec=codec,
+            splits={},
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"the dataset {spec.name[:100]!r} has {str(first['input'])[:100]!r} as {place} ({first['msg']}), expected text of up "
+            "to 100 characters in one line; correct its description"
+        ) from None
+
+
+def _splits(folder: Path, plans: Sequence[ShardPlan]) -> dict[str, SplitInfo]:
+    indexes: dict[str, list[ShardIndex]] = {}
+    for plan in plans:
+        indexes.setdefault(plan.split, []).append(load_shard_index(folder, plan.file))
+    return {split: _split_info(of_split) for split, of_split in indexes.items()}
 
 
 def _split_info(indexes: Sequence[ShardIndex]) -> SplitInfo:

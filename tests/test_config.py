@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from msanet.command_line import train_config
-from msanet.config import Config, load_config, settings
+from msanet.config import Config, DataConfig, load_config, settings
 from msanet.errors import UserError
 from msanet.models import MODELS, check_model, model_options
 
@@ -137,6 +137,11 @@ def test_bad_model_options_are_refused(name: str, options: dict, words: str) -> 
     with pytest.raises(UserError) as error:
         check_model(name, options)
     assert words in str(error.value)
+
+
+def test_images_have_a_fixed_size_only_where_nothing_draws_it() -> None:
+    assert DataConfig(crop=(8, 8)).fixed_size and DataConfig(resize=(8, 8), scale=(1.0, 1.0)).fixed_size
+    assert not DataConfig(resize=(8, 8), scale=(0.5, 2.0)).fixed_size and not DataConfig(scale=(1.0, 1.0)).fixed_size
 
 
 def test_defaults_are_the_papers_recipe() -> None:

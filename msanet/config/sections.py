@@ -104,7 +104,7 @@ class DataConfig(Section):
     @property
     def fixed_size(self) -> bool:
         """Whether every training image has the same size, whatever the dataset."""
-        return bool(self.crop or self.resize)
+        return bool(self.crop or (self.resize and self.scale[0] == self.scale[1]))
 
     @model_validator(mode="after")
     def _ranges(self) -> "DataConfig":

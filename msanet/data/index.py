@@ -24,8 +24,8 @@ MAX_JSON_BYTES = 128 * 2**20
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255)]
 """A name inside the dataset's folder: no separators, so it cannot lead out of it."""
 SplitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-Line = Annotated[str, Field(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$", max_length=100)]
-"""Text for people, without what would move a terminal's cursor."""
+Line = Annotated[str, Field(pattern=r"^(?:[^\p{C}\p{Zl}\p{Zp}]|\x{200C}|\x{200D})+$", max_length=100)]
+"""Text for people, without what would move a terminal's cursor; letters may be kept apart or joined (Persian, emoji)."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**62)]
 """Two of them added fit 64 bits."""

@@ -253,7 +253,7 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
 def _tells_of_a_lost_process(error: Exception) -> bool:
     """DataLoader says so itself, or its connection to the process broke; what a process raised begins with 'Caught'."""
     if isinstance(error, RuntimeError):
-        return str(error).startswith("DataLoader worker (pid")
+        return str(error).startswith(("DataLoader worker (pid", "Pin memory thread exited"))
     return not str(error).startswith("Caught ")
 
 

@@ -10,6 +10,7 @@ import weakref
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple, Protocol
+from urllib.parse import unquote
 
 from msanet.config import StorageConfig
 from msanet.errors import UserError
@@ -82,8 +83,14 @@ class LocalStorage:
         """See Storage."""
         with self._lock:  # no other thread may close the descriptor
             descriptor = self._descriptor(extent.file)
-            rest = max(0, os.fstat(descriptor).st_size - offset)  # Python makes room for all that it is asked for
-            return os.pread(descriptor, min(length, rest), offset)
+            try:
+                rest = max(0, os.fstat(descriptor).st_size - offset)  # Python makes room for all that it is asked for
+                return os.pread(descriptor, min(length, rest), offset)
+            except OSError as error:
+                raise UserError(
+                    f"'{self.folder / extent.file}' cannot be read at byte {offset} ({error.strerror}), expected a sound disk; "
+                    "check it, or copy the shard again"
+                ) from None
 
     def fetch(self, extent: Extent) -> None:
         """See Storage."""
@@ -136,7 +143,7 @@ def open_storage(location: str, settings: StorageConfig | None = None) -> Storag
             "train.py as data.path=..., to evaluate.py as --data"
         )
     if scheme == "file":
-        return LocalStorage(Path(rest))
+        return LocalStorage(Path(unquote(rest)))
     from msanet.data.remote import open_remote  # its libraries take time to import, and may be absent
 
     return open_remote(location, settings or StorageConfig())

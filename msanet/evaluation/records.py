@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from msanet.documents import is_line
 from msanet.errors import UserError, nearest
 from msanet.evaluation.instances import are_sound
 from msanet.files import whole_file
@@ -261,7 +262,7 @@ def _fault(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str | None:
         return "names are missing"
     if not (0 < len(classes) < 256 and len(set(classes)) == len(classes)):
         return f"it has {len(classes)} classes, expected 1 to 255 names"
-    if not all(name.isprintable() for name in [*classes, *_names(about), *arrays["keys"].tolist()]):
+    if not all(map(is_line, [*classes, *_names(about), *arrays["keys"].tolist()])):
         return "names are not of letters"
     starts, cells, counts = arrays["starts"], arrays["cells"], arrays["counts"]
     if (

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from msanet.data.codec import IMAGE_EXTENSIONS, decode_image
+from msanet.data.index import Line
 from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.datasets.voc import voc_colour
 from msanet.documents import parse_yaml
@@ -30,14 +31,14 @@ class _Record(BaseModel):
 
 class _Class(_Record):
     id: Annotated[int, Field(strict=True, ge=0, lt=IGNORE_INDEX)]
-    name: Annotated[str, Field(min_length=1)]
+    name: Line
     colour: _Colour | None = None
 
 
 class _Classes(_Record):
     """The classes file. ignore: ids, or colours, of pixels that do not count; 255 never does."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "folder"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "folder"
     classes: Annotated[tuple[_Class, ...], Field(min_length=1, max_length=IGNORE_INDEX - 1)]
     ignore: tuple[_Byte | _Colour, ...] = ()
 

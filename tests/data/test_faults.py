@@ -1,5 +1,6 @@
 """What cannot be read: named and the end of the run, or masked and no other sample any different. Nothing hangs."""
 
+import errno
 import json
 import os
 import re
@@ -166,6 +167,25 @@ def test_raise_names_shard_key_and_place(copy: Path, shards: Path, fault: str) -
     assert taken.isdisjoint(bad_samples(shards, which))
 
 
+def failing_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pread
+
+    def fail(descriptor: int, length: int, offset: int) -> bytes:
+        if offset == 0:  # an index
+            return real(descriptor, length, offset)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
+
+
+def test_a_disk_that_fails_is_a_fault_of_the_sample(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing_disk(monkeypatch)
+    with pytest.raises(UserError, match=r"train-.*tar' cannot be read at byte \d+ \(Input/output error\)"):
+        next(loader(config_for(shards, "raise", workers=0)))
+    step = next(loader(config_for(shards, "mask", workers=0)))
+    assert faults([step]) and all((batch.labels_NHW == 255).all() for batch in step)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_mask_leaves_all_other_samples_as_they_are(copy: Path, shards: Path, fault: str) -> None:
     damage, which, _ = FAULTS[fault]
@@ -229,6 +249,7 @@ def test_a_killed_loader_process_is_said_and_not_waited_for(shards: Path) -> Non
         (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), True),
         (ConnectionResetError(104, "Connection reset by peer"), True),  # it died with tensors on their way
         (EOFError(), True),
+        (RuntimeError("Pin memory thread exited unexpectedly"), True),  # the same, met by the thread that pins
         (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback"), False),
         (ConnectionResetError("Caught ConnectionResetError in DataLoader worker process 0."), False),
     ],

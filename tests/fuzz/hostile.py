@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from msanet.documents import is_line
 from msanet.errors import UserError
 
 NAMES = ("..", "../x", "/etc/passwd", "a/b", "a\\b", "C:x", "a\0b", "a\nb", "\x1b[2J", "x" * 300, "", "\ud800")
@@ -33,7 +34,7 @@ def outcome(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except UserError as error:
         sentence = str(error)
-        assert sentence and sentence.isprintable() and len(sentence) < 1500, repr(sentence[:2000])
+        assert sentence and is_line(sentence) and len(sentence) < 1500, repr(sentence[:2000])
         return error
 
 

@@ -15,6 +15,7 @@ from msanet.data.order import Order, Plan
 from msanet.data.samples import decode_sample
 from msanet.data.source import ShardSource
 from msanet.data.storage import LocalStorage
+from msanet.documents import is_line
 from msanet.errors import UserError
 
 
@@ -32,7 +33,7 @@ def read_all(folder: Path) -> str:
     for number in range(min(len(source), 3)):
         decode_sample(source.read(number))
         source.fetch(number)
-        assert source.key(number).isprintable() and "/" not in source.key(number)
+        assert is_line(source.key(number)) and "/" not in source.key(number)
     return "read"
 
 

@@ -142,6 +142,18 @@ def test_an_alias_inside_what_it_names_is_refused(path: Path) -> None:
         assert "an alias stands inside what it names" in str(outcome(load_config, path))
 
 
+def test_a_key_that_stands_twice_is_refused(path: Path) -> None:
+    path.write_text("trainer: {steps: 7}\ndata: {}\ntrainer: {global_batch: 2}\n")
+    assert "'trainer' stands there twice in line 3" in str(outcome(load_config, path))
+    path.write_text("x: &a {steps: 7}\ntrainer:\n  <<: *a\n  steps: 8\n")
+    assert parse_yaml(path.read_text())["trainer"] == {"steps": 8}, "a merge gives way to what is written"
+
+
+def test_a_number_beyond_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="1e999 is beyond"):
+        parse_json("[1e999]")
+
+
 def test_honest_aliases_are_taken(path: Path) -> None:
     path.write_text("data: {resize: &size [8, 16], crop: *size}\nevaluation: {resize: *size}\n")
     config = load_config(path)

@@ -112,11 +112,11 @@ def light_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[s
 def start(light_environment: dict[str, str]) -> Callable[..., "subprocess.Popen[str]"]:
     """Start `python -m sharding` as a process of its own."""
 
-    def run(*words: object) -> "subprocess.Popen[str]":
+    def run(*words: object, **environment: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "sharding", *map(str, words)]
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            command, env=light_environment, start_new_session=True, stdout=pipe, stderr=pipe, text=True
+            command, env=light_environment | environment, start_new_session=True, stdout=pipe, stderr=pipe, text=True
         )
 
     return run

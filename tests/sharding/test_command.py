@@ -227,3 +227,16 @@ def test_sizes(text: str, size: int) -> None:
 def test_sizes_that_are_none(text: str) -> None:
     with pytest.raises(UserError, match="expected a size"):
         parse_bytes(text)
+
+
+def test_a_name_that_no_file_system_takes(fake: Any, tmp_path: Path, capfd: Capture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["camvid", "--source", str(fake.camvid()), "--out", str(tmp_path / ("x" * 250))])  # and `.partial`
+    assert "file name too long; choose a shorter name" in capfd.readouterr().err
+
+
+def test_names_that_a_terminal_cannot_show_are_escaped(fake: Any, start: Start, tmp_path: Path) -> None:
+    process = start("camvid", "--source", fake.camvid(), "--out", tmp_path / "道路", PYTHONIOENCODING="latin-1")
+    shown, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert r"\u9053\u8def is whole" in shown

@@ -48,6 +48,19 @@ def expected(ids_HW: np.ndarray) -> np.ndarray:
     return np.choose(np.searchsorted([0, 1, 3, 255], ids_HW), [255, 1, 0, 255]).astype(np.uint8)
 
 
+def test_names_of_any_script(fields: Fields, shard: Shard, fake: Any, tmp_path: Path) -> None:
+    """Half spaces of Persian, joined emoji, and the spaces in file names of macOS and Japanese."""
+    names = ["نیم\u200cفاصله", "👩\u200d🚒"]
+    of = [{"id": id, "name": name} for id, name in zip((3, 1), names, strict=True)]
+    fields.write(json.dumps({**CLASSES, "classes": of, "ignore": [0]}, ensure_ascii=False))
+    for name in ("3.04.05\u202fPM", "道\u3000路"):
+        fake.image(fields.root / "images" / "train" / f"{name}.png")
+        fake.label(fields.root / "labels" / "train" / f"{name}.png", (0, 1, 3))
+    assert shard(*fields.words, "--out", tmp_path / "out") == 0
+    manifest = load_manifest(tmp_path / "out")
+    assert manifest.classes == tuple(names) and manifest.split("train").samples == 4
+
+
 def test_masks_of_ids(fields: Fields, shard: Shard, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert shard(*fields.words, "--out", out) == 0
@@ -117,6 +130,17 @@ FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
     "no id": (classes(classes=[{"name": "road"}]), ("classes.0.id",)),
     "id 255": (classes(classes=[{"id": 255, "name": "road"}]), ("classes.0.id", "less than 255")),
     "unknown word": (classes(color="x"), ("color", "extra")),
+    "a long name": (repeat(name="x" * 101), ("classes.2.name", "100 characters")),
+    "a name of two lines": (repeat(name="a\nb"), ("classes.2.name",)),
+    "a long name of all": (classes(name="x" * 101), ("name", "100 characters")),
+    "a folder for the file": (
+        lambda fields: (fields.classes.unlink(), fields.classes.mkdir()),
+        ("classes.yaml': is a directory; this is a folder, expected a file",),
+    ),
+    "a key twice": (
+        lambda fields: fields.write("classes: []\nclasses: []\n"),
+        ("'classes' stands there twice in line 2",),
+    ),
     "short colour": (repeat(colour=[1, 2]), ("classes.2.colour",)),
     "an id twice": (repeat(id=3), ("the id '3' 2 times",)),
     "an id that is ignored too": (classes(ignore=[3]), ("the id '3' 2 times",)),

@@ -1,13 +1,21 @@
 """The procedural street scenes: layout, labels, determinism, refusals, and that colour alone does not solve them."""
 
 import argparse
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import time
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
+from conftest import REPOSITORY
 
 from msanet.datasets.cityscapes import LABELS
 from msanet.errors import UserError
@@ -166,6 +174,36 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(MemoryError):
         generate(tmp_path / "data", 2, (64, 64))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="leftImg8bit.png"):  # user_errors makes a sentence of it
+        generate(tmp_path / "data", 2, (64, 64))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_worker_outlives_the_command_and_a_killed_one_is_said(tmp_path: Path) -> None:
+    words = ["--out", tmp_path / "data", "--images", 5000, "--size", "512x256", "--workers", 2]
+    command = [sys.executable, "-m", "sharding", "synthetic", *map(str, words)]
+    for victim_is_worker in (False, True):
+        with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, process_group=0) as process:
+            while not list(tmp_path.glob("data.partial/*/*/*/*.png")):
+                assert process.poll() is None
+                time.sleep(0.05)
+            children = psutil.Process(process.pid).children(recursive=True)
+            workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+            assert len(workers) == 2
+            (workers[0] if victim_is_worker else process).kill()
+            said = process.communicate()[1]
+        if victim_is_worker:
+            assert process.returncode == 2 and "error: a worker process ended before its scene" in said
+            assert "Traceback" not in said and list(tmp_path.iterdir()) == []
+        assert not psutil.wait_procs(children, timeout=30)[1], "none is left"
+        shutil.rmtree(tmp_path / "data.partial", ignore_errors=True)
 
 
 def test_run_writes_width_by_height(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import time
 import zlib
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ from PIL import Image
 
 from msanet.data.index import ShardInfo, load_manifest, load_shard_index
 from msanet.datasets import CAMVID
+from msanet.errors import UserError
+from sharding import plan as plan_module
 from sharding import workers
 from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.camvid import CAMVID as CAMVID_READER
 from sharding.readers.labels import decode_ids
 from sharding.shard import Job
 from sharding.tree import FolderTree
+from sharding.writer import PackOptions, pack
 
 Shard = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -268,6 +272,42 @@ def test_a_full_disk_keeps_what_is_finished(
     assert "out.partial': no space left on device; free some space" in capfd.readouterr().err
     assert len(finished(tmp_path / "out.partial")) == 2
     assert shard(*words) == 0
+
+
+def test_a_source_that_cannot_be_read_just_now_keeps_what_is_finished(
+    fake: Any, shard: Shard, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, real = fake.camvid(train=6), Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.name == "0016E5_00005.png":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    words = ("camvid", "--source", root, "--out", tmp_path / "out", *SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(SystemExit, match="2"):
+            shard(*words)
+    assert "0016E5_00005.png' cannot be read (Input/output error)" in capfd.readouterr().err
+    assert len(finished(tmp_path / "out.partial")) == 2
+    assert shard(*words) == 0
+
+
+def test_a_spec_that_no_manifest_can_hold_is_refused_first(fake: Any, tmp_path: Path) -> None:
+    tree = FolderTree(fake.camvid(train=2))
+    found = CAMVID_READER.read(tree, Namespace(splits=None))
+    spec = replace(CAMVID, classes=("x" * 101, *CAMVID.classes[1:]))
+    with pytest.raises(UserError, match=r"as classes\.0 .*expected text of up to 100 characters"):
+        pack(replace(found, spec=spec), tree, tmp_path / "out", PackOptions("original", 10**6, 1))
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_shard_has_no_more_samples_than_its_index_can_list(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "MAX_SAMPLES", 2)
+    tree = FolderTree(fake.camvid(train=5))
+    plans = plan_shards(CAMVID_READER.read(tree, Namespace(splits=None)), tree, "original", 10**9)
+    assert [len(plan.pairs) for plan in plans] == [2, 2, 1]
 
 
 def test_a_worker_told_to_stop_does_not_finish_its_shard(
