@@ -52,7 +52,7 @@ def measure(args: argparse.Namespace) -> None:
     image_NCHW = torch.randn(1, 3, *args.size, device=device)
     convolutions, attention = flop(alone, image_NCHW)
     shared = copy.deepcopy(alone)
-    split_attention(shared, same_image_group(plan_batches(1, None, ranks, ranks), timeout=600))
+    split_attention(shared, same_image_group(plan_batches(1, None, ranks, ranks)))
 
     cpu: dict[str, list[float]] = {"one rank": [], f"{ranks} ranks": []}
 

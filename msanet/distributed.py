@@ -21,7 +21,7 @@ import torch.distributed as dist
 from msanet import launchers
 from msanet.errors import EXIT_USER_ERROR, UserError, user_errors
 from msanet.processes import outlive_output
-from msanet.pulse import EXIT_FAULT, Pulse, say
+from msanet.pulse import EXIT_FAULT, PATIENCE, Pulse, say
 from msanet.rendezvous import MissingRanks, meet, open_store
 from msanet.secrets import without_secrets
 
@@ -67,12 +67,12 @@ def session(timeout: float) -> Iterator[None]:
     and sometimes aborts the process, so the end is to wait for all, flush and `os._exit`.
     """
     fill_in_environment()
-    _prepare_device()
     launchers.watch()
     outlive_output()
     code = 0
     try:
         with user_errors(may_speak=_speaks_first):
+            _prepare_device()
             _init_process_group(timeout)
             yield
         _leave()
@@ -102,8 +102,12 @@ def _init_process_group(timeout: float) -> None:
     store = open_store(rank(), world_size(), timeout)
     _pulse = Pulse(store, rank(), meet(store, rank(), world_size(), timeout), timeout)
     _pulse.start()
-    # The `timeout=` below does not reach the groups that ZeRO clones (they would wait 30 minutes).
-    dist.distributed_c10d.default_pg_timeout = limit = timedelta(seconds=timeout)
+    # The pulse ends every fault sooner, and says whose it is: a collective may wait for a rank whose step is known to be slow.
+    limit = timedelta(seconds=PATIENCE * timeout)
+    # The `timeout=` below does not reach the groups that ZeRO clones (they would wait 10 and 30 minutes).
+    dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = limit
+    # NCCL's own watchdog would abort this process first, and rank 0's store with it: others would name the wrong rank.
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=limit)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)  # finds that group
@@ -244,7 +248,15 @@ def _prepare_device() -> None:
     A CPU calculates tens of times slower with them, and the softmax of attention and Adam's moments are full of them. Threads
     take the setting over from the one that starts them.
     """
+    if os.environ.get("DS_ACCELERATOR") == "cpu":  # which DeepSpeed obeys, so that all else must
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when a process asks for GPUs for the first time
     if torch.cuda.is_available():
+        seen = torch.cuda.device_count()
+        if local_rank() >= seen:
+            raise UserError(
+                f"rank {rank()} is number {local_rank()} of its host and sees {seen} GPUs, expected one for each rank; start "
+                "fewer, or let every rank see all GPUs (SLURM: --gpus-per-node)"
+            )
         torch.cuda.set_device(local_rank())
         return
     os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -28,11 +28,14 @@ EXIT_FAULT = 1
 """Exit code of the ranks of a job that a fault has ended."""
 AGAIN = "the same command goes on from the last checkpoint"
 
+WRITER = "checkpoint"
+"""Name of a thread whose work is finished before a process is ended."""
+
 _SILENCE, _STALL = 0.5, 0.8
 """Shares of `timeout`."""
 _ROLL_CALL = 2.5
 """Beats that a roll call waits for."""
-_PATIENCE = 5.0
+PATIENCE = 5.0
 """How many times longer a step may take that is known to be slow, such as a first one."""
 
 
@@ -48,7 +51,7 @@ class Beat:
     place: int = 0
     doing: str = "starting"
     idle: float | None = 0.0
-    patience: float = _PATIENCE
+    patience: float = PATIENCE
     trouble: str | None = None
 
 
@@ -97,7 +100,7 @@ class Pulse:
     def progress(self, doing: str, slow: bool = False) -> None:
         """Progress of this rank alone, such as another image of its share."""
         self._moved = time.monotonic()
-        self._beat = replace(self._beat, doing=doing, idle=0.0, patience=_PATIENCE if slow else 1.0)
+        self._beat = replace(self._beat, doing=doing, idle=0.0, patience=PATIENCE if slow else 1.0)
 
     def wait_for_all(self) -> None:
         """Wait until every rank is here; however long, while those that are missing make progress."""
@@ -184,7 +187,8 @@ class Pulse:
 
     def _end(self, verdict: Verdict) -> None:
         """End this process, after what it is writing. One rank of each host says why."""
-        if self._stopped.is_set():
+        if self._stopped.is_set():  # another thread is at it, and what this one would say is its consequence
+            time.sleep(self.timeout)
             return
         self._stopped.set()
         here = self.hosts[self.rank]
@@ -193,7 +197,7 @@ class Pulse:
             say(f"error: {verdict.sentence}")
         until = time.monotonic() + self.timeout / 4
         for thread in threading.enumerate():
-            if not thread.daemon and thread not in (threading.main_thread(), threading.current_thread()):
+            if thread.name == WRITER:  # idle threads of a pool never end
                 thread.join(max(0.0, until - time.monotonic()))
         self._let_others_read()
         os._exit(verdict.code)

@@ -26,6 +26,8 @@ RECIPES = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yam
         ("data.std=[0,1,1]", "expected values above 0"),
         ("optimizer.lr=.nan", "optimizer.lr is nan"),
         ("trainer.epochs", "expected key=value"),
+        ("optimizer.betas=[1,0.999]", "optimizer.betas.0 is 1"),
+        ("run.timeout=1e15", "run.timeout is 1000000000000000.0: input should be less"),
         ("data.path=[", "is no YAML"),
     ],
 )

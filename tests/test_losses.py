@@ -97,6 +97,16 @@ def test_a_batch_may_be_cut_in_any_way(options: dict[str, Any]) -> None:
     assert results[0][0] > 0 and results[0][1].abs().max() > 0
 
 
+def test_only_the_ratios_of_weights_count() -> None:
+    """Such as inverse numbers of pixels, which add up to less than one pixel."""
+    logits, labels = batch()
+    found = []
+    for scale in (1.0, 1e-7):
+        loss = SegmentationLoss(config(class_weights=[scale, 3 * scale, scale / 2]), [50, 30, 20])
+        found.append(loss(logits.float(), labels, loss.counts(labels)))
+    torch.testing.assert_close(found[1], found[0])
+
+
 @pytest.mark.parametrize("options", CONFIGS, ids=str)
 def test_a_batch_without_a_label_gives_zero_and_zero_gradients(options: dict[str, Any]) -> None:
     logits = torch.randn(2, 3, 4, 5, requires_grad=True)

@@ -1,17 +1,23 @@
 """Faults of a job are named, on time, by rank and host; and a rank that is only slow is waited for."""
 
+import os
 import re
 import signal
 import socket
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 from ranks import start_ranks
 
 from msanet import distributed
 from msanet.errors import UserError
+from msanet.pulse import WRITER, Pulse, Verdict
 
 TIMEOUT = 20.0
 HOST = socket.gethostname()
@@ -44,6 +50,14 @@ def _uneven() -> None:
             time.sleep(1.5)
     distributed.wait_for_all()
     assert distributed.on_main(lambda: time.sleep(1) or 7) == 7
+
+
+def _compiling() -> None:
+    """A step that is known to be slow, on rank 1, for which rank 0 waits in a collective."""
+    distributed.advance("in step 1", slow=True)
+    if distributed.rank() == 1:
+        time.sleep(7)
+    assert distributed.all_reduce_max(distributed.rank()) == 1
 
 
 def start(
@@ -104,6 +118,39 @@ def test_a_fault_of_one_rank_ends_all_with_its_sentence(fault: str, code: int, s
 def test_a_rank_that_is_slow_but_gets_on_is_waited_for() -> None:
     codes, outputs = ends(start("_uneven", ranks=2, timeout=10), 100)
     assert codes == [0, 0], outputs
+
+
+def test_a_collective_waits_as_long_as_a_slow_step_may_take() -> None:
+    codes, outputs = ends(start("_compiling", ranks=2, timeout=5), 100)
+    assert codes == [0, 0], outputs
+
+
+def test_only_the_writer_of_a_checkpoint_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle threads of a pool, such as those that read ahead, never end."""
+    joined: list[str] = []
+
+    def end(code: int) -> None:
+        raise SystemExit(code)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        writer = threading.Thread(target=time.sleep, args=(0.5,), name=WRITER)
+        writer.start()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "join", lambda thread, timeout: joined.append(thread.name))
+            patch.setattr(os, "_exit", end)
+            with pytest.raises(SystemExit, match="1"):
+                Pulse(dist.HashStore(), 0, ["here"], 20)._end(Verdict("the end"))
+    assert joined == [WRITER]
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="is number 2 of its host and sees 2 GPUs, expected one for each rank"):
+        distributed._prepare_device()
 
 
 @pytest.mark.parametrize("missing", [pytest.param(0, marks=pytest.mark.slow), 2])

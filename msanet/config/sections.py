@@ -33,6 +33,7 @@ class RunConfig(Section):
     )
     timeout: Above0 = Field(
         120.0,
+        le=1e7,
         description="seconds within which a lost rank, host or link, a stalled loader or a hung collective ends the job; "
         "what a step, or an image of a validation, takes must stay well below",
     )
@@ -182,7 +183,7 @@ class OptimizerConfig(Section):
     lr: Above0 = Field(1e-3, description="initial learning rate")
     weight_decay: NonNegative = Field(0.0, description="weight decay")
     momentum: Share = Field(0.9, description="momentum of sgd")
-    betas: tuple[Probability, Probability] = Field((0.9, 0.999), description="decay rates of adam's moments")
+    betas: tuple[Share, Share] = Field((0.9, 0.999), description="decay rates of adam's moments")
     classifier_lr: Above0 = Field(
         1.0, description="factor on lr for the layers that depend on the classes (Attention to Scale: 10)"
     )

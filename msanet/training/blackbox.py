@@ -13,7 +13,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from msanet import distributed
+from msanet import distributed, versions
 from msanet.config import Config, load_config
 from msanet.data.stages import Batch
 from msanet.errors import UserError
-from msanet.evaluation.report import CONFIG_FILE, without_secrets
+from msanet.evaluation.report import CONFIG_FILE
 from msanet.files import PARTIAL, sync, write_text
 from msanet.models.saved import ModelCard, load_weights, save_network
 from msanet.training import engine_state
@@ -115,7 +114,7 @@ def stopped_by(step: TakenStep, figures: Figures, run: Anomalies, engine: Any, c
             counts=tuple(step.counts_2.tolist()),
             histogram=tuple(run.manifest.split(config.data.train_split).histogram),
             keys={rank: tuple(sample["key"] for sample in run.samples(step.start, rank)) for rank in ranks},
-            versions={name: version(name) for name in ("msanet", "torch", "deepspeed", "numpy")},
+            versions=versions("msanet", "torch", "deepspeed", "numpy"),
         )
         before = card.model_copy(update={"step": step.number - 1})
         try:
@@ -150,7 +149,7 @@ def write_black_box(run: Path, box: BlackBox) -> Path:
     try:
         part.mkdir(parents=True)
         save_network(part / MODEL_FILE, box.weights, box.card)
-        write_text(part / CONFIG_FILE, without_secrets(box.config.to_yaml()))
+        write_text(part / CONFIG_FILE, box.config.to_yaml())
         for rank, record in box.records.items():
             save_file(_tensors(record), part / _rank_file(rank))
         write_text(part / _ABOUT, box.about.model_dump_json(indent=1) + "\n")

@@ -160,11 +160,11 @@ def _fill(part: Path, checkpoint: Checkpoint) -> None:
     save_file(checkpoint.rng, part / _RNG)
     if checkpoint.buffers:
         save_file(checkpoint.buffers, part / _BUFFERS)
-    (part / _STATE).write_text(checkpoint.state.model_dump_json(indent=1) + "\n")
+    (part / _STATE).write_text(checkpoint.state.model_dump_json(indent=1) + "\n", encoding="utf-8")
     if checkpoint.config:
         (part / _CONFIG).write_text(checkpoint.config, encoding="utf-8")
     files = {path.name: _file_info(path) for path in sorted(part.iterdir())}
-    (part / _FILES).write_text(_Files(files=files).model_dump_json(indent=1) + "\n")
+    (part / _FILES).write_text(_Files(files=files).model_dump_json(indent=1) + "\n", encoding="utf-8")
     for path in [*part.iterdir(), part]:
         sync(path)
 

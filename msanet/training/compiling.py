@@ -1,16 +1,30 @@
 """torch.compile of a network's blocks, one region each: `trainer.compile`."""
 
+import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from msanet.errors import UserError
 from msanet.models.msam import MSAM
 from msanet.models.recompute import Recomputable
 
 _MOST_FORMS = 512
 """Compiled forms that blocks with the same code may have: torch counts those of all blocks together, and stops at 8."""
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raise UserError where nothing compiles: inductor's C++ for CPUs, Triton's stub in C for GPUs."""
+    variable, usual = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++", "clang++"))
+    named = os.environ.get(variable)
+    if not any(map(shutil.which, named.split()[:1] if named else usual)):
+        raise UserError(
+            f"trainer.compile=true needs a compiler, and {named or ' or '.join(usual)} is not there; install one (apt install "
+            f"g++), name it in {variable}, or leave trainer.compile out"
+        )
 
 
 def compile_blocks(model: nn.Module, fixed_size: bool, backend: Any = "inductor") -> None:

@@ -4,14 +4,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 
 from msanet import distributed
 from msanet.config import Config
 from msanet.data.loader import BatchPlan
+from msanet.errors import UserError
 from msanet.models.network import SegmentationNetwork
 from msanet.models.recompute import recompute_activations
 from msanet.training import engine_state
-from msanet.training.compiling import compile_blocks
+from msanet.training.compiling import compile_blocks, require_compiler
 from msanet.training.kernels import choose_kernels, order_memory
 from msanet.training.optim import build_optimizer, deepspeed_config
 from msanet.training.query_parallel import other_images_group, same_image_group, split_attention
@@ -21,26 +23,33 @@ from msanet.training.sync_batchnorm import convert_sync_batchnorm
 def start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan) -> Any:
     """The engine of a run's settings on this rank's device, with the generators of a new run. A collective."""
     import deepspeed  # here, so that the config, order and checkpoint code imports without it
+    from deepspeed.runtime.config import DeepSpeedConfigError
+    from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
     device = distributed.device()
     choose_kernels(config)
     if batches.attention_ranks > 1:
-        split_attention(model, same_image_group(batches, config.run.timeout))
+        split_attention(model, same_image_group(batches))
     if config.trainer.sync_batchnorm and batches.groups > 1:
-        group = other_images_group(batches, config.run.timeout) if batches.attention_ranks > 1 else None
+        group = other_images_group(batches) if batches.attention_ranks > 1 else None
         convert_sync_batchnorm(model, device, group)
     if config.trainer.activation_checkpointing:
         recompute_activations(model)
     if config.trainer.compile:
+        require_compiler(device)
         compile_blocks(model, config.data.fixed_size)
     # of dropout, the same where images are; weights came from the same seed on all ranks
     torch.manual_seed(config.run.seed + batches.group(distributed.rank()))
-    engine, *_ = deepspeed.initialize(
-        model=model.to(device),
-        optimizer=build_optimizer(model, config.optimizer),
-        config=deepspeed_config(config, batches, sum(parameter.numel() for parameter in model.parameters())),
-        dist_init_required=not dist.is_initialized(),
-    )
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=model.to(device),
+            optimizer=build_optimizer(model, config.optimizer),
+            config=deepspeed_config(config, batches, sum(parameter.numel() for parameter in model.parameters())),
+            dist_init_required=not dist.is_initialized(),
+        )
+    except (ValidationError, DeepSpeedConfigError, ZeRORuntimeException) as error:
+        found = " ".join(str(error).split())[:300]
+        raise UserError(f"DeepSpeed refuses the section deepspeed ({found}); correct or remove what it names") from None
     if distributed.world_size() == 1 and config.trainer.zero_stage == 0:
         engine.enable_backward_allreduce = False  # of one rank: all gradients copied twice, and nothing added
     order_memory(engine.module, config.trainer)

@@ -38,16 +38,18 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._device, self._open, self._since = device, [_REST], 0.0
+        self._runs = False
 
     def start(self) -> None:
         """From here on time goes to the part that is open, or to the rest."""
         self._open = [_REST]
         self._wait()
-        self._since = time.perf_counter()
+        self._since, self._runs = time.perf_counter(), True
 
     def stop(self) -> None:
         """Up to the next `start`, time goes nowhere."""
         self._book()
+        self._runs = False
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -65,7 +67,7 @@ class Stopwatch:
 
         @wraps(function)
         def timed(*arguments: Any, **options: Any) -> Any:
-            if self._open[-1].endswith("collectives"):  # one that is made of others
+            if not self._runs or self._open[-1].endswith("collectives"):  # the latter: one that is made of others
                 return function(*arguments, **options)
             with self.part(f"{self._open[-1]}: collectives"):
                 work = function(*arguments, **options)

@@ -14,7 +14,6 @@ what the optimizer takes is the mean over all ranks.
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -28,20 +27,20 @@ from msanet.models.attention import attend, pooled, positions
 from msanet.models.msam import MSAM
 
 
-def same_image_group(batches: BatchPlan, timeout: float) -> dist.ProcessGroup:
-    """The ranks that take this rank's images; a group of its own, beside DeepSpeed's. A collective. timeout: seconds."""
+def same_image_group(batches: BatchPlan) -> dist.ProcessGroup:
+    """The ranks that take this rank's images; a group of its own, beside DeepSpeed's. A collective."""
     first, count = range(0, batches.world_size, batches.attention_ranks), batches.attention_ranks
-    return _own_group([range(rank, rank + count) for rank in first], timeout)
+    return _own_group([range(rank, rank + count) for rank in first])
 
 
-def other_images_group(batches: BatchPlan, timeout: float) -> dist.ProcessGroup:
+def other_images_group(batches: BatchPlan) -> dist.ProcessGroup:
     """This rank and the one with its place in each other group: each image of a step once. A collective."""
     world, count = batches.world_size, batches.attention_ranks
-    return _own_group([range(place, world, count) for place in range(count)], timeout)
+    return _own_group([range(place, world, count) for place in range(count)])
 
 
-def _own_group(groups: Sequence[range], timeout: float) -> dist.ProcessGroup:
-    own, _ = dist.new_subgroups_by_enumeration([list(group) for group in groups], timedelta(seconds=timeout))
+def _own_group(groups: Sequence[range]) -> dist.ProcessGroup:
+    own, _ = dist.new_subgroups_by_enumeration([list(group) for group in groups])
     return own
 
 

@@ -85,8 +85,10 @@ class _Replayer:
         order_memory(self.model, box.config.trainer)
         self.loss = SegmentationLoss(box.config.loss, box.about.histogram).to(device)
         self.counts_2 = torch.tensor(box.about.counts, dtype=torch.float64, device=device)
-        self.is_joined = box.config.trainer.sync_batchnorm and len(box.records) > 1
-        together = zip(*(record.batches for record in box.records.values()), strict=True)
+        together = list(zip(*(record.batches for record in box.records.values()), strict=True))
+        self.was_synchronised = box.config.trainer.sync_batchnorm and len(box.records) > 1
+        sizes = [{batch.labels_NHW.shape[1:] for batch in batches} for batches in together]
+        self.is_joined = self.was_synchronised and all(len(own) == 1 for own in sizes)
         batches = map(_join, together) if self.is_joined else box.records[rank].batches
         self.batches = [batch.to(device) for batch in batches]
 
@@ -162,6 +164,11 @@ class _Replayer:
         if self.is_joined:
             remarks.append(
                 "BatchNorm was synchronised: the batches of all ranks are done as one, with one rank's dropout"
+            )
+        elif self.was_synchronised:
+            remarks.append(
+                "BatchNorm was synchronised, and images of the ranks differ in size: this rank's batches are done alone, which "
+                "BatchNorm normalises otherwise"
             )
         return remarks
 

@@ -25,6 +25,8 @@ from msanet.evaluation.result import Evaluation, evaluation_file, write_evaluati
 from msanet.files import write_text
 from msanet.models.network import SegmentationNetwork
 from msanet.models.pretrained import initialise
+from msanet.pulse import WRITER
+from msanet.training.anomalies import ANOMALIES_FILE
 from msanet.training.board import Board
 from msanet.training.checkpoint import (
     Checkpoint,
@@ -34,6 +36,8 @@ from msanet.training.checkpoint import (
     write_checkpoint,
 )
 from msanet.training.lines import PatientWriter, append, cut_after
+
+_LINES = (METRICS_FILE, ANOMALIES_FILE, "samples-*.jsonl", "masked-*.jsonl")
 
 
 class RunFolder:
@@ -50,6 +54,7 @@ class RunFolder:
         self._writer = PatientWriter()
         self._board: Board | None = None
         self._saving: threading.Thread | None = None
+        self._save_failure: Exception | None = None
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -84,8 +89,9 @@ class RunFolder:
         distributed.on_main(lambda: self._prepare(step))
         if distributed.local_rank() == 0:  # also on the hosts that do not share rank 0's disk
             self.path.mkdir(parents=True, exist_ok=True)
-            for file in self.path.glob("*.jsonl"):
-                cut_after(file, step)
+            for pattern in _LINES:  # files of others may lie there too
+                for file in self.path.glob(pattern):
+                    cut_after(file, step)
         distributed.wait_for_all()
 
     def record(self, step: int, micro_batches: Sequence[Batch]) -> None:
@@ -140,7 +146,7 @@ class RunFolder:
         """
         if distributed.is_main():
             self._wait_for_save()
-            self._saving = threading.Thread(target=self._write_checkpoint, args=(checkpoint,), name="checkpoint")
+            self._saving = threading.Thread(target=self._write_checkpoint, args=(checkpoint,), name=WRITER)
             self._saving.start()
         distributed.wait_for_all()
 
@@ -148,6 +154,8 @@ class RunFolder:
         if self._saving:
             distributed.progress("writing a checkpoint", slow=True)
             self._saving.join()
+            if self._save_failure:
+                raise self._save_failure
 
     def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
         try:
@@ -159,6 +167,8 @@ class RunFolder:
                 file=sys.stderr,
                 flush=True,
             )
+        except Exception as error:  # a bug of ours: it ends the run, where the next save waits for this one
+            self._save_failure = error
 
     def _prepare(self, step: int) -> None:
         self._board = Board(self.path / "tensorboard", first_step=step + 1)

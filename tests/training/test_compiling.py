@@ -19,7 +19,7 @@ from msanet.errors import UserError
 from msanet.models.blocks import conv_norm_relu
 from msanet.models.recompute import Recomputable
 from msanet.training import engine
-from msanet.training.compiling import compile_blocks
+from msanet.training.compiling import compile_blocks, require_compiler
 
 CASES = ("msanet", "fcn-8s", "unet", "msc-largefov", "deeplabv3", "attention-to-scale-unet")
 
@@ -32,6 +32,19 @@ class Counter:
     def __call__(self, graph: Any, inputs: Any) -> Any:
         self.graphs += 1
         return graph
+
+
+@pytest.mark.parametrize(("device", "variable"), [("cpu", "CXX"), ("cuda", "CC")])
+def test_a_missing_compiler_is_said(
+    device: str, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv(variable, "mine -m64")
+    require_compiler(torch.device(device))
+    monkeypatch.delenv(variable)
+    with pytest.raises(UserError, match=f"needs a compiler, and g.. or clang.* name it in {variable}"):
+        require_compiler(torch.device(device))
 
 
 @pytest.fixture(autouse=True)

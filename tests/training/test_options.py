@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import run_ranks
+from small_runs import small_config, start
 
 from msanet import distributed
 from msanet.config import parse_config
@@ -13,6 +14,7 @@ from msanet.data.index import load_manifest
 from msanet.data.loader import plan_batches
 from msanet.data.source import ShardSource
 from msanet.data.storage import LocalStorage
+from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.training import engine_state
 from msanet.training.buffers import averaged
@@ -88,13 +90,26 @@ def _compare_options(shards: str, stage: int) -> None:
         _weights_after_each_step(_start(shards, stage, classifier_lr=factor, activation_checkpointing=again))
         for factor, again in ((1.0, False), (10.0, False), (1.0, True))
     )
-    for name, start in plain[0].items():
+    for name, first in plain[0].items():
         torch.testing.assert_close(recomputed[-1][name], plain[-1][name], rtol=1e-5, atol=1e-6, msg=name)
         if "running" not in name and "num_batches" not in name:
-            moved, factor = plain[1][name] - start, 10 if name.startswith("classifier.") else 1
-            torch.testing.assert_close(faster[1][name] - start, factor * moved, rtol=1e-3, atol=1e-6, msg=name)
+            moved, factor = plain[1][name] - first, 10 if name.startswith("classifier.") else 1
+            torch.testing.assert_close(faster[1][name] - first, factor * moved, rtol=1e-3, atol=1e-6, msg=name)
             assert moved.any()
     print("compared")
+
+
+def _refused(shards: str) -> None:
+    for section in ({"overlap_com": True}, {"offload_optimizer": {"device": "cpu"}}):
+        config = small_config(shards, stage=1).model_copy(update={"deepspeed": {"zero_optimization": section}})
+        with pytest.raises(UserError, match="DeepSpeed refuses the section deepspeed .*; correct or remove") as refusal:
+            start(config)
+        print(str(refusal.value))
+
+
+def test_what_deepspeed_refuses_is_a_sentence(shards: Path) -> None:
+    (said,) = run_ranks(1, __file__, "_refused", {"shards": str(shards)})
+    assert "overlap_com" in said and "offload" in said.lower()
 
 
 @pytest.mark.parametrize("stage", [1, 3])

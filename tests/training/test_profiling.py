@@ -47,6 +47,7 @@ def test_parts_are_exclusive_and_add_up(monkeypatch: pytest.MonkeyPatch) -> None
     with watch.part("backward"):
         assert watch.collective(lambda: "reduced")() == "reduced"
     watch.stop()
+    assert watch.collective(lambda: "between")() == "between", "not timed: the clock has no more to give"
     assert watch.seconds == {"rest": 1.0 + 16.0, "backward": 2.0 + 8.0, "backward: collectives": 4.0}
 
 

@@ -143,7 +143,7 @@ def _compare_attention() -> None:
         (torch.float64, 36, 2),
         (torch.bfloat16, 37, 2),
     ):
-        group = same_image_group(BatchPlan(4, 1, 4, ranks), 60)
+        group = same_image_group(BatchPlan(4, 1, 4, ranks))
         torch.manual_seed(distributed.rank() // ranks)
         maps = [torch.randn(2, length, 8, dtype=dtype).requires_grad_() for _ in range(3)]
         d_output = torch.randn(2, length, 8, dtype=dtype)
@@ -162,7 +162,7 @@ def _compare_module() -> None:
     module = MSAM([LevelConv(3, 4, 3, 1, 1)], norm="group", pool=2).double()
     image = torch.randn(2, 3, 5, 7, dtype=torch.float64)
     alone = module([image])
-    split_attention(module, same_image_group(BatchPlan(1, 1, 4, 4), 60))
+    split_attention(module, same_image_group(BatchPlan(1, 1, 4, 4)))
     sent = []
     with mock.patch.object(query_parallel, "_gathered", lambda *given: sent.append(1) or _gathered(*given)):
         shared = checkpoint(module, [image], use_reentrant=False)
@@ -183,7 +183,7 @@ def _check_what_is_alike(trainer: Trainer) -> None:
     faults = ("sample 5 is damaged",) if distributed.rank() < 2 else ()
     trainer._count([dataclasses.replace(batch, faults=faults)])
     assert trainer.masked == 1
-    alone = other_images_group(trainer.batches, 60)
+    alone = other_images_group(trainer.batches)
     assert dist.get_process_group_ranks(alone) == [distributed.rank() % 2, distributed.rank() % 2 + 2]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,18 @@ import pytest
 import ranks
 import torch
 from poison import PoisonedGradient, small_config, start
+from small_runs import toy_checkpoint
 from torch import Tensor, nn
 
 from msanet import distributed
+from msanet.config import read_yaml
 from msanet.models import build_model
 from msanet.models.network import SegmentationNetwork
 from msanet.models.saved import ModelCard
 from msanet.training.__main__ import main
-from msanet.training.blackbox import read_black_box
+from msanet.training.blackbox import About, BlackBox, read_black_box, write_black_box
 from msanet.training.forward import network_input
+from msanet.training.replay import replay
 
 STEP = 3
 
@@ -108,6 +112,24 @@ def test_the_replay_names_module_and_sample(
     assert [sample[2] for sample in found["alone"]] == [key]
     assert found["rank"] == (0 if sync else 1)
     assert any("are done as one" in remark for remark in found["remarks"]) is sync
+    if sync:  # as where nothing is cropped
+        whole = read_black_box(box)
+        cut = tuple(
+            replace(batch, images_NHWC=batch.images_NHWC[:, :-8], labels_NHW=batch.labels_NHW[:, :-8])
+            for batch in whole.records[1].batches
+        )
+        mixed = replace(whole, records={**whole.records, 1: replace(whole.records[1], batches=cut)})
+        again = replay(mixed, 1, torch.device("cpu"))
+        assert math.isfinite(again.loss) and any("differ in size" in remark for remark in again.remarks)
+
+
+def test_a_secret_does_not_spoil_the_settings(shards: Path, tmp_path: Path) -> None:
+    config = small_config(str(shards), 0).model_copy(update={"deepspeed": {"comet": {"api_key": "hunter2"}}})
+    about = About(step=3, losses=(None,), accumulation=1, counts=(1, 1), histogram=(1,), keys={}, versions={})
+    saved = toy_checkpoint()
+    box = write_black_box(tmp_path, BlackBox(about, config, saved.card, dict(saved.weights), {}))
+    assert "hunter2" not in (box / "config.yaml").read_text()
+    assert read_yaml(box / "config.yaml")["deepspeed"]["comet"]["api_key"] == "***"
 
 
 def test_gradients_alone_are_found_on_the_rank_that_made_them(

@@ -1,0 +1,54 @@
+"""The run folder: what is not ours stays, what is written can be read in any locale, and a bug of a save is not silent."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from small_runs import small_config, toy_checkpoint
+
+from msanet.data.index import load_manifest
+from msanet.training import run as run_module
+from msanet.training.run import RunFolder
+
+
+def folder(shards: Path, path: Path) -> RunFolder:
+    config = small_config(str(shards), stage=0)
+    return RunFolder(
+        config.model_copy(update={"run": config.run.model_copy(update={"dir": path})}), load_manifest(shards)
+    )
+
+
+def test_a_new_run_cuts_its_own_files_only(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "annotations.jsonl").write_text('{"image": 1}\n' * 9)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 4}\n')
+    folder(shards, tmp_path).begin(0)
+    assert (tmp_path / "annotations.jsonl").read_text().count("\n") == 9
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_a_bug_in_a_save_ends_the_run(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("seven is no even number")
+
+    monkeypatch.setattr(run_module, "write_checkpoint", fail)
+    run = folder(shards, tmp_path)
+    run.save(toy_checkpoint())
+    with pytest.raises(RuntimeError, match="seven"):
+        run.save(toy_checkpoint())
+
+
+def test_a_checkpoint_is_read_in_every_locale(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.path.insert(0, 'tests'); from dataclasses import replace; from pathlib import Path\n"
+        "from small_runs import newest, toy_checkpoint; from msanet.training.checkpoint import write_checkpoint\n"
+        "one = toy_checkpoint(); state = one.state.model_copy(update={'dataset': 'Stra\\u00dfe'})\n"
+        "write_checkpoint(Path(sys.argv[1]), replace(one, state=state, config='\\u00df'), 1)\n"
+        "assert newest(Path(sys.argv[1])).state.dataset == 'Stra\\u00dfe'\n"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, **ascii_only}, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
