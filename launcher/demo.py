@@ -10,7 +10,7 @@ Images stay in memory: nothing is written to disk, and nothing is asked from the
 import sys
 
 from msanet import distributed
-from msanet.command_line import DemoJob, demo_job
+from msanet.command_line import DemoJob, at_the_cards_size, demo_job
 from msanet.demo.segmenter import Segmenter
 from msanet.demo.server import serve
 from msanet.errors import user_errors
@@ -20,7 +20,7 @@ from msanet.models.saved import load_network
 def demo(job: DemoJob) -> None:
     """From a checkpoint to a page, until Ctrl-C."""
     model, card = load_network(job.checkpoint, distributed.device())
-    settings = job.settings.model_copy(update={"resize": job.settings.resize or card.resize})
+    settings = at_the_cards_size(job.settings, card)
     serve(Segmenter(model, card, settings, job.limits), job.host, job.port)
 
 

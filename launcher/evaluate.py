@@ -10,12 +10,12 @@ report.html into the run (or --out). Ends non-zero if an image was missed or cou
 import sys
 
 from msanet import distributed
-from msanet.command_line import EvaluationJob, evaluation_job
+from msanet.command_line import EvaluationJob, at_the_cards_size, evaluation_job
 from msanet.data.source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
 from msanet.evaluation.evaluator import evaluate
 from msanet.evaluation.report import score_table, write_run_report
-from msanet.evaluation.result import require_whole, write_evaluation
+from msanet.evaluation.result import require_whole, require_writable, write_evaluation
 from msanet.models.saved import load_network, require_same_classes
 
 
@@ -27,11 +27,11 @@ def judge(job: EvaluationJob) -> None:
     model, card = load_network(checkpoint, distributed.device())
     require_same_classes(card, manifest.classes, shards.location)
     source = ShardSource(shards, job.split, manifest)
-    settings = job.settings.model_copy(update={"resize": job.settings.resize or card.resize})
+    settings = at_the_cards_size(job.settings, card)
+    distributed.on_main(lambda: require_writable(job.out))  # now, not after the work
 
     result = evaluate(model, source, settings, card.mean, card.std)
     if distributed.is_main():
-        job.out.mkdir(parents=True, exist_ok=True)
         figures = write_evaluation(job.out, result)
         report = write_run_report(job.out, card.palette, result, run=job.run)
         print(score_table(result), f"written to {figures} and {report}", sep="\n")

@@ -14,7 +14,7 @@ import sys
 from tqdm import tqdm
 
 from msanet import distributed
-from msanet.command_line import PredictionJob, prediction_job
+from msanet.command_line import PredictionJob, at_the_cards_size, prediction_job
 from msanet.errors import UserError, user_errors
 from msanet.evaluation.outputs import Outputs
 from msanet.models.saved import load_network
@@ -23,7 +23,7 @@ from msanet.models.saved import load_network
 def predict(job: PredictionJob) -> int:
     """All files through the network; returns the number that failed."""
     model, card = load_network(job.checkpoint, distributed.device())
-    settings = job.settings.model_copy(update={"resize": job.settings.resize or card.resize})
+    settings = at_the_cards_size(job.settings, card)
     outputs = Outputs(model, card, settings, job.kinds, job.queries, job.server)
     failed = 0
     for path, name in tqdm(job.files, "predict", unit="file"):

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from msanet.config import Config, load_config
+from msanet.config import Config, EvaluationConfig, load_config
 from msanet.distributed import is_main
 from msanet.errors import UserError
 from msanet.evaluation.report import CONFIG_FILE
+from msanet.models.saved import ModelCard
 from msanet.training.checkpoint import MODEL_FILE, best_whole, newest_whole
 
 
@@ -70,6 +71,11 @@ def find_checkpoint(arguments: argparse.Namespace) -> Path:
             f"'{arguments.run}' holds no whole checkpoint, expected at least one; let the training reach its first"
         )
     return chosen / MODEL_FILE
+
+
+def at_the_cards_size(settings: EvaluationConfig, card: ModelCard) -> EvaluationConfig:
+    """With the card's size of the network's input where none is given; null is given, and means the image's own."""
+    return settings if "resize" in settings.model_fields_set else settings.model_copy(update={"resize": card.resize})
 
 
 def say_once(sentence: str) -> bool:

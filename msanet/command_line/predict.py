@@ -51,6 +51,7 @@ def prediction_job(description: str, argv: Sequence[str]) -> PredictionJob:
     checkpoint, config = checkpoint_and_config(arguments, overrides)
     server = SERVERS[arguments.submission] if arguments.submission else None
     files = _find_files(words, arguments.out, server)
+    _require_apart(files, kinds)
     _require_inputs_stay(files, arguments.out, kinds)
     if server:
         server.require_free(arguments.out, files)
@@ -146,14 +147,49 @@ def _is_picture(path: Path) -> bool:
     return (is_video(path) or path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS) and path.is_file()
 
 
+def _require_apart(files: dict[Path, Path], kinds: Sequence[str] | None) -> None:
+    """Raise UserError if two files would have a result of one name: `x.ids.png` is the ids of x and the palette of x.ids."""
+    owners: dict[str, Path] = {}
+    images = {name: file for name, file in files.items() if not is_video(file)}
+    for name, file in images.items():
+        for result in (f"{name}{ending}" for ending in _endings(kinds)):
+            if owners.setdefault(result, file) != file:
+                raise UserError(
+                    f"'{owners[result]}' and '{file}' would both be written as '{result}'; predict them into two folders"
+                )
+    folders = {name.parent: file for name, file in images.items()}
+    for name in _folders_of_frames(files, kinds):
+        if name in folders:
+            raise UserError(
+                f"the frames of '{files[name]}' would be written into '{name}', where the results of '{folders[name]}' go; "
+                "predict them into two folders"
+            )
+
+
 def _require_inputs_stay(files: dict[Path, Path], out: Path, kinds: Sequence[str] | None) -> None:
     """Raise UserError if a result would take the place of a file that is to be predicted."""
     inputs = {file.resolve() for file in files.values()}
-    endings = (VIDEO_ENDING, *filter(None, (ENDINGS[kind] for kind in kinds or ("palette", "overlay"))))
     for name in files:
-        for ending in endings:
+        for ending in (VIDEO_ENDING, *_endings(kinds)):
             target = out / f"{name}{ending}"
             if target.resolve() in inputs:
                 raise UserError(
                     f"'{target}' is an image to be predicted, its result would replace it; choose another --out"
                 )
+    folders = {file.parent for file in inputs if not is_video(file)}
+    for name in _folders_of_frames(files, kinds):
+        if (out / name).resolve() in folders:
+            raise UserError(
+                f"'{out / name}' holds images to be predicted, the frames of '{files[name]}' would be written there; "
+                "choose another --out"
+            )
+
+
+def _endings(kinds: Sequence[str] | None) -> list[str]:
+    """Of an image's results, but for maps, whose endings the network has."""
+    return [ENDINGS[kind] for kind in kinds or ("palette", "overlay") if ENDINGS[kind]]
+
+
+def _folders_of_frames(files: dict[Path, Path], kinds: Sequence[str] | None) -> list[Path]:
+    """Where videos have results of each frame, under `out`."""
+    return [name for name, file in files.items() if is_video(file) and set(kinds or ()) - {"overlay"}]

@@ -14,6 +14,7 @@ from msanet.config import EvaluationConfig
 from msanet.data.augment import normalise
 from msanet.errors import UserError
 from msanet.evaluation.crf import refine, require_library
+from msanet.models.blocks import bilinear
 
 _IDLE_SIZE = (64, 64)
 
@@ -144,7 +145,7 @@ class Predictor:
             x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
         logits = self._windowed(x.flip(3)).flip(3) if mirrored else self._windowed(x)
         if size != own_size:
-            logits = F.interpolate(logits, own_size, mode="bilinear", align_corners=False)
+            logits = bilinear(logits, own_size)
         return logits
 
     def _windowed(self, x_1CHW: Tensor) -> Tensor:

@@ -80,7 +80,10 @@ def _judge_cityscapes(matrix: np.ndarray, plain: Scores, instances: np.ndarray |
         "official-cityscapes", replace(plain, mean_iou=_mean_of_defined(plain.iou_K)), _named(categories)
     )
     if instances is None:
-        note = "Packed without instance maps, so there is no instance-weighted IoU (iIoU); pack the split with --instances."
+        note = (
+            "Judged without instance maps, so there is no instance-weighted IoU (iIoU); evaluate with "
+            "evaluation.protocol=official-cityscapes, on a split that was packed with --instances."
+        )
         return replace(judgement, scores=replace(judgement.scores, notes=(*plain.notes, note)))
     by_class, by_category = weighted_pixels(instances)
 

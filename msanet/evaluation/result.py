@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,13 @@ class Evaluation:
 def evaluation_file(run: Path, split: str) -> Path:
     """RUN/evaluation-<split>.json."""
     return run / f"evaluation-{split}.json"
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder. Raises OSError where no file can be made in it, before there is anything to lose."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=folder, prefix=".writable-"):
+        pass
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> Path:

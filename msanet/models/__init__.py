@@ -34,6 +34,8 @@ def attention_to_scale(
     if network not in MODELS or network == "attention_to_scale":
         known = sorted(MODELS.keys() - {"attention_to_scale"})
         raise UserError(f"model.network is '{network}', which can have no scales; {nearest(network, known)}")
+    if attention_channels < 1:
+        raise UserError(f"model.attention_channels is {attention_channels}, expected 1 or more; choose for example 512")
     try:
         pairs = [part.partition("=") for part in network_options.split(",") if part.strip()]
         options = {key.strip(): parse_yaml(value) for key, _, value in pairs}
@@ -110,7 +112,7 @@ def describe(kind: Any) -> str:
 
 def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
-        return value in get_args(kind)
+        return any(type(value) is type(known) and value == known for known in get_args(kind))  # 1 == 1.0 == True
     if isinstance(kind, types.UnionType):
         return any(_fits(value, part) for part in get_args(kind))
     if kind is float:

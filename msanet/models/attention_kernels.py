@@ -24,19 +24,26 @@ Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 CHUNKS = "chunks"
 CHANNEL_MULTIPLE = {"cuda": 8}
 """Of C, in every fused kernel of a type of device."""
+MOST_AT_ONCE = {"cuda": 65_535}
+"""Of N, in a call of a fused kernel of a type of device: what a CUDA grid has along the axis they use for it."""
 _BACKENDS = {
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
-_PROBE_POSITIONS = 128
+"""cuDNN's last: what takes the first that fits has not looked at its numbers, see `_why_not`."""
+_PROBE_POSITIONS = 192
 
 
 def fused(backends: SDPBackend | list[SDPBackend], query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
     """Attention by the first of these kernels of torch that fits. Raises RuntimeError where none does.
 
-    Channels are filled up with zeros to `CHANNEL_MULTIPLE`, which changes no score.
+    Channels are filled up with zeros to `CHANNEL_MULTIPLE`, which changes no score; more than `MOST_AT_ONCE` are done in turn.
     """
+    most = MOST_AT_ONCE.get(query_NLC.device.type)
+    if most and query_NLC.shape[0] > most:
+        parts = zip(*(x.split(most) for x in (query_NLC, key_NSC, value_NSC)), strict=True)
+        return torch.cat([fused(backends, *part) for part in parts])
     channels = value_NSC.shape[2]
     missing = -channels % CHANNEL_MULTIPLE.get(query_NLC.device.type, 1)
     query, key, value = (x.unsqueeze(1) for x in (query_NLC, key_NSC, value_NSC))
@@ -110,8 +117,9 @@ def unsaid_choices() -> list[str]:
 def choose(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> str:
     """The name in KERNELS of what computes this attention; found once for each `Case`, without synchronising after that.
 
-    Where several fit, each is timed on random tensors of these sizes, forward and, if one follows, backward. Timings differ
-    from run to run, and kernels in the last bits: under torch.use_deterministic_algorithms the first that fits is taken.
+    Only kernels that are right on a small probe are taken, see `_why_not`. Where several are, each is timed on random tensors
+    of these sizes, forward and, if one follows, backward. Timings differ from run to run, and kernels in the last bits: under
+    torch.use_deterministic_algorithms the first is taken.
     """
     tensors = (query_NLC, key_NSC, value_NSC)
     backward = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
@@ -127,7 +135,7 @@ def choose(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> str:
 def _choice(tensors: Sequence[Tensor], backward: bool) -> Choice:
     device = tensors[0].device
     reasons: dict[str, str] = {}
-    probe = [x.new_empty(1, min(x.shape[1], _PROBE_POSITIONS), x.shape[2]) for x in tensors]
+    probe = [x.new_empty(1, min(_magnitude(x.shape[1]), _PROBE_POSITIONS), x.shape[2]) for x in tensors]
     for name in CANDIDATES.get(device.type, ()):
         reasons[name] = _why_not(KERNELS[name], probe, backward)
     fitting = [name for name, reason in reasons.items() if not reason]
@@ -141,11 +149,22 @@ def _choice(tensors: Sequence[Tensor], backward: bool) -> Choice:
 
 
 def _why_not(kernel: Kernel, like: Sequence[Tensor], backward: bool) -> str:
-    """Empty where the kernel takes such tensors, else what torch says."""
+    """Empty where the kernel takes such tensors and is right, else what torch says or what is wrong.
+
+    Its numbers are looked at where a query's scores are all far below 0, as they are in trained networks and never in normal
+    noise. There cuDNN's backward on Hopper gave NaN: where 64 positions are left over of 128, it took the missing ones for
+    scores of 0 (pytorch#196678, with a mask; cudnn-frontend#628). Of gradients only whether they are finite, since they
+    cancel there.
+    """
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            _run(kernel, _random(like, backward), backward)
+            tensors = _far_below(like, backward)
+            found = _run(kernel, tensors, backward)
+            with torch.no_grad():
+                right = torch.allclose(found[0], attend_in_chunks(*tensors), rtol=0.05, atol=0.05)
+            if not (right and all(x.isfinite().all() for x in found)):
+                return "gives wrong numbers for scores far below 0"
         except RuntimeError as error:
             return " ".join(
                 [*(str(w.message).partition(" (Triggered")[0] for w in said), str(error).partition("\n")[0]]
@@ -169,11 +188,13 @@ def _seconds(kernel: Kernel, like: Sequence[Tensor], backward: bool) -> float:
     return min(found[1:])
 
 
-def _run(kernel: Kernel, tensors: Sequence[Tensor], backward: bool) -> None:
+def _run(kernel: Kernel, tensors: Sequence[Tensor], backward: bool) -> list[Tensor]:
+    """The output and, if wanted, the gradients."""
     query, key, value = tensors
     output_NLC = kernel(query, key, value)
-    if backward:
-        torch.autograd.grad(output_NLC, tensors, torch.ones_like(output_NLC))
+    if not backward:
+        return [output_NLC]
+    return [output_NLC, *torch.autograd.grad(output_NLC, tensors, torch.ones_like(output_NLC))]
 
 
 def _random(like: Sequence[Tensor], backward: bool) -> list[Tensor]:
@@ -182,6 +203,13 @@ def _random(like: Sequence[Tensor], backward: bool) -> list[Tensor]:
     return [
         torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device).requires_grad_(backward) for x in like
     ]
+
+
+def _far_below(like: Sequence[Tensor], backward: bool) -> list[Tensor]:
+    """As `_random`, with all scores about -150, a standard deviation of 1.7 apart: exp(150) is beyond float32."""
+    query, key, value = _random(like, False)
+    far = (150 / query.shape[2]) ** 0.5
+    return [x.requires_grad_(backward) for x in (query.mul_(0.1).add_(far), key.mul_(0.1).sub_(far), value)]
 
 
 @contextmanager

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 Norm = Literal["batch", "group", "frozen"]
 """BatchNorm; GroupNorm, for micro-batches too small for statistics; BatchNorm that keeps what it was loaded with."""
 
+MOST_IN_CHANNELS_LAST = {"cuda": 2**31 - 2}
+"""Numbers that torch's bilinear interpolation gives in that memory order on a type of device; it refuses more."""
+
 
 def scaled_channels(channels: int, width: float) -> int:
     """`channels` times `width`, at least 8; the paper's own number at width 1."""
@@ -114,11 +117,19 @@ def pad_to_multiple(x_NCHW: Tensor, multiple: int) -> Tensor:
     return ordered_as(x_NCHW, F.pad(x_NCHW, (0, right, 0, bottom), mode="replicate"))
 
 
+def bilinear(x_NCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
+    """Resized, cell centres on pixel centres: (N, C, h, w) -> (N, C, H, W). Contiguous above `MOST_IN_CHANNELS_LAST`."""
+    most = MOST_IN_CHANNELS_LAST.get(x_NCHW.device.type)
+    if most and x_NCHW.shape[0] * x_NCHW.shape[1] * size_HW[0] * size_HW[1] > most:
+        x_NCHW = x_NCHW.contiguous()
+    return F.interpolate(x_NCHW, size=size_HW, mode="bilinear", align_corners=False)
+
+
 def upsample(x_NCHW: Tensor, stride: int, size_HW: tuple[int, int]) -> Tensor:
     """Bilinear by exactly `stride` (a cell's value lies at its centre), then cropped: (N, C, h, w) -> (N, C, H, W)."""
     if stride > 1:
         height, width = x_NCHW.shape[-2:]
-        x_NCHW = F.interpolate(x_NCHW, size=(height * stride, width * stride), mode="bilinear", align_corners=False)
+        x_NCHW = bilinear(x_NCHW, (height * stride, width * stride))
     return x_NCHW[..., : size_HW[0], : size_HW[1]]
 
 

@@ -27,7 +27,8 @@ def pictures(
     """Input, ground truth, prediction and errors by their names in COLUMNS, each (h, w, 3) uint8 RGB.
 
     image: (H, W, 3) uint8 RGB. ground_truth, prediction: (H, W) uint8 train ids, 255 = ignore.
-    max_width: width of a picture in pixels; wider ones are scaled down, narrower ones kept.
+    max_width: width of a picture in pixels; wider ones, and those above four times that in height, are scaled down, others
+    kept.
     """
     if max_width < 1:
         raise ValueError(f"panel has max_width {max_width}, expected at least 1 pixel; choose for example 480")
@@ -40,8 +41,9 @@ def pictures(
             "resize the scores before taking the best class"
         )
     height, width = ground_truth.shape
-    if width > max_width:
-        size = (max_width, max(1, round(height * max_width / width)))
+    share = min(max_width / width, 4 * max_width / height)
+    if share < 1:
+        size = (max(1, round(width * share)), max(1, round(height * share)))
         # Area averaging avoids aliasing in the picture; ids must never be mixed, so labels take the nearest pixel.
         image = _resize(image, size, cv2.INTER_AREA)
         ground_truth = _resize(ground_truth, size, cv2.INTER_NEAREST_EXACT)

@@ -79,6 +79,18 @@ def test_the_table_of_a_rescoring(run: Write, capsys: pytest.CaptureFixture[str]
     assert "drawn anew 50 times (seed 0) as if independent" in text and "no instance-weighted IoU (iIoU)" in text
 
 
+def test_the_devkits_mean_has_no_interval(run: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in `evaluation-<split>.json`: over resamples it would be the mean of the classes that are there."""
+    folder = run(records=make(classes=VOC.classes))
+    result = read(capsys, "rescore", folder, "--protocol", "official-voc", "--resamples", 5)
+    assert result["figures"]["mean_iou"]["interval"] == [None, None] and result["figures"]["mean_iou"]["value"] > 0
+    assert None not in result["figures"]["pixel_accuracy"]["interval"] + result["classes"]["cat"]["interval"]
+    assert main(["rescore", str(folder), "--protocol", "official-voc", "--resamples", "5"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("mIoU"))
+    assert line.endswith("%   - to -")
+    assert None not in read(capsys, "rescore", folder, "--resamples", 5)["figures"]["mean_iou"]["interval"]
+
+
 def test_instances_that_were_kept_are_rescored(run: Write, capsys: pytest.CaptureFixture[str]) -> None:
     rows = np.array([[0, 26001, 100, 50, 80]], dtype=np.int64)
     folder = run(records=replace(make(), instances=rows))

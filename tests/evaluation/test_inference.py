@@ -12,7 +12,7 @@ from msanet.config import EvaluationConfig
 from msanet.errors import UserError
 from msanet.evaluation.inference import Predictor
 from msanet.models import build_model
-from msanet.models.blocks import pad_to_multiple
+from msanet.models.blocks import MOST_IN_CHANNELS_LAST, pad_to_multiple
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
 
@@ -317,3 +317,19 @@ def test_confidence_is_the_probability_of_the_label(settings: dict[str, Any]) ->
     labels, confidence = predictor.labels_and_confidence(image)
     assert labels.equal(predictor.labels(image))
     torch.testing.assert_close(confidence, predictor.probabilities(image).amax(dim=0))
+
+
+def test_logits_beyond_what_a_device_resizes_in_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, small = random_image(21, 30), predictor(SmallNet(), resize=(11, 15))
+    expected, orders = small.probabilities(image), []
+    resize = F.interpolate
+
+    def seen(x_NCHW: Tensor, *words: Any, **options: Any) -> Tensor:
+        orders.append(x_NCHW.is_contiguous())
+        return resize(x_NCHW, *words, **options)
+
+    monkeypatch.setattr(F, "interpolate", seen)
+    for most in (21 * 30 * 5, 21 * 30 * 5 - 1):
+        monkeypatch.setitem(MOST_IN_CHANNELS_LAST, "cpu", most)
+        torch.testing.assert_close(small.probabilities(image), expected)
+    assert orders[1::2] == [False, True]

@@ -193,7 +193,9 @@ def test_what_is_known_without_instances_is_said() -> None:
     found = judge(np.eye(19, 20, dtype=np.int64), CITYSCAPES.classes, "official-cityscapes")
     assert found.scores.mean_iou == 1.0 and found.categories and found.categories.mean == 1.0
     assert found.class_instances is None and found.category_instances is None
-    assert "no instance-weighted IoU" in found.scores.notes[-1]
+    note = found.scores.notes[-1]
+    assert note.startswith("Judged without instance maps, so there is no instance-weighted IoU (iIoU); evaluate with ")
+    assert "evaluation.protocol=official-cityscapes, on a split that was packed with --instances" in note
 
 
 def test_plain_is_scores_and_counts_void_as_missed() -> None:

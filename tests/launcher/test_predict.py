@@ -168,6 +168,28 @@ def test_no_result_takes_the_place_of_an_image(tmp_path: Path) -> None:
     assert names(tmp_path / "a.png", out=tmp_path / "out") == ["a"]
 
 
+def test_results_of_two_files_never_have_one_name(tmp_path: Path) -> None:
+    x, y = tmp_path / "x", tmp_path / "y"
+    for path in (x / "x.jpg", x / "x.ids.jpg", y / "clip" / "000001.jpg", y / "other" / "a.jpg"):
+        write_image(path)
+    write_video(y / "clip.mp4", [0])
+
+    def ask(*words: object, out: Path = tmp_path / "out") -> int:
+        return len(job("--checkpoint", "x", "--out", out, "--images", *words).files)
+
+    with pytest.raises(UserError, match="x.ids.jpg' and '.*x.jpg' would both be written as 'x.ids.png'"):
+        ask(x, "--write", "ids,palette")
+    assert ask(x) == ask(x, "--write", "ids") == 2
+    for kinds in ("palette", "overlay,ids"):
+        with pytest.raises(
+            UserError, match="frames of '.*clip.mp4' would be written into 'clip', where .*000001.jpg' go"
+        ):
+            ask(y, "--write", kinds)
+        with pytest.raises(UserError, match="y/clip' holds images to be predicted, the frames of '.*clip.mp4' would"):
+            ask(y / "clip" / "000001.jpg", y / "clip.mp4", "--write", kinds, out=y)
+    assert ask(y) == ask(y, "--write", "overlay") == 3  # of frames nothing but the video
+
+
 def test_a_video_becomes_a_video_of_overlays(unet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in" / "clip.avi", [10, 120, 240])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -109,6 +110,47 @@ def test_where_no_kernel_fits_it_says_so_and_what_the_explicit_form_would_cost(m
     assert {choice.kernel for choice in chosen_kernels().values()} == {"chunks"}
 
 
+def without_the_highest(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
+    """exp of scores as they are: right for normal noise, and 0 far below it."""
+    weights = (query_NLC @ key_NSC.mT).exp()
+    return weights @ value_NSC / weights.sum(dim=2, keepdim=True).clamp(min=1e-30)
+
+
+def counts_missing_keys(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
+    """As cuDNN's: keys come in 128, and 64 missing ones count as scores of 0 in the backward pass."""
+    logsumexp = (query_NLC.detach() @ key_NSC.detach().mT).logsumexp(dim=2, keepdim=True)
+    if query_NLC.requires_grad and key_NSC.shape[1] % 128 == 64:
+        query_NLC = query_NLC.clone()
+        query_NLC.register_hook(lambda grad: grad + 0 * (-logsumexp).exp())
+    return explicit(query_NLC, key_NSC, value_NSC)
+
+
+@pytest.mark.parametrize("kernel", [without_the_highest, counts_missing_keys])
+@pytest.mark.parametrize("length", [60, 100, 3136])
+def test_a_kernel_that_is_fast_and_wrong_is_not_taken(
+    kernel: attention_kernels.Kernel, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = tensors(length, length, 8, torch.float32)
+    assert kernel(*inputs).isfinite().all()
+    monkeypatch.setitem(attention_kernels.KERNELS, "cudnn", kernel)
+    monkeypatch.setitem(attention_kernels.CANDIDATES, "cpu", ("cudnn", "flash"))
+    monkeypatch.setattr(attention_kernels, "_seconds", lambda timed, *_: 1.0 if timed is kernel else 2.0)
+    attend(*inputs)
+    assert next(iter(chosen_kernels().values())) == ("flash", {})
+    attention_kernels._chosen.clear()
+    monkeypatch.setitem(attention_kernels.CANDIDATES, "cpu", ("cudnn",))
+    with pytest.warns(RuntimeWarning, match="cudnn: gives wrong numbers for scores far below 0"):
+        attend(*inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels", [1, 8, 256])
+def test_a_kernel_that_is_right_is_taken(dtype: torch.dtype, channels: int) -> None:
+    for backward in (True, False):
+        attend(*(x.requires_grad_(backward) for x in (x.detach() for x in tensors(300, 200, channels, dtype))))
+    assert [choice.kernel for choice in chosen_kernels().values()] == ["flash"] * 2
+
+
 def test_the_fastest_is_chosen_once_for_each_case(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[str] = []
 
@@ -193,6 +235,32 @@ def test_zeros_fill_channels_up_and_change_nothing(monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_more_than_a_grid_holds_are_done_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(query: Tensor, *rest: Any, **options: Any) -> Tensor:
+        done.append(len(query))
+        return attention(query, *rest, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    inputs = [torch.cat([x.detach()] * 3)[:5].requires_grad_() for x in tensors()]
+    attend(*inputs)  # which chooses
+    done.clear()
+    monkeypatch.setitem(attention_kernels.MOST_AT_ONCE, "cpu", 2)
+    for found, expected in zip(with_gradients(attend, inputs), with_gradients(explicit, inputs), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert done == [2, 2, 1] and attention_kernels.MOST_AT_ONCE["cuda"] == 2**16 - 1
+
+
+def test_where_nothing_is_looked_at_cudnn_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(attention_kernels, "fused", lambda backends, *x: asked.extend(b.name for b in backends) or x[0])
+    with FakeTensorMode():
+        attend(*(torch.empty(2, 5, 8, device="cuda") for _ in range(3)))
+    assert asked == ["FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"]
+
+
 def test_a_strided_or_single_channel_is_no_reason_for_the_explicit_form() -> None:
     strided = [x.detach().mT.contiguous().mT for x in tensors()]
     single = [x.detach()[..., 0].contiguous().unsqueeze(1).mT for x in tensors()]
@@ -221,6 +289,17 @@ def test_the_map_of_weights_is_what_is_added(size: tuple[int, int], pool: int, w
     found = torch.einsum("nqhw,nchw->ncq", weights_NQHW.double(), c).view_as(c)
     torch.testing.assert_close(spatial_attention(a, b, c, pool, window), found, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weights_NQHW.sum(dim=(2, 3)), torch.ones(weights_NQHW.shape[:2]))
+
+
+def test_the_map_of_weights_of_bf16_is_not_rounded() -> None:
+    """Scores reach 100 here, where bf16 has steps of 0.5; inside autocast a product of float32 would be taken in bf16."""
+    a, b, _ = (x.to(torch.bfloat16) * 4 for x in maps(12, 16, 16))
+    queries = torch.arange(12 * 16)
+    expected = (b.double().flatten(2).mT @ a.double().flatten(2)).softmax(dim=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        for found in (attention_weights(a, b, queries), attention_weights(a.float(), b.float(), queries)):
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found.flatten(2).double(), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_pooling_averages_keys_and_values() -> None:

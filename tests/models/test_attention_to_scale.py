@@ -259,6 +259,14 @@ def test_all_scales_begin_with_nearly_equal_weights() -> None:
         ({"scales": ""}, "expected positive numbers"),
         ({"merge": "sum"}, "expected one of attention, average, max"),
         ({"attention_kernel": 2}, "expected one of 1, 3"),
+        ({"attention_kernel": 3.0}, "model.attention_kernel is 3.0, expected one of 1, 3"),
+        ({"attention_layers": True}, "model.attention_layers is True, expected one of 1, 2"),
+        (
+            {"network": "deeplabv3", "network_options": "output_stride=16.0"},
+            "model.output_stride is 16.0, expected one",
+        ),
+        ({"attention_channels": -4}, "model.attention_channels is -4, expected 1 or more"),
+        ({"attention_channels": 0}, "model.attention_channels is 0, expected 1 or more"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], words: str) -> None:

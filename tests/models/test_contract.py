@@ -9,7 +9,13 @@ from zoo import CASES, CLASSES, STRUCTURES, images, network, random_labels, trai
 
 from msanet.datasets import IGNORE_INDEX
 from msanet.models import MODELS, build_model, model_options
-from msanet.models.blocks import FrozenBatchNorm2d, normalisation, pad_to_multiple, upsample
+from msanet.models.blocks import (
+    MOST_IN_CHANNELS_LAST,
+    FrozenBatchNorm2d,
+    normalisation,
+    pad_to_multiple,
+    upsample,
+)
 from msanet.models.network import TrainingOutput
 
 every_network = pytest.mark.parametrize("case", CASES)
@@ -206,6 +212,17 @@ def test_upsampling_puts_a_cell_at_the_centre_of_its_pixels(stride: int, size: t
     top, left = stride // 2, stride // 2
     bottom, right = int(rows[-1]) + 1, int(columns[-1]) + 1
     torch.testing.assert_close(pixels[..., top:bottom, left:right], expected[..., top:bottom, left:right])
+
+
+def test_upsampling_beyond_what_a_device_does_in_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    expected = upsample(cells, 2, (8, 10))
+    for most, contiguous in ((480, False), (479, True)):
+        monkeypatch.setitem(MOST_IN_CHANNELS_LAST, "cpu", most)
+        found = upsample(cells, 2, (8, 10))
+        assert found.is_contiguous() == contiguous
+        torch.testing.assert_close(found, expected)
+    assert MOST_IN_CHANNELS_LAST["cuda"] + 1 == torch.iinfo(torch.int32).max  # which torch's kernel refuses
 
 
 def test_padding_repeats_the_last_row_and_column() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from msanet.visual.embedding import data_uri
 from msanet.visual.panels import COLUMNS, RIGHT, WRONG, errors, pictures
 
 PALETTE = ((10, 20, 30), (200, 100, 0))
@@ -48,6 +49,19 @@ def test_wide_pictures_shrink_and_labels_are_never_mixed() -> None:
     colours = np.unique(found["ground truth"].reshape(-1, 3), axis=0)
     assert colours.tolist() == [[0, 0, 250], [10, 20, 30]]
     assert pictures(image, truth, prediction, palette, max_width=203)["errors"].shape == (101, 203, 3)
+
+
+def test_tall_pictures_shrink_and_can_be_shown() -> None:
+    """JPEG ends at 65,500 rows."""
+    image, truth, prediction = _scene(70_000, 20)
+    image[:] = np.random.default_rng(0).integers(0, 255, (70_000, 1, 3), dtype=np.uint8)
+    found = pictures(image, truth, prediction, PALETTE, max_width=50)
+    assert {picture.shape for picture in found.values()} == {(200, 1, 3)}
+    assert all(
+        data_uri(picture).startswith("data:image/") for picture in pictures(image, truth, prediction, PALETTE).values()
+    )
+    assert pictures(*_scene(200, 50), PALETTE, max_width=50)["input"].shape == (200, 50, 3)
+    assert pictures(*_scene(400, 60), PALETTE, max_width=50)["input"].shape == (200, 30, 3)
 
 
 def test_mismatching_sizes_are_errors() -> None:
