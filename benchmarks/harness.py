@@ -13,15 +13,20 @@ from typing import Any
 _LIBRARIES = ("torch", "numpy", "opencv-python-headless", "imagecodecs", "webdataset", "pillow", "deepspeed")
 
 
-def in_turns(subjects: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def in_turns(
+    subjects: Mapping[str, Callable[[], float]],
+    rounds: int,
+    keep: Callable[[dict[str, list[float]]], object] = lambda found: None,
+) -> dict[str, list[float]]:
     """Call every subject once a round, `rounds` times, and keep what each returns (images per second, seconds).
 
-    Turns, since a shared machine's speed drifts: ratios are taken inside a round.
+    Turns, since a shared machine's speed drifts: ratios are taken inside a round. keep: gets all there is after each call.
     """
     found: dict[str, list[float]] = {name: [] for name in subjects}
     for _ in range(rounds):
         for name, subject in subjects.items():
             found[name].append(subject())
+            keep(found)
     return found
 
 
@@ -53,10 +58,13 @@ def print_table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
         print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
 
 
-def write_json(path: Path | None, result: dict[str, Any]) -> None:
-    """The result with the machine that gave it; nothing where no file was asked for."""
+def write_json(path: Path | None, result: dict[str, Any], is_whole: bool = True) -> None:
+    """The result with the machine that gave it; nothing where no file was asked for. is_whole: no more will be measured."""
     if path:
-        path.write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n")
+        part = path.with_name(f"{path.name}.part")  # a time limit may end this program here
+        part.write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n")
+        part.replace(path)
+    if path and is_whole:
         print(f"written to {path}")
 
 

@@ -7,13 +7,15 @@ Every way is timed in turns in one run; "times" is the median over the rounds of
 over the way's. On a CPU these are seconds of the processor, which other work does not change: set OMP_NUM_THREADS=1, and they
 are those of one core. The peer `as the paper writes it` has the attention map in memory, and is left out where that would take
 more than --map-memory GB. Images are noise: speed does not depend on them. Sizes are a GPU's full resolution by default, and on
-a CPU what ends within minutes. What the first call takes, with compilation, is shown beside and not counted.
+a CPU what ends within minutes. What the first call takes, with compilation, is shown beside and not counted; a way that cannot be
+compiled is left out.
 """
 
 import argparse
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -69,10 +71,16 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--json", type=Path, help="write all figures here")
     arguments = parser.parse_args()
-    found, rows = {}, []
+    found: dict[str, Any] = {}
+    rows = []
+
+    def write(is_whole: bool = False) -> None:
+        result = {"size": list(arguments.size), "width": arguments.width, "networks": found}
+        write_json(arguments.json, result, is_whole)
+
     for network in arguments.networks:
-        figures = _network(network, arguments)
-        found[network] = figures
+        figures = found[network] = {}
+        _network(network, arguments, figures, write)
         plain = figures[PLAIN]["latency"]
         for name, one in figures.items():
             times = median_ratio(plain, one["latency"])
@@ -81,36 +89,55 @@ def main() -> None:
             print(rows[-1], file=sys.stderr, flush=True)
     header = ("network", "way", "s an image", "times", f"images/s, {arguments.batch} at a time", "first call, s")
     print_table(header, rows)
-    write_json(arguments.json, {"size": list(arguments.size), "width": arguments.width, "networks": found})
+    write(is_whole=True)
 
 
-def _network(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def _network(name: str, arguments: argparse.Namespace, figures: dict[str, Any], write: Callable[[], None]) -> None:
+    """Fill `figures`, by the names of ways. write: called whenever there is something new."""
+    torch.compiler.reset()
     height, width = arguments.size
     map_gb = 4 * (height * width / 4) ** 2 / 1e9
     subjects: dict[str, Callable[[], float]] = {}
-    figures: dict[str, Any] = {}
     for way_name, way in WAYS.items():
         is_too_large = way.explicit and (name != "msanet" or map_gb > arguments.map_memory)
         if is_too_large or (way.compiled and arguments.no_compile):
             continue
-        model = _prepared(name, way, arguments.width)
-        figures[way_name] = {"preparation": 0.0}
-        for key, count in (("latency", 1), ("batch", arguments.batch)):
-            image_NCHW = torch.randn(count, 3, height, width, device="cuda" if IS_GPU else "cpu")
-            if way.channels_last:
-                image_NCHW = image_NCHW.contiguous(memory_format=torch.channels_last)
-            timed = partial(_seconds, model, image_NCHW, way)
-            figures[way_name]["preparation"] += timed()  # compiles, and measures kernels
-            subjects[f"{way_name}/{key}"] = timed
-    for subject, seconds in in_turns(subjects, arguments.rounds).items():
-        way_name, _, key = subject.rpartition("/")
-        figures[way_name][key] = seconds
-    return figures
+        try:
+            own, preparation = _warmed(name, way, arguments)
+        except Exception:
+            if not way.compiled:
+                raise
+            traceback.print_exc()
+            print(f"{name}, {way_name}: left out, since it failed", file=sys.stderr, flush=True)
+            continue
+        figures[way_name] = {"preparation": preparation}
+        subjects |= {f"{way_name}/{key}": timed for key, timed in own.items()}
+        write()
+
+    def keep(seconds: dict[str, list[float]]) -> None:
+        for subject, own in seconds.items():
+            way_name, _, key = subject.rpartition("/")
+            figures[way_name][key] = own
+        write()
+
+    in_turns(subjects, arguments.rounds, keep)
+
+
+def _warmed(name: str, way: Way, arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], float]], float]:
+    """What gives the seconds of one image and of a batch, and the seconds of their first calls."""
+    model = _prepared(name, way, arguments.width)
+    own, preparation = {}, 0.0
+    for key, count in (("latency", 1), ("batch", arguments.batch)):
+        image_NCHW = torch.randn(count, 3, *arguments.size, device="cuda" if IS_GPU else "cpu")
+        if way.channels_last:
+            image_NCHW = image_NCHW.contiguous(memory_format=torch.channels_last)
+        own[key] = partial(_seconds, model, image_NCHW, way)
+        preparation += own[key]()  # compiles, and measures kernels
+    return own, preparation
 
 
 def _prepared(name: str, way: Way, width: float) -> Callable[[Tensor], Tensor]:
     torch.manual_seed(0)
-    torch.compiler.reset()
     model: nn.Module = build_model(name, CLASSES, width=width).eval().to("cuda" if IS_GPU else "cpu")
     if way.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -6,7 +6,8 @@ Each row is a job of its own (one or two ranks): a few real steps of the trainer
 state. On a CPU the heap is counted by heap.c, which needs a C compiler: what PyTorch's allocator holds (compared with the
 estimate), and what oneDNN, BLAS and everything else in the process add; beside them the growth of the resident set. On a GPU
 it is `torch.cuda.max_memory_allocated`, with the networks at full width and images of 4 times the size along each axis. All
-above what the process has after its imports. Exit code 1 if an estimate is off by more than 15 percent.
+above what the process has after its imports. Rows of more ranks than there are GPUs are left out. Exit code 1 if an estimate is
+off by more than 15 percent.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import ctypes
 import json
 import multiprocessing
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -78,7 +80,7 @@ ROWS: dict[str, tuple[int, dict[str, Any]]] = {
         {"model": "attention_to_scale", "crop": [128, 160], "micro": 4, "optimizer": "sgd", "precision": "bf16"},
     ),
 }
-"""Name: (ranks, what differs from the defaults). Names say network, height x width, images of a micro-batch."""
+"""Name: (ranks, what differs from the defaults). Names say network, height x width on a CPU, images of a micro-batch."""
 
 
 def main() -> int:
@@ -95,11 +97,14 @@ def main() -> int:
                 "DS_ACCELERATOR": "cpu",
                 "PYTHONWARNINGS": "ignore",
             }
-        for name in ROWS:
+        for row, (ranks, _) in ROWS.items():
+            name = _true_size(row)
             if arguments.only and not any(part in name for part in arguments.only):
                 continue
-            ranks = _measure(name)
-            worst = max(ranks, key=lambda one: one["measured"])
+            if torch.cuda.is_available() and ranks > torch.cuda.device_count():
+                print(f"{name}: left out, as there are {torch.cuda.device_count()} GPUs", file=sys.stderr, flush=True)
+                continue
+            worst = max(_measure(row), key=lambda one: one["measured"])
             ratio = worst["estimate"] / worst["measured"]
             figures[name] = {**worst, "ratio": ratio}
             others = [f"{worst[key] / 1e6:.0f}" for key in ("heap", "resident") if key in worst]
@@ -107,10 +112,21 @@ def main() -> int:
                 (name, f"{worst['estimate'] / 1e6:.0f}", f"{worst['measured'] / 1e6:.0f}", f"{ratio:.2f}", *others)
             )
             print(rows[-1], file=sys.stderr, flush=True)
+            write_json(arguments.json, {"rows": figures}, is_whole=False)
     more = () if torch.cuda.is_available() else ("whole heap, MB", "resident, MB")
     print_table(("step", "estimate, MB", "measured, MB", "ratio", *more), rows)
     write_json(arguments.json, {"rows": figures})
     return int(any(abs(row["ratio"] - 1) > BAR for row in figures.values()))
+
+
+def _grow() -> int:
+    """How many times as long the sides of images are here, and networks as wide."""
+    return 4 if torch.cuda.is_available() else 1
+
+
+def _true_size(row: str) -> str:
+    """The name of a row with the size that its images have here."""
+    return re.sub(r"(\d+)x(\d+)", lambda found: f"{int(found[1]) * _grow()}x{int(found[2]) * _grow()}", row)
 
 
 def _compile(folder: Path) -> Path:
@@ -146,7 +162,7 @@ def _measure(name: str) -> list[dict[str, float]]:
 def _work(name: str, out: str, environment: dict[str, object]) -> None:
     os.environ.update({key: str(value) for key, value in environment.items()})
     ranks, chosen = ROWS[name]
-    config = _config(dict(chosen), ranks, grow=4 if torch.cuda.is_available() else 1)
+    config = _config(dict(chosen), ranks, _grow())
     with distributed.session(600):
         found = _steps(config)
         build = partial(build_model, config.model.name, CLASSES, **config.model.options)

@@ -4,9 +4,10 @@
     python benchmarks/step.py --size 224 224 --batch 16        # on a GPU
     python benchmarks/step.py --size 1024 2048 --batch 1       # on a GPU
 
-All subjects take the same batch of noise, in one process and in turns; ratios are taken inside a round. On a GPU time is wall
-time up to the end of the device's work, with the peak of its memory; on a CPU it is CPU time of one thread, as others may
-share the machine, and only the ratios count. The data's way from the disk is not in it (`benchmarks/streaming.py`).
+All subjects take the same batch of noise, in one process and in turns; ratios are taken inside a round. One that memory does not
+suffice for, or that cannot be compiled, is left out. On a GPU time is wall time up to the end of the device's work, with the peak
+of its memory; on a CPU it is CPU time of one thread, as others may share the machine, and only the ratios count. The data's way
+from the disk is not in it (`benchmarks/streaming.py`).
 """
 
 import argparse
@@ -14,6 +15,7 @@ import gc
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,7 @@ from harness import in_turns, median_ratio, print_table, write_json  # noqa: E40
 from training_peers import Step, images_per_second, our_step, paper_loop, plain_loop, random_batch  # noqa: E402
 
 from msanet import distributed  # noqa: E402
+from msanet.data.stages import Batch  # noqa: E402
 from msanet.evaluation.inference import is_out_of_memory  # noqa: E402
 
 PEER = "as the paper writes it"
@@ -65,17 +68,25 @@ def measure(args: argparse.Namespace) -> None:
     batch = random_batch(args.batch, tuple(args.size))
     peaks: dict[str, float] = {}
     timed: dict[str, Callable[[], float]] = {}
+    settings = {key: value for key, value in vars(args).items() if key != "json"}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, one thread, CPU time"
+
+    def write(speeds: dict[str, list[float]], is_whole: bool = False) -> None:
+        found = {"device": device, "settings": settings, "images_per_second": speeds, "peak_bytes": peaks}
+        write_json(args.json, found, is_whole)
+
     for name in args.only:
         try:
-            step = SUBJECTS[name](batch, args.width)
-            peaks[name] = warm(step)
+            step, peaks[name] = warmed(SUBJECTS[name], batch, args.width)
             timed[name] = partial(images_per_second, step, args.batch, args.steps, now)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
+        except Exception as error:
+            if not (is_out_of_memory(error) or "compiled" in name):
                 raise
-            print(f"{name}: out of memory", file=sys.stderr)
-            gc.collect()
-    speeds = in_turns(timed, args.rounds)
+            traceback.print_exc()
+            print(f"{name}: left out, since it failed", file=sys.stderr, flush=True)
+        gc.collect()  # what a subject that failed has held
+        write({})
+    speeds = in_turns(timed, args.rounds, write)
     peer = next(iter(speeds))
     rows: list[tuple[Any, ...]] = [
         (
@@ -87,20 +98,19 @@ def measure(args: argparse.Namespace) -> None:
         for name, speed in speeds.items()
     ]
     print_table(("one step", "images/s", f"times '{peer}'", "peak, GB"), rows)
-    settings = {key: value for key, value in vars(args).items() if key != "json"}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, one thread, CPU time"
-    write_json(args.json, {"device": device, "settings": settings, "images_per_second": speeds, "peak_bytes": peaks})
+    write(speeds, is_whole=True)
 
 
-def warm(step: Step) -> float:
-    """The first steps, in which kernels are compiled and chosen; the peak of the GPU's memory in the last, in bytes."""
+def warmed(build: Callable[..., Step], batch: Batch, width: float) -> tuple[Step, float]:
+    """A subject after its first steps, in which kernels are compiled and chosen; the GPU's peak in the last of them, in bytes."""
+    step = build(batch, width)
     for _ in range(2 if torch.cuda.is_available() else 1):
         step()
     if not torch.cuda.is_available():
-        return 0.0
+        return step, 0.0
     torch.cuda.reset_peak_memory_stats()
     step()
-    return float(torch.cuda.max_memory_allocated())
+    return step, float(torch.cuda.max_memory_allocated())
 
 
 def now() -> float:

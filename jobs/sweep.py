@@ -33,4 +33,9 @@ def sweep(job: SweepJob) -> int:
 
 if __name__ == "__main__":
     with user_errors():
-        sys.exit(sweep(sweep_job(__doc__ or "", TRAIN, sys.argv[1:])))
+        try:
+            code = sweep(sweep_job(__doc__ or "", TRAIN, sys.argv[1:]))
+        except KeyboardInterrupt:  # while Tune's own handler is not there: Ray is joined, or the best is trained
+            print("stopped; the same command goes on", file=sys.stderr)
+            code = EXIT_REQUEUE
+    sys.exit(code)

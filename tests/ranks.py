@@ -62,7 +62,7 @@ def _environments(world_size: int) -> list[dict[str, str]]:
     """What a launcher sets, for each rank."""
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     common |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-    common |= {"PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
+    common |= {"PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # modules ask too
     return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
 
 

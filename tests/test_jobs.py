@@ -300,6 +300,7 @@ def test_the_image_has_all_that_it_copies_and_is_no_root() -> None:
     assert re.findall(r"^FROM (.+)", text, re.MULTILINE) == [
         *re.findall(r"FROM (python:3\.\d+\.\d+-slim-\w+)$", text, re.M)
     ]
+    assert {"gcc", "libc6-dev"} <= set(text.split()), "Triton compiles a stub in C"
     (user,) = re.findall(r"^USER (\d+):\d+$", text, re.MULTILINE)
     for name, kind in (("train.yaml", "Job"), ("sweep.yaml", "RayJob")):
         users = set(re.findall(r"runAsUser: (\d+)", (JOBS / "kubernetes" / name).read_text()))

@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             ("--samples", own.samples),
             ("--device-memory", own.device_memory),
         ):
-            if value is not None and value <= 0:
-                raise UserError(f"{option} is {value:g}, expected more than 0; correct it")
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{option} is {value:g}, expected a number above 0; correct it")
         config = train_config(f"{__doc__}\n{_options_help(parser)}", rest)
         device_bytes = own.device_memory * 1e9 if own.device_memory else _device_bytes()
         findings = examine(Case(config, own.ranks or _default_ranks(), device_bytes, own.samples))

@@ -77,8 +77,14 @@ def run_folder(settings: RunConfig, folder: Path, checkpoints: list[str]) -> lis
 
 def versions(requirements: Iterable[str] | None = None, installed: Callable[[str], str] = version) -> list[Finding]:
     """What is installed against what the project's metadata asks for, extras left out."""
+    if requirements is None:
+        try:
+            requirements = requires("msanet") or []
+        except PackageNotFoundError:
+            text = "msanet is not installed, expected it with what it requires, which is not checked; pip install -e ."
+            return [Finding("warning", "versions", text)]
     found = []
-    for line in (requires("msanet") or []) if requirements is None else requirements:
+    for line in requirements:
         requirement = Requirement(line)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue

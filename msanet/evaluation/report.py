@@ -6,12 +6,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from msanet import versions
 from msanet.evaluation import result
 from msanet.evaluation.confusion import confusion_matrix_with_void
 from msanet.evaluation.metrics import scores
@@ -103,7 +103,7 @@ def environment() -> dict[str, str]:
     return {
         "device": device,
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        **{name: version(name) for name in names},
+        **versions(*names),
     }
 
 

@@ -69,11 +69,12 @@ class SweepPlan:
 
     @property
     def fingerprint(self) -> str:
-        """What must be the same for a sweep to go on: space, settings, and how trials are drawn."""
-        own = self.sweep.model_dump(mode="json", include={"trials", "searcher", "scheduler", "metric", "grace", "seed"})
+        """What must be the same for a sweep to go on: space, settings, how trials are drawn, and what Tune has written down."""
+        own = self.sweep.model_dump(mode="json", exclude={"name", "folder", "ranks", "cpus", "gpus"})
         space = {key: axis.model_dump(mode="json", exclude_none=True) for key, axis in self.file.space.items()}
         recipe = self.config({}).to_yaml()
-        return json.dumps({"sweep": own, "space": space, "settings": recipe}, indent=1, default=str) + "\n"
+        tree = {"folder": str(self.folder), "sweep": own, "space": space, "settings": recipe}
+        return json.dumps(tree, indent=1, default=str) + "\n"
 
 
 def plan_sweep(file: SweepFile, name: str, script: Path, overrides: list[str]) -> SweepPlan:

@@ -43,7 +43,7 @@ def read_trials(plan: SweepPlan) -> list[Row]:
     for run in sorted(plan.trials.iterdir() if plan.trials.is_dir() else ()):
         if not (run / POINT_FILE).is_file():
             continue
-        point: Point = json.loads((run / POINT_FILE).read_text())
+        point: Point = json.loads((run / POINT_FILE).read_text(encoding="utf-8"))
         figure, outcome = plan.figure(point), read_outcome(run)
         lines = [(line["epoch"], number(line.get(figure))) for line in read_lines(run / METRICS_FILE)]
         found.append(

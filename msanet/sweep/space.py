@@ -87,7 +87,9 @@ def grid_points(space: Mapping[str, Axis], fixed: Mapping[str, str]) -> list[Poi
 
 
 def sample_points(space: Mapping[str, Axis], fixed: Mapping[str, str], seed: int) -> Iterator[Point]:
-    """Points by which settings are checked: the grid, every listed value, both ends of ranges, and some random ones."""
+    """Points by which settings are checked: the grid, every listed value, both ends of ranges, and random ones of both kinds:
+    of listed values and ends, and as trials may draw them.
+    """
     corners = {key: [text_of(value) for value in axis.options or axis.range or ()] for key, axis in space.items()}
     first = {key: texts[0] for key, texts in corners.items()}
     for key, texts in corners.items():
@@ -103,6 +105,13 @@ def sample_points(space: Mapping[str, Axis], fixed: Mapping[str, str], seed: int
     rng = random.Random(seed)
     for _ in range(_RANDOM_POINTS):
         yield active(space, {key: rng.choice(texts) for key, texts in corners.items()}, fixed)
+        yield active(space, {key: text_of(_anywhere(axis, rng)) for key, axis in space.items()}, fixed)
+
+
+def _anywhere(axis: Axis, rng: random.Random) -> Any:
+    if axis.integer:
+        return rng.randint(*axis.integer)
+    return rng.uniform(*axis.range) if axis.range else rng.choice(axis.options)
 
 
 def search_space(space: Mapping[str, Axis], points: list[Point]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def run_trial(config: dict[str, Any], plan: SweepPlan) -> None:
     checkpoint = tune.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
-            pointer = Pointer.model_validate_json((Path(folder) / _POINTER).read_text())
+            pointer = Pointer.model_validate_json((Path(folder) / _POINTER).read_text(encoding="utf-8"))
         if pointer.run != run:
             adopt(run, pointer)
     if plan.sweep.searcher == "pbt":
@@ -96,7 +96,7 @@ def write_outcome(run: Path, error: str) -> None:
 def read_outcome(run: Path) -> Outcome | None:
     """How the trial in this folder has ended, or None."""
     file = run / OUTCOME_FILE
-    return Outcome.model_validate_json(file.read_text()) if file.is_file() else None
+    return Outcome.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def conclude(run: Path, usual: Outcome, seconds: float | None) -> None:

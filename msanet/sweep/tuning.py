@@ -184,7 +184,13 @@ def _train(plan: SweepPlan, command: list[str], run: Path) -> list[End]:
 
 def _require_same_sweep(plan: SweepPlan) -> None:
     file = plan.folder / PLAN_FILE
-    if file.is_file() and file.read_text() != plan.fingerprint:
+    before = file.read_text(encoding="utf-8") if file.is_file() else plan.fingerprint
+    if f'"folder": {text_of(str(plan.folder))}' not in before:
+        raise UserError(
+            f"'{plan.folder}' holds a sweep that began in another folder (see {PLAN_FILE}), whose name is all over Ray's "
+            "notes; move it back there, or choose another sweep.folder"
+        )
+    if before != plan.fingerprint:
         raise UserError(
             f"'{plan.folder}' holds a sweep with other settings (see {PLAN_FILE}), expected the same to go on; choose another "
             "sweep.folder"

@@ -2,12 +2,11 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 
 import torch
 from torch import Tensor
 
-from msanet import distributed
+from msanet import distributed, versions
 from msanet.config import Config
 from msanet.data.index import Manifest
 from msanet.data.loader import BatchPlan, train_loader, train_order, train_plan, train_source
@@ -253,7 +252,7 @@ class Trainer:
                 dataset=self.manifest.name,
                 dataset_digest=self.manifest.digest(),
                 optimizer=self.config.optimizer.name,
-                versions={name: version(name) for name in ("torch", "deepspeed", "numpy", "msanet")},
+                versions=versions("torch", "deepspeed", "numpy", "msanet"),
                 best=self.best if self.config.trainer.keep_best else None,
                 owes_validation=self.owes_validation,
                 micro_batch=self.batches.micro_batch,

@@ -267,6 +267,15 @@ def test_versions() -> None:
     assert levels(machine.versions(["absent>=1"], installed)) == ["fault"]
 
 
+def test_versions_where_msanet_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> list[str]:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(machine, "requires", absent)
+    (finding,) = machine.versions()
+    assert finding.level == "warning" and "msanet is not installed" in finding.text
+
+
 def test_processes_files_and_shared_memory() -> None:
     assert levels(machine.cores(4, 2, 1)) == ["ok"] and levels(machine.cores(4, 2, 2)) == ["advice"]
     assert machine.open_files(1024, 4, 2, 4) == [] and levels(machine.open_files(1024, 64, 4, 4)) == ["warning"]

@@ -110,7 +110,15 @@ def test_shards_behind_an_address(shards: Path, tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    "words", [["data.path=/nowhere"], ["--ranks", "0"], ["trainer.epoch=3"], ["--config", "/nowhere.yaml"]]
+    "words",
+    [
+        ["data.path=/nowhere"],
+        ["--ranks", "0"],
+        ["--device-memory", "nan"],
+        ["--device-memory", "inf"],
+        ["trainer.epoch=3"],
+        ["--config", "/nowhere.yaml"],
+    ],
 )
 def test_bad_input_ends_with_one_sentence(
     words: list[str], shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -19,6 +19,7 @@ from conftest import REPOSITORY, write_camvid
 from PIL import Image
 from ranks import free_port, start_ranks
 
+import msanet
 from msanet.data.index import load_manifest
 from msanet.data.order import Order
 from msanet.training.checkpoint import newest_whole, read_checkpoint
@@ -26,6 +27,22 @@ from sharding.__main__ import main as shard
 
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
 SMALL = ["data.crop=[32,40]", "data.workers=0", "model.width=0.125", "evaluation.workers=0", "evaluation.panels=2"]
+
+ELSEWHERE = """
+import importlib.metadata, os, runpy, sys, torch
+asked, version = [], importlib.metadata.version
+def is_available():  # CUDA reads the environment when it is asked for the first time
+    asked.append(os.environ.get("CUDA_VISIBLE_DEVICES") != "")
+    return asked[0]
+def number(name):
+    if name == "msanet":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+torch.cuda.is_available, torch.cuda.device_count, importlib.metadata.version = is_available, is_available, number
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""A machine with a GPU, and msanet on PYTHONPATH alone."""
 
 
 def command(*words: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
@@ -192,6 +209,14 @@ def test_bad_input_ends_with_one_sentence_and_leaves_nothing(shards: Path, run: 
     assert "not a directory" in blocked
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
     assert "holds no config.yaml" in refusal("launcher/evaluate.py", "--run", tmp_path)
+
+
+def test_a_run_for_the_cpu_beside_a_gpu_by_a_python_without_msanet(shards: Path, tmp_path: Path) -> None:
+    words = ["launcher/train.py", *SMALL, f"data.path={shards}", f"run.dir={tmp_path}", "trainer.steps=1"]
+    done = command(sys.executable, "-c", ELSEWHERE, *words)
+    assert done.returncode == 0 and (tmp_path / "report.html").is_file(), done.stderr
+    newest = newest_whole(tmp_path / "checkpoints")
+    assert newest and read_checkpoint(newest).state.versions["msanet"] == msanet.__version__
 
 
 def test_a_checkpoint_of_another_model_or_dataset_is_refused(shards: Path, run: Path, tmp_path: Path) -> None:

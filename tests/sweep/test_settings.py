@@ -1,8 +1,10 @@
 """What a sweep's file may say, and what is refused before Ray starts."""
 
 import json
+import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ from conftest import REPOSITORY
 
 from msanet.config import load_config
 from msanet.errors import UserError
+from msanet.files import write_text
 from msanet.models import check_model
 from msanet.sweep.command_line import sweep_job
 from msanet.sweep.plan import SweepPlan, plan_sweep
 from msanet.sweep.settings import Axis, SweepFile
 from msanet.sweep.space import active, grid_points, sample_points, text_of
+from msanet.sweep.tuning import PLAN_FILE, tune_sweep
 
 SHIPPED = sorted((REPOSITORY / "jobs" / "sweeps").glob("*.yaml"))
 RUN = {"data": {"crop": [32, 40]}, "model.name": "unet", "model.width": 0.05, "trainer.global_batch": 4}
@@ -69,6 +73,8 @@ REFUSED = {
         {"name": {"token": "hunter2"}},
         r"sweep.name is {'token': \*\*\*}",
     ),
+    "numbers between the ends": ({"trainer.global_batch": {"int": [8, 16]}}, {}, {"ranks": 4}, "cannot be shared"),
+    "fractions of a whole number": ({"trainer.steps": {"uniform": [10, 20]}}, {}, {}, "trainer.steps is 1"),
     "no shards": ({"optimizer.lr": {"choice": [1]}}, {"data.path": "/nowhere"}, {}, "/nowhere"),
 }
 
@@ -172,9 +178,36 @@ def test_the_tables_of_attention_to_scale(recipe: str, shards: Path, tmp_path: P
 def test_the_fingerprint_is_that_of_the_trainings(shards: Path, tmp_path: Path) -> None:
     space = {"optimizer.lr": {"choice": [1e-3, 1e-2]}}
     one = plan(shards, tmp_path, space)
-    assert one.fingerprint == plan(shards, tmp_path, space, concurrent=1, max_failures=5).fingerprint
+    assert one.fingerprint == plan(shards, tmp_path, space, name="x", ranks=2, cpus=2).fingerprint
+    for kept_by_tune in ({"concurrent": 1}, {"max_failures": 5}, {"perturb_every": 3}, {"trials": 9}):
+        assert one.fingerprint != plan(shards, tmp_path, space, **kept_by_tune).fingerprint
     assert one.fingerprint != plan(shards, tmp_path, space, {"trainer.epochs": 3}).fingerprint
     assert one.fingerprint != plan(shards, tmp_path, {"optimizer.lr": {"choice": [1e-3]}}).fingerprint
+
+
+def test_a_sweep_that_was_moved_is_refused_before_ray_starts(shards: Path, tmp_path: Path) -> None:
+    """Ray's notes have its old folder."""
+    found = plan(shards, tmp_path, {"optimizer.lr": {"choice": [1e-3]}})
+    for folder, sentence in ((tmp_path / "before", "began in another folder"), (found.folder, "other settings")):
+        other = replace(found, folder=folder, words=(*found.words, "trainer.epochs=3"))
+        write_text(found.folder / PLAN_FILE, other.fingerprint)
+        with pytest.raises(UserError, match=sentence):
+            tune_sweep(found)
+
+
+def test_an_interrupt_outside_of_tune_ends_with_code_75(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("msanet.sweep.tuning.tune_sweep", interrupted)
+    words = ["--config", str(SHIPPED[0]), f"data.path={shards}", f"sweep.folder={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["jobs/sweep.py", *words])
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path("jobs/sweep.py", run_name="__main__")
+    assert ended.value.code == 75 and "the same command goes on" in capsys.readouterr().err
 
 
 def test_the_address_of_ray_client_is_refused(shards: Path, tmp_path: Path) -> None:
