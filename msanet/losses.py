@@ -41,9 +41,8 @@ class SegmentationLoss(nn.Module):
 
     def forward(self, logits_NKHW: Tensor, labels_NHW: Tensor, counts_2: Tensor) -> Tensor:
         logits_NKHW = logits_NKHW.to(torch.promote_types(logits_NKHW.dtype, torch.float32))  # never sum in bf16
-        pixels, images = torch.where(counts_2 > 0, counts_2, 1).to(
-            logits_NKHW.dtype
-        )  # weights may add up to less than 1
+        # Weights may add up to less than 1, and are no reason for another loss.
+        pixels, images = torch.where(counts_2 > 0, counts_2, 1).to(logits_NKHW.dtype)
         terms = self.config
         loss = logits_NKHW.new_zeros(())
         if terms.cross_entropy:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from msanet.errors import UserError
+from msanet.files import whole_file
 from msanet.processes import end_with_parent
 from sharding.street.scene import Scene, render
 
@@ -152,11 +153,8 @@ def _draw(job: _Job) -> None:
     scene = render(job.seed, job.index, job.size)
     arrays: tuple[npt.NDArray[np.integer], ...] = (scene.image_HWC[..., ::-1], scene.label_HW, scene.instance_HW)
     for path, array in zip(_paths(job), arrays, strict=True):
-        try:
-            path.write_bytes(cv2.imencode(".png", array, _PNG)[1].tobytes())
-        except OSError as error:
-            error.filename = error.filename or str(path)  # a failed write names no file
-            raise
+        with whole_file(path, lasting=False) as temporary:
+            temporary.write_bytes(cv2.imencode(".png", array, _PNG)[1].tobytes())
 
 
 def _start_worker() -> None:

@@ -63,9 +63,8 @@ def pack(found: Found, tree: Tree, out: Path, options: PackOptions) -> Packed:
 
     The work is done in `partial_folder(out)`. A killed run leaves it there, and the same call continues it. Where `out`
     is already the dataset of this call, nothing is written. Raises UserError, and leaves neither folder, if an image or
-    label is at fault; WorkerLost or SourceLost, and keeps the partial folder, if a worker was killed or a file can not be
-    read just now. What can be seen before reading
-    the images is raised first, and touches no folder.
+    label is at fault; WorkerLost or SourceLost, and keeps the partial folder, if a worker was killed or a file cannot be
+    read for now. What can be seen before reading the images is raised first, and touches no folder.
     """
     tree = found.tree or tree
     plans = plan_shards(found, tree, options.codec, options.shard_bytes)

@@ -254,9 +254,19 @@ def test_a_second_run_at_the_same_time_is_refused(fake: Any, shard: Shard, tmp_p
     assert shard("camvid", "--source", root, "--out", tmp_path / "out") == 0
 
 
-def test_a_full_disk_keeps_what_is_finished(
-    fake: Any, shard: Shard, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+def stop_and_continue(
+    shard: Shard, words: tuple[object, ...], out: Path, owner: object, name: str, fault: object
 ) -> None:
+    """With the fault in the place of `owner.name`, the third shard of three fails; without it the command goes on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, fault)
+        with pytest.raises(SystemExit, match="2"):
+            shard(*words, "--out", out, *SMALL)
+    assert len(finished(out.with_name(out.name + ".partial"))) == 2
+    assert shard(*words, "--out", out, *SMALL) == 0
+
+
+def test_a_full_disk_keeps_what_is_finished(fake: Any, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
     root, real = fake.camvid(train=6), workers.write_shard
 
     def full(job: Job, plan: ShardPlan, on_sample: Callable[[], object]) -> None:
@@ -264,18 +274,12 @@ def test_a_full_disk_keeps_what_is_finished(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(job, plan, on_sample)
 
-    words = ("camvid", "--source", root, "--out", tmp_path / "out", *SMALL)
-    with monkeypatch.context() as patch:
-        patch.setattr(workers, "write_shard", full)
-        with pytest.raises(SystemExit, match="2"):
-            shard(*words)
+    stop_and_continue(shard, ("camvid", "--source", root), tmp_path / "out", workers, "write_shard", full)
     assert "out.partial': no space left on device; free some space" in capfd.readouterr().err
-    assert len(finished(tmp_path / "out.partial")) == 2
-    assert shard(*words) == 0
 
 
 def test_a_source_that_cannot_be_read_just_now_keeps_what_is_finished(
-    fake: Any, shard: Shard, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+    fake: Any, shard: Shard, tmp_path: Path, capfd: Capture
 ) -> None:
     root, real = fake.camvid(train=6), Path.read_bytes
 
@@ -284,14 +288,8 @@ def test_a_source_that_cannot_be_read_just_now_keeps_what_is_finished(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return real(path)
 
-    words = ("camvid", "--source", root, "--out", tmp_path / "out", *SMALL)
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", failing)
-        with pytest.raises(SystemExit, match="2"):
-            shard(*words)
+    stop_and_continue(shard, ("camvid", "--source", root), tmp_path / "out", Path, "read_bytes", failing)
     assert "0016E5_00005.png' cannot be read (Input/output error)" in capfd.readouterr().err
-    assert len(finished(tmp_path / "out.partial")) == 2
-    assert shard(*words) == 0
 
 
 def test_a_spec_that_no_manifest_can_hold_is_refused_first(fake: Any, tmp_path: Path) -> None:
