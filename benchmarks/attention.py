@@ -33,18 +33,18 @@ from paper import explicit_attention  # noqa: E402
 
 from msanet.config import EvaluationConfig  # noqa: E402
 from msanet.data.loader import evaluation_loader  # noqa: E402
-from msanet.data.source import ShardSource  # noqa: E402
+from msanet.data.shard_source import ShardSource  # noqa: E402
 from msanet.data.storage import LocalStorage  # noqa: E402
 from msanet.errors import UserError, user_errors  # noqa: E402
 from msanet.evaluation.confusion import confusion_matrix  # noqa: E402
-from msanet.evaluation.inference import Predictor  # noqa: E402
 from msanet.evaluation.metrics import scores  # noqa: E402
+from msanet.inference.predictor import Predictor  # noqa: E402
 from msanet.models import build_model  # noqa: E402
-from msanet.models.attention import positions, spatial_attention  # noqa: E402
-from msanet.models.attention_kernels import CANDIDATES, CHUNKS, KERNELS, unsaid_choices  # noqa: E402
-from msanet.models.cost import peak_bytes  # noqa: E402
-from msanet.models.saved import load_weights  # noqa: E402
-from msanet.training.checkpoint import MODEL_FILE, newest_whole  # noqa: E402
+from msanet.models.attention.kernels import CANDIDATES, CHUNKS, KERNELS, unlogged_choices  # noqa: E402
+from msanet.models.attention.spatial import positions, spatial_attention  # noqa: E402
+from msanet.models.io import load_weights  # noqa: E402
+from msanet.models.peak_memory import peak_bytes  # noqa: E402
+from msanet.training.checkpoint.io import MODEL_FILE, latest_valid  # noqa: E402
 
 OURS, EXPLICIT = "ours", "explicit form"
 BACKWARD = 2.5
@@ -96,7 +96,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             height = round(math.sqrt(count / 2))
             shape = (1, channels, height, round(count / height))
             found[f"{count} x {channels}"] = speeds(args.device, dtype, shape, args.rounds)
-    choices = unsaid_choices()
+    choices = unlogged_choices()
     print("", *choices, sep="\n")
     return {"device": device_name(args.device), "sizes": found, "choices": choices}
 
@@ -203,7 +203,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def free_bytes(device: str) -> int:
-    """Memory that nothing uses."""
+    """StepMemory that nothing uses."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -216,19 +216,19 @@ def device_name(device: str) -> str:
 
 def judge(args: argparse.Namespace) -> dict[str, Any]:
     """One table: mIoU of the split, and the share of pixels whose label is that of exact attention, by approximation."""
-    weights, card = load_weights(model_file(args.checkpoint))
-    if card.name != "msanet" or card.options.get("attention", "full") != "full":
+    weights, metadata = load_weights(model_file(args.checkpoint))
+    if metadata.name != "msanet" or metadata.options.get("attention", "full") != "full":
         raise UserError(
             f"'{args.checkpoint}' is of a network without attention, expected an MSANet; give another --checkpoint"
         )
     predictors, options = {}, {"exact": {"attention_pool": 1, "attention_window": 0}, **APPROXIMATIONS}
     for name, approximation in options.items():
-        network = build_model("msanet", len(card.classes), **{**card.options, **approximation})
+        network = build_model("msanet", len(metadata.classes), **{**metadata.options, **approximation})
         network.load_state_dict(weights)
-        settings = EvaluationConfig(resize=card.resize)
-        predictors[name] = Predictor(network.to(args.device).eval(), settings, card.mean, card.std)
+        settings = EvaluationConfig(resize=metadata.resize)
+        predictors[name] = Predictor(network.to(args.device).eval(), settings, metadata.mean, metadata.std)
     source = ShardSource(LocalStorage(args.shards), args.split)
-    matrices = {name: np.zeros((len(card.classes),) * 2, np.int64) for name in options}
+    matrices = {name: np.zeros((len(metadata.classes),) * 2, np.int64) for name in options}
     same, pixels, size = dict.fromkeys(options, 0), 0, (0, 0)
     for sample in evaluation_loader(source, 0, 1, workers=0):
         size = tuple(sample.label_HW.shape)
@@ -237,11 +237,11 @@ def judge(args: argparse.Namespace) -> dict[str, Any]:
             name: predictor.labels(sample.image_HWC.to(args.device)).cpu() for name, predictor in predictors.items()
         }
         for name, label_HW in labels.items():
-            matrices[name] += np.asarray(confusion_matrix(sample.label_HW, label_HW, len(card.classes)))
+            matrices[name] += np.asarray(confusion_matrix(sample.label_HW, label_HW, len(metadata.classes)))
             same[name] += int((label_HW == labels["exact"]).sum())
-    miou = {name: scores(matrix, card.classes).mean_iou for name, matrix in matrices.items()}
+    miou = {name: scores(matrix, metadata.classes).mean_iou for name, matrix in matrices.items()}
     print(
-        f"\n{card.dataset}, {len(source)} images of '{args.split}', the last {size[0]} x {size[1]}, step {card.step}\n"
+        f"\n{metadata.dataset}, {len(source)} images of '{args.split}', the last {size[0]} x {size[1]}, step {metadata.step}\n"
     )
     rows = [
         (name, f"{100 * miou[name]:.2f}", f"{100 * (miou[name] - miou['exact']):+.2f}", f"{same[name] / pixels:.4%}")
@@ -255,7 +255,7 @@ def model_file(given: Path) -> Path:
     """The weights in a run folder, in its newest whole checkpoint, or the file itself."""
     if not given.is_dir():
         return given
-    newest = newest_whole(given / "checkpoints")
+    newest = latest_valid(given / "checkpoints")
     if newest is None:
         raise UserError(f"'{given}' holds no whole checkpoint, expected at least one; give another --checkpoint")
     return newest / MODEL_FILE

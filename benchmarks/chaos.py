@@ -45,27 +45,27 @@ from chaos_lives import (  # noqa: E402
 from chaos_proof import BATCH, prove, write_shards  # noqa: E402
 from harness import print_table, write_json  # noqa: E402
 
-from msanet.evaluation.report import METRICS_FILE, read_lines  # noqa: E402
-from msanet.training.checkpoint import checkpoint_folders, find_fault  # noqa: E402
-from msanet.training.stopping import EXIT_REQUEUE  # noqa: E402
+from msanet.distributed.preemption import EXIT_PREEMPTED  # noqa: E402
+from msanet.evaluation.run_report import METRICS_FILE, read_lines  # noqa: E402
+from msanet.training.checkpoint.io import checkpoint_folders, validate_checkpoint  # noqa: E402
 
 SAVED_EVERY = 3
 TIMEOUT, GRACE = 30, 20
-"""run.timeout and run.grace, s."""
+"""run.timeout and run.preemption_grace_seconds, s."""
 NAMED = re.compile(r"error: rank \d+ on \S+")
 END_WITHIN = 2 * TIMEOUT + GRACE
 """Seconds after which a process of a job that was killed counts as left behind: where a rank died while the job started, the
 others have yet to start, half a minute on a busy machine, and to wait for it."""
 
 SETTINGS = (
-    "data.crop=[32,32] data.scale=[0.7,1.3] evaluation.workers=0 model.width=0.05 trainer.log_every=1 trainer.ema=0.9 "
-    f"trainer.global_batch={BATCH} trainer.checkpoint_every={SAVED_EVERY} trainer.keep_checkpoints=3 trainer.evaluate_every=7 "
-    f"run.record_samples=true run.timeout={TIMEOUT} run.grace={GRACE} storage.deadline={TIMEOUT // 2} "
+    "data.crop=[32,32] data.random_scale=[0.7,1.3] evaluation.num_workers=0 model.width=0.05 trainer.log_every_steps=1 trainer.ema_decay=0.9 "
+    f"trainer.global_batch_size={BATCH} trainer.checkpoint_every_steps={SAVED_EVERY} trainer.keep_checkpoints=3 trainer.val_every_epochs=7 "
+    f"run.record_samples=true run.timeout={TIMEOUT} run.preemption_grace_seconds={GRACE} storage.download_timeout_seconds={TIMEOUT // 2} "
 )
 SAME = f"{SETTINGS} model.name=deeplab_largefov"
 """It has dropout, so that the generators of random numbers count too."""
 CHANGING = (
-    f"{SETTINGS} model.name=unet model.norm=frozen data.on_error=mask data.max_masked=0.5 "
+    f"{SETTINGS} model.name=unet model.norm=frozen data.on_bad_sample=skip data.max_bad_fraction=0.5 "
     "optimizer.name=sgd optimizer.lr=0.001 schedule.name=constant"
 )
 """Other numbers of ranks add in another order, and the statistics of six small images blow that rounding up: with BatchNorm
@@ -96,7 +96,7 @@ class Scenario:
 
     def start(self, run: Path, logs: str, life: Life) -> tuple[Job, Progress]:
         """One start of the run."""
-        words = [*self.words, f"run.dir={run}", f"trainer.zero_stage={life.stage}", f"data.workers={life.workers}"]
+        words = [*self.words, f"run.dir={run}", f"trainer.zero_stage={life.stage}", f"data.num_workers={life.workers}"]
         job = Job(["launcher/train.py", *words], life.world_size, life.by_deepspeed, self.folder / "logs" / logs)
         return job, Progress(job, run)
 
@@ -256,9 +256,9 @@ def harm(life: Life, job: Job, rng: random.Random) -> None:
     elif life.kind == LOADER:
         targets = one_of(job.loaders(), rng)
     elif life.kind in (LAUNCHER, TOLD_LAUNCHER):
-        targets = one_of(job.launchers(), rng)
+        targets = one_of(job.parent_watchdog(), rng)
     else:
-        targets = one_of(job.ranks() or job.launchers(), rng)
+        targets = one_of(job.ranks() or job.parent_watchdog(), rng)
     number = {CTRL_C: signal.SIGINT, STALL: signal.SIGSTOP}.get(life.kind, signal.SIGKILL)
     if life.kind in (TOLD_RANK, TOLD_LAUNCHER):
         number = rng.choice([signal.SIGTERM, signal.SIGUSR1])
@@ -277,7 +277,7 @@ def one_of(processes: list[Any], rng: random.Random) -> list[Any]:
 
 def judge_codes(life: Life, job: Job, trained: bool) -> list[str]:
     """What should not be, by how the ranks of an unfinished run ended."""
-    if life.kind in TOLD and trained and set(job.codes) != {EXIT_REQUEUE}:
+    if life.kind in TOLD and trained and set(job.codes) != {EXIT_PREEMPTED}:
         return [f"told to stop, ended with exit codes {job.codes}"]
     if 0 in job.codes:
         return [f"says that it is done, with exit codes {job.codes}"]
@@ -302,7 +302,9 @@ def judge(job: Job, outcome: Outcome, before: Outcome | None) -> None:
 
 def damage_newest(scenario: Scenario, how: str, rng: random.Random, outcome: Outcome) -> None:
     """Damage the newest checkpoint, where another whole one is left."""
-    whole = [folder for folder in checkpoint_folders(scenario.run / "checkpoints") if find_fault(folder) is None]
+    whole = [
+        folder for folder in checkpoint_folders(scenario.run / "checkpoints") if validate_checkpoint(folder) is None
+    ]
     if len(whole) > 1:
         damage(whole[0], how, rng)
         outcome.damage = how

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from msanet.evaluation.report import METRICS_FILE
+from msanet.evaluation.run_report import METRICS_FILE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _MARK = "CHAOS_JOB"
@@ -81,7 +81,7 @@ class Job:
             if _says(process, "launcher/train.py", whole=True) and _rank(process)
         ]
 
-    def launchers(self, name: str = "deepspeed.launcher") -> list[psutil.Process]:
+    def parent_watchdog(self, name: str = "deepspeed.launcher") -> list[psutil.Process]:
         """`deepspeed` itself (runner) and what it starts on each host (launch)."""
         return [process for process in self.processes() if _says(process, name) and not _rank(process)]
 
@@ -184,7 +184,7 @@ def fill(disk: Path, room: int) -> None:
     excess = figures.f_bavail * figures.f_frsize - room
     if excess > 0:
         with ballast(disk).open("ab") as file, suppress(OSError):  # the run writes too, and may have been quicker
-            os.posix_fallocate(file.fileno(), file.tell(), excess)
+            os.posix_fallocate(file.fileno(), file.broadcast_failure(), excess)
 
 
 def ballast(disk: Path) -> Path:

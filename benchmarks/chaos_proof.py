@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import torch
 
-from msanet.data.index import load_manifest, load_shard_index
-from msanet.evaluation.report import METRICS_FILE, read_lines
+from msanet.data.manifest import load_manifest, load_shard_index
+from msanet.evaluation.run_report import METRICS_FILE, read_lines
 from msanet.models import build_model
-from msanet.training.checkpoint import Checkpoint, checkpoint_folders, find_fault, read_checkpoint
+from msanet.training.checkpoint.io import Checkpoint, checkpoint_folders, read_checkpoint, validate_checkpoint
 from sharding.__main__ import main as shard
 
 IMAGES, BATCH = 26, 6
@@ -93,7 +93,7 @@ def prove_masks(run: Path, twin: Path, keys: dict[int, str]) -> str:
     """Whether the samples that were masked are those of damaged bytes, each as often as it came."""
     masked = Counter(
         (line["step"], key)
-        for file in run.glob("masked-*.jsonl")
+        for file in run.glob("bad-samples-*.jsonl")
         for line in read_lines(file)
         for key in re.findall(r"train_\d+", line["fault"])[:1]
     )
@@ -115,7 +115,7 @@ def records(run: Path) -> dict[int, list[tuple[int, int]]]:
 def newest(run: Path) -> Checkpoint:
     """The last checkpoint of a run, which must be whole."""
     folder = checkpoint_folders(run / "checkpoints")[0]
-    assert find_fault(folder) is None, folder
+    assert validate_checkpoint(folder) is None, folder
     return read_checkpoint(folder)
 
 
@@ -123,7 +123,9 @@ def compare(ours: Checkpoint, twin: Checkpoint, bitwise: bool) -> dict[str, str]
     """The end of the run against that of the uninterrupted one."""
     if not bitwise:
         torch.manual_seed(0)  # run.seed
-        start = dict(build_model(ours.card.name, len(ours.card.classes), **ours.card.options).named_parameters())
+        start = dict(
+            build_model(ours.metadata.name, len(ours.metadata.classes), **ours.metadata.options).named_parameters()
+        )
         away = sum(float((ours.weights[name] - twin.weights[name]).double().square().sum()) for name in start)
         way = sum(float((twin.weights[name] - value).detach().double().square().sum()) for name, value in start.items())
         ratio = (away / way) ** 0.5

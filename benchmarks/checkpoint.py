@@ -22,11 +22,11 @@ from harness import print_table, write_json  # noqa: E402
 from msanet import distributed  # noqa: E402
 from msanet.config import parse_config  # noqa: E402
 from msanet.data.loader import plan_batches  # noqa: E402
-from msanet.data.source import read_manifest  # noqa: E402
+from msanet.data.shard_source import read_manifest  # noqa: E402
 from msanet.data.storage import open_storage  # noqa: E402
 from msanet.models import build_model  # noqa: E402
-from msanet.training.checkpoint import write_checkpoint  # noqa: E402
-from msanet.training.run import RunFolder  # noqa: E402
+from msanet.training.checkpoint.io import write_checkpoint  # noqa: E402
+from msanet.training.run_folder import RunFolder  # noqa: E402
 from msanet.training.trainer import Trainer  # noqa: E402
 
 
@@ -48,9 +48,9 @@ def measure(shards: str, network: str, rounds: int, folder: Path) -> dict[str, f
     """Medians in seconds, in turns: a step, a pause, writing while all wait, a step while a checkpoint is written."""
     tree: dict[str, Any] = {
         "run": {"dir": str(folder / "run")},
-        "data": {"path": shards, "crop": [64, 64], "workers": 0},
+        "data": {"path": shards, "crop": [64, 64], "num_workers": 0},
         "model": {"name": network},
-        "trainer": {"steps": 10_000, "global_batch": 2},
+        "trainer": {"steps": 10_000, "global_batch_size": 2},
     }
     config = parse_config(tree, "benchmark")
     manifest = read_manifest(open_storage(shards, config.storage))

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness import print_table, write_json  # noqa: E402
 
-from msanet.evaluation.report import METRICS_FILE, read_lines  # noqa: E402
-from msanet.training.stopping import EXIT_REQUEUE  # noqa: E402
+from msanet.distributed.preemption import EXIT_PREEMPTED  # noqa: E402
+from msanet.evaluation.run_report import METRICS_FILE, read_lines  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = {
@@ -102,14 +102,14 @@ def folder(out: Path, name: str, seed: int) -> Path:
 def train(command: list[str], deadline: float) -> int:
     """One run to its end, or until time is up: then it is told to save, which gives 75."""
     if time.monotonic() > deadline:
-        return EXIT_REQUEUE
+        return EXIT_PREEMPTED
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         return process.wait(min(deadline - time.monotonic(), 1e9))
     except subprocess.TimeoutExpired:
         process.terminate()
         process.wait()
-        return EXIT_REQUEUE  # whatever the launcher made of it
+        return EXIT_PREEMPTED  # whatever the launcher made of it
 
 
 def read(run: Path) -> Run:

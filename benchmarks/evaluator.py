@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from harness import in_turns, median_ratio, print_table, write_json  # noqa: E402
 
 from msanet.config import EvaluationConfig  # noqa: E402
-from msanet.data.stages import EvaluationSample  # noqa: E402
+from msanet.data.pipeline import EvaluationSample  # noqa: E402
 from msanet.datasets import CITYSCAPES, IGNORE_INDEX  # noqa: E402
 from msanet.evaluation.confusion import confusion_matrix_with_void  # noqa: E402
-from msanet.evaluation.evaluator import Tally  # noqa: E402
-from msanet.evaluation.inference import Predictor  # noqa: E402
+from msanet.evaluation.evaluator import EvaluationAccumulator  # noqa: E402
+from msanet.inference.predictor import Predictor  # noqa: E402
 from msanet.models import build_model  # noqa: E402
 
 HEIGHT, WIDTH, CLASSES = 1024, 2048, CITYSCAPES.num_classes
@@ -86,7 +86,7 @@ def judging_times(sample: EvaluationSample, network: str) -> dict[str, float]:
     model = build_model(network, CLASSES).eval()
     settings = EvaluationConfig(panels=0, worst=1)
     predictor = Predictor(model, settings, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    tally = Tally(CITYSCAPES.classes, 1, settings, predictor.device)
+    tally = EvaluationAccumulator(CITYSCAPES.classes, 1, settings, predictor.device)
     with torch.inference_mode():
         logits = predictor._scores(sample.image_HWC)
     inference = seconds(lambda: predictor.labels(sample.image_HWC))

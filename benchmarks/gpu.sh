@@ -22,7 +22,7 @@ python=$(command -v python || command -v python3) || {
     echo "error: $python has no torch that finds a GPU, expected one; activate the environment, see nvidia-smi"
     exit 2
 }
-"$python" -c 'import deepspeed, matplotlib, pytest, msanet.command_line, msanet.training.trainer' || {
+"$python" -c 'import deepspeed, matplotlib, pytest, msanet.cli, msanet.training.trainer' || {
     echo "error: $python lacks what the line above names, expected all of '.[test]'; make setup, or put it on PYTHONPATH"
     exit 2
 }
@@ -43,7 +43,7 @@ part() {  # NAME MINUTES COMMAND...: at most so many minutes, and no more than a
 
 nvidia-smi | tee "$out/machine.log"
 read -ra ranks <<<"$("$python" -c 'import torch; print(*range(1, torch.cuda.device_count() + 1))')"
-part tests 10 "$python" -m pytest -q -p no:cacheprovider tests/models/test_attention.py tests/training/test_staging.py \
+part tests 10 "$python" -m pytest -q -p no:cacheprovider tests/models/test_attention.py tests/training/test_device_prefetcher.py \
     tests/training/test_nonfinite.py tests/training/test_memory.py tests/training/test_compiling.py
 part attention 8 "$python" benchmarks/attention.py --rounds 3 --json "$out/attention.json"
 part step-224 5 "$python" benchmarks/step.py --size 224 224 --batch 16 --steps 10 --json "$out/step-224.json"

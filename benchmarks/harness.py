@@ -58,13 +58,13 @@ def print_table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
         print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
 
 
-def write_json(path: Path | None, result: dict[str, Any], is_whole: bool = True) -> None:
-    """The result with the machine that gave it; nothing where no file was asked for. is_whole: no more will be measured."""
+def write_json(path: Path | None, result: dict[str, Any], is_complete: bool = True) -> None:
+    """The result with the machine that gave it; nothing where no file was asked for. is_complete: no more will be measured."""
     if path:
         part = path.with_name(f"{path.name}.part")  # a time limit may end this program here
         part.write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n")
         part.replace(path)
-    if path and is_whole:
+    if path and is_complete:
         print(f"written to {path}")
 
 

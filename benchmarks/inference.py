@@ -74,9 +74,9 @@ def main() -> None:
     found: dict[str, Any] = {}
     rows = []
 
-    def write(is_whole: bool = False) -> None:
+    def write(is_complete: bool = False) -> None:
         result = {"size": list(arguments.size), "width": arguments.width, "networks": found}
-        write_json(arguments.json, result, is_whole)
+        write_json(arguments.json, result, is_complete)
 
     for network in arguments.networks:
         figures = found[network] = {}
@@ -89,7 +89,7 @@ def main() -> None:
             print(rows[-1], file=sys.stderr, flush=True)
     header = ("network", "way", "s an image", "times", f"images/s, {arguments.batch} at a time", "first call, s")
     print_table(header, rows)
-    write(is_whole=True)
+    write(is_complete=True)
 
 
 def _network(name: str, arguments: argparse.Namespace, figures: dict[str, Any], write: Callable[[], None]) -> None:
@@ -147,7 +147,7 @@ def _prepared(name: str, way: Way, width: float) -> Callable[[Tensor], Tensor]:
 
 
 def _seconds(model: Callable[[Tensor], Tensor], image_NCHW: Tensor, way: Way) -> float:
-    """From a normalised image on the device to its labels; on a CPU the processor's seconds, which other work does not change."""
+    """From a normalized image on the device to its labels; on a CPU the processor's seconds, which other work does not change."""
     clock = time.perf_counter if IS_GPU else time.process_time
     began = clock()
     with (

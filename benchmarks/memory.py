@@ -32,11 +32,11 @@ from harness import print_table, write_json  # noqa: E402
 
 from msanet import distributed  # noqa: E402
 from msanet.config import Config, parse_config  # noqa: E402
-from msanet.data.index import Manifest, ShardInfo, SplitInfo  # noqa: E402
-from msanet.data.loader import train_batches  # noqa: E402
-from msanet.data.stages import Batch  # noqa: E402
+from msanet.data.loader import batch_plan  # noqa: E402
+from msanet.data.manifest import Manifest, ShardInfo, SplitInfo  # noqa: E402
+from msanet.data.pipeline import Batch  # noqa: E402
 from msanet.models import build_model  # noqa: E402
-from msanet.training.memory import step_memory  # noqa: E402
+from msanet.training.memory.estimate import step_memory  # noqa: E402
 from msanet.training.trainer import Trainer  # noqa: E402
 
 CLASSES, STEPS, BAR = 19, 3, 0.15
@@ -53,7 +53,7 @@ ROWS: dict[str, tuple[int, dict[str, Any]]] = {
         {"crop": [96, 128], "micro": 2, "precision": "bf16", "activation_checkpointing": True},
     ),
     "msanet, 96x128, 4, sgd": (1, {"crop": [96, 128], "micro": 4, "optimizer": "sgd"}),
-    "msanet, 96x128, 2 of 4, ema": (1, {"crop": [96, 128], "micro": 2, "global": 4, "ema": 0.99}),
+    "msanet, 96x128, 2 of 4, ema": (1, {"crop": [96, 128], "micro": 2, "global": 4, "ema_decay": 0.99}),
     **{
         f"msanet, 96x128, 2, ZeRO {stage} on 2 ranks": (2, {"crop": [96, 128], "micro": 2, "zero_stage": stage})
         for stage in range(4)
@@ -112,7 +112,7 @@ def main() -> int:
                 (name, f"{worst['estimate'] / 1e6:.0f}", f"{worst['measured'] / 1e6:.0f}", f"{ratio:.2f}", *others)
             )
             print(rows[-1], file=sys.stderr, flush=True)
-            write_json(arguments.json, {"rows": figures}, is_whole=False)
+            write_json(arguments.json, {"rows": figures}, is_complete=False)
     more = () if torch.cuda.is_available() else ("whole heap, MB", "resident, MB")
     print_table(("step", "estimate, MB", "measured, MB", "ratio", *more), rows)
     write_json(arguments.json, {"rows": figures})
@@ -168,14 +168,19 @@ def _work(name: str, out: str, environment: dict[str, object]) -> None:
         build = partial(build_model, config.model.name, CLASSES, **config.model.options)
         assert config.data.crop
         device = distributed.device().type
-        estimate = step_memory(build, config, (1,) * CLASSES, train_batches(config, ranks), config.data.crop, device)
+        estimate = step_memory(build, config, (1,) * CLASSES, batch_plan(config, ranks), config.data.crop, device)
         Path(out).write_text(json.dumps({"estimate": estimate.total, "parts": estimate.parts, **found}))
 
 
 def _config(chosen: dict[str, Any], ranks: int, grow: int) -> Config:
     crop, micro = [side * grow for side in chosen.pop("crop")], chosen.pop("micro")
     model, optimizer = chosen.pop("model", "msanet"), chosen.pop("optimizer", "adam")
-    trainer = {"steps": 10, "global_batch": chosen.pop("global", micro * ranks), "micro_batch": micro, **chosen}
+    trainer = {
+        "steps": 10,
+        "global_batch_size": chosen.pop("global", micro * ranks),
+        "micro_batch_size": micro,
+        **chosen,
+    }
     tree = {
         "data": {"crop": crop, "brightness": 0.3},
         "model": {"name": model, "width": 0.25 * grow},
@@ -199,12 +204,12 @@ def _steps(config: Config) -> dict[str, float]:
         codec="none",
         splits={"train": split},
     )
-    batches = train_batches(config, distributed.world_size())
+    batches = batch_plan(config, distributed.world_size())
     model = build_model(config.model.name, CLASSES, **config.model.options)
     trainer = Trainer(config, manifest, model, batches, None)
     for _ in range(STEPS):
         gauge.reset()
-        made = [_batch(batches.micro_batch, config.data.crop or (0, 0)) for _ in range(batches.accumulation)]
+        made = [_batch(batches.micro_batch_size, config.data.crop or (0, 0)) for _ in range(batches.accumulation)]
         trainer.staging.send(made)
         trainer.train_step(made)
     return gauge.read()

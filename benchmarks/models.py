@@ -3,7 +3,7 @@
     python benchmarks/models.py [--only "NAME [OPTION=VALUE ...]" ...] [--rounds N] [--json FILE]
 
 Width 1 and 21 classes. Arithmetic is that of the forward pass of one image: 2 x multiply-add in convolutions, matrix products
-and attention, nothing else. Memory is what autograd keeps of one image in float32 when the backward pass begins, parameters
+and attention, nothing else. StepMemory is what autograd keeps of one image in float32 when the backward pass begins, parameters
 and buffers not counted. Both follow from shapes alone and hold on any device. Speed is that of single images on one core, in
 float32 and evaluation mode, per second of CPU time, as others may share the machine; the networks take turns, and the ratio to
 MSANet is taken inside a round.

@@ -73,7 +73,7 @@ def in_a_process(subject: str, folder: str) -> Figures:
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-class Watch:
+class PreemptionHandler:
     """Seconds and memory from here on, when all is imported."""
 
     def __init__(self) -> None:
@@ -96,21 +96,21 @@ def peak_megabytes() -> float:
 
 def our_order() -> Any:
     """Built as a training does it."""
-    from msanet.data.order import Order, Plan
+    from msanet.data.shuffle_order import ShuffleConfig, ShuffleOrder
 
-    return Order(Plan(0, GLOBAL_BATCH, 64, 8 * 2**20), [SHARD_SAMPLES] * SHARDS, [SHARD_BYTES] * SHARDS)
+    return ShuffleOrder(ShuffleConfig(0, GLOBAL_BATCH, 64, 8 * 2**20), [SHARD_SAMPLES] * SHARDS, [SHARD_BYTES] * SHARDS)
 
 
 def micro_batches(steps: int) -> list[np.ndarray]:
     """The positions of what the process makes in this many steps of the training."""
-    from msanet.data.order import rank_slice
+    from msanet.data.shuffle_order import rank_slice
 
     return [np.array(rank_slice(s * GLOBAL_BATCH, GLOBAL_BATCH, RANK, RANKS)) for s in range(WORKER, steps, WORKERS)]
 
 
 def ours(_: Path) -> Figures:
     """One position at 90 percent of an epoch; then the ends of far epochs; then two epochs' micro-batches."""
-    batches, watch = micro_batches(2 * SAMPLES // GLOBAL_BATCH), Watch()
+    batches, watch = micro_batches(2 * SAMPLES // GLOBAL_BATCH), PreemptionHandler()
     order = our_order()
     order.samples(np.array([SAMPLES * 9 // 10]))
     found = {"build and find, s": watch.seconds()}
@@ -134,7 +134,7 @@ def ours(_: Path) -> Figures:
 
 def permutation(_: Path) -> Figures:
     """NumPy shuffles all sample numbers; a micro-batch is a slice of them."""
-    batches, watch = micro_batches(SAMPLES // GLOBAL_BATCH), Watch()
+    batches, watch = micro_batches(SAMPLES // GLOBAL_BATCH), PreemptionHandler()
     order = np.random.default_rng((0, 1)).permutation(SAMPLES)
     found = {"build and find, s": watch.seconds()}
     times = []
@@ -151,7 +151,7 @@ def distributed_sampler(_: Path) -> Figures:
     """PyTorch's own, which has no way to a position but past those before it. (Held by a rank, not by its processes.)"""
     from torch.utils.data import DistributedSampler
 
-    watch = Watch()
+    watch = PreemptionHandler()
     numbers = iter(DistributedSampler(range(SAMPLES), RANKS, RANK))  # type: ignore[arg-type]
     next(islice(numbers, SAMPLES // RANKS * 9 // 10, None))
     return {"build and find, s": watch.seconds(), **watch.memory()}
@@ -159,7 +159,7 @@ def distributed_sampler(_: Path) -> Figures:
 
 def write_dataset(folder: Path) -> None:
     """The manifest, and the one index that stands for all."""
-    from msanet.data.index import Manifest, Member, SampleIndex, ShardIndex, ShardInfo, SplitInfo
+    from msanet.data.manifest import Manifest, Member, SampleIndex, ShardIndex, ShardInfo, SplitInfo
 
     digests = (hashlib.sha256(str(number).encode()).hexdigest() for number in range(SHARDS))
     shards = tuple(
@@ -207,11 +207,11 @@ def loader_process(folder: Path) -> Figures:
 
     Both ends of the way are in this one process here, so that its memory is above a loader process's.
     """
-    from msanet.data.index import ShardIndex, load_manifest, parse_json
-    from msanet.data.source import ShardSource
+    from msanet.data.manifest import ShardIndex, load_manifest, parse_json
+    from msanet.data.shard_source import ShardSource
 
     storage, batches = OneIndex(folder), micro_batches(2000 * WORKERS // MICRO_BATCH)
-    watch, found = Watch(), {}
+    watch, found = PreemptionHandler(), {}
     manifest = load_manifest(folder)
     found["load the manifest, s"] = watch.seconds()
     sent = pickle.dumps((our_order(), ShardSource(storage, "train", manifest)))  # type: ignore[arg-type]

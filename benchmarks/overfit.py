@@ -119,7 +119,7 @@ def pixel_accuracy(model: SegmentationNetwork, images_NCHW: Tensor, labels_NHW: 
 
 
 def read_images(source: Path, size_HW: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Images spread over the split, normalised (N, 3, H, W), and their train ids (N, H, W) uint8."""
+    """Images spread over the split, normalized (N, 3, H, W), and their train ids (N, H, W) uint8."""
     paths = sorted((source / "train").glob("*.png"))
     if len(paths) < IMAGES:
         sys.exit(

@@ -14,19 +14,19 @@ from torch.utils.data import Dataset
 
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 SCALE, CROP, MAX_CLASS_RATIO = (0.5, 2.0), (512, 1024), 0.75
-Pair = tuple[np.ndarray, np.ndarray]
+SamplePaths = tuple[np.ndarray, np.ndarray]
 
 
 class Mmsegmentation(Dataset):
     """mmsegmentation's training pipeline for Cityscapes, step by step, from PNG files through OpenCV.
 
     LoadImage, LoadAnnotations, Resize(ratio_range=(0.5, 2)), RandomCrop(cat_max_ratio=0.75), RandomFlip,
-    PhotoMetricDistortion; then Normalize and Pad in float32 as its 0.x does in the loader process (`normalise`), or uint8
+    PhotoMetricDistortion; then Normalize and Pad in float32 as its 0.x does in the loader process (`normalize`), or uint8
     as its 1.x hands over.
     """
 
-    def __init__(self, images: list[Path], labels: list[Path], length: int, normalise: bool = True) -> None:
-        self.images, self.labels, self.length, self.normalise = images, labels, length, normalise
+    def __init__(self, images: list[Path], labels: list[Path], length: int, normalize: bool = True) -> None:
+        self.images, self.labels, self.length, self.normalize = images, labels, length, normalize
 
     def __len__(self) -> int:
         return self.length
@@ -39,7 +39,7 @@ class Mmsegmentation(Dataset):
         label = cv2.imdecode(np.frombuffer(self.labels[place].read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
         image, label = resize_crop_flip(image, label, rng)
         image = photometric_distortion(image, rng)
-        if self.normalise:
+        if self.normalize:
             image = normalise_and_pad(image)
             label = cv2.copyMakeBorder(label, 0, 0, 0, 0, cv2.BORDER_CONSTANT, value=255)
         chw = np.ascontiguousarray(image.transpose(2, 0, 1))
@@ -55,7 +55,7 @@ def normalise_and_pad(image: np.ndarray) -> np.ndarray:
     return cv2.copyMakeBorder(image, 0, 0, 0, 0, cv2.BORDER_CONSTANT, value=0)
 
 
-def resize_crop_flip(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> Pair:
+def resize_crop_flip(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> SamplePaths:
     """RandomResize, RandomCrop and RandomFlip: everything is resized, then cut."""
     factor = rng.uniform(*SCALE)
     size = round(image.shape[1] * factor), round(image.shape[0] * factor)
@@ -113,7 +113,7 @@ def _label_decoder(key: str, data: bytes) -> np.ndarray | None:
     return np.asarray(Image.open(io.BytesIO(data))) if key == ".label.png" else None
 
 
-def _cut(pair: Pair) -> Pair:
+def _cut(pair: SamplePaths) -> SamplePaths:
     cv2.setNumThreads(0)
     return resize_crop_flip(*pair, np.random.default_rng())
 
@@ -121,7 +121,7 @@ def _cut(pair: Pair) -> Pair:
 class RawMemory(Dataset):
     """The limit: decoded images lie in memory, and a crop is copied and mirrored; nothing is read, decoded or resized."""
 
-    def __init__(self, pairs: list[Pair], length: int) -> None:
+    def __init__(self, pairs: list[SamplePaths], length: int) -> None:
         self.pairs, self.length = pairs, length
 
     def __len__(self) -> int:

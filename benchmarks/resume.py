@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from harness import in_turns, median_ratio, print_table, write_json  # noqa: E402
 
 from msanet.config import parse_config  # noqa: E402
-from msanet.data.loader import plan_batches, train_loader, train_order, train_plan, train_source  # noqa: E402
-from msanet.data.order import Order, Plan  # noqa: E402
-from msanet.data.source import read_manifest  # noqa: E402
+from msanet.data.loader import plan_batches, shuffle_config, shuffle_order, train_loader, train_source  # noqa: E402
+from msanet.data.shard_source import read_manifest  # noqa: E402
+from msanet.data.shuffle_order import ShuffleConfig, ShuffleOrder  # noqa: E402
 from msanet.data.storage import LocalStorage  # noqa: E402
 from sharding.__main__ import main as shard  # noqa: E402
 
@@ -105,10 +105,10 @@ def write_shards(folder: Path) -> tuple[Path, list[Path]]:
 
 def our_first(folder: Path, workers: int, skipped: int) -> Any:
     """The first batch of a loader that is built from nothing, as `launcher/train.py` does it."""
-    data = {"path": str(folder), "crop": [CROP, CROP], "scale": [1.0, 1.0], "workers": workers}
-    config = parse_config({"data": data, "trainer": {"global_batch": BATCH}}, "the benchmark")
+    data = {"path": str(folder), "crop": [CROP, CROP], "random_scale": [1.0, 1.0], "num_workers": workers}
+    config = parse_config({"data": data, "trainer": {"global_batch_size": BATCH}}, "the benchmark")
     manifest = read_manifest(LocalStorage(folder))
-    order = train_order(manifest, "train", train_plan(config))
+    order = shuffle_order(manifest, "train", shuffle_config(config))
     source = train_source(config, manifest)
     loader = train_loader(config, order, source, plan_batches(BATCH, None, 1), 0, skipped * BATCH)
     return loader, next(loader)
@@ -116,10 +116,10 @@ def our_first(folder: Path, workers: int, skipped: int) -> Any:
 
 def first_of_the_order(skipped: int) -> Any:
     """The first micro-batch of one of 4,096 ranks, in 20,000 shards."""
-    lanes, samples = 4096 * BATCH, 100_000_000
-    order = Order(Plan(0, lanes, 64, 8 * 2**20), [samples // 20_000] * 20_000, [400 * 2**20] * 20_000)
-    steps = samples // lanes * skipped // (IMAGES // BATCH)
-    return order.samples(np.arange(BATCH) + steps * lanes)
+    streams, samples = 4096 * BATCH, 100_000_000
+    order = ShuffleOrder(ShuffleConfig(0, streams, 64, 8 * 2**20), [samples // 20_000] * 20_000, [400 * 2**20] * 20_000)
+    steps = samples // streams * skipped // (IMAGES // BATCH)
+    return order.samples(np.arange(BATCH) + steps * streams)
 
 
 def stock_first(shards: list[Path], workers: int, undecoded: bool, skipped: int) -> Any:

@@ -124,7 +124,7 @@ def now() -> float:
     """Seconds by the wall clock, when all ranks are here and their devices are done: ranks that wait use no CPU time."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    distributed.wait_for_all()
+    distributed.barrier()
     return time.perf_counter()
 
 

@@ -29,8 +29,8 @@ from harness import in_turns, median_ratio, print_table, write_json  # noqa: E40
 from training_peers import Step, images_per_second, our_step, paper_loop, plain_loop, random_batch  # noqa: E402
 
 from msanet import distributed  # noqa: E402
-from msanet.data.stages import Batch  # noqa: E402
-from msanet.evaluation.inference import is_out_of_memory  # noqa: E402
+from msanet.data.pipeline import Batch  # noqa: E402
+from msanet.inference.predictor import is_out_of_memory  # noqa: E402
 
 PEER = "as the paper writes it"
 SUBJECTS: dict[str, Callable[..., Step]] = {
@@ -71,9 +71,9 @@ def measure(args: argparse.Namespace) -> None:
     settings = {key: value for key, value in vars(args).items() if key != "json"}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, one thread, CPU time"
 
-    def write(speeds: dict[str, list[float]], is_whole: bool = False) -> None:
+    def write(speeds: dict[str, list[float]], is_complete: bool = False) -> None:
         found = {"device": device, "settings": settings, "images_per_second": speeds, "peak_bytes": peaks}
-        write_json(args.json, found, is_whole)
+        write_json(args.json, found, is_complete)
 
     for name in args.only:
         try:
@@ -98,7 +98,7 @@ def measure(args: argparse.Namespace) -> None:
         for name, speed in speeds.items()
     ]
     print_table(("one step", "images/s", f"times '{peer}'", "peak, GB"), rows)
-    write(speeds, is_whole=True)
+    write(speeds, is_complete=True)
 
 
 def warmed(build: Callable[..., Step], batch: Batch, width: float) -> tuple[Step, float]:

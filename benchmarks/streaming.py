@@ -3,7 +3,7 @@
     python benchmarks/streaming.py --source CITYSCAPES [--json FILE]
 
 Full-resolution images (2048x1024), crops of 512x1024 at scale 0.5 to 2, at most 75 percent of one class, mirrored,
-colours jittered. First on one core, then end to end through a loader with two processes. Bars: at least 7 times
+colors jittered. First on one core, then end to end through a loader with two processes. Bars: at least 7 times
 mmsegmentation's way on a core with the jitter on the CPU, 10 times with it left to the device, 5 times end to end.
 """
 
@@ -29,9 +29,9 @@ from harness import in_turns, median_ratio, print_table, write_json  # noqa: E40
 from peers import Mmsegmentation, RawMemory, forever, stock_webdataset  # noqa: E402
 
 from msanet.config import Config, parse_config  # noqa: E402
-from msanet.data.loader import plan_batches, train_loader, train_order, train_plan, train_source  # noqa: E402
+from msanet.data.loader import plan_batches, shuffle_config, shuffle_order, train_loader, train_source  # noqa: E402
 from msanet.data.samples import augment_sample, decode_sample  # noqa: E402
-from msanet.data.source import ShardSource, read_manifest  # noqa: E402
+from msanet.data.shard_source import ShardSource, read_manifest  # noqa: E402
 from msanet.data.storage import LocalStorage  # noqa: E402
 from sharding.__main__ import main as shard  # noqa: E402
 
@@ -87,16 +87,16 @@ class Data:
         """Our settings for the task."""
         settings = {
             "path": str(self.tiles),
-            "scale": [0.5, 2.0],
+            "random_scale": [0.5, 2.0],
             "crop": [512, 1024],
-            "max_class_ratio": 0.75,
+            "cat_max_ratio": 0.75,
             "brightness": 0.3,
             "contrast": 0.3,
             "saturation": 0.3,
-            "workers": WORKERS,
+            "num_workers": WORKERS,
             **data,
         }
-        return parse_config({"data": settings, "trainer": {"global_batch": BATCH}}, "the benchmark")
+        return parse_config({"data": settings, "trainer": {"global_batch_size": BATCH}}, "the benchmark")
 
 
 def on_a_core(data: Data, images: int) -> dict[str, Callable[[], float]]:
@@ -105,7 +105,7 @@ def on_a_core(data: Data, images: int) -> dict[str, Callable[[], float]]:
     stock = iter(stock_webdataset(data.png_shards))
     memory = RawMemory(data.decoded, images)
     mmseg = Mmsegmentation(data.images, data.labels, images)
-    mmseg_uint8 = Mmsegmentation(data.images, data.labels, images, normalise=False)
+    mmseg_uint8 = Mmsegmentation(data.images, data.labels, images, normalize=False)
     a, a_uint8, c = (itertools.count() for _ in range(3))
     return {
         PEER: _rate(lambda: mmseg[next(a)], images),
@@ -139,11 +139,11 @@ def through_loaders(data: Data) -> dict[str, Callable[[], float]]:
     stock = wds.WebLoader(stock_webdataset(data.png_shards), **options)
     config = data.config()
     manifest = read_manifest(LocalStorage(data.tiles))
-    order = train_order(manifest, "train", train_plan(config))
+    order = shuffle_order(manifest, "train", shuffle_config(config))
     ours = train_loader(config, order, train_source(config, manifest), plan_batches(BATCH, None, 1), 0, 0)
     loaders: dict[str, Iterator[Any]] = {
         PEER: of(Mmsegmentation(data.images, data.labels, epoch)),
-        "a, uint8 as in its 1.x": of(Mmsegmentation(data.images, data.labels, epoch, normalise=False)),
+        "a, uint8 as in its 1.x": of(Mmsegmentation(data.images, data.labels, epoch, normalize=False)),
         "b: stock WebDataset, PNG shards, no jitter": forever(stock),
         "ours": ours,
         "c: memory, crop and mirror only": of(RawMemory(data.decoded, epoch)),

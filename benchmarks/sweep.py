@@ -46,11 +46,11 @@ RUN = {
     "model.name": "unet",
     "model.width": 0.25,
     "data.crop": [96, 96],
-    "data.workers": 1,
-    "evaluation.workers": 0,
-    "trainer.global_batch": 4,
-    "trainer.log_every": 1,
-    "trainer.evaluate_every": 0,
+    "data.num_workers": 1,
+    "evaluation.num_workers": 0,
+    "trainer.global_batch_size": 4,
+    "trainer.log_every_steps": 1,
+    "trainer.val_every_epochs": 0,
 }
 
 
@@ -124,7 +124,7 @@ def without_ray(settings: dict[str, Any], ranks: int, folder: Path) -> Job:
 def sweep(settings: dict[str, Any], ranks: int, trials: int, folder: Path) -> Job:
     """Trials, one after the other."""
     cpus = max(1, len(os.sched_getaffinity(0)) // ranks)  # all of the machine's, as the training without Ray has
-    plan, file = {"trials": trials, "ranks": ranks, "cpus": cpus, "concurrent": 1}, folder / "sweep.yaml"
+    plan, file = {"trials": trials, "ranks": ranks, "cpus": cpus, "max_concurrent_trials": 1}, folder / "sweep.yaml"
     file.write_text(yaml.safe_dump({"sweep": plan, "run": settings, "space": {"run.seed": {"choice": [0]}}}))
     command = [sys.executable, "jobs/sweep.py", "--config", str(file), f"sweep.folder={folder / 'sweep'}"]
     return Job(command, lambda: sorted((folder / "sweep" / "trials").glob("*")))

@@ -2,7 +2,7 @@
 
     python benchmarks/tiles.py --source FOLDER_OF_IMAGES [--json FILE]
 
-All are deflate, so that every TIFF reader reads them, and all are decoded by libdeflate, as `msanet.data.tiff` does.
+All are deflate, so that every TIFF reader reads them, and all are decoded by libdeflate, as `msanet.data.image.tiles` does.
 """
 
 import argparse
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness import in_turns, median_ratio, print_table, write_json  # noqa: E402
 
-from msanet.data.tiff import IMAGE_TILE  # noqa: E402
+from msanet.data.image.tiles import IMAGE_TILE  # noqa: E402
 
 CHOSEN = "zlib-ng, level 6"
 Encoder = Callable[[bytes], bytes]

@@ -11,10 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from msanet import distributed
 from msanet.config import parse_config
-from msanet.data.augment import normalise
-from msanet.data.index import Manifest, ShardInfo, SplitInfo
+from msanet.data.image.color import normalize
 from msanet.data.loader import plan_batches
-from msanet.data.stages import Batch
+from msanet.data.manifest import Manifest, ShardInfo, SplitInfo
+from msanet.data.pipeline import Batch
 from msanet.models import build_model
 from msanet.training.trainer import Trainer
 
@@ -56,7 +56,7 @@ def paper_loop(batch: Batch, width: float) -> Step:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, foreach=False)
 
     def step() -> float:
-        images = normalise(batch.images_NHWC.to(device), MEAN, STD).contiguous()
+        images = normalize(batch.images_NHWC.to(device), MEAN, STD).contiguous()
         loss = F.cross_entropy(model(images), batch.labels_NHW.to(device).long(), ignore_index=255)
         optimizer.zero_grad()
         loss.backward()
@@ -77,7 +77,7 @@ def plain_loop(batch: Batch, width: float, precision: str = "fp32") -> Step:
 
     def step() -> None:
         on_device = batch.to(device)
-        images = normalise(on_device.images_NHWC, MEAN, STD)
+        images = normalize(on_device.images_NHWC, MEAN, STD)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(images)
         loss = F.cross_entropy(logits.float(), on_device.labels_NHW.long(), ignore_index=255)
@@ -89,12 +89,12 @@ def plain_loop(batch: Batch, width: float, precision: str = "fp32") -> Step:
 
 
 def our_step(batch: Batch, width: float, **trainer: Any) -> Step:
-    """`Trainer.train_step`: the loss normalised over all ranks, the guard against numbers that are not finite, and all else."""
+    """`Trainer.train_step`: the loss normalized over all ranks, the guard against numbers that are not finite, and all else."""
     images, ranks = len(batch.images_NHWC), distributed.world_size()
     tree = {
         "data": {"path": "none", "crop": list(batch.images_NHWC.shape[1:3]), "mean": MEAN, "std": STD},
         "model": {"name": "msanet", "width": width},
-        "trainer": {"steps": 10**6, "global_batch": images * ranks, "spike": 0, **trainer},
+        "trainer": {"steps": 10**6, "global_batch_size": images * ranks, "loss_spike_std": 0, **trainer},
     }
     config = parse_config(tree, "benchmark")
     plan = plan_batches(images * ranks, None, ranks)

@@ -10,11 +10,11 @@ a run folder for each trial under trials/. With --train-best the best settings a
 import sys
 from pathlib import Path
 
+from msanet.distributed.preemption import EXIT_PREEMPTED
 from msanet.errors import UserError, user_errors
 from msanet.sweep.command_line import SweepJob, sweep_job
 from msanet.sweep.results import write_results
 from msanet.sweep.tuning import train_best, tune_sweep
-from msanet.training.stopping import EXIT_REQUEUE
 
 TRAIN = Path(__file__).resolve().parent.parent / "launcher" / "train.py"
 
@@ -28,7 +28,7 @@ def sweep(job: SweepJob) -> int:
             raise UserError(f"'{best}' is not there, expected a sweep with results; run it first, without --train-best")
         return train_best(job.plan, best, folder / "best", job.address)
     tune_sweep(job.plan, job.address)
-    return 0 if write_results(job.plan) else EXIT_REQUEUE
+    return 0 if write_results(job.plan) else EXIT_PREEMPTED
 
 
 if __name__ == "__main__":
@@ -37,5 +37,5 @@ if __name__ == "__main__":
             code = sweep(sweep_job(__doc__ or "", TRAIN, sys.argv[1:]))
         except KeyboardInterrupt:  # while Tune's own handler is not there: Ray is joined, or the best is trained
             print("stopped; the same command goes on", file=sys.stderr)
-            code = EXIT_REQUEUE
+            code = EXIT_PREEMPTED
     sys.exit(code)

@@ -10,18 +10,18 @@ Images stay in memory: nothing is written to disk, and nothing is asked from the
 import sys
 
 from msanet import distributed
-from msanet.command_line import DemoJob, at_the_cards_size, demo_job
+from msanet.cli import DemoJob, demo_job, with_metadata_resize
 from msanet.demo.segmenter import Segmenter
 from msanet.demo.server import serve
 from msanet.errors import user_errors
-from msanet.models.saved import load_network
+from msanet.models.io import load_network
 
 
 def demo(job: DemoJob) -> None:
     """From a checkpoint to a page, until Ctrl-C."""
-    model, card = load_network(job.checkpoint, distributed.device())
-    settings = at_the_cards_size(job.settings, card)
-    serve(Segmenter(model, card, settings, job.limits), job.host, job.port)
+    model, metadata = load_network(job.checkpoint, distributed.device())
+    settings = with_metadata_resize(job.settings, metadata)
+    serve(Segmenter(model, metadata, settings, job.limits), job.host, job.port)
 
 
 if __name__ == "__main__":

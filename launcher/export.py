@@ -4,7 +4,7 @@
     python launcher/export.py --checkpoint FILE --to onnx|torch|safetensors [--out FILE] [--size H W]
 
 Writes one file, model.onnx, model.pt2 or model.safetensors in the run (or --out), that takes RGB images of any size (or
---size) in grey values, normalises them itself and holds the model card. The file is run first: where it says something
+--size) in grey values, normalizes them itself and holds the model metadata. The file is run first: where it says something
 else than the network, nothing is written. docs/deployment.md shows its use.
 """
 
@@ -12,18 +12,20 @@ import sys
 
 import torch
 
-from msanet.command_line import ExportJob, export_job
+from msanet.cli import ExportJob, export_job
 from msanet.errors import user_errors
-from msanet.models.export import export_network
-from msanet.models.saved import load_network
+from msanet.inference.export import export_network
+from msanet.models.io import load_network
 
 
 def export(job: ExportJob) -> None:
     """From a checkpoint to a checked file."""
-    network, card = load_network(job.checkpoint, torch.device("cpu"))
+    network, metadata = load_network(job.checkpoint, torch.device("cpu"))
     job.out.parent.mkdir(parents=True, exist_ok=True)
-    export_network(job.out, job.target, network, card, job.size)
-    print(f"{card.name} with {len(card.classes)} classes of {card.dataset}, step {card.step}, written to {job.out}")
+    export_network(job.out, job.target, network, metadata, job.size)
+    print(
+        f"{metadata.name} with {len(metadata.classes)} classes of {metadata.dataset}, step {metadata.step}, written to {job.out}"
+    )
 
 
 if __name__ == "__main__":

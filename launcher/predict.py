@@ -14,17 +14,17 @@ import sys
 from tqdm import tqdm
 
 from msanet import distributed
-from msanet.command_line import PredictionJob, at_the_cards_size, prediction_job
+from msanet.cli import PredictionJob, prediction_job, with_metadata_resize
 from msanet.errors import UserError, user_errors
-from msanet.evaluation.outputs import Outputs
-from msanet.models.saved import load_network
+from msanet.inference.writer import PredictionWriter
+from msanet.models.io import load_network
 
 
 def predict(job: PredictionJob) -> int:
     """All files through the network; returns the number that failed."""
-    model, card = load_network(job.checkpoint, distributed.device())
-    settings = at_the_cards_size(job.settings, card)
-    outputs = Outputs(model, card, settings, job.kinds, job.queries, job.server)
+    model, metadata = load_network(job.checkpoint, distributed.device())
+    settings = with_metadata_resize(job.settings, metadata)
+    outputs = PredictionWriter(model, metadata, settings, job.kinds, job.queries, job.server)
     failed = 0
     for path, name in tqdm(job.files, "predict", unit="file"):
         try:

@@ -11,13 +11,13 @@ PARTIAL = ".partial"
 
 
 @contextmanager
-def whole_file(path: Path, temporary: Path | None = None, lasting: bool = True) -> Iterator[Path]:
+def atomic_file(path: Path, temporary: Path | None = None, lasting: bool = True) -> Iterator[Path]:
     """A path to write to that becomes `path` if the block ends without an error; folders are made as needed.
 
     temporary: that path, where PATH.partial does not do. lasting: it is on the disk before it gets its name, which takes
     time that many small files need not. Raises OSError that names `path`, also for a full disk.
     """
-    # Beside `path`, since a rename is atomic only inside one file system.
+    # Overlay `path`, since a rename is atomic only inside one file system.
     temporary = temporary or path.with_name(path.name + PARTIAL)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def whole_file(path: Path, temporary: Path | None = None, lasting: bool = True) 
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole file. Characters that UTF-8 cannot hold (a lone surrogate out of a file name) become question marks."""
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
 
 

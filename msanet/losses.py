@@ -34,8 +34,8 @@ class SegmentationLoss(nn.Module):
     def counts(self, labels_NHW: Tensor) -> Tensor:
         """What sums are divided by, (2,) float64, from the labels alone: pixels (weighted, or the hardest), images."""
         labelled_N = (labels_NHW != IGNORE_INDEX).sum(dim=(1, 2))
-        pixels = _number_kept(labelled_N, self.config.hardest).sum()
-        if self.weights_K is not None and self.config.hardest == 1:
+        pixels = _number_kept(labelled_N, self.config.ohem_ratio).sum()
+        if self.weights_K is not None and self.config.ohem_ratio == 1:
             pixels = _weight_map(labels_NHW, self.weights_K).sum(dtype=torch.float64)
         return torch.stack([pixels.double(), (labelled_N > 0).sum().double()])
 
@@ -46,7 +46,7 @@ class SegmentationLoss(nn.Module):
         terms = self.config
         loss = logits_NKHW.new_zeros(())
         if terms.cross_entropy:
-            total = cross_entropy_sum(logits_NKHW, labels_NHW, self.weights_K, terms.hardest)
+            total = cross_entropy_sum(logits_NKHW, labels_NHW, self.weights_K, terms.ohem_ratio)
             loss = loss + terms.cross_entropy * total / pixels
         if terms.dice:
             loss = loss + terms.dice * dice_sum(logits_NKHW, labels_NHW) / images
@@ -56,20 +56,20 @@ class SegmentationLoss(nn.Module):
 
 
 def cross_entropy_sum(
-    logits_NKHW: Tensor, labels_NHW: Tensor, weights_K: Tensor | None = None, hardest: float = 1.0
+    logits_NKHW: Tensor, labels_NHW: Tensor, weights_K: Tensor | None = None, ohem_ratio: float = 1.0
 ) -> Tensor:
     """Sum of -w[label] log softmax(logits)[label] over labelled pixels, float32 or better.
 
-    hardest: of each image only this share of its labelled pixels, those with the largest loss (online hard example
+    ohem_ratio: of each image only this share of its labelled pixels, those with the largest loss (online hard example
     mining, Shrivastava et al. 2016, by image so that it does not depend on the micro-batch).
     labels_NHW: uint8 train ids, 255 ignored.
     """
     logits_NKHW = logits_NKHW.to(torch.promote_types(logits_NKHW.dtype, torch.float32))
     labels, weights_K = labels_NHW.long(), None if weights_K is None else weights_K.to(logits_NKHW.dtype)
-    if hardest == 1:
+    if ohem_ratio == 1:
         return F.cross_entropy(logits_NKHW, labels, weights_K, ignore_index=IGNORE_INDEX, reduction="sum")
     losses_NP = F.cross_entropy(logits_NKHW, labels, weights_K, ignore_index=IGNORE_INDEX, reduction="none").flatten(1)
-    kept_N = _number_kept((labels_NHW != IGNORE_INDEX).sum(dim=(1, 2)), hardest)
+    kept_N = _number_kept((labels_NHW != IGNORE_INDEX).sum(dim=(1, 2)), ohem_ratio)
     ranks_P = torch.arange(losses_NP.shape[1], device=losses_NP.device)
     hardest_first_NP = losses_NP.sort(dim=1, descending=True, stable=True).values
     return torch.where(ranks_P < kept_N[:, None], hardest_first_NP, 0).sum()
@@ -132,8 +132,8 @@ def class_weights(chosen: str | Sequence[float], histogram: Sequence[int]) -> Te
     return torch.tensor([float(weight) for weight in chosen])
 
 
-def _number_kept(labelled_N: Tensor, hardest: float) -> Tensor:
-    return labelled_N if hardest == 1 else torch.ceil(labelled_N.double() * hardest).long()
+def _number_kept(labelled_N: Tensor, ohem_ratio: float) -> Tensor:
+    return labelled_N if ohem_ratio == 1 else torch.ceil(labelled_N.double() * ohem_ratio).long()
 
 
 def _weight_map(labels_NHW: Tensor, weights_K: Tensor) -> Tensor:

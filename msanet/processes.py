@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _STOPS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT}
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """Called in a child of `multiprocessing`: end it when the process that created it is gone, however that died.
 
     The creator is meant, not the operating system's parent, which under forkserver is the fork server: that lives on for
@@ -44,13 +44,13 @@ def end_with_parent() -> None:
 
     sys.excepthook = report
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
-    if signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()):  # started by `deaf_helpers`
+    if signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()):  # started by `block_stop_signals`
         threading.Thread(target=obey, daemon=True, name="parent-voice").start()
 
 
 @contextmanager
-def deaf_helpers() -> Iterator[None]:
-    """Processes started within do not hear what asks a job to stop, except from their creator, if they call `end_with_parent`.
+def block_stop_signals() -> Iterator[None]:
+    """Processes started within do not hear what asks a job to stop, except from their creator, if they call `exit_with_parent`.
 
     Terminals, SLURM and DeepSpeed's launcher send it to all processes of a job, which needs its helpers until it has saved.
     """
@@ -63,7 +63,7 @@ def deaf_helpers() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-def outlive_output() -> None:
+def ignore_broken_pipe() -> None:
     """From now on, what this process prints after its terminal, ssh or pipe has gone is lost and no error."""
     sys.stdout, sys.stderr = _lossy(sys.stdout), _lossy(sys.stderr)
 

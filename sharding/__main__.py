@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from msanet.data.codec import CODECS
+from msanet.data.image.codec import CODECS
 from msanet.errors import UserError, nearest, user_errors
 from sharding.plan import DEFAULT_SHARD_BYTES, parse_bytes
 from sharding.readers import READERS, Reader, open_source

@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from msanet.data.codec import decode_image, decode_label
-from msanet.data.index import (
+from msanet.data.image.codec import decode_image, decode_label
+from msanet.data.manifest import (
     MANIFEST_NAME,
     Manifest,
     SampleIndex,
@@ -22,8 +22,8 @@ from msanet.data.index import (
     load_shard_index,
 )
 from msanet.errors import UserError, nearest
-from msanet.visual.palette import RGB, UInt8, check_label, overlay
-from sharding.check import member_role, printable, read_member
+from msanet.report.palette import RGB, UInt8, check_label, overlay
+from sharding.shard_check import member_role, printable, read_member
 from sharding.sheet import CELL, write_sheet
 
 DEFAULT_SAMPLES = 12
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     parts = [_head(manifest, splits, sizes), split_table(splits), class_table(manifest.classes, splits)]
     if args.sheet:
         title = f"{manifest.name}: {len(cells)} of {sum(split.samples for split in splits.values())} samples"
-        legend = [(printable(name), colour) for name, colour in zip(manifest.classes, manifest.palette, strict=True)]
+        legend = [(printable(name), color) for name, color in zip(manifest.classes, manifest.palette, strict=True)]
         write_sheet(args.sheet, printable(title), cells, captions, legend)
         parts.append(f"wrote {args.sheet}")
     print("\n\n".join(parts))
@@ -125,7 +125,7 @@ def quotas(sizes: Sequence[int], count: int) -> list[int]:
 
 
 def cell(shot: Shot, palette: Sequence[RGB]) -> np.ndarray:
-    """The image under the colours of its label, fitted into a square of CELL pixels: (h, w, 3) uint8 RGB."""
+    """The image under the colors of its label, fitted into a square of CELL pixels: (h, w, 3) uint8 RGB."""
     try:
         check_label(shot.label_HW, len(palette))
     except ValueError as error:
@@ -133,7 +133,7 @@ def cell(shot: Shot, palette: Sequence[RGB]) -> np.ndarray:
     height, width = shot.label_HW.shape
     scale = CELL / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    # Coloured at twice the size, then halved: labels cannot be averaged, their colours can, which smooths the edges.
+    # Colored at twice the size, then halved: labels cannot be averaged, their colors can, which smooths the edges.
     double = 2 * size[0], 2 * size[1]
     image_HWC = _resize(shot.image_HWC, double, cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR)
     label_HW = _resize(shot.label_HW, double, cv2.INTER_NEAREST_EXACT)

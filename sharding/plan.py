@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from msanet.data.index import SCHEMA_VERSION
+from msanet.data.manifest import SCHEMA_VERSION
 from msanet.errors import UserError
-from sharding.readers.reader import Found, Pair
+from sharding.readers.reader import DatasetListing, SamplePaths
 from sharding.tree import Tree
 
 WRITER_VERSION = 2
@@ -32,11 +32,11 @@ class ShardPlan:
 
     split: str
     file: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[SamplePaths, ...]
     digest: str
 
 
-def plan_shards(found: Found, tree: Tree, codec: str, shard_bytes: int) -> list[ShardPlan]:
+def plan_shards(found: DatasetListing, tree: Tree, codec: str, shard_bytes: int) -> list[ShardPlan]:
     """Cut the samples of each split, in their sorted order, into shards of about `shard_bytes` of source files.
 
     Raises UserError if a split is empty, a key occurs twice or a name cannot stand in a tar.
@@ -60,7 +60,7 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-def _check_split(split: str, pairs: Sequence[Pair]) -> None:
+def _check_split(split: str, pairs: Sequence[SamplePaths]) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{,99}", split):
         raise UserError(
             f"split {split[:100]!r} cannot name a shard, expected up to 100 letters, digits, '.', '_' and '-'; rename it"
@@ -82,9 +82,9 @@ def _check_split(split: str, pairs: Sequence[Pair]) -> None:
         )
 
 
-def _cut(pairs: Iterable[Pair], tree: Tree, shard_bytes: int) -> Iterator[list[Pair]]:
+def _cut(pairs: Iterable[SamplePaths], tree: Tree, shard_bytes: int) -> Iterator[list[SamplePaths]]:
     """Groups of consecutive pairs, as many as fit into `shard_bytes`, at least one, at most MAX_SAMPLES."""
-    group: list[Pair] = []
+    group: list[SamplePaths] = []
     filled = 0
     for pair in pairs:
         size = sum(map(tree.size, _files(pair))) + len(pair.annotation or "")
@@ -96,7 +96,7 @@ def _cut(pairs: Iterable[Pair], tree: Tree, shard_bytes: int) -> Iterator[list[P
     yield group
 
 
-def _digest(file: str, pairs: Sequence[Pair], found: Found, tree: Tree, codec: str) -> str:
+def _digest(file: str, pairs: Sequence[SamplePaths], found: DatasetListing, tree: Tree, codec: str) -> str:
     # The source's own path is left out: a dataset that was moved is still the same.
     spec = found.spec
     content = {
@@ -113,7 +113,7 @@ def _digest(file: str, pairs: Sequence[Pair], found: Found, tree: Tree, codec: s
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _files(pair: Pair) -> tuple[str, ...]:
+def _files(pair: SamplePaths) -> tuple[str, ...]:
     """The files that decide a sample's bytes; an annotation does so itself."""
     label = () if pair.annotation is not None else (pair.label,)
     return (pair.image, *label) if pair.instances is None else (pair.image, *label, pair.instances)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from msanet.data.codec import IMAGE_EXTENSIONS, INSTANCES, decode_image, decode_instances, encode_members
-from msanet.data.index import Member, SampleIndex, ShardIndex, index_name
+from msanet.data.image.codec import IMAGE_EXTENSIONS, INSTANCES, decode_image, decode_instances, encode_members
+from msanet.data.manifest import Member, SampleIndex, ShardIndex, index_name
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
 from sharding.plan import ShardPlan
 from sharding.readers.labels import Decode, check_whole
-from sharding.readers.reader import Pair
+from sharding.readers.reader import SamplePaths
 from sharding.tree import Tree
 
 OWNER = "msanet"
@@ -70,7 +70,7 @@ def write_shard(job: Job, plan: ShardPlan, on_sample: Callable[[], object]) -> N
     write_text(job.folder / index_name(plan.file), index.model_dump_json() + "\n")
 
 
-def read_sample(job: Job, pair: Pair) -> Sample:
+def read_sample(job: Job, pair: SamplePaths) -> Sample:
     """Read, decode and check one pair. Raises UserError, naming the file, if its image or label is at fault."""
     image, image_name = job.tree.read(pair.image), job.tree.show(pair.image)
     check_whole(image, image_name)
@@ -92,7 +92,7 @@ def read_sample(job: Job, pair: Pair) -> Sample:
     return Sample(pair.key, members, np.bincount(label_HW.ravel(), minlength=256))
 
 
-def _label(tree: Tree, pair: Pair) -> tuple[bytes, str]:
+def _label(tree: Tree, pair: SamplePaths) -> tuple[bytes, str]:
     """The label's bytes, and its name for errors."""
     name = tree.show(pair.label)
     if pair.annotation is None:

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in a grid with a caption below each, and a legend of colours at the end."""
+"""A contact sheet: pictures in a grid with a caption below each, and a legend of colors at the end."""
 
 import math
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from msanet.files import whole_file
-from msanet.visual.palette import RGB
+from msanet.files import atomic_file
+from msanet.report.palette import RGB
 
 CELL = 480
 """Width and height in pixels that a picture may take."""
@@ -32,7 +32,7 @@ def write_sheet(path: Path, title: str, cells: Sequence[np.ndarray], captions: S
     cells: (h, w, 3) uint8 RGB of at most CELL a side, one for each caption.
     """
     sheet = draw_sheet(title, cells, captions, legend)
-    with whole_file(path, lasting=False) as temporary:
+    with atomic_file(path, lasting=False) as temporary:
         sheet.save(temporary, format="PNG")
 
 
@@ -42,7 +42,7 @@ def draw_sheet(title: str, cells: Sequence[np.ndarray], captions: Sequence[str],
     rows = [cells[first : first + columns] for first in range(0, len(cells), columns)]
     heights = [max(cell.shape[0] for cell in row) for row in rows]
     width = 2 * _MARGIN + columns * (CELL + _GAP) - _GAP
-    entries = [*legend, ("ignored: not coloured", None)]
+    entries = [*legend, ("ignored: not colored", None)]
     per_line = _entries_per_line([name for name, _ in entries], width)
     below = _MARGIN + 2 * _TITLE + sum(heights) + len(rows) * (_CAPTION + _GAP)
     sheet = Image.new("RGB", (width, below + math.ceil(len(entries) / per_line) * _LINE + _MARGIN), _PAPER)
@@ -73,11 +73,11 @@ def _draw_legend(
     per_line: int,
     width: int,
 ) -> None:
-    """Swatch and name of each entry, in columns; an entry without a colour gets an empty swatch."""
+    """Swatch and name of each entry, in columns; an entry without a color gets an empty swatch."""
     step = (width - 2 * _MARGIN) / per_line
-    for number, (name, colour) in enumerate(entries):
+    for number, (name, color) in enumerate(entries):
         left, top = corner[0] + number % per_line * step, corner[1] + number // per_line * _LINE
-        draw.rounded_rectangle((left, top, left + _SWATCH, top + _SWATCH), 4, colour, _OUTLINE)
+        draw.rounded_rectangle((left, top, left + _SWATCH, top + _SWATCH), 4, color, _OUTLINE)
         text = _shortened(name, _TEXT, step - _SWATCH - _GAP)
         draw.text((left + _SWATCH + _GAP / 2, top + _SWATCH / 2), text, _INK, _font(_TEXT), anchor="lm")
 

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from msanet.errors import UserError
-from msanet.files import whole_file
-from msanet.processes import end_with_parent
+from msanet.files import atomic_file
+from msanet.processes import exit_with_parent
 from sharding.street.scene import Scene, render
 
 __all__ = ["Scene", "add_arguments", "generate", "parse_size", "render", "run"]
@@ -153,12 +153,12 @@ def _draw(job: _Job) -> None:
     scene = render(job.seed, job.index, job.size)
     arrays: tuple[npt.NDArray[np.integer], ...] = (scene.image_HWC[..., ::-1], scene.label_HW, scene.instance_HW)
     for path, array in zip(_paths(job), arrays, strict=True):
-        with whole_file(path, lasting=False) as temporary:
+        with atomic_file(path, lasting=False) as temporary:
             temporary.write_bytes(cv2.imencode(".png", array, _PNG)[1].tobytes())
 
 
 def _start_worker() -> None:
-    end_with_parent()
+    exit_with_parent()
     cv2.setNumThreads(1)  # The processes share the cores already.
 
 

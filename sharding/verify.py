@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from msanet.data.codec import CODECS
-from msanet.data.index import MANIFEST_NAME, Manifest, ShardInfo, SplitInfo, index_name, load_manifest
+from msanet.data.image.codec import CODECS
+from msanet.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, SplitInfo, index_name, load_manifest
 from msanet.errors import UserError
-from msanet.processes import end_with_parent
-from sharding.check import Fault, ShardReport, check_shard, differing_counts
+from msanet.processes import exit_with_parent
+from sharding.shard_check import Problem, ShardReport, check_shard, differing_counts
 from sharding.workers import Progress, interrupts_held
 
 _POLL_S = 0.2
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def find_faults(folder: Path, manifest: Manifest, workers: int, progress: Progress) -> Iterator[Fault]:
+def find_faults(folder: Path, manifest: Manifest, workers: int, progress: Progress) -> Iterator[Problem]:
     """All faults of the dataset in `folder`, in the order of its splits and shards whatever the number of workers."""
     yield from _dataset_faults(folder, manifest)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
@@ -64,22 +64,22 @@ def find_faults(folder: Path, manifest: Manifest, workers: int, progress: Progre
         yield from _split_faults(name, split, manifest, reports)
 
 
-def _dataset_faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
+def _dataset_faults(folder: Path, manifest: Manifest) -> Iterator[Problem]:
     """What can be seen without opening a shard."""
     if manifest.codec not in CODECS:
-        yield Fault(MANIFEST_NAME, f"codec is '{manifest.codec}', expected one of: {', '.join(CODECS)}")
+        yield Problem(MANIFEST_NAME, f"codec is '{manifest.codec}', expected one of: {', '.join(CODECS)}")
     listed = Counter(shard.file for split in manifest.splits.values() for shard in split.shards)
     if not listed:
-        yield Fault(MANIFEST_NAME, "lists no shard, expected at least one")
+        yield Problem(MANIFEST_NAME, "lists no shard, expected at least one")
     for file, times in listed.items():
         if times > 1:
-            yield Fault(MANIFEST_NAME, f"lists {file} {times} times, expected once")
+            yield Problem(MANIFEST_NAME, f"lists {file} {times} times, expected once")
     for name in sorted(os.listdir(folder)):
         if name not in {MANIFEST_NAME, *listed, *map(index_name, listed)}:
-            yield Fault(name, f"is foreign, expected only {MANIFEST_NAME} and the shards and indexes that it lists")
+            yield Problem(name, f"is foreign, expected only {MANIFEST_NAME} and the shards and indexes that it lists")
 
 
-def _split_faults(name: str, split: SplitInfo, manifest: Manifest, reports: Iterator[ShardReport]) -> Iterator[Fault]:
+def _split_faults(name: str, split: SplitInfo, manifest: Manifest, reports: Iterator[ShardReport]) -> Iterator[Problem]:
     """The faults of each shard, then those that only show over the whole split."""
     home: dict[str, str] = {}  # key -> the shard that has it
     total: np.ndarray | None = np.zeros(len(manifest.classes) + 1, dtype=object)  # Python's integers never overflow
@@ -88,12 +88,12 @@ def _split_faults(name: str, split: SplitInfo, manifest: Manifest, reports: Iter
         yield from report.faults
         for key in report.keys:
             if key in home:
-                yield Fault(shard.file, f"key '{key}' is also in {home[key]}, expected once in split '{name}'")
+                yield Problem(shard.file, f"key '{key}' is also in {home[key]}, expected once in split '{name}'")
             home[key] = shard.file
         total = None if total is None or report.counts is None else total + np.array(report.counts, dtype=object)
     if total is not None:  # else a shard could not be counted, which is reported already
         for text in differing_counts((*split.histogram, split.ignored), tuple(total), manifest.classes):
-            yield Fault(MANIFEST_NAME, f"split '{name}': {text}")
+            yield Problem(MANIFEST_NAME, f"split '{name}': {text}")
 
 
 def _advice(folder: Path, faulty: Mapping[str, int]) -> str:
@@ -166,7 +166,7 @@ def _start_worker(folder: Path, classes: tuple[str, ...], done: Any, stop: Any) 
     _worker = folder, classes, done, stop
     cv2.setNumThreads(1)  # the processes share the cores already
     _silence_opencv()
-    end_with_parent()
+    exit_with_parent()
 
 
 def _check(shard: ShardInfo, slot: int) -> ShardReport:

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 
 from msanet.errors import UserError
-from msanet.processes import end_with_parent
+from msanet.processes import exit_with_parent
 from sharding.plan import ShardPlan
 from sharding.shard import Job, write_shard
 
@@ -100,7 +100,7 @@ def _start_worker(job: Job, done: Any, stop: Any) -> None:
     global _worker
     _worker = job, done, stop
     cv2.setNumThreads(1)  # the processes share the cores already
-    end_with_parent()  # a worker whose parent was killed would wait for work for ever
+    exit_with_parent()  # a worker whose parent was killed would wait for work for ever
 
 
 def _write(plan: ShardPlan, slot: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from msanet.data.index import (
+from msanet.data.manifest import (
     MANIFEST_NAME,
     Manifest,
     ShardIndex,
@@ -28,7 +28,7 @@ from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
 from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.labels import decode_ids
-from sharding.readers.reader import Found
+from sharding.readers.reader import DatasetListing
 from sharding.shard import Job
 from sharding.tree import SourceLost, Tree
 from sharding.workers import WorkerLost, write_shards
@@ -41,7 +41,7 @@ _OURS = re.compile(
 
 @dataclass(frozen=True)
 class PackOptions:
-    """codec: one of msanet.data.codec.CODECS. shard_bytes: source bytes a shard. workers: processes, at least 1."""
+    """codec: one of msanet.data.image.codec.CODECS. shard_bytes: source bytes a shard. workers: processes, at least 1."""
 
     codec: str
     shard_bytes: int
@@ -58,7 +58,7 @@ class Packed:
     kept: int
 
 
-def pack(found: Found, tree: Tree, out: Path, options: PackOptions) -> Packed:
+def pack(found: DatasetListing, tree: Tree, out: Path, options: PackOptions) -> Packed:
     """Write the shards of `found` to the folder `out`, which is whole or absent at any time.
 
     The work is done in `partial_folder(out)`. A killed run leaves it there, and the same call continues it. Where `out`

@@ -13,10 +13,10 @@ LEVELS: dict[str, int] = {
     "msanet.documents": 0,
     "msanet.errors": 0,
     "msanet.files": 0,
-    "msanet.launchers": 0,
+    "msanet.distributed.parent_watchdog": 0,
     "msanet.processes": 0,
-    "msanet.pulse": 0,
-    "msanet.rendezvous": 0,
+    "msanet.distributed.heartbeat": 0,
+    "msanet.distributed.rendezvous": 0,
     "msanet.secrets": 0,
     "msanet.whole_imports": 0,
     "msanet.config": 1,
@@ -25,11 +25,11 @@ LEVELS: dict[str, int] = {
     "msanet.data": 2,
     "msanet.models": 2,
     "msanet.losses": 2,
-    "msanet.visual": 2,
+    "msanet.report": 2,
     "msanet.evaluation": 3,
     "msanet.training": 4,
     "msanet.demo": 4,
-    "msanet.command_line": 5,
+    "msanet.cli": 5,
     "msanet.doctor": 5,
     "msanet.sweep": 5,
     "launcher": 6,
@@ -40,11 +40,11 @@ SHARED_WITH_SHARDING = (
     "msanet.files",
     "msanet.processes",
     "msanet.datasets",
-    "msanet.data.index",
-    "msanet.data.codec",
-    "msanet.visual.palette",
+    "msanet.data.manifest",
+    "msanet.data.image.codec",
+    "msanet.report.palette",
 )
-SIDE_BY_SIDE = {("msanet.data", "msanet.models"), ("msanet.models", "msanet.data"), ("msanet.visual", "msanet.models")}
+SIDE_BY_SIDE = {("msanet.data", "msanet.models"), ("msanet.models", "msanet.data"), ("msanet.report", "msanet.models")}
 
 
 def module_name(path: Path) -> str:

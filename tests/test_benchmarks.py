@@ -27,7 +27,7 @@ esac
 
 
 def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """One of them as a module. What tests/ranks.py imports in its server for forks stays as it is."""
+    """One of them as a module. What tests/support/ranks.py imports in its server for forks stays as it is."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr("multiprocessing.context.BaseContext.set_forkserver_preload", lambda *_: None)
     spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", REPOSITORY / "benchmarks" / f"{name}.py")

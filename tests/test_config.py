@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from msanet.command_line import train_config
+from msanet.cli import train_config
 from msanet.config import Config, DataConfig, load_config, settings
 from msanet.errors import UserError
 from msanet.models import MODELS, check_model, model_options
@@ -21,8 +21,8 @@ RECIPES = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yam
         ("optimiser.lr=3", "did you mean 'optimizer'?"),
         ("trainer.epochs=-1", "trainer.epochs is -1"),
         ("trainer.zero_stage=5", "trainer.zero_stage is 5"),
-        ("data.scale=[2,1]", "expected 0 < low <= high"),
-        ("data.scale=[0.5,2]", "set data.crop"),
+        ("data.random_scale=[2,1]", "expected 0 < low <= high"),
+        ("data.random_scale=[0.5,2]", "set data.crop"),
         ("data.std=[0,1,1]", "expected values above 0"),
         ("optimizer.lr=.nan", "optimizer.lr is nan"),
         ("trainer.epochs", "expected key=value"),
@@ -40,9 +40,9 @@ def test_bad_settings_are_one_clear_sentence(override: str, words: str) -> None:
 
 def test_overrides_come_after_the_file_and_take_yaml_values(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("trainer: {epochs: 7, global_batch: 12}\nmodel: {name: msanet, width: 0.5}\n")
+    path.write_text("trainer: {epochs: 7, global_batch_size: 12}\nmodel: {name: msanet, width: 0.5}\n")
     config = load_config(path, ["trainer.epochs=9", "optimizer.lr=1e-4", "data.crop=[10, 20]", "model.attention=none"])
-    assert (config.trainer.epochs, config.trainer.global_batch) == (9, 12)
+    assert (config.trainer.epochs, config.trainer.global_batch_size) == (9, 12)
     assert config.optimizer.lr == 1e-4
     assert config.data.crop == (10, 20)
     assert config.model.options == {"width": 0.5, "attention": "none"}
@@ -142,8 +142,11 @@ def test_bad_model_options_are_refused(name: str, options: dict, words: str) -> 
 
 
 def test_images_have_a_fixed_size_only_where_nothing_draws_it() -> None:
-    assert DataConfig(crop=(8, 8)).fixed_size and DataConfig(resize=(8, 8), scale=(1.0, 1.0)).fixed_size
-    assert not DataConfig(resize=(8, 8), scale=(0.5, 2.0)).fixed_size and not DataConfig(scale=(1.0, 1.0)).fixed_size
+    assert DataConfig(crop=(8, 8)).fixed_size and DataConfig(resize=(8, 8), random_scale=(1.0, 1.0)).fixed_size
+    assert (
+        not DataConfig(resize=(8, 8), random_scale=(0.5, 2.0)).fixed_size
+        and not DataConfig(random_scale=(1.0, 1.0)).fixed_size
+    )
 
 
 def test_defaults_are_the_papers_recipe() -> None:
@@ -151,13 +154,13 @@ def test_defaults_are_the_papers_recipe() -> None:
     config = Config()
     assert (config.optimizer.name, config.optimizer.lr) == ("adam", 1e-3)
     assert (config.schedule.name, config.schedule.power) == ("poly", 0.9)
-    assert (config.trainer.global_batch, config.trainer.epochs) == (4, 200)
+    assert (config.trainer.global_batch_size, config.trainer.epochs) == (4, 200)
     assert model_options("msanet")["width"][1] == 1.0
 
 
 def test_settings_stand_anywhere_on_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
-    file.write_text("trainer: {global_batch: 8}")
+    file.write_text("trainer: {global_batch_size: 8}")
     words = [f"data.path={tmp_path}", "--config", str(file), "trainer.steps=3", f"run.dir={tmp_path / 'run'}"]
     config = train_config("", words)
-    assert config.trainer.steps == 3 and config.trainer.global_batch == 8 and config.data.path == str(tmp_path)
+    assert config.trainer.steps == 3 and config.trainer.global_batch_size == 8 and config.data.path == str(tmp_path)

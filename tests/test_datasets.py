@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msanet.data.codec import decode_label
+from msanet.data.image.codec import decode_label
 from msanet.datasets import CITYSCAPES, CITYSCAPES_TRAIN_IDS, COCO, DATASETS, IGNORE_INDEX, PERSON_PART, VOC
 from msanet.datasets.cityscapes import LABELS
 from msanet.datasets.person_part import PARTS
@@ -66,12 +66,12 @@ def test_real_cityscapes_labels(test_data: Path) -> None:
         assert np.array_equal(CITYSCAPES_TRAIN_IDS.to_train_ids(train_ids), train_ids)
 
 
-def test_real_voc_labels_are_indices_in_the_devkits_colours(test_data: Path) -> None:
+def test_real_voc_labels_are_indices_in_the_devkits_colors(test_data: Path) -> None:
     files = sorted((test_data / "VOCdevkit" / "VOC2012" / "SegmentationClass").glob("*.png"))
     assert files
     for file in files[:5]:
         ids = decode_label(file.read_bytes(), str(file))
-        colours = np.asarray(Image.open(file).convert("RGB"))
+        colors = np.asarray(Image.open(file).convert("RGB"))
         for value in np.unique(ids[ids != 255]):
-            assert (colours[ids == value] == VOC.palette[value]).all()
+            assert (colors[ids == value] == VOC.palette[value]).all()
         assert set(np.unique(VOC.to_train_ids(ids))) <= {*range(21), 255}

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import sharding.__main__ as command
-from msanet.data.index import load_manifest
+from msanet.data.manifest import load_manifest
 from msanet.data.samples import decode_sample
-from msanet.data.source import ShardSource
+from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from sharding import readers
 

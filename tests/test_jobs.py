@@ -1,4 +1,4 @@
-"""jobs/ for clusters: scripts run, SLURM being played by tests/fake_slurm.py; manifests and image fit the code."""
+"""jobs/ for clusters: scripts run, SLURM being played by tests/support/fake_slurm.py; manifests and image fit the code."""
 
 import os
 import re
@@ -15,13 +15,13 @@ import kubernetes_validate
 import psutil
 import pytest
 import yaml
-from commands import steps_logged, wait_until, words
 from conftest import REPOSITORY
-from fake_slurm import calls, install, signal_step
-from ranks import free_port
-from small_runs import newest
+from support.commands import steps_logged, wait_until, words
+from support.fake_slurm import calls, install, signal_step
+from support.ranks import free_port
+from support.small_runs import newest
 
-from msanet.command_line import train_config
+from msanet.cli import train_config
 from msanet.config import settings
 from msanet.data.loader import plan_batches
 from msanet.models import model_options
@@ -251,8 +251,8 @@ def test_the_job_names_files_and_settings_that_exist() -> None:
     assert all((REPOSITORY / word).is_file() for word in container["command"])
     config = train_config("", container["args"])  # settings, and the recipe relative to the root
     ranks = int(variables["NODES"]) * int(variables["RANKS_PER_NODE"])
-    assert plan_batches(config.trainer.global_batch, config.trainer.micro_batch, ranks)
-    assert config.run.grace < job["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert plan_batches(config.trainer.global_batch_size, config.trainer.micro_batch_size, ranks)
+    assert config.run.preemption_grace_seconds < job["template"]["spec"]["terminationGracePeriodSeconds"]
     mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
     for path in (config.data.path, config.run.dir, config.storage.cache_dir):
         assert any(str(path).startswith(f"{mount}/") or str(path) == mount for mount in mounts), path
@@ -288,7 +288,7 @@ def test_pods_mount_the_volumes_that_they_have() -> None:
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         claim = volumes["shared"]["persistentVolumeClaim"]["claimName"]
         assert claim == manifest("storage.yaml", "PersistentVolumeClaim")["metadata"]["name"]
-        assert volumes.keys() == mounts.keys() and volumes["shm"]["emptyDir"]["medium"] == "Memory"
+        assert volumes.keys() == mounts.keys() and volumes["shm"]["emptyDir"]["medium"] == "StepMemory"
 
 
 def test_the_image_has_all_that_it_copies_and_is_no_root() -> None:

@@ -16,8 +16,8 @@ CONFIGS: list[dict[str, Any]] = [
     {},
     {"class_weights": [1.0, 3.0, 0.5]},
     {"class_weights": "median_frequency"},
-    {"hardest": 0.3},
-    {"hardest": 0.3, "class_weights": [1.0, 3.0, 0.5]},
+    {"ohem_ratio": 0.3},
+    {"ohem_ratio": 0.3, "class_weights": [1.0, 3.0, 0.5]},
     {"cross_entropy": 0, "dice": 1},
     {"cross_entropy": 0, "lovasz": 1},
     {"cross_entropy": 0.5, "dice": 2, "lovasz": 0.25},
@@ -42,15 +42,19 @@ def test_cross_entropy_by_hand() -> None:
     labels = torch.tensor([[[0, 1, 255]]], dtype=torch.uint8)
     easy, hard = -math.log(0.75), -math.log(0.5)
     torch.testing.assert_close(cross_entropy_sum(logits, labels), torch.tensor(easy + hard))
-    torch.testing.assert_close(cross_entropy_sum(logits, labels, hardest=0.5), torch.tensor(hard))
+    torch.testing.assert_close(cross_entropy_sum(logits, labels, ohem_ratio=0.5), torch.tensor(hard))
     weights = torch.tensor([2.0, 5.0])
     torch.testing.assert_close(cross_entropy_sum(logits, labels, weights), torch.tensor(2 * easy + 5 * hard))
     assert count_labelled(labels) == 2
     counts = {
         name: SegmentationLoss(config(**options), [1, 1]).counts(labels).tolist()
-        for name, options in {"plain": {}, "weighted": {"class_weights": [2, 5]}, "hardest": {"hardest": 0.5}}.items()
+        for name, options in {
+            "plain": {},
+            "weighted": {"class_weights": [2, 5]},
+            "ohem": {"ohem_ratio": 0.5},
+        }.items()
     }
-    assert counts == {"plain": [2, 1], "weighted": [7, 1], "hardest": [1, 1]}
+    assert counts == {"plain": [2, 1], "weighted": [7, 1], "ohem": [1, 1]}
 
 
 def test_dice_by_hand() -> None:

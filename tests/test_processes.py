@@ -30,7 +30,7 @@ def test_a_connection_that_breaks_with_the_creator_is_no_error(
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: SimpleNamespace(sentinel=sentinel, pid=1))
     monkeypatch.setattr(os, "_exit", lambda code: None)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    processes.end_with_parent()
+    processes.exit_with_parent()
     if is_gone:
         os.close(creator)
     sys.excepthook(type(error), error, None)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import sharding.__main__ as packing
-from msanet.command_line import train_config
+from msanet.cli import train_config
 from msanet.config import Config, load_config
 from msanet.datasets import DATASETS
 from msanet.models import build_model, model_options
@@ -193,7 +193,7 @@ def test_the_rows_of_attention_to_scales_tables(recipe: str) -> None:
 def test_the_rows_of_the_test_set() -> None:
     recipe = "attention_to_scale/voc_aug.yaml"
     found = rows(recipe, "Table 4, ") + rows(recipe, "From COCO")
-    keys = [(c.model.pretrained.name, (merging(c) or ("", ""))[1], c.data.scale) for c, _ in found]
+    keys = [(c.model.pretrained.name, (merging(c) or ("", ""))[1], c.data.random_scale) for c, _ in found]
     assert dict(zip(keys, (numbers[0] for _, numbers in found), strict=True)) == TEST_SET
 
 
@@ -206,12 +206,12 @@ def test_the_settings_are_the_papers() -> None:
             assert (data.resize, data.crop) == ((250, 250), (224, 224))
             assert (data.flip_horizontal, data.flip_vertical) == (0.5, 0.5)
             assert (optimizer.name, optimizer.lr, schedule.name, schedule.power) == ("adam", 1e-3, "poly", 0.9)
-            assert (trainer.global_batch, trainer.epochs, trainer.steps) == (4, 200, None)
+            assert (trainer.global_batch_size, trainer.epochs, trainer.steps) == (4, 200, None)
         else:
-            assert (optimizer.name, optimizer.lr, optimizer.classifier_lr) == ("sgd", 1e-3, 10)
+            assert (optimizer.name, optimizer.lr, optimizer.classifier_lr_mult) == ("sgd", 1e-3, 10)
             assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 5e-4)
-            assert (schedule.name, schedule.every, schedule.gamma) == ("step", 2000, 0.1)
-            assert trainer.global_batch == 30
+            assert (schedule.name, schedule.decay_every_steps, schedule.gamma) == ("step", 2000, 0.1)
+            assert trainer.global_batch_size == 30
 
 
 def documented(columns: int) -> list[tuple[list[str], list[float]]]:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import toy_checkpoint
+from support.small_runs import toy_checkpoint
 
 from msanet.errors import UserError
 from msanet.models import build_model
-from msanet.models.pretrained import initialise
-from msanet.models.saved import load_network, load_weights
-from msanet.training.checkpoint import MODEL_FILE, newest_whole, read_checkpoint, write_checkpoint
+from msanet.models.io import load_network, load_weights
+from msanet.models.pretrained import initialize
+from msanet.training.checkpoint.io import MODEL_FILE, latest_valid, read_checkpoint, write_checkpoint
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path for folder in ("msanet", "sharding", "launcher", "jobs") for path in (ROOT / folder).rglob("*.py"))
@@ -102,19 +102,19 @@ def test_a_pickle_that_runs_code_runs_nothing(tmp_path: Path) -> None:
     model = build_model("msanet", 2, width=0.125)
     for number, bomb in enumerate(bombs(tmp_path, mark)):
         with pytest.raises(UserError, match="is not loaded, since that could run code|is damaged"):
-            initialise(model, bomb, ("a", "b"))
+            initialize(model, bomb, ("a", "b"))
         with pytest.raises(UserError, match="cannot be read"):
             load_weights(bomb)
         renamed = bomb.with_suffix(".safetensors")
         shutil.copy(bomb, renamed)
         with pytest.raises(UserError):
-            initialise(model, renamed, ("a", "b"))
+            initialize(model, renamed, ("a", "b"))
         with pytest.raises(UserError):
             load_network(renamed, torch.device("cpu"))
         for victim in (MODEL_FILE, "optimizer.safetensors", "rng.safetensors", "state.json", "files.json"):
             folder = write_checkpoint(tmp_path / f"{number}-{victim}", toy_checkpoint(), keep=1)
             shutil.copy(bomb, folder / victim)
-            assert newest_whole(folder.parent) is None
+            assert latest_valid(folder.parent) is None
             if victim != "files.json":
                 with pytest.raises(UserError, match="cannot be read"):  # also where nobody has looked at the hashes
                     read_checkpoint(folder)

@@ -10,7 +10,7 @@ from msanet.config.base import Above0, NonNegative, Positive, Section, Share, Si
 class CrfConfig(Section):
     """The fully connected CRF after the network (Kraehenbuehl and Koltun 2011, equation 3), its symbols in brackets.
 
-    Weights are those of normalised kernels, as in the authors' code and in DeepLab's.
+    Weights are those of normalized kernels, as in the authors' code and in DeepLab's.
     """
 
     enabled: bool = Field(False, description="refine the network's probabilities by a fully connected CRF")
@@ -40,10 +40,10 @@ class EvaluationConfig(Section):
     window_batch: Positive = Field(4, description="windows of one forward pass; halved where memory does not suffice")
     crf: CrfConfig = CrfConfig()
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
-    protocol: Literal["plain", "official-cityscapes", "official-voc"] = Field(
-        "plain", description="whose rules make figures out of counts"
+    protocol: Literal["default", "official-cityscapes", "official-voc"] = Field(
+        "default", description="whose rules make figures out of counts"
     )
-    workers: Annotated[int, Field(ge=0, le=64)] = Field(
+    num_workers: Annotated[int, Field(ge=0, le=64)] = Field(
         1, description="loader processes per rank; 0: read in the process itself"
     )
     calibration: bool = Field(True, description="count how often the network is right by how sure it is")

@@ -20,15 +20,15 @@ class RunConfig(Section):
         description="auto: go on from the newest whole checkpoint, if any; never: refuse a folder that has one; "
         "must: refuse one without",
     )
-    accept: tuple[Literal["dataset", "model", "optimizer", "batch", "order"], ...] = Field(
+    allow_changes: tuple[Literal["dataset", "model", "optimizer", "batch", "order"], ...] = Field(
         (),
-        description="differences to the run in run.dir that are no reason to refuse going on, such as [batch, optimizer]",
+        description="changes against the run in run.dir with which to resume anyway, such as [batch, optimizer]",
     )
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of initialisation, order and augmentation")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of initialization, order and augmentation")
     record_samples: bool = Field(
         False, description="write which samples each step took to samples-<rank>.jsonl, as proof"
     )
-    grace: Above0 = Field(
+    preemption_grace_seconds: Above0 = Field(
         60.0, description="seconds in which a run that is told to stop (SIGTERM, SIGUSR1, Ctrl-C) must have saved"
     )
     timeout: Above0 = Field(
@@ -40,7 +40,7 @@ class RunConfig(Section):
     profile: bool = Field(
         False, description="write where the time of early steps goes to run.dir/profile (also --profile), and go on"
     )
-    restarts: Annotated[int, Field(ge=0)] = Field(
+    max_restarts: Annotated[int, Field(ge=0)] = Field(
         0, description="how often a job that a fault has ended starts again by itself, from its last checkpoint"
     )
 
@@ -56,13 +56,13 @@ class DataConfig(Section):
     resize: Size | None = Field(
         None, description="[height, width] to which every training image is brought first; null: its own size"
     )
-    scale: tuple[float, float] = Field(
+    random_scale: tuple[float, float] = Field(
         (1.0, 1.0), description="[low, high] of the random scale, uniform as in mmsegmentation, after resize"
     )
     crop: Size | None = Field(
         None, description="[height, width] of the random crop, padded where the image is smaller; null: the whole image"
     )
-    max_class_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+    cat_max_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0,
         description="crops are drawn again, 10 times at most, until no class has more of the labelled pixels; 1: any crop",
     )
@@ -70,12 +70,12 @@ class DataConfig(Section):
     flip_vertical: Probability = Field(
         0.0, description="probability of mirroring top and bottom (the MSANet paper: 0.5)"
     )
-    brightness: Share = Field(0.0, description="colour jitter: factor drawn from [1-x, 1+x]")
-    contrast: Share = Field(0.0, description="colour jitter: factor drawn from [1-x, 1+x]")
-    saturation: Share = Field(0.0, description="colour jitter: factor drawn from [1-x, 1+x]")
+    brightness: Share = Field(0.0, description="color jitter: factor drawn from [1-x, 1+x]")
+    contrast: Share = Field(0.0, description="color jitter: factor drawn from [1-x, 1+x]")
+    saturation: Share = Field(0.0, description="color jitter: factor drawn from [1-x, 1+x]")
     jitter_on: Literal["device", "loader"] = Field(
         "device",
-        description="where colours are jittered: device: in float32; loader: in its processes, rounded to uint8",
+        description="where colors are jittered: device: in float32; loader: in its processes, rounded to uint8",
     )
     mean: Rgb = Field(
         (123.675, 116.28, 103.53), description="RGB mean that is subtracted, in grey values 0-255 (ImageNet's)"
@@ -83,39 +83,40 @@ class DataConfig(Section):
     std: Rgb = Field(
         (58.395, 57.12, 57.375), description="RGB standard deviation to divide by, in grey values (ImageNet's)"
     )
-    workers: Annotated[int, Field(ge=0, le=64)] = Field(
+    num_workers: Annotated[int, Field(ge=0, le=64)] = Field(
         2, description="loader processes per rank; 0: read in the training process"
     )
-    prefetch: Positive = Field(2, description="micro-batches each loader process prepares ahead")
-    block_bytes: Positive = Field(
+    prefetch_factor: Positive = Field(2, description="micro-batches each loader process prepares ahead")
+    shuffle_block_bytes: Positive = Field(
         8 * 2**20, description="bytes of consecutive samples that the shuffle moves as one (locality of reads)"
     )
-    window: Positive = Field(64, description="shuffle window inside a lane, in samples")
-    epoch_end: Literal["carry", "drop"] = Field(
-        "carry",
-        description="carry: the batch across an epoch's end takes the head of the next; drop: leave an incomplete batch out",
+    shuffle_window: Positive = Field(
+        64, description="size of the shuffle window in samples, in each interleaved stream"
     )
-
-    on_error: Literal["raise", "mask"] = Field(
+    drop_last: bool = Field(
+        False,
+        description="drop the last batch of an epoch where it is incomplete; false: it takes the first samples of the next epoch",
+    )
+    on_bad_sample: Literal["raise", "skip"] = Field(
         "raise",
-        description="a training sample that cannot be read. raise: end the run; mask: it counts, but its label is all ignored",
+        description="a training sample that cannot be read. raise: end the run; skip: log it, and ignore all of its pixels",
     )
-    max_masked: Probability = Field(0.01, description="share of masked samples above which the run ends all the same")
+    max_bad_fraction: Probability = Field(0.01, description="fraction of bad samples above which the run ends anyway")
 
     @property
     def fixed_size(self) -> bool:
         """Whether every training image has the same size, whatever the dataset."""
-        return bool(self.crop or (self.resize and self.scale[0] == self.scale[1]))
+        return bool(self.crop or (self.resize and self.random_scale[0] == self.random_scale[1]))
 
     @model_validator(mode="after")
     def _ranges(self) -> "DataConfig":
-        low, high = self.scale
+        low, high = self.random_scale
         if not 0 < low <= high:
-            raise ValueError(f"data.scale is [{low}, {high}], expected 0 < low <= high")
+            raise ValueError(f"data.random_scale is [{low}, {high}], expected 0 < low <= high")
         if min(self.std) <= 0:
             raise ValueError(f"data.std is {list(self.std)}, expected values above 0")
-        if self.on_error == "mask" and not (self.crop or self.resize):
-            raise ValueError("data.on_error=mask needs a size for what cannot be read; set data.crop")
+        if self.on_bad_sample == "skip" and not (self.crop or self.resize):
+            raise ValueError("data.on_bad_sample=skip needs a size for what cannot be read; set data.crop")
         return self
 
 
@@ -125,15 +126,17 @@ class StorageConfig(Section):
     cache_dir: Path | None = Field(
         None, description="folder of this node for what was read; null: msanet-cache-<user id> in the temporary folder"
     )
-    cache_bytes: Positive = Field(64 * 2**30, description="bytes of remote shards to keep on each node")
-    decoded_bytes: Annotated[int, Field(ge=0)] = Field(
+    cache_limit_bytes: Positive = Field(64 * 2**30, description="bytes of remote shards to keep on each node")
+    decoded_cache_limit_bytes: Annotated[int, Field(ge=0)] = Field(
         0, description="bytes of decoded images to keep on each node for later epochs; 0: none"
     )
-    deadline: Above0 = Field(
+    download_timeout_seconds: Above0 = Field(
         80.0, description="seconds within which a remote read must succeed, retries included; below run.timeout"
     )
-    connections: Annotated[int, Field(ge=1, le=64)] = Field(4, description="remote reads in flight per loader process")
-    read_ahead: Positive = Field(
+    max_connections: Annotated[int, Field(ge=1, le=64)] = Field(
+        4, description="remote reads in flight per loader process"
+    )
+    predownload: Positive = Field(
         8, description="micro-batches whose bytes are fetched ahead of need, per loader process"
     )
 
@@ -154,7 +157,7 @@ class ModelConfig(BaseModel):
 
 
 class LossConfig(Section):
-    """What is minimised: a sum of terms, each normalised over the global batch."""
+    """What is minimized: a sum of terms, each normalized over the global batch."""
 
     cross_entropy: NonNegative = Field(1.0, description="weight of the cross-entropy per labelled pixel")
     dice: NonNegative = Field(0.0, description="weight of 1 - Dice, the mean over an image's classes")
@@ -162,7 +165,7 @@ class LossConfig(Section):
     class_weights: Literal["none", "median_frequency"] | tuple[NonNegative, ...] = Field(
         "none", description="of the cross-entropy: from the training split's class shares, or one number for each class"
     )
-    hardest: Annotated[float, Field(gt=0, le=1)] = Field(
+    ohem_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0,
         description="share of each image's labelled pixels that count in the cross-entropy, those with the largest loss",
     )
@@ -184,10 +187,10 @@ class OptimizerConfig(Section):
     weight_decay: NonNegative = Field(0.0, description="weight decay")
     momentum: Share = Field(0.9, description="momentum of sgd")
     betas: tuple[Share, Share] = Field((0.9, 0.999), description="decay rates of adam's moments")
-    classifier_lr: Above0 = Field(
+    classifier_lr_mult: Above0 = Field(
         1.0, description="factor on lr for the layers that depend on the classes (Attention to Scale: 10)"
     )
-    clip_norm: NonNegative = Field(0.0, description="clip the gradient's norm to this; 0: no clipping")
+    clip_grad_norm: NonNegative = Field(0.0, description="clip the gradient's norm to this; 0: no clipping")
 
 
 class ScheduleConfig(Section):
@@ -197,9 +200,13 @@ class ScheduleConfig(Section):
         "poly", description="poly: lr (1 - step/steps)^power; step: lr gamma^(step // every)"
     )
     power: Above0 = Field(0.9, description="exponent of poly")
-    every: Positive = Field(2000, description="steps between drops of the step schedule (Attention to Scale: 2,000)")
+    decay_every_steps: Positive = Field(
+        2000, description="steps between drops of the step schedule (Attention to Scale: 2,000)"
+    )
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor of each drop of the step schedule")
-    warmup: Annotated[int, Field(ge=0)] = Field(0, description="steps of linear warm-up from 0 before the schedule")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps of linear warm-up from 0 before the schedule"
+    )
 
 
 class TrainerConfig(Section):
@@ -207,20 +214,20 @@ class TrainerConfig(Section):
 
     epochs: Above0 = Field(200.0, description="passes over the training split (fractions allowed)")
     steps: Positive | None = Field(None, description="optimizer steps; overrides epochs")
-    global_batch: Positive = Field(
+    global_batch_size: Positive = Field(
         4, description="images per optimizer step over all ranks; everything else is derived from it"
     )
-    micro_batch: Positive | Literal["auto"] | None = Field(
+    micro_batch_size: Positive | Literal["auto"] | None = Field(
         None,
-        description="images per rank and forward pass; null: global_batch / ranks; auto: as many as fit the device's memory",
+        description="images per rank and forward pass; null: global_batch_size / ranks; auto: as many as fit the device's memory",
     )
-    attention_ranks: Positive = Field(
+    context_parallel_size: Positive = Field(
         1,
         description="consecutive ranks that take the same image, each a share of MSANet's attention; must divide the ranks",
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast with fp32 master weights")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
-    ema: Share = Field(
+    ema_decay: Share = Field(
         0.0, description="decay per step of an exponential moving average of the weights, which is then judged; 0: none"
     )
     activation_checkpointing: bool = Field(
@@ -242,29 +249,33 @@ class TrainerConfig(Section):
     sync_batchnorm: bool = Field(
         False, description="BatchNorm over the micro-batches of all ranks: independent of the number of ranks"
     )
-    log_every: Positive = Field(10, description="steps between lines of metrics.jsonl")
-    checkpoint_every: Positive = Field(500, description="steps between checkpoints; the last step is always saved")
-    checkpoint_minutes: NonNegative = Field(0.0, description="minutes between checkpoints, besides; 0: none")
+    log_every_steps: Positive = Field(10, description="steps between lines of metrics.jsonl")
+    checkpoint_every_steps: Positive = Field(
+        500, description="steps between checkpoints; the last step is always saved"
+    )
+    checkpoint_every_minutes: NonNegative = Field(0.0, description="minutes between checkpoints, besides; 0: none")
     keep_checkpoints: Positive = Field(2, description="newest checkpoints to keep")
     keep_best: bool = Field(
         True, description="save when a validation gives the best mean IoU so far, and keep that checkpoint too"
     )
-    evaluate_every: NonNegative = Field(10.0, description="epochs between validations; 0: only at the end")
-    max_skipped: Annotated[int, Field(ge=0)] = Field(
+    val_every_epochs: NonNegative = Field(10.0, description="epochs between validations; 0: only at the end")
+    max_nonfinite_steps: Annotated[int, Field(ge=0)] = Field(
         10,
         description="steps in a row that may be skipped since their loss or gradients are not finite; one more ends the run",
     )
-    spike: NonNegative = Field(
+    loss_spike_std: NonNegative = Field(
         6.0,
         description="a loss this many standard deviations above its moving mean is noted with its samples; 0: none is",
     )
 
-    @field_validator("micro_batch", mode="before")
+    @field_validator("micro_batch_size", mode="before")
     @classmethod
     def _is_a_micro_batch(cls, value: Any) -> Any:
         """One sentence, where pydantic would have one for each type that it might have been."""
         if value not in (None, "auto") and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ValueError(f"trainer.micro_batch is {value!r:.50}, expected auto, a number of images from 1, or null")
+            raise ValueError(
+                f"trainer.micro_batch_size is {value!r:.50}, expected auto, a number of images from 1, or null"
+            )
         return value
 
 
@@ -292,15 +303,15 @@ class Config(Section):
                 f"trainer.compile=true with {why} finds nothing to compile, since ranks talk to one another around every "
                 "single layer; change one of the two"
             )
-        if self.data.scale != (1.0, 1.0) and self.data.crop is None:
+        if self.data.random_scale != (1.0, 1.0) and self.data.crop is None:
             raise ValueError(
-                f"data.scale={list(self.data.scale)} gives images of different sizes, which make no batch; set data.crop"
+                f"data.random_scale={list(self.data.random_scale)} gives images of different sizes, which make no batch; set data.crop"
             )
-        if self.storage.deadline >= 0.8 * self.run.timeout:
+        if self.storage.download_timeout_seconds >= 0.8 * self.run.timeout:
             raise ValueError(
-                f"storage.deadline={self.storage.deadline:g} leaves a rank waiting for data while run.timeout="
+                f"storage.download_timeout_seconds={self.storage.download_timeout_seconds:g} leaves a rank waiting for data while run.timeout="
                 f"{self.run.timeout:g} counts it as stalled; set run.timeout to more than "
-                f"{self.storage.deadline / 0.8:g}, or a shorter storage.deadline"
+                f"{self.storage.download_timeout_seconds / 0.8:g}, or a shorter storage.download_timeout_seconds"
             )
         return self
 

@@ -11,56 +11,56 @@ import webdataset as wds
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from msanet.config import Config, StorageConfig
-from msanet.data.cache import NodeCache, cache_folder
-from msanet.data.decoded import DecodedSource
-from msanet.data.index import Manifest
-from msanet.data.order import Order, Plan, evaluation_slice, rank_slice
-from msanet.data.source import ShardSource
-from msanet.data.stages import (
+from msanet.data.decoded_cache import DecodedSource
+from msanet.data.manifest import Manifest
+from msanet.data.pipeline import (
     Augment,
     Batch,
     EvaluationSample,
     Fetch,
     FetchInstances,
     Positions,
-    ReadAhead,
+    Predownload,
     collate,
     evaluation_samples,
 )
+from msanet.data.shard_source import ShardSource
+from msanet.data.shuffle_order import ShuffleConfig, ShuffleOrder, evaluation_slice, rank_slice
 from msanet.data.storage import open_storage
+from msanet.data.storage.cache import NodeCache, cache_folder
 from msanet.errors import UserError
-from msanet.processes import deaf_helpers, end_with_parent
+from msanet.processes import block_stop_signals, exit_with_parent
 
 
 @dataclass(frozen=True)
 class BatchPlan:
     """Batch sizes, given once and derived everywhere else: global = groups x micro x accumulation.
 
-    attention_ranks: how many consecutive ranks take the same images, a group; 1: every rank is one by itself.
+    context_parallel_size: how many consecutive ranks take the same images, a group; 1: every rank is one by itself.
     """
 
-    global_batch: int
-    micro_batch: int
+    global_batch_size: int
+    micro_batch_size: int
     world_size: int
-    attention_ranks: int = 1
+    context_parallel_size: int = 1
 
     @property
     def groups(self) -> int:
         """Ranks, or groups of ranks, that take different images."""
-        return self.world_size // self.attention_ranks
+        return self.world_size // self.context_parallel_size
 
     @property
     def accumulation(self) -> int:
         """Micro-batches per rank and optimizer step."""
-        return self.global_batch // (self.micro_batch * self.groups)
+        return self.global_batch_size // (self.micro_batch_size * self.groups)
 
     def group(self, rank: int) -> int:
         """The number of this rank's group."""
-        return rank // self.attention_ranks
+        return rank // self.context_parallel_size
 
     def is_first(self, rank: int) -> bool:
         """Whether this rank stands for its group, so that sums over ranks count each image once."""
-        return rank % self.attention_ranks == 0
+        return rank % self.context_parallel_size == 0
 
     def firsts(self, ranks: Sequence[int]) -> list[int]:
         """Of these ranks, in ascending order, the first of each group."""
@@ -68,85 +68,99 @@ class BatchPlan:
 
     def share(self, start: int, rank: int) -> range:
         """The positions that this rank takes of the global batch that starts at position `start` of the order."""
-        return rank_slice(start, self.global_batch, self.group(rank), self.groups)
+        return rank_slice(start, self.global_batch_size, self.group(rank), self.groups)
 
 
-def train_batches(config: Config, world_size: int) -> BatchPlan:
+def batch_plan(config: Config, world_size: int) -> BatchPlan:
     """The batches of a run on so many ranks. Raises UserError where the settings do not divide."""
     trainer = config.trainer
-    return plan_batches(trainer.global_batch, trainer.micro_batch, world_size, trainer.attention_ranks)
+    return plan_batches(trainer.global_batch_size, trainer.micro_batch_size, world_size, trainer.context_parallel_size)
 
 
 def plan_batches(
-    global_batch: int, micro_batch: int | Literal["auto"] | None, world_size: int, attention_ranks: int = 1
+    global_batch_size: int,
+    micro_batch_size: int | Literal["auto"] | None,
+    world_size: int,
+    context_parallel_size: int = 1,
 ) -> BatchPlan:
     """Check that ranks and micro-batches divide the global batch. Raises UserError that names values that would.
 
-    auto counts as null here, the most there can be: `msanet.training.micro_batch` says what fits.
+    auto counts as null here, the most there can be: `msanet.training.memory.auto_batch_size` says what fits.
     """
-    if world_size % attention_ranks:
+    if world_size % context_parallel_size:
         fits = [n for n in range(1, world_size + 1) if world_size % n == 0]
         raise UserError(
-            f"trainer.attention_ranks={attention_ranks} does not divide the {world_size} ranks into groups; set it to "
-            f"{_listed(fits)}, or start {(world_size // attention_ranks + 1) * attention_ranks} ranks"
+            f"trainer.context_parallel_size={context_parallel_size} does not divide the {world_size} ranks into groups; set it to "
+            f"{_listed(fits)}, or start {(world_size // context_parallel_size + 1) * context_parallel_size} ranks"
         )
-    groups = world_size // attention_ranks
-    if global_batch % groups:
-        fits = [n * attention_ranks for n in range(1, global_batch + 1) if global_batch % n == 0]
-        sharers = f"{groups} groups of {attention_ranks} ranks" if attention_ranks > 1 else f"{world_size} ranks"
+    groups = world_size // context_parallel_size
+    if global_batch_size % groups:
+        fits = [n * context_parallel_size for n in range(1, global_batch_size + 1) if global_batch_size % n == 0]
+        sharers = (
+            f"{groups} groups of {context_parallel_size} ranks" if context_parallel_size > 1 else f"{world_size} ranks"
+        )
         raise UserError(
-            f"trainer.global_batch={global_batch} cannot be shared by {sharers}; start {_listed(fits)} ranks, or set "
-            f"it to {max(1, global_batch // groups) * groups} or {(global_batch // groups + 1) * groups}"
+            f"trainer.global_batch_size={global_batch_size} cannot be shared by {sharers}; start {_listed(fits)} ranks, or set "
+            f"it to {max(1, global_batch_size // groups) * groups} or {(global_batch_size // groups + 1) * groups}"
         )
-    share = global_batch // groups
-    micro = micro_batch if isinstance(micro_batch, int) else share
+    share = global_batch_size // groups
+    micro = micro_batch_size if isinstance(micro_batch_size, int) else share
     if share % micro:
         fits = [n for n in range(1, share + 1) if share % n == 0]
         raise UserError(
-            f"trainer.micro_batch={micro} does not divide the {share} images of each rank "
-            f"({global_batch} on {world_size} ranks); set it to {_listed(fits)}"
+            f"trainer.micro_batch_size={micro} does not divide the {share} images of each rank "
+            f"({global_batch_size} on {world_size} ranks); set it to {_listed(fits)}"
         )
-    return BatchPlan(global_batch, micro, world_size, attention_ranks)
+    return BatchPlan(global_batch_size, micro, world_size, context_parallel_size)
 
 
-def train_plan(config: Config) -> Plan:
+def shuffle_config(config: Config) -> ShuffleConfig:
     """The frozen part of the order for a new run."""
     data = config.data
-    return Plan(config.run.seed, config.trainer.global_batch, data.window, data.block_bytes, data.epoch_end == "drop")
+    return ShuffleConfig(
+        config.run.seed,
+        config.trainer.global_batch_size,
+        data.shuffle_window,
+        data.shuffle_block_bytes,
+        data.drop_last,
+    )
 
 
-def train_order(manifest: Manifest, split: str, plan: Plan) -> Order:
+def shuffle_order(manifest: Manifest, split: str, plan: ShuffleConfig) -> ShuffleOrder:
     """The order over a split. Raises UserError if the split does not fill one global batch."""
     info = manifest.split(split)
-    if info.samples < plan.lanes:
+    if info.samples < plan.streams:
         raise UserError(
-            f"split '{split}' of {manifest.name} has {info.samples} samples, fewer than one global batch of {plan.lanes}; "
-            f"set trainer.global_batch to at most {info.samples}"
+            f"split '{split}' of {manifest.name} has {info.samples} samples, fewer than one global batch of {plan.streams}; "
+            f"set trainer.global_batch_size to at most {info.samples}"
         )
-    return Order(plan, (shard.samples for shard in info.shards), (shard.bytes for shard in info.shards))
+    return ShuffleOrder(plan, (shard.samples for shard in info.shards), (shard.bytes for shard in info.shards))
 
 
 def train_source(config: Config, manifest: Manifest) -> ShardSource:
     """The training split of a run."""
     return ShardSource(
-        open_storage(config.data.path or "", config.storage), config.data.train_split, manifest, config.data.block_bytes
+        open_storage(config.data.path or "", config.storage),
+        config.data.train_split,
+        manifest,
+        config.data.shuffle_block_bytes,
     )
 
 
 def train_loader(
-    config: Config, order: Order, source: ShardSource, batches: BatchPlan, rank: int, consumed: int
+    config: Config, order: ShuffleOrder, source: ShardSource, batches: BatchPlan, rank: int, consumed_samples: int
 ) -> Iterator[list[Batch]]:
-    """An endless stream of optimizer steps for one rank, from position `consumed` on; each a list of micro-batches."""
+    """An endless stream of optimizer steps for one rank, from position `consumed_samples` on; each a list of micro-batches."""
     data, storage = config.data, config.storage
     samples = _keep_decoded(source, storage)
     pipeline = wds.DataPipeline(
-        _TrainPositions(order, batches, rank, consumed),
-        ReadAhead(samples, storage.read_ahead, storage.connections),
-        Fetch(samples, mask=data.on_error == "mask"),
+        _TrainPositions(order, batches, rank, consumed_samples),
+        Predownload(samples, storage.predownload, storage.max_connections),
+        Fetch(samples, skip_bad=data.on_bad_sample == "skip"),
         Augment(data, order.plan.seed),
         collate,
     )
-    micro_batches = _iterate(pipeline, data.workers, data.prefetch)
+    micro_batches = _iterate(pipeline, data.num_workers, data.prefetch_factor)
     while True:
         yield [next(micro_batches) for _ in range(batches.accumulation)]
 
@@ -158,7 +172,7 @@ def evaluation_loader(
     ahead = StorageConfig()
     pipeline = wds.DataPipeline(
         _EvaluationPositions(evaluation_slice(len(source), rank, world_size)),
-        ReadAhead(source, ahead.read_ahead, ahead.connections),
+        Predownload(source, ahead.predownload, ahead.max_connections),
         Fetch(source),
         *([FetchInstances(source)] if instances else []),
         evaluation_samples,
@@ -167,9 +181,9 @@ def evaluation_loader(
 
 
 def _keep_decoded(source: ShardSource, settings: StorageConfig) -> ShardSource | DecodedSource:
-    if not settings.decoded_bytes:
+    if not settings.decoded_cache_limit_bytes:
         return source
-    cache = NodeCache(cache_folder(settings.cache_dir) / "decoded", settings.decoded_bytes, evict=False)
+    cache = NodeCache(cache_folder(settings.cache_dir) / "decoded", settings.decoded_cache_limit_bytes, evict=False)
     return DecodedSource(source, cache)
 
 
@@ -179,16 +193,18 @@ class _TrainPositions(IterableDataset):
     DataLoader asks its workers in turn, so that the consumer sees micro-batches in order whatever W is.
     """
 
-    def __init__(self, order: Order, batches: BatchPlan, rank: int, consumed: int) -> None:
-        self.order, self.batches, self.rank, self.consumed = order, batches, rank, consumed
+    def __init__(self, order: ShuffleOrder, batches: BatchPlan, rank: int, consumed_samples: int) -> None:
+        self.order, self.batches, self.rank, self.consumed_samples = order, batches, rank, consumed_samples
 
     def __iter__(self) -> Iterator[Positions]:
         number, workers = _worker()
         plan = self.batches
         while True:
             step, micro = divmod(number, plan.accumulation)
-            share = plan.share(self.consumed + step * plan.global_batch, self.rank)
-            positions = np.array(share[micro * plan.micro_batch : (micro + 1) * plan.micro_batch], dtype=np.int64)
+            share = plan.share(self.consumed_samples + step * plan.global_batch_size, self.rank)
+            positions = np.array(
+                share[micro * plan.micro_batch_size : (micro + 1) * plan.micro_batch_size], dtype=np.int64
+            )
             yield self.order.samples(positions)
             number += workers
 
@@ -231,7 +247,7 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # from torch's own each start would draw a seed: one more where a run goes on
     )
-    with deaf_helpers():
+    with block_stop_signals():
         items = iter(loader)
     while True:
         try:
@@ -242,8 +258,8 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
             if not (workers and _tells_of_a_lost_process(error)):
                 raise
             raise UserError(
-                "a loader process was killed, often for want of memory (see dmesg), expected it to live; lower data.workers "
-                "or data.prefetch and give the same command again, which goes on from the last checkpoint"
+                "a loader process was killed, often for want of memory (see dmesg), expected it to live; lower data.num_workers "
+                "or data.prefetch_factor and give the same command again, which goes on from the last checkpoint"
             ) from error
         if isinstance(item, UserError):
             raise item
@@ -258,7 +274,7 @@ def _tells_of_a_lost_process(error: Exception) -> bool:
 
 
 def _start_worker(_: int) -> None:
-    end_with_parent()  # DataLoader's own watch looks at the fork server, which outlives a killed trainer
+    exit_with_parent()  # DataLoader's own watch looks at the fork server, which outlives a killed trainer
 
 
 def _worker() -> tuple[int, int]:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from msanet.config import DataConfig
-from msanet.data.augment import choose_jitter, colour_jitter_uint8, sample_rng
-from msanet.data.codec import Picture, open_image, open_label
-from msanet.data.geometry import choose_geometries, cut_pair
+from msanet.data.image.codec import LazyImage, open_image, open_label
+from msanet.data.image.color import choose_jitter, color_jitter_uint8, sample_rng
+from msanet.data.image.crop import choose_crops, crop_pair
 from msanet.datasets import IGNORE_INDEX
 from msanet.errors import UserError
 
@@ -31,7 +31,7 @@ class Sample:
 
 
 class _Decoded:
-    """A Picture that is an array already."""
+    """A LazyImage that is an array already."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self._pixels = pixels
@@ -41,7 +41,7 @@ class _Decoded:
         return self._pixels[top : top + height, left : left + width]
 
 
-def open_pair(sample: dict[str, Any]) -> tuple[Picture, Picture]:
+def open_pair(sample: dict[str, Any]) -> tuple[LazyImage, LazyImage]:
     """Image and label of a WebDataset sample whose members are bytes, or arrays. UserError if one cannot be opened."""
     where = f"{sample['__url__']}:{sample['__key__']}"
     names = [name for kind in ("image.", "label.") for name in sample if name.startswith(kind)]
@@ -66,19 +66,19 @@ def decode_sample(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def augment_sample(sample: dict[str, Any], number: int, epoch: int, config: DataConfig, seed: int) -> Sample:
-    """Cut, mirror and, where the settings say so, jitter one WebDataset sample. Raises UserError if it cannot be read."""
+    """Cut, flip and, where the settings say so, jitter one WebDataset sample. Raises UserError if it cannot be read."""
     rng = sample_rng(seed, epoch, number)
     image, label = open_pair(sample)
-    geometries = choose_geometries(image.size, config, rng)
-    image_HWC, label_HW = cut_pair(image, label, geometries, config.max_class_ratio, _fill(config))
+    crops = choose_crops(image.size, config, rng)
+    image_HWC, label_HW = crop_pair(image, label, crops, config.cat_max_ratio, _fill(config))
     jitter = choose_jitter(config, rng)
     if config.jitter_on == "loader":
-        image_HWC, jitter = colour_jitter_uint8(image_HWC, jitter), NO_JITTER
+        image_HWC, jitter = color_jitter_uint8(image_HWC, jitter), NO_JITTER
     return Sample(number, epoch, image_HWC, label_HW, jitter)
 
 
-def masked_sample(number: int, epoch: int, config: DataConfig, fault: str) -> Sample:
-    """What takes the place of a sample that cannot be read: the mean colour, and a label that is all ignored."""
+def placeholder_sample(number: int, epoch: int, config: DataConfig, fault: str) -> Sample:
+    """What takes the place of a sample that cannot be read: the mean color, and a label that is all ignored."""
     size = config.crop or config.resize
     assert size, "the settings ask for one where samples may be masked"
     image_HWC = np.full((*size, 3), _fill(config), np.uint8)

@@ -1,4 +1,4 @@
-"""What a dataset *is*: its classes, colours and id table. One file each, and one dict.
+"""What a dataset *is*: its classes, colors and id table. One file each, and one dict.
 
 How a dataset lies on disk is the business of `sharding.readers`; what was packed into shards travels with
 them in `dataset.json`, so training needs only the shards.

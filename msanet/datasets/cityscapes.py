@@ -14,7 +14,7 @@ class CityscapesLabel:
     train_id: int
     category: str
     has_instances: bool
-    colour: tuple[int, int, int]
+    color: tuple[int, int, int]
 
 
 _VOID = IGNORE_INDEX
@@ -69,7 +69,7 @@ CATEGORIES: dict[str, tuple[int, ...]] = {
 CITYSCAPES = DatasetSpec(
     name="cityscapes",
     classes=tuple(label.name for label in _CLASSES),
-    palette=tuple(label.colour for label in _CLASSES),
+    palette=tuple(label.color for label in _CLASSES),
     train_ids={label.id: label.train_id for label in LABELS},
 )
 

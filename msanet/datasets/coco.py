@@ -4,7 +4,7 @@ The ids 1 to 90 have ten gaps: categories that were announced and never annotate
 """
 
 from msanet.datasets.spec import IGNORE_INDEX, DatasetSpec
-from msanet.datasets.voc import voc_colour
+from msanet.datasets.voc import voc_color
 
 # fmt: off
 CATEGORIES: dict[int, str] = {
@@ -26,6 +26,6 @@ CATEGORIES: dict[int, str] = {
 COCO = DatasetSpec(
     name="coco",
     classes=("background", *CATEGORIES.values()),
-    palette=tuple(voc_colour(i) for i in range(1 + len(CATEGORIES))),
+    palette=tuple(voc_color(i) for i in range(1 + len(CATEGORIES))),
     train_ids={0: 0, IGNORE_INDEX: IGNORE_INDEX, **{id: 1 + i for i, id in enumerate(CATEGORIES)}},
 )

@@ -5,7 +5,7 @@ The 24 parts that PASCAL-Part tells apart on people are merged as in the convers
 """
 
 from msanet.datasets.spec import DatasetSpec
-from msanet.datasets.voc import voc_colour
+from msanet.datasets.voc import voc_color
 
 PARTS: dict[str, tuple[str, ...]] = {
     "background": (),
@@ -21,6 +21,6 @@ PARTS: dict[str, tuple[str, ...]] = {
 PERSON_PART = DatasetSpec(
     name="person_part",
     classes=tuple(PARTS),
-    palette=tuple(voc_colour(i) for i in range(len(PARTS))),
+    palette=tuple(voc_color(i) for i in range(len(PARTS))),
     train_ids={i: i for i in range(len(PARTS))},
 )

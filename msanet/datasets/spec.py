@@ -13,7 +13,7 @@ IGNORE_INDEX = 255
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """Classes, colours and the table from the dataset's own label ids to train ids.
+    """Classes, colors and the table from the dataset's own label ids to train ids.
 
     name: how users call it. classes: one name per train id 0..K-1. palette: one RGB triple (0-255) per class.
     train_ids: {label value on disk: train id or IGNORE_INDEX}; a value that is missing here is an error in the data.

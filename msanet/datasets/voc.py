@@ -27,7 +27,7 @@ _CLASSES = [
 ]
 
 
-def voc_colour(index: int) -> tuple[int, int, int]:
+def voc_color(index: int) -> tuple[int, int, int]:
     """RGB of an index in the VOC palette: its bits, three at a time, fill R, G and B from the top (devkit, VOClabelcolormap)."""
     red = green = blue = 0
     for shift in range(7, -1, -1):
@@ -41,6 +41,6 @@ def voc_colour(index: int) -> tuple[int, int, int]:
 VOC = DatasetSpec(
     name="voc",
     classes=tuple(_CLASSES),
-    palette=tuple(voc_colour(i) for i in range(21)),
+    palette=tuple(voc_color(i) for i in range(21)),
     train_ids={**{i: i for i in range(21)}, IGNORE_INDEX: IGNORE_INDEX},
 )

@@ -22,8 +22,8 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from msanet.demo.segmenter import Limits, Segmented, Segmenter
 from msanet.errors import UserError
-from msanet.visual.heat import heat
-from msanet.visual.palette import UInt8
+from msanet.report.heat import heat
+from msanet.report.palette import UInt8
 
 _WAITING = 4  # requests with an image, of which one is in the network
 _JPEG_QUALITY = 90
@@ -49,14 +49,14 @@ def create_app(segmenter: Segmenter, host: str) -> Flask:
     @app.get("/")
     def page() -> str:
         network = _network(segmenter)
-        return render_template("page.html", card=segmenter.card, network=network, limits=segmenter.limits)
+        return render_template("page.html", metadata=segmenter.metadata, network=network, limits=segmenter.limits)
 
     @app.post("/segment")
     def segment() -> dict[str, Any]:
         with _slot(slots):
             start = time.monotonic()
             done = segmenter.segment(request.get_data(cache=False), request.args.get("name", "image"))
-            return {**_described(done, len(segmenter.card.classes)), "seconds": time.monotonic() - start}
+            return {**_described(done, len(segmenter.metadata.classes)), "seconds": time.monotonic() - start}
 
     @app.post("/maps")
     def maps() -> dict[str, Any]:
@@ -137,13 +137,13 @@ def is_own_page(header: Callable[[str], str | None], host: str) -> bool:
 
 def _network(segmenter: Segmenter) -> dict[str, Any]:
     """What the page must know of the network."""
-    card, limits = segmenter.card, segmenter.limits
+    metadata, limits = segmenter.metadata, segmenter.limits
     return {
-        "classes": card.classes,
-        "palette": card.palette,
+        "classes": metadata.classes,
+        "palette": metadata.palette,
         "maps": segmenter.map_names,
         "queries": segmenter.queries,
-        "colours": heat(np.linspace(0, 1, 256, dtype=np.float32)[None])[0].tolist(),
+        "colors": heat(np.linspace(0, 1, 256, dtype=np.float32)[None])[0].tolist(),
         "megabytes": limits.megabytes,
     }
 

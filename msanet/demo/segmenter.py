@@ -17,15 +17,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from msanet.config import EvaluationConfig
-from msanet.data.codec import FORMATS, open_image
+from msanet.data.image.codec import FORMATS, open_image
 from msanet.errors import UserError
-from msanet.evaluation.inference import Predictor
-from msanet.evaluation.maps import Maps
-from msanet.models.attention import attention_weights
+from msanet.inference.attention_maps import AttentionMaps
+from msanet.inference.predictor import Predictor
+from msanet.models.attention.spatial import attention_weights
 from msanet.models.attention_to_scale import AttentionToScale
+from msanet.models.io import ModelMetadata
 from msanet.models.msanet import ATTENTION_CELLS, MSANet
-from msanet.models.saved import ModelCard
-from msanet.visual.palette import UInt8
+from msanet.report.palette import UInt8
 
 _KEPT = 4  # images, at most `Limits.megapixels` each, and attention of one of them
 _MAX_SIDE = 16384  # pixels, what browsers' canvases can hold
@@ -71,8 +71,8 @@ class Segmenter:
     Labels have the image's own size.
     """
 
-    def __init__(self, model: nn.Module, card: ModelCard, settings: EvaluationConfig, limits: Limits) -> None:
-        self.model, self.card, self.settings, self.limits = model, card, settings, limits
+    def __init__(self, model: nn.Module, metadata: ModelMetadata, settings: EvaluationConfig, limits: Limits) -> None:
+        self.model, self.metadata, self.settings, self.limits = model, metadata, settings, limits
         self.map_names: tuple[str, ...] = ()
         if isinstance(model, MSANet):
             self.map_names = tuple(_attending(model))
@@ -110,7 +110,7 @@ class Segmenter:
             image_HWC = self._kept.get(key)
             if image_HWC is None:
                 raise UserError(f"the image is not among the last {_KEPT}, which alone are kept; drop it again")
-            maps = Maps(self._predictor(self._settings_for(image_HWC)))
+            maps = AttentionMaps(self._predictor(self._settings_for(image_HWC)))
             if not self.queries:
                 return {name: _small(map_HW) for name, map_HW in maps.scale_weights(image_HWC).items()}
             height, width = image_HWC.shape[:2]
@@ -125,7 +125,7 @@ class Segmenter:
             return {name: _levels(np.sqrt(map_HW / max(float(map_HW.max()), 1e-30))) for name, map_HW in found.items()}
 
     def _predictor(self, settings: EvaluationConfig) -> Predictor:
-        return Predictor(self.model, settings, self.card.mean, self.card.std)
+        return Predictor(self.model, settings, self.metadata.mean, self.metadata.std)
 
     def _settings_for(self, image_HWC: UInt8) -> EvaluationConfig:
         height, width = image_HWC.shape[:2]
@@ -139,10 +139,10 @@ class Segmenter:
 class Attention:
     """Where MSANet's modules look in one image: A and B of equation 1 are kept, so that a pixel costs one product.
 
-    They are caught in one pass of `Maps.attention`, whose input this is. Memory: that of A and B, float32 or bfloat16.
+    They are caught in one pass of `AttentionMaps.attention`, whose input this is. Memory: that of A and B, float32 or bfloat16.
     """
 
-    def __init__(self, maps: Maps, image_HWC: UInt8) -> None:
+    def __init__(self, maps: AttentionMaps, image_HWC: UInt8) -> None:
         assert isinstance(maps.model, MSANet)
         self._model = maps.model
         self._own_size = image_HWC.shape[:2]

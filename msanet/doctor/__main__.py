@@ -1,4 +1,4 @@
-"""Look at a run's data and settings before it starts, and say what to change.
+"""SampleStatistics at a run's data and settings before it starts, and say what to change.
 
     python -m msanet.doctor --config jobs/recipes/camvid.yaml data.path=SHARDS run.dir=RUN [key=value ...]
 
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import torch
 
-from msanet.command_line import train_config
-from msanet.command_line.parser import Parser
+from msanet.cli import train_config
+from msanet.cli.parser import Parser
 from msanet.doctor.examination import Case, examine
 from msanet.doctor.findings import as_text, as_tree, has_fault
 from msanet.errors import UserError, user_errors

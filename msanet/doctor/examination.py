@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from msanet.config import Config
-from msanet.data.cache import cache_folder
-from msanet.data.index import Manifest, SplitInfo
-from msanet.data.loader import BatchPlan, train_batches, train_order, train_plan
-from msanet.data.source import ShardSource, read_manifest
+from msanet.data.loader import BatchPlan, batch_plan, shuffle_config, shuffle_order
+from msanet.data.manifest import Manifest, SplitInfo
+from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import LocalStorage, Storage, open_storage
+from msanet.data.storage.cache import cache_folder
 from msanet.doctor import batches, images, labels, machine, memory, shards
-from msanet.doctor.findings import Finding, has_fault
-from msanet.doctor.shards import Look
+from msanet.doctor.findings import Diagnostic, has_fault
+from msanet.doctor.shards import SampleStatistics
 from msanet.errors import UserError
 from msanet.losses import class_weights
 from msanet.models import build_model, model_options
+from msanet.models.meta import on_meta_device
 from msanet.models.network import SegmentationNetwork
-from msanet.models.pretrained import initialise
-from msanet.models.skeleton import without_values
-from msanet.training.checkpoint import checkpoint_folders
-from msanet.training.memory import step_memory
-from msanet.training.micro_batch import largest_that_fits, step_needs
-from msanet.training.optim import deepspeed_config, total_steps
+from msanet.models.pretrained import initialize
+from msanet.training.checkpoint.io import checkpoint_folders
+from msanet.training.engine.optimizer import deepspeed_config, total_steps
+from msanet.training.memory.auto_batch_size import largest_micro_batch, step_needs
+from msanet.training.memory.estimate import step_memory
 
 _LEAK_SAMPLES = 100_000
 """Samples of a split whose names are compared; their indexes have about 60 MB."""
@@ -52,7 +52,7 @@ class Case:
         return build_model(self.config.model.name, self.manifest.num_classes, **self.config.model.options)
 
 
-def examine(case: Case) -> list[Finding]:
+def examine(case: Case) -> list[Diagnostic]:
     """All findings. Raises UserError only where there is nothing to examine: no manifest, or no such address."""
     data, manifest = case.config.data, case.manifest
     findings = shards.splits_there(
@@ -61,7 +61,7 @@ def examine(case: Case) -> list[Finding]:
     train, val = (_split(manifest, name) for name in (data.train_split, data.val_split))
     looks = {name: _look(case, name, findings) for name in dict.fromkeys((data.train_split, data.val_split))}
     if train and val:
-        findings += _accepted("shards", lambda: _leaks(case, train, val))
+        findings += _accepted("shards", lambda: _train_val_overlap(case, train, val))
     if train:
         findings += _label_findings(train, val, manifest.classes, looks[data.train_split])
         findings += _run_findings(case, train, val, looks)
@@ -73,7 +73,7 @@ def _split(manifest: Manifest, name: str) -> SplitInfo | None:
     return split if split and split.samples else None
 
 
-def _look(case: Case, split: str, findings: list[Finding]) -> list[Look]:
+def _look(case: Case, split: str, findings: list[Diagnostic]) -> list[SampleStatistics]:
     info = _split(case.manifest, split)
     if info is None:
         return []
@@ -82,16 +82,16 @@ def _look(case: Case, split: str, findings: list[Finding]) -> list[Look]:
     return looks
 
 
-def _leaks(case: Case, train: SplitInfo, val: SplitInfo) -> list[Finding]:
+def _train_val_overlap(case: Case, train: SplitInfo, val: SplitInfo) -> list[Diagnostic]:
     train_names, val_names = (
         shards.image_names(shards.read_indexes(case.storage, split.shards), _LEAK_SAMPLES) for split in (train, val)
     )
-    return shards.leaks(train_names, val_names, is_all=max(train.samples, val.samples) <= _LEAK_SAMPLES)
+    return shards.train_val_overlap(train_names, val_names, is_all=max(train.samples, val.samples) <= _LEAK_SAMPLES)
 
 
 def _label_findings(
-    train: SplitInfo, val: SplitInfo | None, classes: Sequence[str], looks: Sequence[Look]
-) -> list[Finding]:
+    train: SplitInfo, val: SplitInfo | None, classes: Sequence[str], looks: Sequence[SampleStatistics]
+) -> list[Diagnostic]:
     binary = labels.binary_masks(train, classes)
     ignored = [
         finding
@@ -112,29 +112,31 @@ def _label_findings(
 
 
 def _run_findings(
-    case: Case, train: SplitInfo, val: SplitInfo | None, looks: dict[str, list[Look]]
-) -> Iterator[Finding]:
+    case: Case, train: SplitInfo, val: SplitInfo | None, looks: dict[str, list[SampleStatistics]]
+) -> Iterator[Diagnostic]:
     """Those that need the batch plan; where there can be none, only why."""
     config = case.config
     seen = looks[config.data.train_split]
     try:
         plan = _planned(case, seen)
-        epoch_length = train_order(case.manifest, config.data.train_split, train_plan(config)).epoch_length
+        epoch_length = shuffle_order(case.manifest, config.data.train_split, shuffle_config(config)).epoch_length
     except UserError as refusal:
-        yield Finding("fault", "steps", str(refusal))
+        yield Diagnostic("fault", "steps", str(refusal))
         return
     if seen:
-        yield from images.sizes(seen, config.data, plan.micro_batch)
+        yield from images.sizes(seen, config.data, plan.micro_batch_size)
         yield from images.padding(seen, config.data)
         yield from images.stretching(seen, config.data)
-        yield from images.normalisation(seen, config.data)
+        yield from images.normalization(seen, config.data)
     total = total_steps(config, epoch_length)
     yield from batches.steps(config, plan, train.samples, epoch_length, total)
     yield from batches.idle_ranks(val.samples, case.ranks) if val else ()
-    yield from batches.rhythm(config, epoch_length / plan.global_batch, total)
+    yield from batches.intervals(config, epoch_length / plan.global_batch_size, total)
     yield from batches.schedule(config.schedule, total)
     is_pretrained = config.model.pretrained is not None
-    yield from batches.learning_rate(config.optimizer, config.schedule.warmup, plan.global_batch, is_pretrained)
+    yield from batches.learning_rate(
+        config.optimizer, config.schedule.warmup_steps, plan.global_batch_size, is_pretrained
+    )
     yield from _accepted("deepspeed", lambda: _deepspeed_findings(config, plan))
     loss = list(_accepted("loss", lambda: _weight_findings(case, train)))
     yield from loss
@@ -142,35 +144,37 @@ def _run_findings(
         yield from _accepted("network", lambda: _network_findings(case, plan, train, looks))
 
 
-def _planned(case: Case, seen: Sequence[Look]) -> BatchPlan:
-    """The batches of the run; with trainer.micro_batch=auto those that fit, where the device is known."""
-    config, most = case.config, train_batches(case.config, case.ranks)
+def _planned(case: Case, seen: Sequence[SampleStatistics]) -> BatchPlan:
+    """The batches of the run; with trainer.micro_batch_size=auto those that fit, where the device is known."""
+    config, most = case.config, batch_plan(case.config, case.ranks)
     size = _training_size(config, seen)
-    if config.trainer.micro_batch != "auto" or not (size and case.device_bytes):
+    if config.trainer.micro_batch_size != "auto" or not (size and case.device_bytes):
         return most
     needed = step_needs(config, case.manifest, most, size, "cpu")
-    return largest_that_fits(config, most, needed, case.device_bytes)
+    return largest_micro_batch(config, most, needed, case.device_bytes)
 
 
-def _weight_findings(case: Case, train: SplitInfo) -> list[Finding]:
+def _weight_findings(case: Case, train: SplitInfo) -> list[Diagnostic]:
     weights = class_weights(case.config.loss.class_weights, train.histogram)
     return [] if weights is None else batches.class_weights(weights.tolist(), case.manifest.classes)
 
 
-def _deepspeed_findings(config: Config, plan: BatchPlan) -> list[Finding]:
+def _deepspeed_findings(config: Config, plan: BatchPlan) -> list[Diagnostic]:
     deepspeed_config(config, plan, parameters=1)  # refuses what is decided twice
     return []
 
 
-def _network_findings(case: Case, plan: BatchPlan, train: SplitInfo, looks: dict[str, list[Look]]) -> Iterator[Finding]:
+def _network_findings(
+    case: Case, plan: BatchPlan, train: SplitInfo, looks: dict[str, list[SampleStatistics]]
+) -> Iterator[Diagnostic]:
     """BatchNorm, memory and disk; and whether the weights to start from fit."""
     config, trainer = case.config, case.config.trainer
-    with without_values():
+    with on_meta_device():
         network = case.build()
     yield from batches.batch_norm(network, plan, trainer.sync_batchnorm, "norm" in model_options(config.model.name))
     if config.model.pretrained:
-        initialise(case.build(), config.model.pretrained, case.manifest.classes)
-        yield Finding("ok", "network", f"'{config.model.pretrained}' fits {config.model.name}")
+        initialize(case.build(), config.model.pretrained, case.manifest.classes)
+        yield Diagnostic("ok", "network", f"'{config.model.pretrained}' fits {config.model.name}")
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     size = _training_size(config, looks[config.data.train_split])
     if size:
@@ -180,15 +184,15 @@ def _network_findings(case: Case, plan: BatchPlan, train: SplitInfo, looks: dict
         idle = needed.weights + needed.optimizer + 2 * needed.average  # the average is put into a copy of the network
         yield from memory.fits(needed, idle + maps, case.device_bytes, config)
         yield from memory.buckets(parameters, config)
-        batch = plan.micro_batch * size[0] * size[1] * 4
+        batch = plan.micro_batch_size * size[0] * size[1] * 4
         yield from machine.shared_memory(
-            machine.free_shared_memory(), case.ranks, config.data.workers, config.data.prefetch, batch
+            machine.free_shared_memory(), case.ranks, config.data.num_workers, config.data.prefetch_factor, batch
         )
     buffers = sum(buffer.numel() for buffer in network.buffers())
     yield from _disk_findings(case, parameters, buffers)
 
 
-def _disk_findings(case: Case, parameters: int, buffers: int) -> list[Finding]:
+def _disk_findings(case: Case, parameters: int, buffers: int) -> list[Diagnostic]:
     config = case.config
     assert config.run.dir, "checked with the command line"
     place = machine.existing(config.run.dir)
@@ -197,7 +201,7 @@ def _disk_findings(case: Case, parameters: int, buffers: int) -> list[Finding]:
     return machine.checkpoint_space(size, kept, shutil.disk_usage(place).free, place)
 
 
-def _machine_findings(case: Case) -> Iterator[Finding]:
+def _machine_findings(case: Case) -> Iterator[Diagnostic]:
     data, run, storage = case.config.data, case.config.run, case.config.storage
     assert run.dir, "checked with the command line"
     names = [path.name for path in checkpoint_folders(run.dir / "checkpoints")]
@@ -205,23 +209,23 @@ def _machine_findings(case: Case) -> Iterator[Finding]:
     if not isinstance(case.storage, LocalStorage):
         folder = machine.existing(cache_folder(storage.cache_dir))
         size = sum(shard.bytes for split in case.manifest.splits.values() for shard in split.shards)
-        yield from machine.cache_space(size, storage.cache_bytes, shutil.disk_usage(folder).free, folder)
+        yield from machine.cache_space(size, storage.cache_limit_bytes, shutil.disk_usage(folder).free, folder)
     yield from machine.versions()
-    yield from machine.cores(len(os.sched_getaffinity(0)), case.ranks, data.workers)
-    yield from machine.open_files(machine.file_limit(), data.workers, data.prefetch, storage.connections)
+    yield from machine.cores(len(os.sched_getaffinity(0)), case.ranks, data.num_workers)
+    yield from machine.open_files(machine.file_limit(), data.num_workers, data.prefetch_factor, storage.max_connections)
 
 
-def _accepted(check: str, findings: Callable[[], Iterator[Finding] | list[Finding]]) -> Iterator[Finding]:
+def _accepted(check: str, findings: Callable[[], Iterator[Diagnostic] | list[Diagnostic]]) -> Iterator[Diagnostic]:
     """The findings of a function of the library's; where it refuses, its sentence as a fault."""
     try:
         yield from findings()
     except UserError as refusal:
-        yield Finding("fault", check, str(refusal))
+        yield Diagnostic("fault", check, str(refusal))
 
 
-def _training_size(config: Config, seen: Sequence[Look]) -> tuple[int, int] | None:
+def _training_size(config: Config, seen: Sequence[SampleStatistics]) -> tuple[int, int] | None:
     return config.data.crop or config.data.resize or _largest(seen)
 
 
-def _largest(looks: Sequence[Look]) -> tuple[int, int] | None:
+def _largest(looks: Sequence[SampleStatistics]) -> tuple[int, int] | None:
     return max((look.size for look in looks), key=lambda size: size[0] * size[1], default=None)

@@ -12,7 +12,7 @@ _WIDTH = 118
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnostic:
     """One sentence of one check: what was found and, unless it is ok, what was expected and what to do."""
 
     level: Level
@@ -20,12 +20,12 @@ class Finding:
     text: str
 
 
-def has_fault(findings: Sequence[Finding]) -> bool:
+def has_fault(findings: Sequence[Diagnostic]) -> bool:
     """Whether the run should not be started like this."""
     return any(finding.level == "fault" for finding in findings)
 
 
-def as_text(findings: Sequence[Finding]) -> str:
+def as_text(findings: Sequence[Diagnostic]) -> str:
     """One paragraph for each finding, and how many there are of each level but ok."""
     column = max((len(finding.check) for finding in findings), default=0)
     lines = [
@@ -42,6 +42,6 @@ def as_text(findings: Sequence[Finding]) -> str:
     return "\n".join([*lines, "", f"{counts['fault']} fault, {counts['warning']} warning, {counts['advice']} advice"])
 
 
-def as_tree(findings: Sequence[Finding]) -> dict[str, Any]:
+def as_tree(findings: Sequence[Diagnostic]) -> dict[str, Any]:
     """What --json prints: {"fault": bool, "findings": [{"level", "check", "text"}, ...]}."""
     return {"fault": has_fault(findings), "findings": [asdict(finding) for finding in findings]}

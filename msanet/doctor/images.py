@@ -1,12 +1,12 @@
-"""Checks of image sizes against resize and crop, and of colours against mean and standard deviation."""
+"""Checks of image sizes against resize and crop, and of colors against mean and standard deviation."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from msanet.config import DataConfig
-from msanet.doctor.findings import Finding, Level
-from msanet.doctor.shards import Look
+from msanet.doctor.findings import Diagnostic, Level
+from msanet.doctor.shards import SampleStatistics
 
 _PADDED, _MUCH_PADDED = 0.25, 0.5
 _STRETCHED = 0.2
@@ -14,29 +14,29 @@ _SPREAD = 2.5
 _SCALES = 9
 
 
-def sizes(looks: Sequence[Look], data: DataConfig, micro_batch: int) -> list[Finding]:
+def sizes(looks: Sequence[SampleStatistics], data: DataConfig, micro_batch_size: int) -> list[Diagnostic]:
     """The median size; a fault where images of several sizes would have to make one batch."""
     heights, widths = (sorted(look.size[axis] for look in looks) for axis in (0, 1))
     middle = len(looks) // 2
     several = len({look.size for look in looks}) > 1
-    if several and not data.crop and not data.resize and micro_batch > 1:
+    if several and not data.crop and not data.resize and micro_batch_size > 1:
         return [
-            Finding(
+            Diagnostic(
                 "fault",
                 "images",
                 f"images have several sizes, {widths[0]}x{heights[0]} to {widths[-1]}x{heights[-1]}, expected one, since a "
-                f"micro-batch has {micro_batch}; set data.crop, such as data.crop=[{heights[middle]},{widths[middle]}]",
+                f"micro-batch has {micro_batch_size}; set data.crop, such as data.crop=[{heights[middle]},{widths[middle]}]",
             )
         ]
     text = f"median size {widths[middle]}x{heights[middle]}" + (", of several" if several else ", the same for all")
-    return [Finding("ok", "images", f"{text} {len(looks)} that were looked at")]
+    return [Diagnostic("ok", "images", f"{text} {len(looks)} that were looked at")]
 
 
-def padding(looks: Sequence[Look], data: DataConfig) -> list[Finding]:
+def padding(looks: Sequence[SampleStatistics], data: DataConfig) -> list[Diagnostic]:
     """The share of a crop that lies beside the image, the mean over scales and images."""
     if data.crop is None:
         return []
-    factors = np.linspace(*data.scale, _SCALES)
+    factors = np.linspace(*data.random_scale, _SCALES)
     inside = [
         min(1.0, size[0] * factor / data.crop[0]) * min(1.0, size[1] * factor / data.crop[1])
         for size in (data.resize or look.size for look in looks)
@@ -46,16 +46,16 @@ def padding(looks: Sequence[Look], data: DataConfig) -> list[Finding]:
     if share <= _PADDED:
         return []
     return [
-        Finding(
+        Diagnostic(
             "warning" if share > _MUCH_PADDED else "advice",
             "images",
             f"{share:.0%} of a crop of {data.crop[1]}x{data.crop[0]} is padding, the mean over images and scales, expected less "
-            f"than {_PADDED:.0%}: it costs time and memory and teaches nothing; lower data.crop, or raise data.scale",
+            f"than {_PADDED:.0%}: it costs time and memory and teaches nothing; lower data.crop, or raise data.random_scale",
         )
     ]
 
 
-def stretching(looks: Sequence[Look], data: DataConfig) -> list[Finding]:
+def stretching(looks: Sequence[SampleStatistics], data: DataConfig) -> list[Diagnostic]:
     """How much `data.resize` changes the ratio of the sides."""
     if data.resize is None:
         return []
@@ -65,7 +65,7 @@ def stretching(looks: Sequence[Look], data: DataConfig) -> list[Finding]:
     if 1 / (1 + _STRETCHED) <= ratio <= 1 + _STRETCHED:
         return []
     return [
-        Finding(
+        Diagnostic(
             "advice",
             "images",
             f"data.resize={list(data.resize)} changes width to height by a factor of {ratio:.2f} for the median image, expected "
@@ -74,7 +74,7 @@ def stretching(looks: Sequence[Look], data: DataConfig) -> list[Finding]:
     ]
 
 
-def normalisation(looks: Sequence[Look], data: DataConfig) -> list[Finding]:
+def normalization(looks: Sequence[SampleStatistics], data: DataConfig) -> list[Diagnostic]:
     """Whether mean and standard deviation are those of such images: RGB, in grey values."""
     mean = np.mean([look.mean for look in looks], axis=0)
     std = np.sqrt(np.maximum(np.mean([look.square for look in looks], axis=0) - mean**2, 0))
@@ -82,13 +82,13 @@ def normalisation(looks: Sequence[Look], data: DataConfig) -> list[Finding]:
     own = f"data.mean={_numbers(mean)} data.std={_numbers(std)}"
     if max(look.brightest for look in looks) <= 1:
         return [
-            _colours(
+            _colors(
                 "fault", "no image has a grey value above 1, expected 0 to 255; pack images that are not scaled to 0..1"
             )
         ]
     if given.max() <= 1 < mean.max() or given_std.max() <= 1:
         return [
-            _colours(
+            _colors(
                 "warning", f"data.mean or data.std is in 0..1, expected grey values 0 to 255; the images' own: {own}"
             )
         ]
@@ -97,19 +97,19 @@ def normalisation(looks: Sequence[Look], data: DataConfig) -> list[Finding]:
         text = (
             f"data.mean fits the images far better in reverse, expected red, green, blue; turn it round, or take {own}"
         )
-        return [_colours("warning", text)]
+        return [_colors("warning", text)]
     spread = std / given_std
     if (np.abs(mean - given) > given_std).any() or spread.min() < 1 / _SPREAD or spread.max() > _SPREAD:
         text = (
             f"images have the mean {_numbers(mean)} and standard deviation {_numbers(std)}, far from data.mean and data.std; "
             f"expected about those, unless model.pretrained was trained with others: {own}"
         )
-        return [_colours("advice", text)]
-    return [_colours("ok", f"the images' own mean is {_numbers(mean)}, standard deviation {_numbers(std)}")]
+        return [_colors("advice", text)]
+    return [_colors("ok", f"the images' own mean is {_numbers(mean)}, standard deviation {_numbers(std)}")]
 
 
-def _colours(level: Level, text: str) -> Finding:
-    return Finding(level, "colours", text)
+def _colors(level: Level, text: str) -> Diagnostic:
+    return Diagnostic(level, "colors", text)
 
 
 def _numbers(values: np.ndarray) -> str:

@@ -2,22 +2,22 @@
 
 from collections.abc import Sequence
 
-from msanet.data.index import SplitInfo
-from msanet.doctor.findings import Finding
-from msanet.doctor.shards import Look
+from msanet.data.manifest import SplitInfo
+from msanet.doctor.findings import Diagnostic
+from msanet.doctor.shards import SampleStatistics
 
 _DOMINANT, _IGNORED = 0.95, 0.5
 _VOID_NAMES = {"void", "unlabelled", "unlabeled", "ignore", "ignored", "unknown", "undefined", "dontcare"}
 _NAMED = 8
 
 
-def binary_masks(train: SplitInfo, classes: Sequence[str]) -> list[Finding]:
+def binary_masks(train: SplitInfo, classes: Sequence[str]) -> list[Diagnostic]:
     """Masks whose objects are 255, which is ignored: one class only, beside ignored pixels."""
     used = [k for k, pixels in enumerate(train.histogram) if pixels]
     if len(classes) < 2 or used != [0] or not train.ignored:
         return []
     return [
-        Finding(
+        Diagnostic(
             "fault",
             "labels",
             f"training labels hold nothing but class 0 ('{classes[0]}') and ignored pixels, expected {len(classes)} classes: "
@@ -26,13 +26,13 @@ def binary_masks(train: SplitInfo, classes: Sequence[str]) -> list[Finding]:
     ]
 
 
-def shifted_ids(train: SplitInfo, val: SplitInfo | None, classes: Sequence[str]) -> list[Finding]:
+def shifted_ids(train: SplitInfo, val: SplitInfo | None, classes: Sequence[str]) -> list[Diagnostic]:
     """Class 0 never occurs while the last one does, in any split: ids that begin with 1, read as if with 0."""
     counts = [sum(pair) for pair in zip(train.histogram, (val or train).histogram, strict=True)]
     if len(classes) < 3 or counts[0] or not counts[-1]:
         return []
     return [
-        Finding(
+        Diagnostic(
             "warning",
             "labels",
             f"class 0 ('{classes[0]}') never occurs while the last ('{classes[-1]}') does, expected both: probably ids that "
@@ -41,7 +41,7 @@ def shifted_ids(train: SplitInfo, val: SplitInfo | None, classes: Sequence[str])
     ]
 
 
-def missing_classes(train: SplitInfo, val: SplitInfo | None, classes: Sequence[str]) -> list[Finding]:
+def missing_classes(train: SplitInfo, val: SplitInfo | None, classes: Sequence[str]) -> list[Diagnostic]:
     """Classes without a training pixel."""
     absent = [k for k, pixels in enumerate(train.histogram) if not pixels]
     judged = [classes[k] for k in absent if val and val.histogram[k]]
@@ -52,44 +52,44 @@ def missing_classes(train: SplitInfo, val: SplitInfo | None, classes: Sequence[s
             f"{_listed(judged)} occur in validation and never in training, expected no such class: their IoU will be 0; put "
             "images that show them into the training split, or ignore their ids"
         )
-        findings.append(Finding("warning", "labels", text))
+        findings.append(Diagnostic("warning", "labels", text))
     if unused:
         text = (
             f"{_listed(unused)} never occur, expected all {len(classes)} classes to; leave them out of the classes, or correct "
             "the table of ids"
         )
-        findings.append(Finding("warning", "labels", text))
+        findings.append(Diagnostic("warning", "labels", text))
     if not absent:
         rarest = min(range(len(classes)), key=lambda k: train.histogram[k])
         share = train.histogram[rarest] / sum(train.histogram)
         text = f"all {len(classes)} classes occur in training, the rarest ('{classes[rarest]}') in {share:.2%} of its pixels"
-        findings.append(Finding("ok", "labels", text))
+        findings.append(Diagnostic("ok", "labels", text))
     return findings
 
 
-def dominant_class(train: SplitInfo, classes: Sequence[str]) -> list[Finding]:
+def dominant_class(train: SplitInfo, classes: Sequence[str]) -> list[Diagnostic]:
     """One class that is nearly everything."""
     total = sum(train.histogram)
     share, largest = max((pixels / max(1, total), k) for k, pixels in enumerate(train.histogram))
     if share <= _DOMINANT or len(classes) < 2:
         return []
     return [
-        Finding(
+        Diagnostic(
             "warning",
             "labels",
             f"'{classes[largest]}' has {share:.1%} of the labelled pixels, expected at most {_DOMINANT:.0%}: a network that says "
-            "nothing else is nearly right; set data.max_class_ratio=0.75, loss.class_weights=median_frequency or loss.dice",
+            "nothing else is nearly right; set data.cat_max_ratio=0.75, loss.class_weights=median_frequency or loss.dice",
         )
     ]
 
 
-def ignored_share(name: str, split: SplitInfo) -> list[Finding]:
+def ignored_share(name: str, split: SplitInfo) -> list[Diagnostic]:
     """A split most of which does not count."""
     share = split.ignored / max(1, split.ignored + sum(split.histogram))
     if share <= _IGNORED:
         return []
     return [
-        Finding(
+        Diagnostic(
             "fault" if share == 1 else "warning",
             "labels",
             f"{share:.1%} of the pixels of {name} are ignored, expected at most {_IGNORED:.0%}: probably a wrong table of ids "
@@ -98,13 +98,13 @@ def ignored_share(name: str, split: SplitInfo) -> list[Finding]:
     ]
 
 
-def void_class(train: SplitInfo, classes: Sequence[str]) -> list[Finding]:
+def void_class(train: SplitInfo, classes: Sequence[str]) -> list[Diagnostic]:
     """A class whose name says that it is none."""
     found = [name for k, name in enumerate(classes) if _plain(name) in _VOID_NAMES and train.histogram[k]]
     if not found:
         return []
     return [
-        Finding(
+        Diagnostic(
             "warning",
             "labels",
             f"{_listed(found)} is learnt and judged as a class, expected it to be ignored; map its id to 255 (in a classes "
@@ -113,13 +113,13 @@ def void_class(train: SplitInfo, classes: Sequence[str]) -> list[Finding]:
     ]
 
 
-def image_is_label(looks: Sequence[Look]) -> list[Finding]:
+def image_is_label(looks: Sequence[SampleStatistics]) -> list[Diagnostic]:
     """The mask in the place of the image."""
     keys = [look.key for look in looks if look.image_is_label]
     if not keys:
         return []
     return [
-        Finding(
+        Diagnostic(
             "fault",
             "labels",
             f"{len(keys)} of {len(looks)} images have the values of their labels (such as '{keys[0]}'), expected photographs; "

@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from msanet.config import RunConfig
-from msanet.doctor.findings import Finding
+from msanet.doctor.findings import Diagnostic
 
 _FILES_OF_A_PROCESS = 256
 _TENSORS_OF_A_BATCH = 5
@@ -22,7 +22,7 @@ def existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def checkpoint_space(size: int, keep: int, free: int, folder: Path) -> list[Finding]:
+def checkpoint_space(size: int, keep: int, free: int, folder: Path) -> list[Diagnostic]:
     """size: bytes of a checkpoint; keep: how many, the best one included; free: bytes of the file system.
 
     One more than is kept exists while it is written.
@@ -34,55 +34,57 @@ def checkpoint_space(size: int, keep: int, free: int, folder: Path) -> list[Find
             f"{what}, but '{folder}' has {free / 1e9:.2f} GB free, expected enough; free some, lower "
             "trainer.keep_checkpoints, or choose another run.dir"
         )
-        return [Finding("fault", "disk", text)]
-    return [Finding("ok", "disk", f"{what}, of {free / 1e9:.1f} GB free at '{folder}'")]
+        return [Diagnostic("fault", "disk", text)]
+    return [Diagnostic("ok", "disk", f"{what}, of {free / 1e9:.1f} GB free at '{folder}'")]
 
 
-def cache_space(dataset: int, most: int, free: int, folder: Path) -> list[Finding]:
+def cache_space(dataset: int, most: int, free: int, folder: Path) -> list[Diagnostic]:
     """Whether shards that are read from afar fit into the cache: its limit, and its disk."""
     room = min(most, free)
     if dataset <= room:
         return [
-            Finding("ok", "disk", f"the cache of remote shards at '{folder}' has room for all {dataset / 1e9:.1f} GB")
+            Diagnostic(
+                "ok", "disk", f"the cache of remote shards at '{folder}' has room for all {dataset / 1e9:.1f} GB"
+            )
         ]
     text = (
         f"the shards have {dataset / 1e9:.1f} GB and their cache at '{folder}' room for {room / 1e9:.1f} GB, expected room for "
-        "all, else each epoch transfers them again; raise storage.cache_bytes, or set storage.cache_dir to a larger disk"
+        "all, else each epoch transfers them again; raise storage.cache_limit_bytes, or set storage.cache_dir to a larger disk"
     )
-    return [Finding("advice", "disk", text)]
+    return [Diagnostic("advice", "disk", text)]
 
 
-def run_folder(settings: RunConfig, folder: Path, checkpoints: list[str]) -> list[Finding]:
+def run_folder(settings: RunConfig, folder: Path, checkpoints: list[str]) -> list[Diagnostic]:
     """Whether the run can be written, and what is there already. checkpoints: names, the newest first."""
     base = existing(folder)
     if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
         text = f"'{base}' cannot be written, expected a folder for run.dir='{folder}'; choose another, or change its permissions"
-        return [Finding("fault", "run folder", text)]
+        return [Diagnostic("fault", "run folder", text)]
     if checkpoints and settings.resume == "never":
         text = f"'{folder}' holds a run ({checkpoints[0]}) and run.resume is never, expected no run; choose another run.dir"
-        return [Finding("fault", "run folder", text)]
+        return [Diagnostic("fault", "run folder", text)]
     if not checkpoints and settings.resume == "must":
         text = f"'{folder}' holds no checkpoint and run.resume is must, expected one; correct run.dir, or set run.resume=auto"
-        return [Finding("fault", "run folder", text)]
+        return [Diagnostic("fault", "run folder", text)]
     if checkpoints:
         text = (
             f"'{folder}' holds a run, and training goes on from {checkpoints[0]}; choose another run.dir for a new one"
         )
-        return [Finding("advice", "run folder", text)]
+        return [Diagnostic("advice", "run folder", text)]
     if folder.is_dir() and any(folder.iterdir()):
         text = f"'{folder}' is not empty and holds no checkpoint, expected an empty or new folder; its logs will be written over"
-        return [Finding("advice", "run folder", text)]
-    return [Finding("ok", "run folder", f"'{folder}' can be written")]
+        return [Diagnostic("advice", "run folder", text)]
+    return [Diagnostic("ok", "run folder", f"'{folder}' can be written")]
 
 
-def versions(requirements: Iterable[str] | None = None, installed: Callable[[str], str] = version) -> list[Finding]:
+def versions(requirements: Iterable[str] | None = None, installed: Callable[[str], str] = version) -> list[Diagnostic]:
     """What is installed against what the project's metadata asks for, extras left out."""
     if requirements is None:
         try:
             requirements = requires("msanet") or []
         except PackageNotFoundError:
             text = "msanet is not installed, expected it with what it requires, which is not checked; pip install -e ."
-            return [Finding("warning", "versions", text)]
+            return [Diagnostic("warning", "versions", text)]
     found = []
     for line in requirements:
         requirement = Requirement(line)
@@ -92,36 +94,36 @@ def versions(requirements: Iterable[str] | None = None, installed: Callable[[str
             number = installed(requirement.name)
         except PackageNotFoundError:
             text = f"{requirement.name} is not installed, expected {requirement.specifier}; pip install '{requirement}'"
-            found.append(Finding("fault", "versions", text))
+            found.append(Diagnostic("fault", "versions", text))
             continue
         if not requirement.specifier.contains(number, prereleases=True):
             text = f"{requirement.name} is {number}, expected {requirement.specifier}; pip install '{requirement}'"
-            found.append(Finding("warning", "versions", text))
+            found.append(Diagnostic("warning", "versions", text))
     if found:
         return found
     return [
-        Finding(
+        Diagnostic(
             "ok", "versions", f"torch {installed('torch')}, deepspeed {installed('deepspeed')}, all others in range"
         )
     ]
 
 
-def cores(available: int, ranks: int, workers: int) -> list[Finding]:
+def cores(available: int, ranks: int, workers: int) -> list[Diagnostic]:
     """Processes against cores, where all ranks run on this machine."""
     processes = ranks * (1 + workers)
     what = f"{processes} processes ({ranks} x (1 + {workers} of the loader)) on {available} cores"
     if processes <= available:
-        return [Finding("ok", "cores", what)]
+        return [Diagnostic("ok", "cores", what)]
     return [
-        Finding(
+        Diagnostic(
             "advice",
             "cores",
-            f"{what} of this machine, expected no more than cores; lower data.workers, unless others share",
+            f"{what} of this machine, expected no more than cores; lower data.num_workers, unless others share",
         )
     ]
 
 
-def open_files(limit: int, workers: int, prefetch: int, connections: int) -> list[Finding]:
+def open_files(limit: int, workers: int, prefetch: int, connections: int) -> list[Diagnostic]:
     """limit: `ulimit -n`. A batch from a loader process holds one open file for each of its tensors."""
     needed = _FILES_OF_A_PROCESS + workers * prefetch * _TENSORS_OF_A_BATCH + workers * connections
     if limit >= needed:
@@ -129,20 +131,20 @@ def open_files(limit: int, workers: int, prefetch: int, connections: int) -> lis
     text = (
         f"`ulimit -n` is {limit}, expected {needed} or more for {workers} loader processes; raise it before the start"
     )
-    return [Finding("warning", "open files", text)]
+    return [Diagnostic("warning", "open files", text)]
 
 
-def shared_memory(free: int | None, ranks: int, workers: int, prefetch: int, batch: int) -> list[Finding]:
+def shared_memory(free: int | None, ranks: int, workers: int, prefetch: int, batch: int) -> list[Diagnostic]:
     """batch: bytes of a micro-batch, which lies there until it is used; free: bytes, None where there is no /dev/shm."""
     needed = ranks * workers * prefetch * batch
     if free is None or needed <= free:
         return []
     text = (
         f"{workers} loader processes with {prefetch} micro-batches each need {needed / 1e9:.2f} GB of /dev/shm for {ranks} "
-        f"ranks, which has {free / 1e9:.2f} GB free, expected enough; enlarge it (docker: --shm-size), or lower data.prefetch "
-        "or data.workers"
+        f"ranks, which has {free / 1e9:.2f} GB free, expected enough; enlarge it (docker: --shm-size), or lower data.prefetch_factor "
+        "or data.num_workers"
     )
-    return [Finding("fault", "shared memory", text)]
+    return [Diagnostic("fault", "shared memory", text)]
 
 
 def free_shared_memory() -> int | None:

@@ -6,12 +6,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from msanet.config import Config, EvaluationConfig
-from msanet.doctor.findings import Finding
-from msanet.evaluation.inference import Predictor
-from msanet.models.cost import peak_bytes
+from msanet.doctor.findings import Diagnostic
+from msanet.inference.predictor import Predictor
 from msanet.models.network import SegmentationNetwork
-from msanet.training.memory import Memory, bucket_bytes, cures, gigabytes, moments
-from msanet.training.optim import bucket_size
+from msanet.models.peak_memory import peak_bytes
+from msanet.training.engine.optimizer import bucket_size
+from msanet.training.memory.estimate import StepMemory, bucket_bytes, gigabytes, moments, suggestions
 
 _FULL, _NEARLY_FULL = 1.0, 0.85
 _FP32 = 4
@@ -34,31 +34,31 @@ def evaluation_bytes(
 
 
 def checkpoint_bytes(parameters: int, buffers: int, config: Config) -> int:
-    """Weights and buffers, once more with trainer.ema, and the optimizer's moments; all float32."""
-    copies = 2 if config.trainer.ema else 1
+    """Weights and buffers, once more with trainer.ema_decay, and the optimizer's moments; all float32."""
+    copies = 2 if config.trainer.ema_decay else 1
     return _FP32 * (copies * (parameters + buffers) + moments(config.optimizer) * parameters)
 
 
-def fits(needed: Memory, evaluation: float, device: float | None, config: Config) -> list[Finding]:
+def fits(needed: StepMemory, evaluation: float, device: float | None, config: Config) -> list[Diagnostic]:
     """needed: of a training step; evaluation: bytes of a validation, weights and optimizer included; device: bytes, if known."""
     what = (
         f"about {_gb(needed.total)} a rank in training ({needed.parts}), {_gb(evaluation)} in validation, both without "
         "workspace"
     )
     if device is None:
-        return [Finding("ok", "memory", f"{what}; not judged, as no --device-memory is given")]
+        return [Diagnostic("ok", "memory", f"{what}; not judged, as no --device-memory is given")]
     share = max(needed.total, evaluation) / device
     if share <= _NEARLY_FULL:
-        return [Finding("ok", "memory", f"{what}; {share:.0%} of the device's {_gb(device)}")]
+        return [Diagnostic("ok", "memory", f"{what}; {share:.0%} of the device's {_gb(device)}")]
     settings = ["evaluation.window", "evaluation.precision=bf16"]
     if needed.total >= evaluation:
-        smaller = ["a smaller trainer.micro_batch (the global batch stays)"]
-        settings = smaller * (needed.activations > needed.total / 2) + cures(needed, config)
+        smaller = ["a smaller trainer.micro_batch_size (the global batch stays)"]
+        settings = smaller * (needed.activations > needed.total / 2) + suggestions(needed, config)
     expected = f"expected at most {_NEARLY_FULL:.0%} of the device's {_gb(device)}; set {', or '.join(settings)}"
-    return [Finding("fault" if share > _FULL else "warning", "memory", f"{what}; {expected}")]
+    return [Diagnostic("fault" if share > _FULL else "warning", "memory", f"{what}; {expected}")]
 
 
-def buckets(parameters: int, config: Config) -> list[Finding]:
+def buckets(parameters: int, config: Config) -> list[Diagnostic]:
     """ZeRO's buffers for gradients, where the user has set a size that is made for billions of parameters."""
     if not config.trainer.zero_stage or bucket_size(config, parameters) <= 2 * parameters:
         return []
@@ -67,7 +67,7 @@ def buckets(parameters: int, config: Config) -> list[Finding]:
         f"{parameters / 1e6:.1f} million parameters, expected about its gradients' {_gb(_FP32 * parameters)}; leave "
         "deepspeed.zero_optimization.reduce_bucket_size out"
     )
-    return [Finding("advice", "memory", text)]
+    return [Diagnostic("advice", "memory", text)]
 
 
 def _gb(size: float) -> str:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from msanet.data.index import MAX_JSON_BYTES, Manifest, SampleIndex, ShardIndex, ShardInfo, index_name, parse_json
+from msanet.data.manifest import MAX_JSON_BYTES, Manifest, SampleIndex, ShardIndex, ShardInfo, index_name, validate_json
 from msanet.data.samples import decode_sample
-from msanet.data.source import ShardSource
-from msanet.data.storage import Extent, Storage
-from msanet.doctor.findings import Finding
+from msanet.data.shard_source import ShardSource
+from msanet.data.storage import ByteRange, Storage
+from msanet.doctor.findings import Diagnostic
 from msanet.errors import UserError
 
 _DUPLICATES = 0.01
@@ -17,7 +17,7 @@ _DUPLICATES = 0.01
 
 
 @dataclass(frozen=True)
-class Look:
+class SampleStatistics:
     """What one decoded sample is like. size: (height, width); mean, square: of the RGB values and of their squares."""
 
     key: str
@@ -28,10 +28,10 @@ class Look:
     image_is_label: bool
 
 
-def look_at(image_HWC: np.ndarray, label_HW: np.ndarray, key: str) -> Look:
+def look_at(image_HWC: np.ndarray, label_HW: np.ndarray, key: str) -> SampleStatistics:
     """The figures of one sample, (H, W, 3) and (H, W) uint8."""
     pixels_P3 = image_HWC.reshape(-1, 3).astype(np.float32)
-    return Look(
+    return SampleStatistics(
         key,
         (label_HW.shape[0], label_HW.shape[1]),
         tuple(float(value) for value in pixels_P3.mean(axis=0, dtype=np.float64)),
@@ -41,7 +41,7 @@ def look_at(image_HWC: np.ndarray, label_HW: np.ndarray, key: str) -> Look:
     )
 
 
-def look_at_split(source: ShardSource, count: int) -> tuple[list[Look], list[str]]:
+def look_at_split(source: ShardSource, count: int) -> tuple[list[SampleStatistics], list[str]]:
     """(looks, sentences about those that cannot be read) of `count` samples spread evenly over the split."""
     looks, faults = [], []
     for number in spread(len(source), count):
@@ -59,31 +59,33 @@ def spread(total: int, count: int) -> list[int]:
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
-def splits_there(manifest: Manifest, wanted: Sequence[tuple[str, str]]) -> list[Finding]:
+def splits_there(manifest: Manifest, wanted: Sequence[tuple[str, str]]) -> list[Diagnostic]:
     """wanted: (setting, split that it names)."""
     findings = []
     for setting, name in wanted:
         if name not in manifest.splits:
             has = ", ".join(sorted(manifest.splits)) or "none"
             findings.append(
-                Finding(
+                Diagnostic(
                     "fault", "shards", f"{setting} is '{name}', expected a split of '{manifest.name}', which has: {has}"
                 )
             )
         elif not manifest.splits[name].samples:
             findings.append(
-                Finding("fault", "shards", f"{setting} is '{name}', which has no samples, expected some; pack it again")
+                Diagnostic(
+                    "fault", "shards", f"{setting} is '{name}', which has no samples, expected some; pack it again"
+                )
             )
     return findings
 
 
-def readable(split: str, total: int, looks: Sequence[Look], faults: Sequence[str]) -> list[Finding]:
+def readable(split: str, total: int, looks: Sequence[SampleStatistics], faults: Sequence[str]) -> list[Diagnostic]:
     """Whether the samples that were tried are whole; the first fault is told."""
     tried = len(looks) + len(faults)
     if not faults:
-        return [Finding("ok", "shards", f"{tried} of {total} samples of {split} read and decoded")]
+        return [Diagnostic("ok", "shards", f"{tried} of {total} samples of {split} read and decoded")]
     return [
-        Finding(
+        Diagnostic(
             "fault",
             "shards",
             f"{len(faults)} of {tried} samples of {split} cannot be read, expected all: {faults[0]}; `python -m sharding "
@@ -95,9 +97,9 @@ def readable(split: str, total: int, looks: Sequence[Look], faults: Sequence[str
 def read_indexes(storage: Storage, shards: Iterable[ShardInfo]) -> Iterator[ShardIndex]:
     """The index of each shard. Raises UserError where one is missing or damaged."""
     for shard in shards:
-        extent = Extent(index_name(shard.file), shard.sha256, 0, None)
+        extent = ByteRange(index_name(shard.file), shard.sha256, 0, None)
         data = storage.read(extent, 0, MAX_JSON_BYTES)
-        yield parse_json(ShardIndex, data, f"{storage.location}/{extent.file}")
+        yield validate_json(ShardIndex, data, f"{storage.location}/{extent.file}")
 
 
 def image_names(indexes: Iterable[ShardIndex], most: int) -> dict[tuple[int, int], str]:
@@ -111,16 +113,18 @@ def image_names(indexes: Iterable[ShardIndex], most: int) -> dict[tuple[int, int
     return names
 
 
-def leaks(train: dict[tuple[int, int], str], val: dict[tuple[int, int], str], is_all: bool) -> list[Finding]:
+def train_val_overlap(
+    train: dict[tuple[int, int], str], val: dict[tuple[int, int], str], is_all: bool
+) -> list[Diagnostic]:
     """Images of the same bytes in both splits; is_all: whether those are all images."""
     shared = [val[name] for name in val if name in train]
     compared = "" if is_all else f" of the first {len(train)} and {len(val)}"
     if not shared:
         same_key = len(set(train.values()) & set(val.values()))
         more = f", though {same_key} keys occur in both" if same_key else ""
-        return [Finding("ok", "leak", f"no image{compared} is in both splits{more}")]
+        return [Diagnostic("ok", "leak", f"no image{compared} is in both splits{more}")]
     return [
-        Finding(
+        Diagnostic(
             "fault" if len(shared) > _DUPLICATES * len(val) else "warning",
             "leak",
             f"{len(shared)}{compared} images of the validation split (such as {shared[0]}) are trained on too, byte for byte, "

@@ -15,8 +15,13 @@ from typing import Any, NoReturn, get_args
 import numpy as np
 
 from msanet.errors import UserError, user_errors
-from msanet.evaluation.protocols import NAMED, NamedScores, Protocol, judge
-from msanet.evaluation.records import ImageRecords, merge_classes, read_records, records_file
+from msanet.evaluation.per_image_counts import (
+    PerImageCounts,
+    merge_classes,
+    per_image_counts_file,
+    read_per_image_counts,
+)
+from msanet.evaluation.protocols import NAMED, NamedScores, Protocol, compute_scores
 from msanet.evaluation.statistics import (
     FIGURES,
     RESAMPLES,
@@ -46,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def rescore(args: argparse.Namespace) -> dict[str, Any]:
     """The figures of one evaluation by any protocol or merge of classes, with intervals."""
     records = _records(args.run, args)
-    judgement = judge(records.total(), records.classes, args.protocol, records.instances)
-    scores, intervals = judgement.scores, bootstrap(records, args.resamples, args.seed)
+    protocol_scores = compute_scores(records.total(), records.classes, args.protocol, records.instances)
+    scores, intervals = protocol_scores.scores, bootstrap(records, args.resamples, args.seed)
     if args.protocol == "official-voc":  # whose mean is another where a resample lacks a class
         mean = intervals.figures["mean_iou"]
         intervals.figures["mean_iou"] = replace(mean, low=math.nan, high=math.nan)
@@ -71,7 +76,7 @@ def rescore(args: argparse.Namespace) -> dict[str, Any]:
             name: {"iou": iou, "interval": _bounds(interval), "accuracy": accuracy, "dice": dice, "support": support}
             for name, iou, interval, accuracy, dice, support in per_class
         },
-        **{name: asdict(named) for name in NAMED if isinstance(named := getattr(judgement, name), NamedScores)},
+        **{name: asdict(named) for name in NAMED if isinstance(named := getattr(protocol_scores, name), NamedScores)},
         "notes": scores.notes,
     }
 
@@ -96,7 +101,7 @@ def worst_images(args: argparse.Namespace) -> dict[str, Any]:
     return {**_about(records, args, resampled=False), "by": args.by, "images": images}
 
 
-def _about(records: ImageRecords, args: argparse.Namespace, resampled: bool = True) -> dict[str, Any]:
+def _about(records: PerImageCounts, args: argparse.Namespace, resampled: bool = True) -> dict[str, Any]:
     draws = {"resamples": args.resamples, "seed": args.seed} if resampled else {}
     return {"dataset": records.dataset, "split": records.split, "num_images": len(records), **draws}
 
@@ -161,8 +166,8 @@ def _resampling(result: dict[str, Any]) -> str:
     )
 
 
-def _records(run: Path, args: argparse.Namespace) -> ImageRecords:
-    records = read_records(_file(run, args.split))
+def _records(run: Path, args: argparse.Namespace) -> PerImageCounts:
+    records = read_per_image_counts(_file(run, args.split))
     return merge_classes(records, _groups(args.merge)) if args.merge else records
 
 
@@ -170,8 +175,8 @@ def _file(run: Path, split: str | None) -> Path:
     if run.suffix == ".npz" and not run.is_dir():
         return run
     if split:
-        return records_file(run, split)
-    found = sorted(run.glob(records_file(Path(), "*").name))
+        return per_image_counts_file(run, split)
+    found = sorted(run.glob(per_image_counts_file(Path(), "*").name))
     if len(found) > 1:
         raise UserError(f"'{run}' holds {', '.join(path.name for path in found)}, expected one; choose with --split")
     if not found:
@@ -270,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=_at_least(0), default=0, help="of the draws (default 0)")
         if name == "rescore":
             protocols = get_args(Protocol)
-            command.add_argument("--protocol", choices=protocols, default="plain", help="whose rules (default plain)")
+            command.add_argument("--protocol", choices=protocols, default="default", help="whose rules")
     return parser
 
 

@@ -13,25 +13,25 @@ from tqdm import tqdm
 from msanet import distributed
 from msanet.config import EvaluationConfig
 from msanet.data.loader import evaluation_loader
-from msanet.data.order import evaluation_slice
-from msanet.data.source import ShardSource
-from msanet.data.stages import EvaluationSample
+from msanet.data.pipeline import EvaluationSample
+from msanet.data.shard_source import ShardSource
+from msanet.data.shuffle_order import evaluation_slice
 from msanet.evaluation.boundary import BoundaryCounts
 from msanet.evaluation.calibration import Calibration
 from msanet.evaluation.confusion import confusion_matrix_with_void
 from msanet.evaluation.cost import Cost, peak_memory
-from msanet.evaluation.inference import Predictor
 from msanet.evaluation.instances import instance_rows, no_instances
 from msanet.evaluation.metrics import scores
-from msanet.evaluation.panel_maps import panel_maps
-from msanet.evaluation.records import ImageCounts, image_counts, image_records
-from msanet.evaluation.result import Evaluation, Panel
+from msanet.evaluation.per_image_counts import ImageCounts, collect_counts, image_counts
+from msanet.evaluation.result import EvaluationResult, Panel
+from msanet.inference.panel_attention import panel_maps
+from msanet.inference.predictor import Predictor
 
-_GIVE_UP = 2**31
+_STOP = 2**31
 """What a rank that was asked to stop says in place of a number of forwards."""
 
 
-class GivenUp(Exception):
+class EvaluationInterrupted(Exception):
     """An evaluation that a rank asked to stop. Raised on all ranks, after the same image."""
 
 
@@ -43,21 +43,21 @@ def evaluate(
     std: tuple[float, ...],
     lockstep: bool = False,
     should_stop: Callable[[], bool] | None = None,
-) -> Evaluation:
+) -> EvaluationResult:
     """Put every image of the split through the network once and count. A collective: every rank calls it.
 
     lockstep: all ranks run the same number of forwards (ZeRO-3 runs collectives inside them); a rank whose image needs
     fewer than another's, or that has none left, makes up for it with idle ones. No rank needs another's disk.
-    should_stop: asked before each image; where it says so on one rank, GivenUp is raised on all.
+    should_stop: asked before each image; where it says so on one rank, EvaluationInterrupted is raised on all.
     """
     rank, world_size = distributed.rank(), distributed.world_size()
     was_training = model.training
     model.eval()
     predictor = Predictor(model, settings, mean, std, lockstep)
-    tally = Tally(source.manifest.classes, len(source), settings, predictor.device)
+    tally = EvaluationAccumulator(source.manifest.classes, len(source), settings, predictor.device)
     mine = evaluation_slice(len(source), rank, world_size)
     with_instances = settings.protocol == "official-cityscapes"
-    samples = evaluation_loader(source, rank, world_size, settings.workers if mine else 0, with_instances)
+    samples = evaluation_loader(source, rank, world_size, settings.num_workers if mine else 0, with_instances)
     if lockstep or should_stop:
         samples = _together(samples, predictor, -(-len(source) // world_size), should_stop)
     bar = tqdm(
@@ -65,9 +65,9 @@ def evaluate(
     )
     try:
         for sample in bar:
-            distributed.progress(f"judging image {sample.key}")
+            distributed.report_progress(f"judging image {sample.key}")
             tally.add(sample, predictor)
-            distributed.progress("waiting for the next image to judge")
+            distributed.report_progress("waiting for the next image to compute_scores")
     finally:
         model.train(was_training)
     return tally.of_all_ranks(source)
@@ -83,16 +83,16 @@ def _together(
     for _ in range(longest):
         sample = next(samples, None)
         own = predictor.num_forwards(*sample.image_HWC.shape[:2]) if sample and predictor.lockstep else 0
-        most = distributed.all_reduce_max(_GIVE_UP if should_stop and should_stop() else own)
-        if most == _GIVE_UP:
-            raise GivenUp
+        most = distributed.all_reduce_max(_STOP if should_stop and should_stop() else own)
+        if most == _STOP:
+            raise EvaluationInterrupted
         if sample:
             yield sample
         for _ in range(most - own):
             predictor.idle_forward()
 
 
-class Tally:
+class EvaluationAccumulator:
     """What one rank has counted, and at the end what all have."""
 
     def __init__(
@@ -128,10 +128,10 @@ class Tally:
             self.boundary.update(sample.label_HW.numpy(), prediction_HW.cpu().numpy())
         self._keep_for_report(sample, prediction_HW, matrix, predictor)
 
-    def of_all_ranks(self, source: ShardSource) -> Evaluation:
+    def of_all_ranks(self, source: ShardSource) -> EvaluationResult:
         """Counts of all ranks, the same on each. A collective."""
         manifest = source.manifest
-        distributed.wait_for_all()
+        distributed.barrier()
         costs = distributed.gather_objects(Cost(time.perf_counter() - self.started, peak_memory(self.device)))
         times_seen = np.zeros(len(source), dtype=np.int64)
         parts = distributed.gather_objects((self.images, self.instances, self.boundary and self.boundary.counts_7K))
@@ -145,8 +145,8 @@ class Tally:
             self.boundary.counts_7K = np.sum([counts for _, _, counts in parts], axis=0)
         if self.calibration:
             distributed.all_reduce_sum(self.calibration.histogram_2L)
-        return Evaluation(
-            image_records(manifest.name, manifest.digest(), source.split, self.classes, images, instances),
+        return EvaluationResult(
+            collect_counts(manifest.name, manifest.digest(), source.split, self.classes, images, instances),
             times_seen,
             distributed.world_size(),
             self.settings.protocol,

@@ -1,6 +1,6 @@
 """What a matrix is worth by the rules of the official tools, equal to them to the last digit.
 
-`plain`: scores() of msanet.evaluation.metrics. `official-cityscapes`: evalPixelLevelSemanticLabeling of cityscapesscripts
+`default`: scores() of msanet.evaluation.metrics. `official-cityscapes`: evalPixelLevelSemanticLabeling of cityscapesscripts
 2.3.0. `official-voc`: VOCevalseg.m of the VOC 2012 devkit.
 """
 
@@ -16,7 +16,7 @@ from msanet.errors import UserError
 from msanet.evaluation.instances import weighted_pixels
 from msanet.evaluation.metrics import Scores, class_notes, scores
 
-Protocol = Literal["plain", "official-cityscapes", "official-voc"]
+Protocol = Literal["default", "official-cityscapes", "official-voc"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class NamedScores:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ProtocolScores:
     """The figures of one matrix by one protocol.
 
     scores: its mean_iou, iou_K and notes follow the protocol. categories, class_instances (iIoU by class) and
@@ -47,17 +47,17 @@ NAMED = {
     "class_instances": "iIoU of classes",
     "category_instances": "iIoU of categories",
 }
-"""Fields of a Judgement, of official-cityscapes only -> what they are called."""
+"""Fields of a ProtocolScores, of official-cityscapes only -> what they are called."""
 
 
-def judge(
+def compute_scores(
     matrix: np.ndarray, classes: tuple[str, ...], protocol: Protocol, instances: np.ndarray | None = None
-) -> Judgement:
+) -> ProtocolScores:
     """Judge an integer matrix (K, K), or (K, K + 1) with predicted void as its last column; rows ground truth.
 
     instances: rows of `instance_rows` over all images, in any order; None where their maps are not known.
 
-    A class that is neither labelled nor predicted has no IoU. `plain` and `official-cityscapes` leave it out of the
+    A class that is neither labelled nor predicted has no IoU. `default` and `official-cityscapes` leave it out of the
     mean; in `official-voc` its 0/0 makes the mean NaN too, as MATLAB's mean does. Predicted void on a labelled pixel
     is a miss in the first two; the devkit refuses results with a value that is no class, and so does `official-voc`,
     which however sees only labelled pixels.
@@ -70,13 +70,13 @@ def judge(
         return _judge_cityscapes(matrix, plain, instances)
     if protocol == "official-voc":
         _expect(classes, VOC, protocol)
-        return Judgement(protocol, _judge_voc(matrix, plain))
-    return Judgement(protocol, plain)
+        return ProtocolScores(protocol, _judge_voc(matrix, plain))
+    return ProtocolScores(protocol, plain)
 
 
-def _judge_cityscapes(matrix: np.ndarray, plain: Scores, instances: np.ndarray | None) -> Judgement:
+def _judge_cityscapes(matrix: np.ndarray, plain: Scores, instances: np.ndarray | None) -> ProtocolScores:
     categories = {name: _iou(*_pixels(matrix, members)) for name, members in CATEGORIES.items()}
-    judgement = Judgement(
+    protocol_scores = ProtocolScores(
         "official-cityscapes", replace(plain, mean_iou=_mean_of_defined(plain.iou_K)), _named(categories)
     )
     if instances is None:
@@ -84,14 +84,14 @@ def _judge_cityscapes(matrix: np.ndarray, plain: Scores, instances: np.ndarray |
             "Judged without instance maps, so there is no instance-weighted IoU (iIoU); evaluate with "
             "evaluation.protocol=official-cityscapes, on a split that was packed with --instances."
         )
-        return replace(judgement, scores=replace(judgement.scores, notes=(*plain.notes, note)))
+        return replace(protocol_scores, scores=replace(protocol_scores.scores, notes=(*plain.notes, note)))
     by_class, by_category = weighted_pixels(instances)
 
     def iiou(members: tuple[int, ...], right: float, missed: float) -> float:
         return _iou(right, _pixels(matrix, members)[1], missed)
 
     return replace(
-        judgement,
+        protocol_scores,
         class_instances=_named({name: iiou((CITYSCAPES.classes.index(name),), *by_class[name]) for name in by_class}),
         category_instances=_named({name: iiou(CATEGORIES[name], *by_category[name]) for name in by_category}),
     )
@@ -142,5 +142,5 @@ def _expect(classes: tuple[str, ...], spec: DatasetSpec, protocol: Protocol) -> 
     if classes != spec.classes:
         raise UserError(
             f"protocol {protocol} was asked for {len(classes)} classes ({', '.join(classes[:3])}, ...), expected the "
-            f"{spec.num_classes} of {spec.name} ({', '.join(spec.classes[:3])}, ...); choose protocol plain"
+            f"{spec.num_classes} of {spec.name} ({', '.join(spec.classes[:3])}, ...); choose protocol default"
         )

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from msanet.data.source import ShardSource
+from msanet.data.shard_source import ShardSource
 from msanet.errors import UserError
 from msanet.evaluation.boundary import BoundaryScores
 from msanet.evaluation.calibration import ReliabilityBin, expected_calibration_error
 from msanet.evaluation.cost import Cost
 from msanet.evaluation.metrics import constant_baseline, mean_of_defined, ratio
-from msanet.evaluation.panel_maps import PanelMaps
-from msanet.evaluation.protocols import NAMED, Judgement, NamedScores, Protocol, judge
-from msanet.evaluation.records import ImageRecords, records_file, write_records
+from msanet.evaluation.per_image_counts import PerImageCounts, per_image_counts_file, write_per_image_counts
+from msanet.evaluation.protocols import NAMED, NamedScores, Protocol, ProtocolScores, compute_scores
 from msanet.evaluation.statistics import bootstrap, dice, worst
 from msanet.files import write_text
+from msanet.inference.panel_attention import PanelMaps
 
 WORST_LISTED = 20
 
@@ -42,17 +42,17 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationResult:
     """One evaluation of one split, the same on every rank; panels only on rank 0.
 
     times_seen: how often each sample of the split was counted. calibration: rows of the reliability diagram, if asked for.
     cost: not in the files, which are the same however many machines there were.
     """
 
-    records: ImageRecords
+    records: PerImageCounts
     times_seen: np.ndarray
     world_size: int
-    protocol: Protocol = "plain"
+    protocol: Protocol = "default"
     boundary: BoundaryScores | None = None
     calibration: tuple[ReliabilityBin, ...] = ()
     panels: tuple[Panel, ...] = ()
@@ -72,9 +72,9 @@ class Evaluation:
         return self.records.total()
 
     @cached_property
-    def judgement(self) -> Judgement:
+    def protocol_scores(self) -> ProtocolScores:
         """The figures by `protocol`."""
-        return judge(self.matrix, self.classes, self.protocol, self.records.instances)
+        return compute_scores(self.matrix, self.classes, self.protocol, self.records.instances)
 
     @property
     def num_missing(self) -> int:
@@ -86,17 +86,17 @@ class Evaluation:
         return int(np.maximum(self.times_seen - 1, 0).sum())
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         return not self.num_missing and not self.num_duplicate
 
     def summary(self) -> dict[str, float]:
         """The figures that go into metrics.jsonl."""
         names = ("mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
-        return {f"{self.split}/{name}": getattr(self.judgement.scores, name) for name in names}
+        return {f"{self.split}/{name}": getattr(self.protocol_scores.scores, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
         """The content of `evaluation-<split>.json`; undefined figures are null."""
-        scores = self.judgement.scores
+        scores = self.protocol_scores.scores
         name, baseline = constant_baseline(self.matrix, self.classes)
         square = self.matrix[:, : len(self.classes)]
         figures = {
@@ -109,7 +109,11 @@ class Evaluation:
             "frequency_weighted_iou": scores.frequency_weighted_iou,
             "mean_dice": mean_of_defined(dice(self.records.class_counts().sum())),
             "classes": self._classes(),
-            **{kind: _named(getattr(self.judgement, kind)) for kind in NAMED if getattr(self.judgement, kind)},
+            **{
+                kind: _named(getattr(self.protocol_scores, kind))
+                for kind in NAMED
+                if getattr(self.protocol_scores, kind)
+            },
             "constant_baseline": {"class": name, "mean_iou": baseline},
             "boundary": self._boundary(),
             "calibration": self._calibration(),
@@ -137,7 +141,7 @@ class Evaluation:
         return {"mean_iou_interval": self._bootstrap[0]} if self._bootstrap else {}
 
     def _classes(self) -> dict[str, dict[str, Any]]:
-        scores, counts = self.judgement.scores, self.records.class_counts().sum()
+        scores, counts = self.protocol_scores.scores, self.records.class_counts().sum()
         columns = {
             "iou": scores.iou_K,
             "accuracy": scores.accuracy_K,
@@ -178,17 +182,17 @@ def require_writable(folder: Path) -> None:
         pass
 
 
-def write_evaluation(folder: Path, evaluation: Evaluation) -> Path:
+def write_evaluation(folder: Path, evaluation: EvaluationResult) -> Path:
     """Write `evaluation-<split>.npz` and then `.json`, each whole or not at all; returns the latter's path."""
-    write_records(records_file(folder, evaluation.split), evaluation.records)
+    write_per_image_counts(per_image_counts_file(folder, evaluation.split), evaluation.records)
     path = evaluation_file(folder, evaluation.split)
     write_text(path, json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + "\n")
     return path
 
 
-def require_whole(evaluation: Evaluation, source: ShardSource) -> None:
+def require_complete(evaluation: EvaluationResult, source: ShardSource) -> None:
     """Raise UserError, naming images, if any was missed or counted twice: such a figure must not be published."""
-    if evaluation.is_whole:
+    if evaluation.is_complete:
         return
     wrong = np.flatnonzero(evaluation.times_seen != 1)
     names = ", ".join(source.key(int(number)) for number in wrong[:3])

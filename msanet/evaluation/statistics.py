@@ -19,7 +19,7 @@ import numpy as np
 
 from msanet.errors import UserError
 from msanet.evaluation.metrics import ratio
-from msanet.evaluation.records import ClassCounts, ImageRecords
+from msanet.evaluation.per_image_counts import ClassCounts, PerImageCounts
 
 RESAMPLES = 2000
 FIGURES = ("mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
@@ -74,7 +74,7 @@ class WorstImage:
     cost: float
 
 
-def bootstrap(records: ImageRecords, resamples: int = RESAMPLES, seed: int = 0) -> Bootstrap:
+def bootstrap(records: PerImageCounts, resamples: int = RESAMPLES, seed: int = 0) -> Bootstrap:
     """Intervals by resampling images; the same for the same seed. Raises UserError where there are no images."""
     counts = records.class_counts()
     values = _figures(counts.sum())
@@ -84,7 +84,7 @@ def bootstrap(records: ImageRecords, resamples: int = RESAMPLES, seed: int = 0) 
 
 
 def paired_difference(
-    first: ImageRecords, second: ImageRecords, resamples: int = RESAMPLES, seed: int = 0
+    first: PerImageCounts, second: PerImageCounts, resamples: int = RESAMPLES, seed: int = 0
 ) -> Comparison:
     """The second run minus the first, by resampling the same images for both; the same for the same seed.
 
@@ -111,7 +111,7 @@ def paired_difference(
     return Comparison(*_by_name(first.classes, rows), notes)
 
 
-def worst(records: ImageRecords, count: int, by: Literal["iou", "cost"] = "iou") -> list[WorstImage]:
+def worst(records: PerImageCounts, count: int, by: Literal["iou", "cost"] = "iou") -> list[WorstImage]:
     """The `count` worst images by their own mIoU or by their cost; those without labels are left out."""
     counts = records.class_counts()
     iou = _iou(counts)
@@ -186,7 +186,7 @@ def _by_name(classes: tuple[str, ...], rows: list[_Row]) -> tuple[dict[str, _Row
     return dict(zip(FIGURES, rows, strict=False)), dict(zip(classes, rows[len(FIGURES) :], strict=True))
 
 
-def _aligned(first: ImageRecords, second: ImageRecords) -> ClassCounts:
+def _aligned(first: PerImageCounts, second: PerImageCounts) -> ClassCounts:
     """Counts of the second run in the first one's order of images."""
     for what in ("dataset", "split", "classes"):
         mine, theirs = getattr(first, what), getattr(second, what)

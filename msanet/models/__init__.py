@@ -64,7 +64,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
 }
 
 _WIDEST = 64
-"""Times the papers' channels; beyond it a typing error, or a card from elsewhere, that would fill any memory."""
+"""Times the papers' channels; beyond it a typing error, or a metadata from elsewhere, that would fill any memory."""
 
 
 def build_model(name: str, num_classes: int, **options: Any) -> SegmentationNetwork:

@@ -19,7 +19,7 @@ def scaled_channels(channels: int, width: float) -> int:
     return max(8, round(channels * width))
 
 
-def normalisation(channels: int, norm: Norm) -> nn.Module:
+def normalization(channels: int, norm: Norm) -> nn.Module:
     """The layer that `norm` names.
 
     GroupNorm has 32 groups (Wu and He 2018) or the next lower divisor that leaves two channels to a group: one alone
@@ -37,7 +37,7 @@ def normalisation(channels: int, norm: Norm) -> nn.Module:
 class FrozenBatchNorm2d(nn.Module):
     """BatchNorm2d in evaluation mode for ever: statistics, weight and bias are buffers, under BatchNorm2d's names.
 
-    No BatchNorm2d by type, so that a conversion to synchronised BatchNorm leaves it alone.
+    No BatchNorm2d by type, so that a conversion to synchronized BatchNorm leaves it alone.
     """
 
     running_mean: Tensor
@@ -81,7 +81,7 @@ def conv_norm_relu(
     padding = dilation * (kernel // 2) if padding is None else padding
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False),
-        normalisation(out_channels, norm),
+        normalization(out_channels, norm),
         nn.ReLU(inplace=True),
     )
 

@@ -13,7 +13,7 @@ from msanet.models.blocks import (
     Norm,
     conv_norm_relu,
     init_he_normal,
-    normalisation,
+    normalization,
     ordered_as,
     scaled_channels,
 )
@@ -70,7 +70,7 @@ class ASPP(nn.Module):
     """Atrous spatial pyramid pooling (section 3.3): 1x1, three dilated 3x3 and the image's mean, joined by a 1x1.
 
     rate_factor: multiplies the rates 6, 12, 18. The mean's branch has one value per channel and image; how it is
-    normalised with a batch of one is `ImageBatchNorm2d`'s.
+    normalized with a batch of one is `ImageBatchNorm2d`'s.
 
     forward: (N, in_channels, h, w) -> (N, channels, h, w).
     """
@@ -82,7 +82,7 @@ class ASPP(nn.Module):
             self.branches.append(conv_norm_relu(in_channels, channels, 3, dilation=rate * rate_factor, norm=norm))
         self.image_branch = nn.Sequential(
             nn.Conv2d(in_channels, channels, 1, bias=False),
-            ImageBatchNorm2d(channels) if norm == "batch" else normalisation(channels, norm),
+            ImageBatchNorm2d(channels) if norm == "batch" else normalization(channels, norm),
             nn.ReLU(inplace=True),
         )
         self.join = conv_norm_relu(5 * channels, channels, 1, norm=norm)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from msanet.models.attention import attention_weights, spatial_attention
+from msanet.models.attention.spatial import attention_weights, spatial_attention
 from msanet.models.blocks import Norm, conv_norm_relu
 
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from msanet.models.activation_checkpointing import Checkpointable
 from msanet.models.blocks import upsample
-from msanet.models.recompute import Recomputable
 
 
 class Scores(NamedTuple):
@@ -28,7 +28,7 @@ class TrainingOutput(NamedTuple):
     extra: tuple[Tensor, ...]
 
 
-class SegmentationNetwork(Recomputable):
+class SegmentationNetwork(Checkpointable):
     """A fully convolutional network for images of any size; subclasses write `score`, and call large blocks by `run`.
 
     stride: pixels per cell of the score map. feature_channels: the features that a wrapper may attend on, by name.
@@ -37,7 +37,7 @@ class SegmentationNetwork(Recomputable):
     the loss of each auxiliary head. Parameters live in sub-modules and are used only inside their forward, so that
     hooks that gather them (ZeRO-3) also work for a caller of `score`.
 
-    forward: (N, 3, H, W) normalised image -> (N, num_classes, H, W) logits; `TrainingOutput` in training where there are
+    forward: (N, 3, H, W) normalized image -> (N, num_classes, H, W) logits; `TrainingOutput` in training where there are
     auxiliary heads.
     """
 

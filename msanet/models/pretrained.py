@@ -1,7 +1,7 @@
 """Weights to start from, out of a file: a checkpoint of ours, or torchvision's VGG-16, ResNet-50 or ResNet-101.
 
 What a file holds is told from its content. Nothing is downloaded, and nothing is unpickled that could run code. Whether all
-of it fits is settled before the first tensor is copied, so a network is initialised as reported or left as it was.
+of it fits is settled before the first tensor is copied, so a network is initialized as reported or left as it was.
 """
 
 import math
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from msanet.errors import UserError
 from msanet.models import MODELS, model_options
 from msanet.models.attention_to_scale import AttentionToScale
+from msanet.models.io import METADATA, ModelMetadata, load_weights
 from msanet.models.network import SegmentationNetwork
 from msanet.models.resnet import BLOCKS, ResNet
-from msanet.models.saved import CARD, ModelCard, load_weights
 from msanet.models.vgg import VGG16
 
 Rgb = tuple[float, float, float]
@@ -35,10 +35,10 @@ _COUNTER = ".num_batches_tracked"  # not in torchvision's older files, and used 
 
 @dataclass(frozen=True)
 class WeightReport:
-    """What `initialise` did, tensors by name.
+    """What `initialize` did, tensors by name.
 
     source: the file and what it holds. taken: the network's tensors that come from the file. kept: those left as freshly
-    initialised. unused: the file's that went nowhere. mean, std: the normalisation of the images that the weights were
+    initialized. unused: the file's that went nowhere. mean, std: the normalization of the images that the weights were
     trained on, in grey values.
     """
 
@@ -50,7 +50,7 @@ class WeightReport:
     std: Rgb
 
     def text(self, mean: Rgb, std: Rgb) -> str:
-        """All of it in lines to print; the last is a warning where images are to be normalised otherwise, with mean, std."""
+        """All of it in lines to print; the last is a warning where images are to be normalized otherwise, with mean, std."""
         lines = [f"pretrained: {len(self.taken)} tensors from {self.source}"]
         lines += [_wrapped(f"new, {len(self.kept)}: ", self.kept)] if self.kept else []
         lines += [_wrapped(f"not used, {len(self.unused)}: ", self.unused)] if self.unused else []
@@ -75,7 +75,7 @@ class _Offer:
     std: Rgb = _IMAGENET_STD
 
 
-def initialise(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -> WeightReport:
+def initialize(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -> WeightReport:
     """Fill `model` from the file `path`, or from the checkpoint that is the folder `path`.
 
     classes: names by train id of what the network is to learn. A checkpoint of ours must match it tensor by tensor; where
@@ -84,8 +84,8 @@ def initialise(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -
     convolutions, see `_as_convolution`. Raises UserError, and leaves the model alone, on anything else.
     """
     file = path / "model.safetensors" if path.is_dir() else path
-    weights, card = _read(file)
-    offer = _from_checkpoint(model, weights, card, classes) if card else _from_torchvision(model, weights, file)
+    weights, metadata = _read(file)
+    offer = _from_checkpoint(model, weights, metadata, classes) if metadata else _from_torchvision(model, weights, file)
     own = model.state_dict()
     _require_fit(own, offer, file)
     for name, tensor in offer.weights.items():
@@ -100,21 +100,25 @@ def initialise(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -
     )
 
 
-def _from_checkpoint(model: SegmentationNetwork, weights: Weights, card: ModelCard, classes: Sequence[str]) -> _Offer:
-    wrapped = isinstance(model, AttentionToScale) and card.name != "attention_to_scale"
+def _from_checkpoint(
+    model: SegmentationNetwork, weights: Weights, metadata: ModelMetadata, classes: Sequence[str]
+) -> _Offer:
+    wrapped = isinstance(model, AttentionToScale) and metadata.name != "attention_to_scale"
     prefix = "network." if wrapped else ""
-    heads = () if card.classes == tuple(classes) else model.classifier_names
+    heads = () if metadata.classes == tuple(classes) else model.classifier_names
     left_out = [name for name in weights if _is_under(prefix + name, heads)]
-    defaults = {key: default for key, (_, default) in model_options(card.name).items()} if card.name in MODELS else {}
-    options = ", ".join(f"{key}={value!r}" for key, value in {**defaults, **card.options}.items())
+    defaults = (
+        {key: default for key, (_, default) in model_options(metadata.name).items()} if metadata.name in MODELS else {}
+    )
+    options = ", ".join(f"{key}={value!r}" for key, value in {**defaults, **metadata.options}.items())
     return _Offer(
-        holds=f"{card.name} of {len(card.classes)} classes of {card.dataset} at step {card.step}",
+        holds=f"{metadata.name} of {len(metadata.classes)} classes of {metadata.dataset} at step {metadata.step}",
         advice=f"give the network the options it was trained with ({options}), or start from another file",
         weights={prefix + name: tensor for name, tensor in weights.items() if name not in left_out},
         optional=[name for name in model.state_dict() if _is_under(name, heads) or not name.startswith(prefix)],
         unused=tuple(left_out),
-        mean=card.mean,
-        std=card.std,
+        mean=metadata.mean,
+        std=metadata.std,
     )
 
 
@@ -206,8 +210,8 @@ def _require_fit(own: Weights, offer: _Offer, file: Path) -> None:
             raise UserError(f"'{file}' gives '{name}' values that are not finite; use another file")
 
 
-def _read(file: Path) -> tuple[Weights, ModelCard | None]:
-    """All tensors by name, and the card if the file is ours."""
+def _read(file: Path) -> tuple[Weights, ModelMetadata | None]:
+    """All tensors by name, and the metadata if the file is ours."""
     if not file.is_file():
         raise UserError(
             f"model.pretrained: '{file}' is not there, expected {_EXPECTED}; give the file, or a checkpoint's folder"
@@ -224,11 +228,11 @@ def _read(file: Path) -> tuple[Weights, ModelCard | None]:
     raise UserError(f"model.pretrained: '{file}' {found if start else 'is empty'}; expected {_EXPECTED}")
 
 
-def _read_safetensors(file: Path) -> tuple[Weights, ModelCard | None]:
+def _read_safetensors(file: Path) -> tuple[Weights, ModelMetadata | None]:
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-        return load_weights(file) if CARD in metadata else (_state_dict(load_file(file), file), None)
+        return load_weights(file) if METADATA in metadata else (_state_dict(load_file(file), file), None)
     except safetensors.SafetensorError as error:
         raise UserError(f"'{file}' is damaged ({error}); copy it again") from None
 

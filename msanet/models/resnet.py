@@ -9,8 +9,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from msanet.models.blocks import Norm, normalisation, scaled_channels
-from msanet.models.recompute import Recomputable
+from msanet.models.activation_checkpointing import Checkpointable
+from msanet.models.blocks import Norm, normalization, scaled_channels
 
 Backbone = Literal["resnet50", "resnet101"]
 BLOCKS: dict[Backbone, tuple[int, int, int, int]] = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -24,16 +24,16 @@ class Bottleneck(nn.Module):
         super().__init__()
         out_channels = 4 * channels
         self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.bn1 = normalisation(channels, norm)
+        self.bn1 = normalization(channels, norm)
         self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=dilation, dilation=dilation, bias=False)
-        self.bn2 = normalisation(channels, norm)
+        self.bn2 = normalization(channels, norm)
         self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
-        self.bn3 = normalisation(out_channels, norm)
+        self.bn3 = normalization(out_channels, norm)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride > 1 or in_channels != out_channels:
             shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, normalisation(out_channels, norm))
+            self.downsample = nn.Sequential(shortcut, normalization(out_channels, norm))
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         shortcut = x_NCHW if self.downsample is None else self.downsample(x_NCHW)
@@ -42,7 +42,7 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
-class ResNet(Recomputable):
+class ResNet(Checkpointable):
     """conv1 to layer4; what would make the map smaller than 1/output_stride is dilation instead (DeepLabv3, section 3.1).
 
     multi_grid: multiplies the dilation of layer4's three blocks. All blocks of a layer are dilated alike otherwise, the
@@ -64,7 +64,7 @@ class ResNet(Recomputable):
         c64, c128, c256, c512 = (scaled_channels(c, width) for c in (64, 128, 256, 512))
         self.channels = (4 * c256, 4 * c512)
         self.conv1 = nn.Conv2d(3, c64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = normalisation(c64, norm)
+        self.bn1 = normalization(c64, norm)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         blocks = BLOCKS[backbone]

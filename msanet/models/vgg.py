@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from msanet.models.activation_checkpointing import Checkpointable
 from msanet.models.blocks import scaled_channels
-from msanet.models.recompute import Recomputable
 
 _STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """(channels, number of 3x3 convolutions) of conv1_x to conv5_x."""
 
 
-class VGG16(Recomputable):
+class VGG16(Checkpointable):
     """conv1_1 to pool5, without BatchNorm.
 
     pool_strides: 1 instead of 2 keeps the resolution from that pooling on; the convolutions after it are dilated

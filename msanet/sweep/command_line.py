@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from msanet.command_line.parser import Parser
+from msanet.cli.parser import Parser
 from msanet.errors import UserError
 from msanet.sweep.plan import SweepPlan, plan_sweep
 from msanet.sweep.settings import SweepConfig, load_sweep

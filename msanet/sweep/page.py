@@ -11,12 +11,12 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from msanet import visual
+from msanet import report
 from msanet.files import write_text
+from msanet.report.formats import percent
 from msanet.sweep.plan import SweepPlan
 from msanet.sweep.settings import Axis
-from msanet.sweep.space import Point, short, shown, text_of
-from msanet.visual.formats import percent
+from msanet.sweep.space import Point, short, shown, to_yaml
 
 _WIDTH, _HEIGHT = 1040, 320  # SVG units
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 70, 38, 34
@@ -50,7 +50,7 @@ def write_page(path: Path, plan: SweepPlan, rows: Sequence[Row]) -> None:
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, short=short)
-    style = (Path(visual.__file__).parent / "report.css").read_text(encoding="utf-8")
+    style = (Path(report.__file__).parent / "report.css").read_text(encoding="utf-8")
     text = environment.get_template("page.html.j2").render(
         title=plan.name,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -122,15 +122,15 @@ def _svg(parts: Sequence[str], label: str) -> str:
 
 
 def _line(points: str, row: Row, rank: int, count: int, dots: Sequence[tuple[float, float]] = ()) -> str:
-    """A trial's line; the better, the stronger its colour. Its tooltip says what it is."""
-    colour = "var(--second)"
+    """A trial's line; the better, the stronger its color. Its tooltip says what it is."""
+    color = "var(--second)"
     if rank:
         strength = 20 + 80 * (1 - rank / count)
-        colour = f"color-mix(in srgb, var(--accent) {strength:.0f}%, var(--line))"
+        color = f"color-mix(in srgb, var(--accent) {strength:.0f}%, var(--line))"
     settings = "".join(f"\n{key}: {shown(text)}" for key, text in row.point.items())
     tip = html.escape(f"{row.trial} ({row.status}): {percent(row.best, 2)}{settings}")
     marks = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in dots)
-    return f'<g class="trial" style="--own:{colour}"><polyline points="{points}"/>{marks}<title>{tip}</title></g>'
+    return f'<g class="trial" style="--own:{color}"><polyline points="{points}"/>{marks}<title>{tip}</title></g>'
 
 
 def _axis(x: float, name: str, ticks: Sequence[tuple[float, str]]) -> str:
@@ -148,13 +148,13 @@ def _ticks(axis: Axis) -> list[tuple[float, str]]:
     """(share of the axis, text)."""
     if axis.range:
         return [(0.0, f"{axis.range[0]:g}"), (1.0, f"{axis.range[1]:g}")]
-    return [(_place(axis, text_of(value)), shown(text_of(value))) for value in axis.options]
+    return [(_place(axis, to_yaml(value)), shown(to_yaml(value))) for value in axis.options]
 
 
 def _place(axis: Axis, text: str) -> float:
     """Where on its axis, 0..1, a value stands."""
     if not axis.range:
-        texts = [text_of(value) for value in axis.options]
+        texts = [to_yaml(value) for value in axis.options]
         return (texts.index(text) + 0.5) / len(texts) if text in texts else 0.0
     low, high, value = *axis.range, float(json.loads(text))
     if axis.log_uniform:

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from msanet.config import Config, load_config
-from msanet.data.loader import train_batches
-from msanet.data.source import read_manifest
+from msanet.data.loader import batch_plan
+from msanet.data.shard_source import read_manifest
 from msanet.data.storage import open_storage
 from msanet.errors import UserError
 from msanet.models import check_model
 from msanet.sweep.settings import SweepConfig, SweepFile, flat
-from msanet.sweep.space import Point, active, check_conditions, grid_points, sample_points, text_of
+from msanet.sweep.space import Point, active, check_conditions, grid_points, sample_points, to_yaml
 
 _OWN = {
     "run.dir": "each trial has its own folder in sweep.folder",
     "run.resume": "a trial goes on by itself",
-    "run.restarts": "sweep.max_failures says how often a trial is started again",
+    "run.max_restarts": "sweep.max_failures says how often a trial is started again",
 }
 """Settings that are the sweep's to decide."""
 
@@ -56,7 +56,7 @@ class SweepPlan:
     def command(self, point: Point, run: Path) -> list[str]:
         """What follows `python` to train at a point in the folder `run`."""
         recipe = ["--config", str(self.recipe)] if self.recipe else []
-        return [str(self.script), *recipe, *self.settings(point), f"run.dir={text_of(str(run))}"]
+        return [str(self.script), *recipe, *self.settings(point), f"run.dir={to_yaml(str(run))}"]
 
     def config(self, point: Point, full: bool = False) -> Config:
         """All settings at a point, without a folder. full: for the training of the best. Raises UserError."""
@@ -99,10 +99,10 @@ def plan_sweep(file: SweepFile, name: str, script: Path, overrides: list[str]) -
             "data.path is not set, expected a folder of shards; give it on the command line: data.path=FOLDER"
         )
     if "://" not in base.data.path:  # trials run in other folders, on other nodes
-        words = (*words, f"data.path={text_of(str(Path(base.data.path).resolve()))}")
+        words = (*words, f"data.path={to_yaml(str(Path(base.data.path).resolve()))}")
     if base.model.pretrained:
-        words = (*words, f"model.pretrained={text_of(str(base.model.pretrained.resolve()))}")
-    fixed = {key: text_of(value) for key, value in flat(base.model_dump(mode="json")).items()}
+        words = (*words, f"model.pretrained={to_yaml(str(base.model.pretrained.resolve()))}")
+    fixed = {key: to_yaml(value) for key, value in flat(base.model_dump(mode="json")).items()}
     plan = SweepPlan(file, file.sweep.name or name, file.sweep.folder.resolve(), script, path, words, fixed)
     check_conditions(file.space, fixed)
     _check_searcher(plan)
@@ -112,7 +112,7 @@ def plan_sweep(file: SweepFile, name: str, script: Path, overrides: list[str]) -
 
 
 def _words(settings: dict[str, Any]) -> list[str]:
-    return [f"{key}={text_of(value)}" for key, value in settings.items()]
+    return [f"{key}={to_yaml(value)}" for key, value in settings.items()]
 
 
 def _refuse_own(key: str, shown: str) -> None:
@@ -128,15 +128,15 @@ def _check_searcher(plan: SweepPlan) -> None:
             f"sweep.searcher is {searcher}, which takes no grid; write choice, or set sweep.searcher=random"
         )
     if searcher == "pbt":
-        kept = ("model.", "data.path", "data.val_split", "data.train_split", "run.accept")
+        kept = ("model.", "data.path", "data.val_split", "data.train_split", "run.allow_changes")
         for key in space:
             if key.startswith(kept):
                 raise UserError(
                     f"space.{key} cannot change while a network trains, as pbt would have it; take it out, or set "
                     "sweep.searcher=random"
                 )
-        if any(word.startswith("run.accept=") for word in plan.words):
-            raise UserError("'run.accept' is set, but pbt sets it itself; leave it out")
+        if any(word.startswith("run.allow_changes=") for word in plan.words):
+            raise UserError("'run.allow_changes' is set, but pbt sets it itself; leave it out")
 
 
 def _check_points(plan: SweepPlan) -> None:
@@ -149,7 +149,7 @@ def _check_points(plan: SweepPlan) -> None:
             for full in (False, True):
                 config = plan.config(point, full)
                 check_network(config.model.name, json.dumps(config.model.options, sort_keys=True))
-                train_batches(config, plan.sweep.ranks)
+                batch_plan(config, plan.sweep.ranks)
         except UserError as error:
             where = ", ".join(f"{key}={text}" for key, text in point.items())
             raise UserError(f"{error} (in a trial with {where})") from None

@@ -20,14 +20,14 @@ from typing import BinaryIO
 import psutil
 
 _LONGEST_WAIT = 300.0
-"""Seconds for a rank of an earlier attempt to save and end; it has its own, shorter limit (run.grace)."""
+"""Seconds for a rank of an earlier attempt to save and end; it has its own, shorter limit (run.preemption_grace_seconds)."""
 _TAIL = 2**16
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class Place:
+class RankPlacement:
     """Where Ray has put a rank. gpus: their ids on that node. port: one that is free there."""
 
     node: str
@@ -38,7 +38,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class End:
+class RankExit:
     """How a rank has ended. sentence: the error it said last, or its last words."""
 
     code: int
@@ -50,18 +50,18 @@ class RankProcess:
 
     _process: subprocess.Popen[bytes] | None = None
 
-    def place(self) -> Place:
+    def place(self) -> RankPlacement:
         """Where this is."""
         import ray
 
         context = ray.get_runtime_context()
         gpus = context.get_accelerator_ids().get("GPU", [])
         cores = len(os.sched_getaffinity(0))
-        return Place(context.get_node_id(), ray.util.get_node_ip_address(), tuple(gpus), cores, _free_port())
+        return RankPlacement(context.get_node_id(), ray.util.get_node_ip_address(), tuple(gpus), cores, _free_port())
 
     def run(
         self, command: Sequence[str], environment: dict[str, str], log: Path, lock: Path | None, address: str | None
-    ) -> End:
+    ) -> RankExit:
         """Train until the end.
 
         lock: a file that the rank holds locked while it lives; waits for the one before. address: this node's, where ranks
@@ -86,10 +86,10 @@ class RankProcess:
         if held:
             held.close()  # the lock is the rank's now
         code = self._process.wait()
-        return End(code, last_words(log, start))
+        return RankExit(code, last_error_line(log, start))
 
     def kill(self) -> None:
-        """End the training at once, where there is nothing to save: it waits for a rank that is gone."""
+        """RankExit the training at once, where there is nothing to save: it waits for a rank that is gone."""
         if self._process:
             self._process.kill()
 
@@ -109,7 +109,7 @@ def hold(path: Path) -> BinaryIO:
             time.sleep(0.1)
 
 
-def last_words(log: Path, start: int) -> str:
+def last_error_line(log: Path, start: int) -> str:
     """The last error that a rank has said since byte `start` of its log, or its last line."""
     with log.open("rb") as file:
         file.seek(max(start, log.stat().st_size - _TAIL))

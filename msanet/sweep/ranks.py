@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from msanet.launchers import ATTEMPT
+from msanet.distributed.parent_watchdog import ATTEMPT_VARIABLE
 from msanet.sweep.plan import SweepPlan
-from msanet.sweep.process import End, Place, RankProcess
+from msanet.sweep.process import RankExit, RankPlacement, RankProcess
 
 LOCK_FILE = "lock"
 _LAST_WORDS = 10.0
@@ -15,7 +15,7 @@ _LAST_WORDS = 10.0
 _POLL = 0.5
 
 
-def environments(places: Sequence[Place], plan: SweepPlan) -> list[dict[str, str]]:
+def environments(places: Sequence[RankPlacement], plan: SweepPlan) -> list[dict[str, str]]:
     """What a launcher would set for each rank."""
     nodes = [place.node for place in places]
     alone = _is_one_node(places)
@@ -31,7 +31,7 @@ def environments(places: Sequence[Place], plan: SweepPlan) -> list[dict[str, str
             "MASTER_ADDR": "127.0.0.1" if alone else places[0].address,
             "MASTER_PORT": str(places[0].port),
             "CUDA_VISIBLE_DEVICES": ",".join(gpu for other in here for gpu in other.gpus),
-            ATTEMPT: "0",  # the trial is this training's supervisor
+            ATTEMPT_VARIABLE: "0",  # the trial is this training's supervisor
             "PYTHONWARNINGS": "ignore",
             "TQDM_MININTERVAL": "30",
         }
@@ -42,7 +42,7 @@ def environments(places: Sequence[Place], plan: SweepPlan) -> list[dict[str, str
 
 
 def start_ranks(plan: SweepPlan, command: Sequence[str], run: Path) -> tuple[list[Any], list[Any]]:
-    """Start all ranks of a training in this actor's placement group. Their actors, and what gives the `End` of each."""
+    """Start all ranks of a training in this actor's placement group. Their actors, and what gives the `RankExit` of each."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -68,11 +68,11 @@ def start_ranks(plan: SweepPlan, command: Sequence[str], run: Path) -> tuple[lis
     return actors, ends
 
 
-def wait_for_ranks(actors: Sequence[Any], running: Sequence[Any], meanwhile: Callable[[], None]) -> list[End]:
+def wait_for_ranks(actors: Sequence[Any], running: Sequence[Any], meanwhile: Callable[[], None]) -> list[RankExit]:
     """How each rank has ended. Raises RayError where one was lost with its node."""
     import ray
 
-    ends: dict[int, End] = {}
+    ends: dict[int, RankExit] = {}
     waiting, until = list(running), float("inf")
     while waiting:
         done, waiting = ray.wait(waiting, timeout=_POLL)
@@ -85,5 +85,5 @@ def wait_for_ranks(actors: Sequence[Any], running: Sequence[Any], meanwhile: Cal
     return [ends[rank] for rank in range(len(running))]
 
 
-def _is_one_node(places: Sequence[Place]) -> bool:
+def _is_one_node(places: Sequence[RankPlacement]) -> bool:
     return len({place.node for place in places}) == 1

@@ -5,14 +5,14 @@ import io
 import json
 from collections.abc import Sequence
 
-from msanet.evaluation.report import METRICS_FILE, read_lines
+from msanet.evaluation.run_report import METRICS_FILE, read_lines
 from msanet.files import write_text
+from msanet.report.curves import number
 from msanet.secrets import without_secrets
 from msanet.sweep.page import Row, write_page
 from msanet.sweep.plan import SweepPlan
 from msanet.sweep.space import Point, grid_points, short, shown
 from msanet.sweep.trial import POINT_FILE, read_outcome
-from msanet.visual.curves import number
 
 RESULTS_FILE, BEST_FILE, PAGE_FILE = "results.csv", "best.yaml", "sweep.html"
 _OVER = ("done", "stopped", "failed")

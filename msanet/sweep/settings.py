@@ -57,8 +57,8 @@ class SweepConfig(Section):
     )
     scheduler: Literal["none", "asha", "median"] = Field("none", description="which rule ends trials early")
     metric: Metric = Field("mean_iou", description="figure of validations by which trials are compared")
-    grace: Above0 = Field(1.0, description="epochs that each trial gets before a scheduler may end it")
-    perturb_every: Above0 = Field(1.0, description="epochs between the times at which pbt changes a trial")
+    grace_epochs: Above0 = Field(1.0, description="epochs that each trial gets before a scheduler may end it")
+    perturb_every_epochs: Above0 = Field(1.0, description="epochs between the times at which pbt changes a trial")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of what is drawn")
     ranks: Positive = Field(1, description="processes of one trial")
     cpus: Positive = Field(1, description="CPU cores of one rank")
@@ -66,7 +66,9 @@ class SweepConfig(Section):
     max_failures: Annotated[int, Field(ge=0)] = Field(
         2, description="how often a trial goes on from its last checkpoint after a fault before it counts as failed"
     )
-    concurrent: Positive | None = Field(None, description="trials at a time; null: as many as there is room for")
+    max_concurrent_trials: Positive | None = Field(
+        None, description="trials at a time; null: as many as there is room for"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> "SweepConfig":

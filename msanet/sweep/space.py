@@ -13,7 +13,7 @@ _RANDOM_POINTS = 32
 _MOST_GRID_POINTS = 1000
 
 
-def text_of(value: Any) -> str:
+def to_yaml(value: Any) -> str:
     """A value as JSON, which is YAML too."""
     return json.dumps(value, default=str)
 
@@ -58,7 +58,7 @@ def _holds(axis: Axis, settings: Mapping[str, str]) -> bool:
     """Whether all conditions of an axis are met."""
     for key, wanted in axis.when.items():
         options = wanted if isinstance(wanted, list) else [wanted]
-        if settings.get(key) not in [text_of(option) for option in options]:
+        if settings.get(key) not in [to_yaml(option) for option in options]:
             return False
     return True
 
@@ -76,7 +76,7 @@ def grid_points(space: Mapping[str, Axis], fixed: Mapping[str, str]) -> list[Poi
             longer
             for point in points
             for longer in (
-                [{**point, key: text_of(value)} for value in axis.options]
+                [{**point, key: to_yaml(value)} for value in axis.options]
                 if depends_on_draw or _holds(axis, {**{k: v for k, v in fixed.items() if k not in space}, **point})
                 else [point]
             )
@@ -90,11 +90,11 @@ def sample_points(space: Mapping[str, Axis], fixed: Mapping[str, str], seed: int
     """Points by which settings are checked: the grid, every listed value, both ends of ranges, and random ones of both kinds:
     of listed values and ends, and as trials may draw them.
     """
-    corners = {key: [text_of(value) for value in axis.options or axis.range or ()] for key, axis in space.items()}
+    corners = {key: [to_yaml(value) for value in axis.options or axis.range or ()] for key, axis in space.items()}
     first = {key: texts[0] for key, texts in corners.items()}
     for key, texts in corners.items():
         wanted = {
-            other: text_of(value[0] if isinstance(value, list) else value)
+            other: to_yaml(value[0] if isinstance(value, list) else value)
             for other, value in space[key].when.items()
             if other in space
         }
@@ -105,7 +105,7 @@ def sample_points(space: Mapping[str, Axis], fixed: Mapping[str, str], seed: int
     rng = random.Random(seed)
     for _ in range(_RANDOM_POINTS):
         yield active(space, {key: rng.choice(texts) for key, texts in corners.items()}, fixed)
-        yield active(space, {key: text_of(_anywhere(axis, rng)) for key, axis in space.items()}, fixed)
+        yield active(space, {key: to_yaml(_anywhere(axis, rng)) for key, axis in space.items()}, fixed)
 
 
 def _anywhere(axis: Axis, rng: random.Random) -> Any:
@@ -132,12 +132,12 @@ def domain(axis: Axis) -> Any:
         return tune.loguniform(*axis.log_uniform)
     if axis.integer:
         return tune.randint(axis.integer[0], axis.integer[1] + 1)
-    return tune.choice([text_of(value) for value in axis.options])
+    return tune.choice([to_yaml(value) for value in axis.options])
 
 
 def drawn_point(config: Mapping[str, Any]) -> Point:
     """The point in what Ray has drawn by `search_space`."""
     others = {
-        key: value if isinstance(value, str) else text_of(value) for key, value in config.items() if key != "grid"
+        key: value if isinstance(value, str) else to_yaml(value) for key, value in config.items() if key != "grid"
     }
     return {**config.get("grid", {}), **others}

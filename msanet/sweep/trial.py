@@ -11,14 +11,14 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from msanet.errors import EXIT_USER_ERROR
-from msanet.evaluation.report import METRICS_FILE
+from msanet.evaluation.run_report import METRICS_FILE
 from msanet.files import PARTIAL, write_text
 from msanet.sweep.plan import SweepPlan
-from msanet.sweep.process import End, hold
+from msanet.sweep.process import RankExit, hold
 from msanet.sweep.ranks import LOCK_FILE, start_ranks, wait_for_ranks
 from msanet.sweep.space import drawn_point
-from msanet.training.checkpoint import checkpoint_folders
-from msanet.training.lines import cut_after
+from msanet.training.checkpoint.io import checkpoint_folders
+from msanet.training.monitoring.jsonl import cut_after
 
 OUTCOME_FILE, POINT_FILE = "outcome.json", "point.json"
 _REPORTED, _HANDED, _POINTER = "reported", "handed", "handed.json"
@@ -57,9 +57,9 @@ def run_trial(config: dict[str, Any], plan: SweepPlan) -> None:
         with checkpoint.as_directory() as folder:
             pointer = Pointer.model_validate_json((Path(folder) / _POINTER).read_text(encoding="utf-8"))
         if pointer.run != run:
-            adopt(run, pointer)
+            clone_checkpoint(run, pointer)
     if plan.sweep.searcher == "pbt":
-        command.append("run.accept=[batch,optimizer,order]")
+        command.append("run.allow_changes=[batch,optimizer,order]")
     write_text(run / POINT_FILE, json.dumps(point, indent=1) + "\n")
     (run / OUTCOME_FILE).unlink(missing_ok=True)
     report = _Reporter(run, plan.figure(point), plan.sweep.metric, hands_over=plan.sweep.searcher == "pbt")
@@ -75,7 +75,7 @@ def run_trial(config: dict[str, Any], plan: SweepPlan) -> None:
     settle(run, ends)
 
 
-def settle(run: Path, ends: list[End]) -> None:
+def settle(run: Path, ends: list[RankExit]) -> None:
     """Note how a trial's ranks have ended. Raises RuntimeError for a fault that may pass."""
     codes = [end.code for end in ends]
     if not any(codes):
@@ -146,7 +146,7 @@ class _Reporter:
     def _checkpoint(self) -> Any:
         from ray import tune
 
-        step = hand_over(self._run)
+        step = publish_checkpoint(self._run)
         if step is None:
             return None
         folder = self._run / _HANDED / "pointer"
@@ -155,7 +155,7 @@ class _Reporter:
         return tune.Checkpoint.from_directory(str(folder))
 
 
-def hand_over(run: Path) -> int | None:
+def publish_checkpoint(run: Path) -> int | None:
     """Keep the newest checkpoint of a run for others, by hard links, which cost no room; its step, or None without one.
 
     The run itself removes its own while it goes on; the last few that were handed over are kept.
@@ -173,7 +173,7 @@ def hand_over(run: Path) -> int | None:
     return _step(target)
 
 
-def adopt(run: Path, pointer: Pointer) -> None:
+def clone_checkpoint(run: Path, pointer: Pointer) -> None:
     """Go on from another trial's checkpoint: own ones and own figures give way to the other's."""
     handed = checkpoint_folders(pointer.run / _HANDED)
     if not handed:

@@ -10,10 +10,10 @@ from msanet.errors import UserError
 from msanet.files import write_text
 from msanet.sweep.cluster import bundle, ray_for
 from msanet.sweep.plan import SweepPlan
-from msanet.sweep.process import End
+from msanet.sweep.process import RankExit
 from msanet.sweep.ranks import start_ranks, wait_for_ranks
 from msanet.sweep.settings import Axis
-from msanet.sweep.space import domain, grid_points, search_space, text_of
+from msanet.sweep.space import domain, grid_points, search_space, to_yaml
 from msanet.sweep.trial import OUTCOME_FILE, Outcome, conclude, read_outcome, run_trial
 
 PLAN_FILE = "sweep.json"
@@ -68,7 +68,7 @@ def _searcher(plan: SweepPlan) -> Any:
     if sweep.searcher != "optuna":
         from ray.tune.search.basic_variant import BasicVariantGenerator
 
-        return BasicVariantGenerator(max_concurrent=sweep.concurrent or 0, random_state=sweep.seed)
+        return BasicVariantGenerator(max_concurrent=sweep.max_concurrent_trials or 0, random_state=sweep.seed)
     try:
         import optuna
     except ImportError:
@@ -80,7 +80,11 @@ def _searcher(plan: SweepPlan) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = OptunaSearch(sampler=optuna.samplers.TPESampler(seed=sweep.seed), metric=sweep.metric, mode="max")
-    return ConcurrencyLimiter(search, max_concurrent=sweep.concurrent) if sweep.concurrent else search
+    return (
+        ConcurrencyLimiter(search, max_concurrent=sweep.max_concurrent_trials)
+        if sweep.max_concurrent_trials
+        else search
+    )
 
 
 def _scheduler(plan: SweepPlan) -> Any:
@@ -90,24 +94,24 @@ def _scheduler(plan: SweepPlan) -> Any:
     if sweep.searcher == "pbt":
         return schedulers.PopulationBasedTraining(
             time_attr="epoch",
-            perturbation_interval=sweep.perturb_every,
+            perturbation_interval=sweep.perturb_every_epochs,
             hyperparam_mutations={key: mutation(axis) for key, axis in plan.file.space.items()},
             custom_explore_fn=partial(within_ranges, space=plan.file.space),
         )
     if sweep.scheduler == "asha":
         # A trial ends by itself after its epochs, with its last checkpoint; ASHA would end it without.
         return schedulers.AsyncHyperBandScheduler(
-            time_attr="epoch", grace_period=sweep.grace, max_t=10**6 * sweep.grace
+            time_attr="epoch", grace_period=sweep.grace_epochs, max_t=10**6 * sweep.grace_epochs
         )
     if sweep.scheduler == "median":
         # As long as there are too few to compare with, trials make way for waiting ones: once, since each time costs a start.
-        return schedulers.MedianStoppingRule(time_attr="epoch", grace_period=sweep.grace, min_time_slice=10**6)
+        return schedulers.MedianStoppingRule(time_attr="epoch", grace_period=sweep.grace_epochs, min_time_slice=10**6)
     return schedulers.FIFOScheduler()
 
 
 def mutation(axis: Axis) -> Any:
     """What pbt draws anew from: a list, whose neighbours it takes otherwise, or a range."""
-    return domain(axis) if axis.range else [text_of(value) for value in axis.options]
+    return domain(axis) if axis.range else [to_yaml(value) for value in axis.options]
 
 
 def within_ranges(config: dict[str, Any], space: dict[str, Axis]) -> dict[str, Any]:
@@ -167,17 +171,17 @@ def train_best(plan: SweepPlan, config_file: Path, run: Path, address: str | Non
 
         say(f"training the best configuration in {run}; what its ranks say is in {run / 'ranks'}")
         group = placement_group([bundle(plan)] * plan.sweep.ranks, strategy="PACK")
-        command = [str(plan.script), "--config", str(config_file), f"run.dir={text_of(str(run))}"]
+        command = [str(plan.script), "--config", str(config_file), f"run.dir={to_yaml(str(run))}"]
         strategy = PlacementGroupSchedulingStrategy(group)
         train = ray.remote(_train).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy)
-        ends: list[End] = ray.get(train.remote(plan, command, run))
+        ends: list[RankExit] = ray.get(train.remote(plan, command, run))
     blamed = [end for end in ends if end.code]
     if blamed:
         say(f"error: {blamed[0].sentence}")
     return blamed[0].code if blamed else 0
 
 
-def _train(plan: SweepPlan, command: list[str], run: Path) -> list[End]:
+def _train(plan: SweepPlan, command: list[str], run: Path) -> list[RankExit]:
     actors, ends = start_ranks(plan, command, run)
     return wait_for_ranks(actors, ends, lambda: None)
 
@@ -185,7 +189,7 @@ def _train(plan: SweepPlan, command: list[str], run: Path) -> list[End]:
 def _require_same_sweep(plan: SweepPlan) -> None:
     file = plan.folder / PLAN_FILE
     before = file.read_text(encoding="utf-8") if file.is_file() else plan.fingerprint
-    if f'"folder": {text_of(str(plan.folder))}' not in before:
+    if f'"folder": {to_yaml(str(plan.folder))}' not in before:
         raise UserError(
             f"'{plan.folder}' holds a sweep that began in another folder (see {PLAN_FILE}), whose name is all over Ray's "
             "notes; move it back there, or choose another sweep.folder"

@@ -1,4 +1,4 @@
-"""`python -m msanet.training replay RUN/blackbox/step-N`: do a step that went wrong again, on one process, and find where.
+"""`python -m msanet.training replay RUN/failure_dump/step-N`: do a step that went wrong again, on one process, and find where.
 
 Exit code 0: it went wrong again, and the report says where. 1: it did not. 2: there is no such black box.
 """
@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 from msanet import distributed
 from msanet.errors import UserError, user_errors
-from msanet.training.blackbox import BlackBox, read_black_box
-from msanet.training.replay import Range, Replay, replay
+from msanet.training.nonfinite.failure_dump import FailureDump, read_failure_dump
+from msanet.training.nonfinite.replay import Range, Replay, replay
 
 _LARGEST = 5
 """Parameters that the report names, those with the largest values."""
@@ -28,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     with user_errors():
         args = _parser().parse_args(argv)
-        box = read_black_box(args.black_box)
+        box = read_failure_dump(args.failure_dump)
         found = _replay(box, args.rank)
         print(json.dumps(_plain(asdict(found)), indent=1, allow_nan=False) if args.json else _report(box, found))
     return 0 if found.is_reproduced else 1
 
 
-def _replay(box: BlackBox, rank: int | None) -> Replay:
+def _replay(box: FailureDump, rank: int | None) -> Replay:
     """Of the rank that is asked for; or of the one where it went wrong, which is to be found where only gradients were."""
     if rank is not None and rank not in box.records:
         kept = ", ".join(map(str, box.records))
@@ -47,11 +47,11 @@ def _replay(box: BlackBox, rank: int | None) -> Replay:
     return found
 
 
-def _report(box: BlackBox, found: Replay) -> str:
+def _report(box: FailureDump, found: Replay) -> str:
     about, trace = box.about, found.trace
     lines = [
         f"step {about.step}, rank {found.rank}, world size {len(about.losses)}, {box.config.trainer.precision}, "
-        f"{box.card.name} on {box.card.dataset}",
+        f"{box.metadata.name} on {box.metadata.dataset}",
         f"samples: {', '.join(_name(sample) for sample in box.samples(found.rank))}",
         "",
         f"{'reproduced' if found.is_reproduced else 'not reproduced'}: the loss is {found.loss:.9g}, it was {found.recorded:.9g}",
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     text = "Do a step that went wrong again, on one process, and say where its numbers stop being finite."
     command = commands.add_parser("replay", help=text, description=text)
-    command.add_argument("black_box", type=Path, metavar="BLACKBOX", help="RUN/blackbox/step-N")
+    command.add_argument("failure_dump", type=Path, metavar="BLACKBOX", help="RUN/failure_dump/step-N")
     command.add_argument("--rank", type=int, help="whose batches (default: the first where it went wrong)")
     command.add_argument("--json", action="store_true", help="print JSON instead of a report")
     return parser

@@ -10,13 +10,13 @@ from sharding.readers.cityscapes import CITYSCAPES
 from sharding.readers.coco import COCO
 from sharding.readers.folder import FOLDER
 from sharding.readers.person_part import PERSON_PART
-from sharding.readers.reader import Found, Pair, Reader
+from sharding.readers.reader import DatasetListing, Reader, SamplePaths
 from sharding.readers.voc import VOC
 from sharding.tree import Tree, open_tree
 
 READERS: dict[str, Reader] = {reader.name: reader for reader in (CAMVID, CITYSCAPES, COCO, FOLDER, PERSON_PART, VOC)}
 
-__all__ = ["READERS", "Found", "Pair", "Reader", "open_source"]
+__all__ = ["READERS", "DatasetListing", "SamplePaths", "Reader", "open_source"]
 
 _SEARCH_DEPTH = 2
 """Archives wrap a dataset in up to two folders (VOCdevkit/VOC2012), and users name any of them."""

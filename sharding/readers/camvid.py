@@ -3,19 +3,19 @@
 import argparse
 
 from msanet.datasets import CAMVID as SPEC
-from sharding.readers.reader import Found, Pair, Reader, by_id, choose_splits, pair_up
+from sharding.readers.reader import DatasetListing, Reader, SamplePaths, by_id, choose_splits, pair_up
 from sharding.tree import Tree
 
 
-def read(tree: Tree, options: argparse.Namespace) -> Found:
+def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
     folders = tree.folders("")
     present = [name for name in folders if f"{name}annot" in folders]
     splits = choose_splits(options.splits, present, ("train", "val", "test"), tree.show(""))
-    return Found(SPEC, {split: _pairs(tree, split) for split in splits})
+    return DatasetListing(SPEC, {split: _pairs(tree, split) for split in splits})
 
 
-def _pairs(tree: Tree, split: str) -> list[Pair]:
+def _pairs(tree: Tree, split: str) -> list[SamplePaths]:
     images, labels = (by_id(folder, tree.files(folder), [".png"]) for folder in (split, f"{split}annot"))
     return pair_up(tree, images, labels, split)
 

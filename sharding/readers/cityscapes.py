@@ -6,7 +6,7 @@ from dataclasses import replace
 from msanet.datasets import CITYSCAPES as LABEL_IDS
 from msanet.datasets import CITYSCAPES_TRAIN_IDS
 from msanet.errors import UserError
-from sharding.readers.reader import Found, Pair, Reader, by_id, choose_splits, pair_up
+from sharding.readers.reader import DatasetListing, Reader, SamplePaths, by_id, choose_splits, pair_up
 from sharding.tree import Tree
 
 _IMAGE = "_leftImg8bit.png"
@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read(tree: Tree, options: argparse.Namespace) -> Found:
+def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
     spec, suffix = _LABELS[options.labels]
     splits = choose_splits(options.splits, tree.folders("leftImg8bit"), _USUAL, tree.show("leftImg8bit"))
@@ -48,15 +48,15 @@ def read(tree: Tree, options: argparse.Namespace) -> Found:
     if options.splits is None:
         for split in sorted({*_USUAL} & {*tree.folders("gtFine")} - {*splits}):
             _pairs(tree, split, suffix)  # for its note that label maps have no image
-    return Found(spec, pairs)
+    return DatasetListing(spec, pairs)
 
 
-def _pairs(tree: Tree, split: str, label_suffix: str) -> list[Pair]:
+def _pairs(tree: Tree, split: str, label_suffix: str) -> list[SamplePaths]:
     images = _files(tree, "leftImg8bit", split, _IMAGE)
     return pair_up(tree, images, _files(tree, "gtFine", split, label_suffix), split)
 
 
-def _add_instances(tree: Tree, split: str, pairs: list[Pair]) -> list[Pair]:
+def _add_instances(tree: Tree, split: str, pairs: list[SamplePaths]) -> list[SamplePaths]:
     maps = _files(tree, "gtFine", split, _INSTANCES)
     lacking = [pair for pair in pairs if pair.id not in maps]
     if lacking:

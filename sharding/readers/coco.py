@@ -11,7 +11,7 @@ from msanet.datasets.coco import CATEGORIES
 from msanet.errors import UserError
 from sharding.readers.coco_mask import CROWD, DecodeObjects
 from sharding.readers.labels import need
-from sharding.readers.reader import Found, Pair, Reader, choose_splits, make_pair, subset_of
+from sharding.readers.reader import DatasetListing, Reader, SamplePaths, choose_splits, make_pair, subset_of
 from sharding.tree import Tree
 
 _FOLDER = "annotations"
@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crowd", choices=CROWD, default=CROWD[0], help=crowd)
 
 
-def read(tree: Tree, options: argparse.Namespace) -> Found:
+def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     """All images of the splits, or the subsets asked for. Raises UserError where the layout does not hold."""
     need("pycocotools.mask", "pycocotools")
     year = _year(tree, options.year)
@@ -62,10 +62,10 @@ def read(tree: Tree, options: argparse.Namespace) -> Found:
                 f"--subset names split '{split}', expected one of those packed: {', '.join(splits)}; correct it"
             )
     pairs = {split: _pairs(tree, f"{split}{year}", subset.get(split), options.seed) for split in splits}
-    return Found(SPEC, pairs, decode=DecodeObjects(options.crowd))
+    return DatasetListing(SPEC, pairs, decode=DecodeObjects(options.crowd))
 
 
-def _pairs(tree: Tree, name: str, count: int | None, seed: int) -> list[Pair]:
+def _pairs(tree: Tree, name: str, count: int | None, seed: int) -> list[SamplePaths]:
     path = f"{_FOLDER}/instances_{name}.json"
     images, objects = _parse(tree.read(path), tree.show(path))
     if count is not None:
@@ -87,11 +87,11 @@ def _pairs(tree: Tree, name: str, count: int | None, seed: int) -> list[Pair]:
     return sorted(pairs, key=lambda pair: pair.id)
 
 
-def _pair(image_path: str, json_path: str, image: _Image, objects: Sequence[_Object]) -> Pair:
+def _pair(image_path: str, json_path: str, image: _Image, objects: Sequence[_Object]) -> SamplePaths:
     in_order = ",".join(found.text for found in sorted(objects, key=lambda found: found.id))
     annotation = f'{{"height":{image.height},"width":{image.width},"objects":[{in_order}]}}'
     pair = make_pair(image.file_name.rpartition(".")[0], image_path, json_path)
-    return Pair(pair.key, pair.id, pair.image, pair.label, annotation)
+    return SamplePaths(pair.key, pair.id, pair.image, pair.label, annotation)
 
 
 def _parse(data: bytes, name: str) -> tuple[dict[int, _Image], dict[int, list[_Object]]]:

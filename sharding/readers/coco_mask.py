@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from msanet.data.codec import MAX_PIXELS
+from msanet.data.image.codec import MAX_PIXELS
 from msanet.datasets import IGNORE_INDEX
 from msanet.errors import UserError
 from sharding.readers.labels import need

@@ -9,20 +9,20 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from msanet.data.codec import IMAGE_EXTENSIONS, decode_image
-from msanet.data.index import Line
+from msanet.data.image.codec import IMAGE_EXTENSIONS, decode_image
+from msanet.data.manifest import Line
 from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
-from msanet.datasets.voc import voc_colour
+from msanet.datasets.voc import voc_color
 from msanet.documents import parse_yaml
 from msanet.errors import UserError
 from sharding.readers.labels import check_whole, decode_ids
-from sharding.readers.reader import Found, Pair, Reader, choose_splits, pair_up
+from sharding.readers.reader import DatasetListing, Reader, SamplePaths, choose_splits, pair_up
 from sharding.tree import Tree
 
 _USUAL = ("train", "val", "test")
-_EXAMPLE = "classes: [{id: 0, name: field}, {id: 1, name: road, colour: [90, 90, 90]}]"
+_EXAMPLE = "classes: [{id: 0, name: field}, {id: 1, name: road, color: [90, 90, 90]}]"
 _Byte = Annotated[int, Field(strict=True, ge=0, le=255)]
-_Colour = tuple[_Byte, _Byte, _Byte]
+_Color = tuple[_Byte, _Byte, _Byte]
 
 
 class _Record(BaseModel):
@@ -32,49 +32,49 @@ class _Record(BaseModel):
 class _Class(_Record):
     id: Annotated[int, Field(strict=True, ge=0, lt=IGNORE_INDEX)]
     name: Line
-    colour: _Colour | None = None
+    color: _Color | None = None
 
 
 class _Classes(_Record):
-    """The classes file. ignore: ids, or colours, of pixels that do not count; 255 never does."""
+    """The classes file. ignore: ids, or colors, of pixels that do not count; 255 never does."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "folder"
     classes: Annotated[tuple[_Class, ...], Field(min_length=1, max_length=IGNORE_INDEX - 1)]
-    ignore: tuple[_Byte | _Colour, ...] = ()
+    ignore: tuple[_Byte | _Color, ...] = ()
 
 
 @dataclass(frozen=True)
 class DecodeFolder:
-    """Masks of ids (grey or palette), or in the colours of the classes file.
+    """Masks of ids (grey or palette), or in the colors of the classes file.
 
-    colours: (colour, id) in the order of the colours as numbers. classes_file: its name, for errors.
+    colors: (color, id) in the order of the colors as numbers. classes_file: its name, for errors.
     """
 
-    colours: tuple[tuple[_Colour, int], ...]
+    colors: tuple[tuple[_Color, int], ...]
     classes_file: str = field(repr=False)
 
     def __call__(self, data: bytes, name: str) -> np.ndarray:
-        is_coloured = data[:4] == b"\x89PNG" and data[24:25] == b"\x08" and data[25:26] in (b"\x02", b"\x06")
-        if not is_coloured:
+        is_colored = data[:4] == b"\x89PNG" and data[24:25] == b"\x08" and data[25:26] in (b"\x02", b"\x06")
+        if not is_colored:
             return decode_ids(data, name)
         check_whole(data, name)
         codes_HW = _code(decode_image(data, name).astype(np.int32))
-        known = _code(np.array([colour for colour, _ in self.colours] or [(-1, 0, 0)], np.int32))
-        ids = np.array([id for _, id in self.colours] or [0], np.uint8)
+        known = _code(np.array([color for color, _ in self.colors] or [(-1, 0, 0)], np.int32))
+        ids = np.array([id for _, id in self.colors] or [0], np.uint8)
         at_HW = np.searchsorted(known, codes_HW).clip(max=len(known) - 1)
         unknown = codes_HW[known[at_HW] != codes_HW]
         if unknown.size:
             red, rest = divmod(int(unknown[0]), 2**16)
-            colour = [red, *divmod(rest, 2**8)]
+            color = [red, *divmod(rest, 2**8)]
             raise UserError(
-                f"label '{name}' has the colour {colour} ({unknown.size} pixels are of such colours), expected only "
-                f"colours of '{self.classes_file}'; add it there, to a class or to ignore, or correct the label"
+                f"label '{name}' has the color {color} ({unknown.size} pixels are of such colors), expected only "
+                f"colors of '{self.classes_file}'; add it there, to a class or to ignore, or correct the label"
             )
         return ids[at_HW]
 
 
-def _code(colour: np.ndarray) -> np.ndarray:
-    return colour[..., 0] * 2**16 + colour[..., 1] * 2**8 + colour[..., 2]
+def _code(color: np.ndarray) -> np.ndarray:
+    return color[..., 0] * 2**16 + color[..., 1] * 2**8 + color[..., 2]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -84,19 +84,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help=f"YAML or JSON that says what the values or colours of the masks are, such as: {_EXAMPLE}",
+        help=f"YAML or JSON that says what the values or colors of the masks are, such as: {_EXAMPLE}",
     )
 
 
-def read(tree: Tree, options: argparse.Namespace) -> Found:
+def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
     classes = _load(options.classes)
     splits = choose_splits(options.splits, tree.folders("images"), _USUAL, tree.show("images"))
     pairs = {split: _pairs(tree, split) for split in splits}
-    return Found(_spec(classes), pairs, decode=DecodeFolder(_colours(classes, options.classes), str(options.classes)))
+    return DatasetListing(
+        _spec(classes), pairs, decode=DecodeFolder(_colors(classes, options.classes), str(options.classes))
+    )
 
 
-def _pairs(tree: Tree, split: str) -> list[Pair]:
+def _pairs(tree: Tree, split: str) -> list[SamplePaths]:
     images, labels = (_by_stem(tree, f"{kind}/{split}", endings) for kind, endings in _KINDS.items())
     return pair_up(tree, images, labels, split)
 
@@ -138,23 +140,23 @@ def _spec(classes: _Classes) -> DatasetSpec:
     return DatasetSpec(
         name=classes.name,
         classes=tuple(found.name for found in classes.classes),
-        palette=tuple(found.colour or voc_colour(number) for number, found in enumerate(classes.classes)),
+        palette=tuple(found.color or voc_color(number) for number, found in enumerate(classes.classes)),
         train_ids={**ignored, **{found.id: number for number, found in enumerate(classes.classes)}},
     )
 
 
-def _colours(classes: _Classes, path: Path) -> tuple[tuple[_Colour, int], ...]:
-    given = [(found.colour, found.id) for found in classes.classes if found.colour is not None]
+def _colors(classes: _Classes, path: Path) -> tuple[tuple[_Color, int], ...]:
+    given = [(found.color, found.id) for found in classes.classes if found.color is not None]
     given += [(entry, IGNORE_INDEX) for entry in classes.ignore if not isinstance(entry, int)]
-    colour, count = Counter(colour for colour, _ in given).most_common(1)[0] if given else (None, 0)
+    color, count = Counter(color for color, _ in given).most_common(1)[0] if given else (None, 0)
     if count > 1:
-        raise UserError(f"classes file '{path}' has the colour {colour} {count} times, expected once; correct it")
+        raise UserError(f"classes file '{path}' has the color {color} {count} times, expected once; correct it")
     return tuple(sorted(given))
 
 
 FOLDER = Reader(
     name="folder",
-    summary="your own images and masks, with --classes to say what the masks' values or colours are",
+    summary="your own images and masks, with --classes to say what the masks' values or colors are",
     layout="images/<split>/* (png, jpg, tif, bmp, webp) with labels/<split>/*.png of the same names",
     landmarks=("images", "labels"),
     read=read,

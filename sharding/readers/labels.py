@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from msanet.data.codec import FORMATS, MAX_PIXELS, decode_label
+from msanet.data.image.codec import FORMATS, MAX_PIXELS, decode_label
 from msanet.errors import UserError
 
 Decode = Callable[[bytes, str], np.ndarray]
@@ -20,15 +20,15 @@ It goes to worker processes, and its repr goes into the plan: a frozen dataclass
 depends on, does both. Raises UserError where the bytes are at fault.
 """
 
-_GREY = 0  # a PNG's colour type
+_GREY = 0  # a PNG's color type
 _PNG_END = b"IEND\xae\x42\x60\x82"
 
 
 def decode_ids(data: bytes, name: str) -> np.ndarray:
     """The usual label: an image whose grey values or palette indices are the ids."""
     check_whole(data, name)
-    bits, colour_type = (data[24], data[25]) if data[:4] == b"\x89PNG" else (8, _GREY)
-    if colour_type == _GREY and bits < 8:
+    bits, color_type = (data[24], data[25]) if data[:4] == b"\x89PNG" else (8, _GREY)
+    if color_type == _GREY and bits < 8:
         # Decoders stretch such greys to 0..255, which would silently change the ids.
         raise UserError(
             f"label '{name}' has {bits} bits per pixel, expected 8-bit grey or palette; save it with 8 bits"

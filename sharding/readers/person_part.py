@@ -13,7 +13,7 @@ from msanet.datasets import PERSON_PART as SPEC
 from msanet.datasets.person_part import PARTS
 from msanet.errors import UserError
 from sharding.readers.labels import from_mat
-from sharding.readers.reader import Found, Pair, Reader, by_id, choose_splits, make_pair
+from sharding.readers.reader import DatasetListing, Reader, SamplePaths, by_id, choose_splits, make_pair
 from sharding.tree import Tree, open_tree
 
 _LISTS = "ImageSets/Main"
@@ -61,7 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read(tree: Tree, options: argparse.Namespace) -> Found:
+def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     """All images of the lists with a part of a person in them. Raises UserError where the layout does not hold."""
     lists, folder = (tree, _LISTS) if options.lists is None else (open_tree([options.lists]), "")
     names = [name.removesuffix(".txt") for name in lists.files(folder) if name.endswith(".txt")]
@@ -77,10 +77,10 @@ def read(tree: Tree, options: argparse.Namespace) -> Found:
         lines = lists.read(name).decode(errors="replace").splitlines()
         ids = sorted({line.split()[0] for line in lines if line.strip()})  # VOC's lists of a class have a second column
         found[split] = _pairs(tree, split, ids, lists.show(name))
-    return Found(SPEC, found, decode=DecodeParts())
+    return DatasetListing(SPEC, found, decode=DecodeParts())
 
 
-def _pairs(tree: Tree, split: str, ids: Sequence[str], list_name: str) -> list[Pair]:
+def _pairs(tree: Tree, split: str, ids: Sequence[str], list_name: str) -> list[SamplePaths]:
     images = by_id("JPEGImages", tree.files("JPEGImages"), [".jpg"])
     labels = by_id("Annotations_Part", tree.files("Annotations_Part"), [".mat"])
     for kind, paths in (("JPEGImages/{}.jpg", images), ("Annotations_Part/{}.mat", labels)):

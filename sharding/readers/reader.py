@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from msanet.data.index import safe_key
+from msanet.data.manifest import safe_key
 from msanet.datasets import DatasetSpec
 from msanet.errors import UserError, nearest
 from sharding.readers.labels import Decode
@@ -15,7 +15,7 @@ from sharding.tree import Tree
 
 
 @dataclass(frozen=True)
-class Pair:
+class SamplePaths:
     """One sample before packing.
 
     key: its name in the shard. id: the dataset's own name for it. image, label: paths in the tree.
@@ -31,12 +31,12 @@ class Pair:
     instances: str | None = None
 
 
-Splits = dict[str, list[Pair]]
+Splits = dict[str, list[SamplePaths]]
 Id = TypeVar("Id", int, str)
 
 
 @dataclass(frozen=True)
-class Found:
+class DatasetListing:
     """What a reader found: the classes, and the pairs of each split in sorted order.
 
     decode: how the labels are read where they are no images of ids. tree: where the pairs' paths lead, where that is
@@ -59,7 +59,7 @@ class Reader:
 
     name: the command's name. summary: for --help. layout: shown where the source is laid out otherwise.
     landmarks: folders that the dataset's root, and nothing else, holds; a name with a dot is that of a file (`*.json`).
-    read: tree at the root, options -> Found; options has `splits` (None: the dataset's usual ones) and what add_options
+    read: tree at the root, options -> DatasetListing; options has `splits` (None: the dataset's usual ones) and what add_options
     declared.
     archives: the official zip files, taken where a source folder holds them.
     """
@@ -68,17 +68,17 @@ class Reader:
     summary: str
     layout: str
     landmarks: tuple[str, ...]
-    read: Callable[[Tree, argparse.Namespace], Found]
+    read: Callable[[Tree, argparse.Namespace], DatasetListing]
     archives: tuple[str, ...] = ()
     add_options: Callable[[argparse.ArgumentParser], None] = _no_options
 
 
-def make_pair(source_id: str, image: str, label: str) -> Pair:
+def make_pair(source_id: str, image: str, label: str) -> SamplePaths:
     """A pair whose key is the source id made safe for tar members."""
-    return Pair(key=safe_key(source_id), id=source_id, image=image, label=label)
+    return SamplePaths(key=safe_key(source_id), id=source_id, image=image, label=label)
 
 
-def pair_up(tree: Tree, images: Mapping[str, str], labels: Mapping[str, str], split: str) -> list[Pair]:
+def pair_up(tree: Tree, images: Mapping[str, str], labels: Mapping[str, str], split: str) -> list[SamplePaths]:
     """Join {id: image path} with {id: label path} in sorted order.
 
     Raises UserError if an image has no label. Labels without an image are left out with a note on stderr, since some

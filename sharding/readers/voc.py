@@ -12,9 +12,18 @@ import numpy as np
 
 from msanet.datasets import VOC as SPEC
 from msanet.errors import UserError
-from sharding.readers.beside import Beside
 from sharding.readers.labels import decode_ids, from_mat
-from sharding.readers.reader import Found, Pair, Reader, by_id, choose_splits, make_pair, pair_up, subset_of
+from sharding.readers.overlay import Overlay
+from sharding.readers.reader import (
+    DatasetListing,
+    Reader,
+    SamplePaths,
+    by_id,
+    choose_splits,
+    make_pair,
+    pair_up,
+    subset_of,
+)
 from sharding.tree import Tree, open_tree
 
 _LISTS = "ImageSets/Segmentation"
@@ -62,22 +71,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="for --pool: which images (default 0)")
 
 
-def read(tree: Tree, options: argparse.Namespace) -> Found:
+def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
     lists = by_id(_LISTS, tree.files(_LISTS), [".txt"])
     if options.pool is not None:
-        return Found(SPEC, _pooled(tree, options))
+        return DatasetListing(SPEC, _pooled(tree, options))
     if options.sbd is None:
         splits = choose_splits(options.splits, sorted(lists), _USUAL, tree.show(_LISTS))
-        return Found(SPEC, {split: _pairs(tree, split, lists[split]) for split in splits})
-    both = Beside(tree, "sbd", _open_sbd(options.sbd))
+        return DatasetListing(SPEC, {split: _pairs(tree, split, lists[split]) for split in splits})
+    both = Overlay(tree, "sbd", _open_sbd(options.sbd))
     present = sorted({*lists, _AUGMENTED})
     splits = choose_splits(options.splits, present, (_AUGMENTED, "val"), tree.show(_LISTS))
     pairs = {s: _augmented(both) if s == _AUGMENTED else _pairs(tree, s, lists[s]) for s in splits}
-    return Found(SPEC, pairs, decode=DecodeWithSbd(), tree=both)
+    return DatasetListing(SPEC, pairs, decode=DecodeWithSbd(), tree=both)
 
 
-def _pooled(tree: Tree, options: argparse.Namespace) -> dict[str, list[Pair]]:
+def _pooled(tree: Tree, options: argparse.Namespace) -> dict[str, list[SamplePaths]]:
     """The paper does not publish its choice; ours is by a hash of the id, the same on every machine."""
     if options.sbd is not None or options.splits:
         raise UserError("--pool is given with --sbd or --splits, expected it alone: it makes its own two splits")
@@ -89,18 +98,18 @@ def _pooled(tree: Tree, options: argparse.Namespace) -> dict[str, list[Pair]]:
     return {split: _pairs_of(tree, split, list(own), "ImageSets") for split, own in chosen.items()}
 
 
-def _pairs(tree: Tree, split: str, list_path: str) -> list[Pair]:
+def _pairs(tree: Tree, split: str, list_path: str) -> list[SamplePaths]:
     return _pairs_of(tree, split, _ids(tree, list_path), f"list '{tree.show(list_path)}'")
 
 
-def _pairs_of(tree: Tree, split: str, ids: list[str], where: str) -> list[Pair]:
+def _pairs_of(tree: Tree, split: str, ids: list[str], where: str) -> list[SamplePaths]:
     images = _images(tree, ids, where)
     labels = _labels(tree, split, set(ids))
     pair_up(tree, images, labels, split)  # each has its label
     return [make_pair(source_id, images[source_id], labels[source_id]) for source_id in sorted(ids)]
 
 
-def _augmented(tree: Tree) -> list[Pair]:
+def _augmented(tree: Tree) -> list[SamplePaths]:
     """VOC's train and SBD's train and val, less VOC's val; VOC's own label maps where it has them.
 
     They have borders to ignore, which those of SBD lack; SegmentationClassAug, as it is passed around, does the same.

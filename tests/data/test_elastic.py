@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from msanet.config import Config, parse_config
-from msanet.data.index import load_manifest
-from msanet.data.loader import plan_batches, train_loader, train_order, train_plan, train_source
-from msanet.data.stages import Batch
+from msanet.data.loader import plan_batches, shuffle_config, shuffle_order, train_loader, train_source
+from msanet.data.manifest import load_manifest
+from msanet.data.pipeline import Batch
 
 SAMPLES, GLOBAL = 26, 12
 WORLDS = (1, 2, 3, 4, 6, 12)
@@ -23,33 +23,35 @@ SPLITS = [(world, micro) for world in WORLDS for micro in range(1, GLOBAL // wor
 GlobalBatch = dict[str, np.ndarray]
 
 
-def config_for(shards: Path, epoch_end: str = "carry", workers: int = 0, prefetch: int = 2) -> Config:
+def config_for(shards: Path, drop_last: bool = False, workers: int = 0, prefetch: int = 2) -> Config:
     data = {
         "path": str(shards),
         "crop": [30, 40],
-        "scale": [0.6, 1.5],
+        "random_scale": [0.6, 1.5],
         "flip_vertical": 0.5,
         "brightness": 0.3,
-        "block_bytes": 10_000,  # several blocks a shard
-        "window": 3,
-        "epoch_end": epoch_end,
-        "workers": workers,
-        "prefetch": prefetch,
+        "shuffle_block_bytes": 10_000,  # several blocks a shard
+        "shuffle_window": 3,
+        "drop_last": drop_last,
+        "num_workers": workers,
+        "prefetch_factor": prefetch,
     }
-    return parse_config({"data": data, "trainer": {"global_batch": GLOBAL, "steps": 9}}, "test")
+    return parse_config({"data": data, "trainer": {"global_batch_size": GLOBAL, "steps": 9}}, "test")
 
 
-def rank_stream(config: Config, world: int, micro: int, rank: int, consumed: int, steps: int) -> list[list[Batch]]:
-    """What one rank of a run that goes on at `consumed` gets; everything is built anew, as in a new process."""
+def rank_stream(
+    config: Config, world: int, micro: int, rank: int, consumed_samples: int, steps: int
+) -> list[list[Batch]]:
+    """What one rank of a run that goes on at `consumed_samples` gets; everything is built anew, as in a new process."""
     manifest = load_manifest(Path(config.data.path or ""))
-    order, source = train_order(manifest, "train", train_plan(config)), train_source(config, manifest)
-    loader = train_loader(config, order, source, plan_batches(GLOBAL, micro, world), rank, consumed)
+    order, source = shuffle_order(manifest, "train", shuffle_config(config)), train_source(config, manifest)
+    loader = train_loader(config, order, source, plan_batches(GLOBAL, micro, world), rank, consumed_samples)
     return list(islice(loader, steps))
 
 
-def global_batches(config: Config, world: int, micro: int, consumed: int, steps: int) -> list[GlobalBatch]:
+def global_batches(config: Config, world: int, micro: int, consumed_samples: int, steps: int) -> list[GlobalBatch]:
     """The ranks' shares and micro-batches of each step joined, in order."""
-    ranks = [rank_stream(config, world, micro, rank, consumed, steps) for rank in range(world)]
+    ranks = [rank_stream(config, world, micro, rank, consumed_samples, steps) for rank in range(world)]
     assert all(len(step) == GLOBAL // world // micro for steps in ranks for step in steps)
     return [
         {name: np.concatenate([getattr(batch, name).numpy() for share in shares for batch in share]) for name in FIELDS}
@@ -58,9 +60,9 @@ def global_batches(config: Config, world: int, micro: int, consumed: int, steps:
 
 
 @cache
-def reference(shards: Path, epoch_end: str = "carry") -> list[GlobalBatch]:
+def reference(shards: Path, drop_last: bool = False) -> list[GlobalBatch]:
     """One rank, one micro-batch a step, never stopped."""
-    return global_batches(config_for(shards, epoch_end), 1, GLOBAL, 0, 9)
+    return global_batches(config_for(shards, drop_last), 1, GLOBAL, 0, 9)
 
 
 def differences(got: list[GlobalBatch], wanted: list[GlobalBatch]) -> list[tuple[int, str]]:
@@ -85,11 +87,11 @@ def test_the_reference_tells_samples_and_epochs_apart(shards: Path) -> None:
     assert len(load_manifest(shards).split("train").shards) > 3
 
 
-@pytest.mark.parametrize("epoch_end", ["carry", "drop"])
+@pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize(("world", "micro"), SPLITS)
-def test_any_ranks_and_micro_batches_give_the_reference(shards: Path, epoch_end: str, world: int, micro: int) -> None:
-    got = global_batches(config_for(shards, epoch_end), world, micro, 0, 5)  # into the third epoch
-    assert differences(got, reference(shards, epoch_end)[:5]) == []
+def test_any_ranks_and_micro_batches_give_the_reference(shards: Path, drop_last: bool, world: int, micro: int) -> None:
+    got = global_batches(config_for(shards, drop_last), world, micro, 0, 5)  # into the third epoch
+    assert differences(got, reference(shards, drop_last)[:5]) == []
 
 
 @pytest.mark.parametrize("step", range(6))
@@ -99,16 +101,16 @@ def test_any_step_is_one_to_resume_from(shards: Path, step: int) -> None:
     assert differences(got, reference(shards)[step : step + 3]) == []
 
 
-@pytest.mark.parametrize("epoch_end", ["carry", "drop"])
+@pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_random_switches_change_nothing(shards: Path, epoch_end: str, seed: int) -> None:
+def test_random_switches_change_nothing(shards: Path, drop_last: bool, seed: int) -> None:
     choice, got, runs = random.Random(seed), [], []
     while len(got) * GLOBAL <= 2 * SAMPLES:
         runs.append((*choice.choice(SPLITS), choice.randint(1, 3)))  # world size, micro-batch, steps
         world, micro, steps = runs[-1]
-        got += global_batches(config_for(shards, epoch_end), world, micro, len(got) * GLOBAL, steps)
-    assert differences(got, reference(shards, epoch_end)[: len(got)]) == [], runs
-    assert once(seen(got), epoch_end), runs
+        got += global_batches(config_for(shards, drop_last), world, micro, len(got) * GLOBAL, steps)
+    assert differences(got, reference(shards, drop_last)[: len(got)]) == [], runs
+    assert once(seen(got), drop_last), runs
 
 
 def test_loader_processes_come_and_go(shards: Path) -> None:
@@ -117,12 +119,12 @@ def test_loader_processes_come_and_go(shards: Path) -> None:
         config = config_for(shards, workers=workers)
         got += global_batches(config, world, micro, len(got) * GLOBAL, steps)
     assert differences(got, reference(shards)[:5]) == []
-    assert once(seen(got), "carry")
+    assert once(seen(got), drop_last=False)
 
 
-def once(pairs: list[tuple[int, int]], epoch_end: str) -> bool:
-    """Whether the first two epochs hold every sample once (carry), or a whole number of batches of it (drop)."""
-    length = SAMPLES if epoch_end == "carry" else SAMPLES // GLOBAL * GLOBAL
+def once(pairs: list[tuple[int, int]], drop_last: bool) -> bool:
+    """Whether the first two epochs hold every sample once, or with drop_last a whole number of batches of it."""
+    length = SAMPLES if not drop_last else SAMPLES // GLOBAL * GLOBAL
     epochs = [Counter(sample for epoch, sample in pairs if epoch == number) for number in (0, 1)]
     in_order = [epoch for epoch, _ in pairs] == [number // length for number in range(len(pairs))]
     return in_order and all(len(epoch) == epoch.total() == length for epoch in epochs) and len(set(pairs)) == len(pairs)

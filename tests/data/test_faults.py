@@ -18,16 +18,16 @@ import numpy as np
 import psutil
 import pytest
 from conftest import write_camvid
-from ranks import start_ranks
+from support.ranks import start_ranks
 
 from msanet.config import Config, parse_config
 from msanet.data import loader as loader_module
-from msanet.data.index import load_manifest
-from msanet.data.loader import plan_batches, train_loader, train_order, train_plan, train_source
-from msanet.data.source import ShardSource
-from msanet.data.stages import Batch, ReadAhead
+from msanet.data.image.tiles import encode_tiled
+from msanet.data.loader import plan_batches, shuffle_config, shuffle_order, train_loader, train_source
+from msanet.data.manifest import load_manifest
+from msanet.data.pipeline import Batch, Predownload
+from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
-from msanet.data.tiff import encode_tiled
 from msanet.errors import UserError
 from sharding.__main__ import main as shard
 
@@ -134,15 +134,21 @@ def sentence_of(fault: str, shards: Path) -> str:
     return "|".join(words)
 
 
-def config_for(shards: Path, on_error: str, workers: int = 0) -> Config:
-    data = {"path": str(shards), "crop": [30, 40], "scale": [0.6, 1.5], "brightness": 0.3, "on_error": on_error}
-    trainer = {"global_batch": 6, "steps": STEPS}
-    return parse_config({"data": {**data, "workers": workers}, "trainer": trainer}, "test")
+def config_for(shards: Path, on_bad_sample: str, workers: int = 0) -> Config:
+    data = {
+        "path": str(shards),
+        "crop": [30, 40],
+        "random_scale": [0.6, 1.5],
+        "brightness": 0.3,
+        "on_bad_sample": on_bad_sample,
+    }
+    trainer = {"global_batch_size": 6, "steps": STEPS}
+    return parse_config({"data": {**data, "num_workers": workers}, "trainer": trainer}, "test")
 
 
 def loader(config: Config, world: int = 1, rank: int = 0, micro: int | None = None) -> Iterator[list[Batch]]:
     manifest = load_manifest(Path(config.data.path or ""))
-    order = train_order(manifest, "train", train_plan(config))
+    order = shuffle_order(manifest, "train", shuffle_config(config))
     return train_loader(config, order, train_source(config, manifest), plan_batches(6, micro, world), rank, 0)
 
 
@@ -182,7 +188,7 @@ def test_a_disk_that_fails_is_a_fault_of_the_sample(shards: Path, monkeypatch: p
     failing_disk(monkeypatch)
     with pytest.raises(UserError, match=r"train-.*tar' cannot be read at byte \d+ \(Input/output error\)"):
         next(loader(config_for(shards, "raise", workers=0)))
-    step = next(loader(config_for(shards, "mask", workers=0)))
+    step = next(loader(config_for(shards, "skip", workers=0)))
     assert faults([step]) and all((batch.labels_NHW == 255).all() for batch in step)
 
 
@@ -190,8 +196,8 @@ def test_a_disk_that_fails_is_a_fault_of_the_sample(shards: Path, monkeypatch: p
 def test_mask_leaves_all_other_samples_as_they_are(copy: Path, shards: Path, fault: str) -> None:
     damage, which, _ = FAULTS[fault]
     damage(copy)
-    sound = joined(list(islice(loader(config_for(shards, "mask")), STEPS)))
-    steps = list(islice(loader(config_for(copy, "mask")), STEPS))
+    sound = joined(list(islice(loader(config_for(shards, "skip")), STEPS)))
+    steps = list(islice(loader(config_for(copy, "skip")), STEPS))
     found, is_bad = joined(steps), np.isin(sound["samples_N"], bad_samples(shards, which))
     assert is_bad.sum() >= len(bad_samples(shards, which)) and not is_bad.all()
     for name in ("epochs_N", "samples_N"):
@@ -210,8 +216,8 @@ def test_mask_leaves_all_other_samples_as_they_are(copy: Path, shards: Path, fau
 def test_masked_samples_make_neither_ranks_nor_loader_processes_drift(copy: Path, world: int, workers: int) -> None:
     truncate(copy)
     break_the_pixels(copy)
-    whole = list(islice(loader(config_for(copy, "mask")), STEPS))
-    config = config_for(copy, "mask", workers)
+    whole = list(islice(loader(config_for(copy, "skip")), STEPS))
+    config = config_for(copy, "skip", workers)
     ranks = [list(islice(loader(config, world, rank, micro=1), STEPS)) for rank in range(world)]
     together = [[batch for part in parts for batch in part] for parts in zip(*ranks, strict=True)]
     assert all(len(step) == 6 for step in together)
@@ -238,7 +244,7 @@ def test_a_killed_loader_process_is_said_and_not_waited_for(shards: Path) -> Non
     victim = min(workers() - before, key=lambda process: process.pid)
     victim.send_signal(signal.SIGKILL)
     started = time.monotonic()
-    with pytest.raises(UserError, match="a loader process was killed.*lower data.workers") as error:
+    with pytest.raises(UserError, match="a loader process was killed.*lower data.num_workers") as error:
         list(islice(steps, 100))
     assert time.monotonic() - started < 60 and "\n" not in str(error.value)
 
@@ -305,7 +311,7 @@ def all_end(before: set[threading.Thread], seconds: float = 20) -> bool:
 @pytest.mark.parametrize("depth", [1, 3, 50])
 def test_read_ahead_passes_everything_on_in_order(depth: int) -> None:
     source, before = Recorder(), reading_threads()
-    ahead = ReadAhead(source, depth, threads=3)  # type: ignore[arg-type]
+    ahead = Predownload(source, depth, threads=3)  # type: ignore[arg-type]
     assert [item[1].tolist() for item in ahead(positions(20))] == [[2 * n, 2 * n + 1] for n in range(20)]
     assert all_end(before) and source.fetched <= set(range(40))
     endless = ahead(positions(None))
@@ -323,7 +329,7 @@ def test_read_ahead_is_ahead_by_its_depth() -> None:
             yield item
 
     source = Recorder()
-    stream = ReadAhead(source, 4, threads=2)(counted())  # type: ignore[arg-type]
+    stream = Predownload(source, 4, threads=2)(counted())  # type: ignore[arg-type]
     next(stream)
     assert seen == [0, 1, 2, 3, 4]
     deadline = time.monotonic() + 30
@@ -336,9 +342,9 @@ def test_read_ahead_neither_hangs_nor_ends_with_what_it_fetches() -> None:
     def fail(sample: int) -> None:
         raise UserError(f"sample {sample} is not there")
 
-    assert len(list(ReadAhead(Recorder(fail), 3, threads=2)(positions(20)))) == 20  # type: ignore[arg-type]
+    assert len(list(Predownload(Recorder(fail), 3, threads=2)(positions(20)))) == 20  # type: ignore[arg-type]
     release, before = threading.Event(), reading_threads()
-    stuck = ReadAhead(Recorder(lambda sample: bool(release.wait(60)) and None), 3, threads=2)  # type: ignore[arg-type]
+    stuck = Predownload(Recorder(lambda sample: bool(release.wait(60)) and None), 3, threads=2)  # type: ignore[arg-type]
     started = time.monotonic()
     assert len(list(stuck(positions(20)))) == 20 and time.monotonic() - started < 30
     release.set()
@@ -350,13 +356,24 @@ def test_a_fault_that_a_fetching_thread_met_is_told_by_the_read(copy: Path) -> N
     source = ShardSource(LocalStorage(copy), "train")
     number = bad_samples(copy, ALL)[0]
     items = [(np.zeros(1, np.int64), np.array([number]))]
-    assert list(ReadAhead(source, 1, threads=1)(items)) == items
+    assert list(Predownload(source, 1, threads=1)(items)) == items
     with pytest.raises(UserError, match=f"{BAD}.idx.json' cannot be opened"):
         source.read(number)
 
 
-SMALL = ["data.crop=[32,40]", "data.workers=0", "model.width=0.125", "evaluation.workers=0", "evaluation.panels=0"]
-SMALL += [f"trainer.steps={STEPS}", "trainer.global_batch=6", "trainer.micro_batch=1", "trainer.log_every=2"]
+SMALL = [
+    "data.crop=[32,40]",
+    "data.num_workers=0",
+    "model.width=0.125",
+    "evaluation.num_workers=0",
+    "evaluation.panels=0",
+]
+SMALL += [
+    f"trainer.steps={STEPS}",
+    "trainer.global_batch_size=6",
+    "trainer.micro_batch_size=1",
+    "trainer.log_every_steps=2",
+]
 
 
 def train(shards: Path, folder: Path, *settings: str) -> tuple[list[int], str]:
@@ -369,13 +386,15 @@ def train(shards: Path, folder: Path, *settings: str) -> tuple[list[int], str]:
 
 def test_a_run_goes_on_and_lists_what_it_masked(copy: Path, shards: Path, tmp_path: Path) -> None:
     truncate(copy)
-    codes, output = train(copy, tmp_path / "run", "data.on_error=mask", "data.max_masked=0.5")
+    codes, output = train(copy, tmp_path / "run", "data.on_bad_sample=skip", "data.max_bad_fraction=0.5")
     assert codes == [0, 0] and "Traceback" not in output, output
     listed = [
-        json.loads(line) for file in (tmp_path / "run").glob("masked-*.jsonl") for line in file.read_text().splitlines()
+        json.loads(line)
+        for file in (tmp_path / "run").glob("bad-samples-*.jsonl")
+        for line in file.read_text().splitlines()
     ]
     expected = []
-    for step, batches in enumerate(islice(loader(config_for(copy, "mask")), STEPS), 1):
+    for step, batches in enumerate(islice(loader(config_for(copy, "skip")), STEPS), 1):
         expected += [{"step": step, "fault": fault} for fault in faults([batches])]
     assert sorted(listed, key=str) == sorted(expected, key=str) and len(listed) >= len(bad_samples(shards, FROM_FOURTH))
     for line in listed:
@@ -387,11 +406,13 @@ def test_a_run_goes_on_and_lists_what_it_masked(copy: Path, shards: Path, tmp_pa
 
 def test_too_many_masked_samples_end_all_ranks_with_one_sentence(copy: Path, tmp_path: Path) -> None:
     remove_the_shard(copy)
-    codes, output = train(copy, tmp_path / "run", "data.on_error=mask", "data.max_masked=0.05")
+    codes, output = train(copy, tmp_path / "run", "data.on_bad_sample=skip", "data.max_bad_fraction=0.05")
     assert codes == [2, 2] and "Traceback" not in output, output
     assert output.count("error: ") == 1
-    assert "error: 2 samples could not be read and were masked, expected at most 26 x data.max_masked=0.05" in output
-    lines = [line for file in (tmp_path / "run").glob("masked-*.jsonl") for line in file.read_text().splitlines()]
+    assert (
+        "error: 2 samples could not be read and were masked, expected at most 26 x data.max_bad_fraction=0.05" in output
+    )
+    lines = [line for file in (tmp_path / "run").glob("bad-samples-*.jsonl") for line in file.read_text().splitlines()]
     assert len(lines) == 2, "they are listed, as the sentence says"
 
 

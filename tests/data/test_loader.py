@@ -9,10 +9,17 @@ import pytest
 import torch
 
 from msanet.config import Config, parse_config
-from msanet.data.index import load_manifest
-from msanet.data.loader import evaluation_loader, plan_batches, train_loader, train_order, train_plan, train_source
-from msanet.data.source import ShardSource
-from msanet.data.stages import Batch
+from msanet.data.loader import (
+    evaluation_loader,
+    plan_batches,
+    shuffle_config,
+    shuffle_order,
+    train_loader,
+    train_source,
+)
+from msanet.data.manifest import load_manifest
+from msanet.data.pipeline import Batch
+from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.errors import UserError
 
@@ -21,12 +28,12 @@ def config_for(shards: Path, **data: Any) -> Config:
     settings = {
         "path": str(shards),
         "crop": [30, 40],
-        "scale": [0.6, 1.5],
+        "random_scale": [0.6, 1.5],
         "flip_vertical": 0.5,
         "brightness": 0.3,
-        "workers": 0,
+        "num_workers": 0,
     }
-    return parse_config({"data": {**settings, **data}, "trainer": {"global_batch": 6, "steps": 9}}, "test")
+    return parse_config({"data": {**settings, **data}, "trainer": {"global_batch_size": 6, "steps": 9}}, "test")
 
 
 def stream(
@@ -35,7 +42,7 @@ def stream(
     """`steps` optimizer steps of one rank from step `start` on."""
     manifest = load_manifest(Path(config.data.path or ""))
     source = train_source(config, manifest)
-    order = train_order(manifest, "train", train_plan(config))
+    order = shuffle_order(manifest, "train", shuffle_config(config))
     batches = plan_batches(6, micro, world)
     return list(islice(train_loader(config, order, source, batches, rank, start * 6), steps))
 
@@ -63,7 +70,7 @@ def same(a: list[dict[str, np.ndarray]], b: list[dict[str, np.ndarray]]) -> bool
 def test_a_start_of_the_loader_draws_nothing_that_dropout_would(shards: Path, workers: int) -> None:
     """A run that goes on starts its loader once more than one that was never stopped."""
     before = torch.get_rng_state()
-    stream(config_for(shards, workers=workers), steps=1)
+    stream(config_for(shards, num_workers=workers), steps=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -82,7 +89,7 @@ def test_pixels_do_not_depend_on_ranks_micro_batches_or_resume(shards: Path) -> 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_pixels_do_not_depend_on_loader_processes(shards: Path, workers: int) -> None:
     inline = flatten(stream(config_for(shards), world=2, rank=1, micro=1))
-    assert same(inline, flatten(stream(config_for(shards, workers=workers), world=2, rank=1, micro=1)))
+    assert same(inline, flatten(stream(config_for(shards, num_workers=workers), world=2, rank=1, micro=1)))
 
 
 def test_what_crosses_processes_is_uint8(shards: Path) -> None:
@@ -110,7 +117,7 @@ def test_evaluation_sees_each_image_once_at_its_own_size(shards: Path) -> None:
 
 
 def test_sizes_that_make_no_batch_are_refused_also_from_a_worker(shards: Path, tmp_path: Path) -> None:
-    config = config_for(shards, crop=None, scale=[1.0, 1.0])
+    config = config_for(shards, crop=None, random_scale=[1.0, 1.0])
     stream(config, steps=1)  # all images are of one size: no crop is needed
     from conftest import write_camvid
 
@@ -123,7 +130,7 @@ def test_sizes_that_make_no_batch_are_refused_also_from_a_worker(shards: Path, t
             file.rename(source / folder / f"x{file.name}")
     main(["camvid", "--source", str(source), "--out", str(tmp_path / "shards")])
     for workers in (0, 1):
-        mixed = config_for(tmp_path / "shards", crop=None, scale=[1.0, 1.0], workers=workers)
+        mixed = config_for(tmp_path / "shards", crop=None, random_scale=[1.0, 1.0], num_workers=workers)
         with pytest.raises(UserError, match=r"make no batch; set data.crop") as error:
             stream(mixed, steps=2)
         assert "Traceback" not in str(error.value)
@@ -131,8 +138,8 @@ def test_sizes_that_make_no_batch_are_refused_also_from_a_worker(shards: Path, t
 
 def test_a_split_smaller_than_a_global_batch_is_refused(shards: Path) -> None:
     manifest = load_manifest(shards)
-    config = parse_config({"trainer": {"global_batch": 27}}, "test")
+    config = parse_config({"trainer": {"global_batch_size": 27}}, "test")
     with pytest.raises(
-        UserError, match=r"26 samples, fewer than one global batch of 27; set trainer.global_batch to at most 26"
+        UserError, match=r"26 samples, fewer than one global batch of 27; set trainer.global_batch_size to at most 26"
     ):
-        train_order(manifest, "train", train_plan(config))
+        shuffle_order(manifest, "train", shuffle_config(config))

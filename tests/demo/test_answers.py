@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from cards import MEAN, STD
-from demo_visitor import Visitor, encoded, pixels, segmenter, unpacked
 from PIL import Image
+from support.demo_visitor import Visitor, encoded, pixels, segmenter, unpacked
+from support.metadata import MEAN, STD
 from torch import nn
 
 from msanet.config import EvaluationConfig
-from msanet.data.augment import normalise
+from msanet.data.image.color import normalize
 from msanet.datasets import CAMVID
 from msanet.demo.segmenter import Limits, Segmenter
-from msanet.evaluation.inference import Predictor
+from msanet.inference.predictor import Predictor
 from msanet.models.msanet import MSANet
 
 
@@ -71,7 +71,7 @@ def test_attention_is_the_models_and_the_encoder_runs_once_per_image(
     found = [visitor.maps(key, *query) for query in queries]
     assert len(passes) == 1
 
-    x_1CHW = normalise(torch.from_numpy(pixels())[None], MEAN, STD)
+    x_1CHW = normalize(torch.from_numpy(pixels())[None], MEAN, STD)
     rows, columns = resize or (37, 53)
     if resize:
         x_1CHW = nn.functional.interpolate(x_1CHW, resize, mode="bilinear", antialias=True)

@@ -9,7 +9,7 @@ import zlib
 import cv2
 import pytest
 import torch
-from demo_visitor import Visitor, encoded, pixels, segmenter
+from support.demo_visitor import Visitor, encoded, pixels, segmenter
 
 from msanet.demo.app import create_app, is_own_host
 from msanet.demo.segmenter import Limits

@@ -11,20 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import browser
 import psutil
 import pytest
 import torch
 import werkzeug.serving
-from cards import card
 from conftest import REPOSITORY
-from demo_visitor import encoded, pixels, segmenter
+from support import browser
+from support.demo_visitor import encoded, pixels, segmenter
+from support.metadata import metadata
 
-from msanet.command_line import demo_job
+from msanet.cli import demo_job
 from msanet.demo.segmenter import Limits
 from msanet.demo.server import serve
 from msanet.errors import UserError
-from msanet.models.saved import save_network
+from msanet.models.io import save_network
 
 
 class Unserved:
@@ -63,7 +63,7 @@ def test_without_flask_a_sentence_names_the_extra(monkeypatch: pytest.MonkeyPatc
 def running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The page of a small MSANet as users start it, in a process that cannot write a byte to any file."""
     torch.manual_seed(0)
-    own = card("msanet", width=0.05)
+    own = metadata("msanet", width=0.05)
     save_network(folder / "model.safetensors", own.build().state_dict(), own)
     command = [sys.executable, "-B", "launcher/demo.py", "--checkpoint", str(folder), "--port", "0"]
     process = subprocess.Popen(

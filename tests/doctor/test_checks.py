@@ -10,21 +10,21 @@ import pytest
 from torch import nn
 
 from msanet.config import Config, DataConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainerConfig
-from msanet.data.index import SplitInfo, load_manifest
 from msanet.data.loader import BatchPlan
-from msanet.data.source import ShardSource
+from msanet.data.manifest import SplitInfo, load_manifest
+from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.doctor import batches, images, labels, machine, shards
-from msanet.doctor.findings import Finding, as_text, as_tree, has_fault
+from msanet.doctor.findings import Diagnostic, as_text, as_tree, has_fault
 from msanet.models.blocks import ImageBatchNorm2d
 
 CLASSES = ("sky", "road", "car")
-GREY = shards.Look(
+GREY = shards.SampleStatistics(
     "a", (36, 44), (120.0, 115.0, 105.0), (120.0**2 + 3300, 115.0**2 + 3300, 105.0**2 + 3300), 250, False
 )
 
 
-def levels(findings: Sequence[Finding]) -> list[str]:
+def levels(findings: Sequence[Diagnostic]) -> list[str]:
     return [finding.level for finding in findings]
 
 
@@ -36,7 +36,7 @@ SOUND = split([50, 30, 20], ignored=5)
 
 
 def test_a_list_of_findings_is_shown_and_counted() -> None:
-    findings = [Finding("ok", "shards", "all read"), Finding("fault", "labels", "found x, expected y; do z")]
+    findings = [Diagnostic("ok", "shards", "all read"), Diagnostic("fault", "labels", "found x, expected y; do z")]
     text = as_text(findings)
     assert "fault    labels  found x, expected y; do z" in text and text.endswith("1 fault, 0 warning, 0 advice")
     assert has_fault(findings) and not has_fault(findings[:1])
@@ -80,11 +80,11 @@ def test_images_in_both_splits_are_found_by_their_bytes(shards_manifest: Path) -
         shards.image_names(shards.read_indexes(storage, manifest.split(name).shards), 1000) for name in ("train", "val")
     )
     assert (len(train), len(val)) == (26, 7)
-    assert levels(shards.leaks(train, val, is_all=True)) == ["ok"]
-    assert levels(shards.leaks(train | val, val, is_all=True)) == ["fault"]
+    assert levels(shards.train_val_overlap(train, val, is_all=True)) == ["ok"]
+    assert levels(shards.train_val_overlap(train | val, val, is_all=True)) == ["fault"]
     many = val | {(number, 0): "other" for number in range(1000)}
     first = dict([next(iter(val.items()))])
-    assert levels(shards.leaks(train | first, many, is_all=True)) == ["warning"]  # one in a thousand
+    assert levels(shards.train_val_overlap(train | first, many, is_all=True)) == ["warning"]  # one in a thousand
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_images_in_both_splits_are_found_by_their_bytes(shards_manifest: Path) -
         (labels.image_is_label([GREY, replace(GREY, image_is_label=True)]), "fault", "1 of 2 images"),
     ],
 )
-def test_labels_that_are_wrong(found: list[Finding], level: str, says: str) -> None:
+def test_labels_that_are_wrong(found: list[Diagnostic], level: str, says: str) -> None:
     assert levels(found) == [level] and says in found[0].text
 
 
@@ -130,8 +130,8 @@ def test_padding_is_the_share_of_the_crop_beside_the_image() -> None:
     (finding,) = images.padding([GREY], DataConfig(crop=(72, 44)))
     assert finding.level == "advice" and finding.text.startswith("50% of a crop of 44x72")
     assert levels(images.padding([GREY], DataConfig(crop=(72, 88)))) == ["warning"]  # 75 percent
-    assert images.padding([GREY], DataConfig(crop=(72, 88), scale=(2.0, 2.0))) == []
-    (finding,) = images.padding([GREY], DataConfig(crop=(72, 88), scale=(1.0, 2.0)))
+    assert images.padding([GREY], DataConfig(crop=(72, 88), random_scale=(2.0, 2.0))) == []
+    (finding,) = images.padding([GREY], DataConfig(crop=(72, 88), random_scale=(1.0, 2.0)))
     assert finding.text.startswith("41% of")  # 1 - the mean of (f / 2)^2 over 9 scales f from 1 to 2
     assert images.padding([GREY], DataConfig(crop=(72, 88), resize=(72, 88))) == []
 
@@ -154,8 +154,8 @@ def test_a_resize_that_stretches() -> None:
         (GREY, DataConfig(std=(10.0, 10.0, 10.0)), "advice", "far from"),
     ],
 )
-def test_mean_and_standard_deviation(look: shards.Look, data: DataConfig, level: str, says: str) -> None:
-    (finding,) = images.normalisation([look], data)
+def test_mean_and_standard_deviation(look: shards.SampleStatistics, data: DataConfig, level: str, says: str) -> None:
+    (finding,) = images.normalization([look], data)
     assert finding.level == level and says in finding.text
 
 
@@ -177,27 +177,27 @@ def test_ranks_without_a_validation_image() -> None:
 
 
 def test_rhythm() -> None:
-    trainer = TrainerConfig(checkpoint_every=50, evaluate_every=2, log_every=10)
-    assert batches.rhythm(Config(trainer=trainer), 10, 100) == []
+    trainer = TrainerConfig(checkpoint_every_steps=50, val_every_epochs=2, log_every_steps=10)
+    assert batches.intervals(Config(trainer=trainer), 10, 100) == []
     for change, level in (
-        ({"checkpoint_every": 100}, "advice"),
-        ({"evaluate_every": 10}, "advice"),
-        ({"evaluate_every": 0.01}, "warning"),
-        ({"log_every": 101}, "advice"),
+        ({"checkpoint_every_steps": 100}, "advice"),
+        ({"val_every_epochs": 10}, "advice"),
+        ({"val_every_epochs": 0.01}, "warning"),
+        ({"log_every_steps": 101}, "advice"),
     ):
         config = Config(trainer=trainer.model_copy(update=change))
-        assert levels(batches.rhythm(config, 10, 100)) == [level], change
+        assert levels(batches.intervals(config, 10, 100)) == [level], change
 
 
 def test_schedule() -> None:
-    assert batches.schedule(ScheduleConfig(name="step", every=99, warmup=50), 100) == []
-    assert batches.schedule(ScheduleConfig(name="poly", every=2000), 100) == []
-    assert levels(batches.schedule(ScheduleConfig(name="step", every=100), 100)) == ["warning"]
-    assert levels(batches.schedule(ScheduleConfig(warmup=51), 100)) == ["warning"]
+    assert batches.schedule(ScheduleConfig(name="step", decay_every_steps=99, warmup_steps=50), 100) == []
+    assert batches.schedule(ScheduleConfig(name="poly", decay_every_steps=2000), 100) == []
+    assert levels(batches.schedule(ScheduleConfig(name="step", decay_every_steps=100), 100)) == ["warning"]
+    assert levels(batches.schedule(ScheduleConfig(warmup_steps=51), 100)) == ["warning"]
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "global_batch", "warmup", "pretrained", "level"),
+    ("optimizer", "global_batch_size", "warmup", "pretrained", "level"),
     [
         (OptimizerConfig(lr=3e-3), 8, 0, False, "ok"),
         (OptimizerConfig(lr=4e-3), 8, 0, False, "warning"),
@@ -206,15 +206,15 @@ def test_schedule() -> None:
         (OptimizerConfig(name="sgd", lr=0.05), 32, 0, False, "ok"),
         (OptimizerConfig(name="sgd", lr=1e-3), 16, 0, False, "advice"),
         (OptimizerConfig(name="sgd", lr=1e-3), 16, 0, True, "ok"),
-        (OptimizerConfig(name="sgd", lr=1e-3, classifier_lr=10), 30, 0, False, "ok"),  # Attention to Scale
+        (OptimizerConfig(name="sgd", lr=1e-3, classifier_lr_mult=10), 30, 0, False, "ok"),  # Attention to Scale
         (OptimizerConfig(), 65, 0, False, "advice"),
         (OptimizerConfig(), 65, 1, False, "ok"),
     ],
 )
 def test_learning_rate(
-    optimizer: OptimizerConfig, global_batch: int, warmup: int, pretrained: bool, level: str
+    optimizer: OptimizerConfig, global_batch_size: int, warmup: int, pretrained: bool, level: str
 ) -> None:
-    assert levels(batches.learning_rate(optimizer, warmup, global_batch, pretrained)) == [level]
+    assert levels(batches.learning_rate(optimizer, warmup, global_batch_size, pretrained)) == [level]
 
 
 def test_class_weights() -> None:
@@ -230,7 +230,9 @@ def test_batch_norm() -> None:
     assert levels(batches.batch_norm(plain, BatchPlan(8, 2, 2), True, True)) == ["ok"]
     (finding,) = batches.batch_norm(plain, BatchPlan(8, 2, 2), False, True)
     assert finding.level == "advice"
-    assert all(name in finding.text for name in ("trainer.micro_batch", "trainer.sync_batchnorm", "model.norm=group"))
+    assert all(
+        name in finding.text for name in ("trainer.micro_batch_size", "trainer.sync_batchnorm", "model.norm=group")
+    )
     assert levels(batches.batch_norm(pooling, BatchPlan(2, 2, 1), False, True)) == ["warning"]
     assert levels(batches.batch_norm(pooling, BatchPlan(3, 3, 1), False, True)) == ["advice"]
 

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 from conftest import REPOSITORY
-from servers import nginx
+from support.servers import nginx
 
 from msanet.doctor.__main__ import main
 from sharding.__main__ import main as shard
 
-SMALL = ["data.crop=[32,40]", "data.workers=0", "model.width=0.05", "trainer.steps=600"]
+SMALL = ["data.crop=[32,40]", "data.num_workers=0", "model.width=0.05", "trainer.steps=600"]
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[tuple[str, str], str]]:
@@ -69,13 +69,13 @@ def test_binary_masks_are_a_fault(binary: Path, tmp_path: Path, capsys: pytest.C
     [
         (["data.val_split=test"], "shards", "which has: train, val"),
         (["data.val_split=train"], "leak", "26 images"),
-        (["trainer.global_batch=5", "trainer.micro_batch=2"], "steps", "does not divide"),
-        (["trainer.global_batch=27"], "steps", "fewer than one global batch"),
+        (["trainer.global_batch_size=5", "trainer.micro_batch_size=2"], "steps", "does not divide"),
+        (["trainer.global_batch_size=27"], "steps", "fewer than one global batch"),
         (["loss.class_weights=[1,2]"], "loss", "expected one for each of the 11 classes"),
         (["deepspeed.zero_optimization.stage=2"], "deepspeed", "trainer.zero_stage"),
         (["model.pretrained=/nowhere.pth"], "network", "nowhere.pth"),
         (["--device-memory", "0.001"], "memory", "expected at most 85%"),
-        (["trainer.micro_batch=auto", "--device-memory", "0.001"], "steps", "one image takes about 1.0"),
+        (["trainer.micro_batch_size=auto", "--device-memory", "0.001"], "steps", "one image takes about 1.0"),
         (["run.resume=must"], "run folder", "run.resume=auto"),
     ],
 )

@@ -4,16 +4,16 @@ from typing import Any
 
 import pytest
 import torch
+from support.networks import CASES, CLASSES, training_loss
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from zoo import CASES, CLASSES, training_loss
 
 from msanet.config import Config, EvaluationConfig, OptimizerConfig, TrainerConfig
 from msanet.doctor import memory
 from msanet.models import build_model
-from msanet.models.cost import peak_bytes
-from msanet.training.memory import Memory, bucket_bytes
-from msanet.training.optim import build_optimizer
+from msanet.models.peak_memory import peak_bytes
+from msanet.training.engine.optimizer import build_optimizer
+from msanet.training.memory.estimate import StepMemory, bucket_bytes
 
 SIZE = (64, 96)
 HISTOGRAM = (1, 1, 1, 1, 1)
@@ -93,9 +93,9 @@ def test_buckets_larger_than_the_network() -> None:
 
 
 def test_what_fits() -> None:
-    needed = Memory(weights=10e9, gradients=0, optimizer=0, average=0, buckets=0, activations=40e9)
+    needed = StepMemory(weights=10e9, gradients=0, optimizer=0, average=0, buckets=0, activations=40e9)
     levels = [memory.fits(needed, 1e9, device, Config())[0].level for device in (None, 80e9, 55e9, 49e9)]
     assert levels == ["ok", "ok", "warning", "fault"]
-    assert "trainer.micro_batch" in memory.fits(needed, 1e9, 49e9, Config())[0].text
+    assert "trainer.micro_batch_size" in memory.fits(needed, 1e9, 49e9, Config())[0].text
     (finding,) = memory.fits(needed, 100e9, 80e9, Config())
     assert finding.level == "fault" and "evaluation.window" in finding.text

@@ -14,12 +14,18 @@ import pytest
 from msanet.datasets import CITYSCAPES, VOC
 from msanet.evaluation.__main__ import main
 from msanet.evaluation.metrics import scores
-from msanet.evaluation.records import ImageRecords, image_counts, image_records, records_file, write_records
+from msanet.evaluation.per_image_counts import (
+    PerImageCounts,
+    collect_counts,
+    image_counts,
+    per_image_counts_file,
+    write_per_image_counts,
+)
 
 Write = Callable[..., Path]
 
 
-def make(quality: int = 20, classes: tuple[str, ...] = CITYSCAPES.classes, void: bool = False) -> ImageRecords:
+def make(quality: int = 20, classes: tuple[str, ...] = CITYSCAPES.classes, void: bool = False) -> PerImageCounts:
     """15 images with the same labels at any quality; `void` pixels are predicted as none."""
     rng, num_classes = np.random.default_rng(0), len(classes)
     images = []
@@ -32,14 +38,14 @@ def make(quality: int = 20, classes: tuple[str, ...] = CITYSCAPES.classes, void:
         if void:
             matrix[0, -1], matrix[0, 0] = 7, matrix[0, 0] - 7
         images.append(image_counts(number, f"image_{number:02d}", matrix))
-    return image_records("street", "0" * 64, "val", classes, images)
+    return collect_counts("street", "0" * 64, "val", classes, images)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Write:
-    def write(name: str = "run", records: ImageRecords | None = None, split: str = "val") -> Path:
+    def write(name: str = "run", records: PerImageCounts | None = None, split: str = "val") -> Path:
         (tmp_path / name).mkdir(exist_ok=True)
-        write_records(records_file(tmp_path / name, split), records or make())
+        write_per_image_counts(per_image_counts_file(tmp_path / name, split), records or make())
         return tmp_path / name
 
     return write
@@ -67,7 +73,7 @@ def test_rescoring_gives_the_figures_of_the_sum(run: Write, capsys: pytest.Captu
     assert low < expected.mean_iou < high
     assert [row["iou"] for row in result["classes"].values()] == expected.iou_K.tolist()
     assert sum(row["support"] for row in result["classes"].values()) == records.total().sum()
-    assert (result["num_images"], result["split"], result["protocol"]) == (15, "val", "plain")
+    assert (result["num_images"], result["split"], result["protocol"]) == (15, "val", "default")
     iou = expected.iou_K
     assert [row["dice"] for row in result["classes"].values()] == pytest.approx((2 * iou / (1 + iou)).tolist())
 
@@ -135,7 +141,7 @@ def test_the_worst_images(run: Write, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_undefined_figures_are_null_and_dashes(run: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    empty = image_records("street", "", "val", ("a", "b"), [image_counts(0, "x", np.zeros((2, 2), np.int64))])
+    empty = collect_counts("street", "", "val", ("a", "b"), [image_counts(0, "x", np.zeros((2, 2), np.int64))])
     result = read(capsys, "rescore", run(records=empty), "--resamples", 5)
     assert result["figures"]["mean_iou"] == {"value": None, "interval": [None, None]}
     assert main(["rescore", str(run(records=empty)), "--resamples", "5"]) == 0
@@ -167,7 +173,7 @@ def test_what_is_wrong_is_said_in_one_sentence(run: Write, tmp_path: Path, capsy
     assert "void on" in refused(capsys, "rescore", other, "--protocol", "official-voc")
     assert "classes is" in refused(capsys, "compare", folder, other)
     merged = ("--protocol", "official-cityscapes", "--merge", "vehicle=car,bus")
-    assert "choose protocol plain" in refused(capsys, "rescore", folder, *merged)
+    assert "choose protocol default" in refused(capsys, "rescore", folder, *merged)
     (folder / "evaluation-val.npz").write_bytes(b"text")
     assert "damaged or no file of ours" in refused(capsys, "worst", folder)
 

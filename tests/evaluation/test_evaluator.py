@@ -8,20 +8,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ranks
 import torch
-from ranks import run_ranks, start_ranks
+from support import ranks
+from support.ranks import run_ranks, start_ranks
 from torch import nn
 
 from msanet import distributed
 from msanet.config import EvaluationConfig
-from msanet.data.source import ShardSource
+from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.errors import UserError
 from msanet.evaluation.evaluator import evaluate
-from msanet.evaluation.inference import Predictor
-from msanet.evaluation.records import image_counts, image_records, read_records, records_file
-from msanet.evaluation.result import Evaluation, require_whole, write_evaluation
+from msanet.evaluation.per_image_counts import (
+    collect_counts,
+    image_counts,
+    per_image_counts_file,
+    read_per_image_counts,
+)
+from msanet.evaluation.result import EvaluationResult, require_complete, write_evaluation
+from msanet.inference.predictor import Predictor
 from msanet.models import build_model
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
@@ -41,7 +46,7 @@ def _evaluate(shards: str, out: str, workers: int, zero3: bool = False, **settin
         model = deepspeed.initialize(model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1), config=engine)[
             0
         ].module
-    chosen = EvaluationConfig(workers=workers, panels=3, worst=2, boundary=True, **settings)
+    chosen = EvaluationConfig(num_workers=workers, panels=3, worst=2, boundary=True, **settings)
     result = evaluate(model, ShardSource(LocalStorage(Path(shards)), "val"), chosen, MEAN, STD, lockstep=zero3)
     if distributed.is_main():
         Path(out).mkdir()
@@ -77,7 +82,7 @@ def test_any_number_of_ranks_gives_the_same_matrix(shards: Path, tmp_path: Path)
     assert [shown for shown in whole["panels"] if not shown[1]] == [[f"val_00{i}", False] for i in (0, 3, 6)]
     worst = [image["key"] for image in whole["worst_images"][:2]]
     assert [key for key, is_worst in whole["panels"] if is_worst] == worst
-    records = read_records(records_file(tmp_path / "1", "val"))
+    records = read_per_image_counts(per_image_counts_file(tmp_path / "1", "val"))
     others = [
         run(shards, tmp_path / "2", 2, workers=1),
         run(shards, tmp_path / "3", 3),
@@ -87,7 +92,7 @@ def test_any_number_of_ranks_gives_the_same_matrix(shards: Path, tmp_path: Path)
     for other, name in zip(others, ("2", "3", "8", "z"), strict=True):
         assert other["world_size"] == (2 if name == "z" else int(name))
         assert_same(other, whole)
-        theirs = read_records(records_file(tmp_path / name, "val"))
+        theirs = read_per_image_counts(per_image_counts_file(tmp_path / name, "val"))
         assert theirs.keys == records.keys and theirs.counts.tolist() == records.counts.tolist()
 
 
@@ -138,7 +143,7 @@ def test_the_matrix_is_the_one_made_by_hand(shards: Path, tmp_path: Path) -> Non
     torch.manual_seed(1)
     model = build_model("msanet", 11, width=0.125).eval()
     source = ShardSource(LocalStorage(shards), "val")
-    settings = EvaluationConfig(workers=0, resize=(20, 30))
+    settings = EvaluationConfig(num_workers=0, resize=(20, 30))
     result = evaluate(model, source, settings, MEAN, STD)
     from msanet.data.samples import decode_sample
 
@@ -155,23 +160,23 @@ def test_the_matrix_is_the_one_made_by_hand(shards: Path, tmp_path: Path) -> Non
     assert expected.sum() == 7 * 34 * 44  # two rows are void
 
 
-def evaluation(matrices: list[np.ndarray], times_seen: list[int]) -> Evaluation:
+def evaluation(matrices: list[np.ndarray], times_seen: list[int]) -> EvaluationResult:
     classes = tuple("abcdefghijk"[: len(matrices[0])])
     images = [image_counts(number, f"val_{number:03d}", matrix) for number, matrix in enumerate(matrices)]
-    return Evaluation(image_records("test", "0", "val", classes, images), np.array(times_seen), 2)
+    return EvaluationResult(collect_counts("test", "0", "val", classes, images), np.array(times_seen), 2)
 
 
 def test_missing_and_doubled_images_are_counted_named_and_refused(shards: Path) -> None:
     source = ShardSource(LocalStorage(shards), "val")
     matrices = [np.eye(11, dtype=np.int64)] * 6
     broken = evaluation(matrices, [1, 1, 0, 1, 3, 1, 1])
-    assert (broken.num_missing, broken.num_duplicate, broken.is_whole) == (1, 2, False)
+    assert (broken.num_missing, broken.num_duplicate, broken.is_complete) == (1, 2, False)
     with pytest.raises(
         UserError, match=r"1 images .* were missed and 2 counted more than once \(val_002, val_004"
     ) as error:
-        require_whole(broken, source)
+        require_complete(broken, source)
     assert "do not use these figures" in str(error.value)
-    require_whole(evaluation(matrices, [1] * 7), source)
+    require_complete(evaluation(matrices, [1] * 7), source)
 
 
 def test_undefined_figures_are_null_in_json(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from msanet.datasets.cityscapes import CATEGORIES, LABELS
 from msanet.errors import UserError
 from msanet.evaluation.confusion import confusion_matrix, confusion_matrix_with_void
 from msanet.evaluation.instances import AVERAGE_INSTANCE_PIXELS, instance_rows, no_instances
-from msanet.evaluation.protocols import Judgement, judge
+from msanet.evaluation.protocols import ProtocolScores, compute_scores
 
 VOID = 255
 TRAIN_IDS = np.array([label.train_id for label in LABELS], dtype=np.uint8)
@@ -55,7 +55,7 @@ def label_ids(instance_ids: np.ndarray) -> np.ndarray:
     return np.where(instance_ids >= 1000, instance_ids // 1000, instance_ids).astype(np.uint8)
 
 
-def ours(images: list[tuple[np.ndarray, np.ndarray]], order: np.ndarray) -> Judgement:
+def ours(images: list[tuple[np.ndarray, np.ndarray]], order: np.ndarray) -> ProtocolScores:
     """Counted in another order than the split's, as ranks do."""
     matrix = torch.zeros(19, 20, dtype=torch.int64)
     rows = [no_instances()]
@@ -67,10 +67,10 @@ def ours(images: list[tuple[np.ndarray, np.ndarray]], order: np.ndarray) -> Judg
         rows.append(
             instance_rows(number, torch.from_numpy(instance_ids.astype(np.int32)), torch.from_numpy(prediction))
         )
-    return judge(matrix.numpy(), CITYSCAPES.classes, "official-cityscapes", np.concatenate(rows))
+    return compute_scores(matrix.numpy(), CITYSCAPES.classes, "official-cityscapes", np.concatenate(rows))
 
 
-def assert_equal(found: Judgement, expected: dict[str, Any]) -> None:
+def assert_equal(found: ProtocolScores, expected: dict[str, Any]) -> None:
     """Every figure, with == (NaN for NaN)."""
     assert found.categories and found.class_instances and found.category_instances
     scores = dict(zip(CITYSCAPES.classes, found.scores.iou_K, strict=True))
@@ -180,7 +180,7 @@ def test_damaged_real_label_maps_equal_cityscapesscripts(
 def test_the_tables_are_those_of_cityscapesscripts(script: Any) -> None:
     theirs = [label for label in script.labels if label.id >= 0]
     assert [(t.name, t.id, t.trainId, t.category, t.hasInstances, t.color) for t in theirs] == [
-        (o.name, o.id, o.train_id, o.category, o.has_instances, o.colour) for o in LABELS
+        (o.name, o.id, o.train_id, o.category, o.has_instances, o.color) for o in LABELS
     ]
     assert [t.ignoreInEval for t in theirs] == [o.train_id == VOID for o in LABELS]
     assert list(CATEGORIES) == [name for name in script.category2labels if name != "void"]
@@ -190,7 +190,7 @@ def test_the_tables_are_those_of_cityscapesscripts(script: Any) -> None:
 
 
 def test_what_is_known_without_instances_is_said() -> None:
-    found = judge(np.eye(19, 20, dtype=np.int64), CITYSCAPES.classes, "official-cityscapes")
+    found = compute_scores(np.eye(19, 20, dtype=np.int64), CITYSCAPES.classes, "official-cityscapes")
     assert found.scores.mean_iou == 1.0 and found.categories and found.categories.mean == 1.0
     assert found.class_instances is None and found.category_instances is None
     note = found.scores.notes[-1]
@@ -199,8 +199,8 @@ def test_what_is_known_without_instances_is_said() -> None:
 
 
 def test_plain_is_scores_and_counts_void_as_missed() -> None:
-    found = judge(np.array([[6, 2, 2], [0, 0, 0]]), ("a", "b"), "plain")
-    assert found.protocol == "plain" and found.categories is None
+    found = compute_scores(np.array([[6, 2, 2], [0, 0, 0]]), ("a", "b"), "default")
+    assert found.protocol == "default" and found.categories is None
     assert found.scores.iou_K.tolist() == [0.6, 0.0] and found.scores.support_K.tolist() == [10, 0]
     assert found.scores.pixel_accuracy == 0.6
     assert found.scores.notes[-1] == "Predicted void on 2 labelled pixels, counted as missed."
@@ -209,9 +209,9 @@ def test_plain_is_scores_and_counts_void_as_missed() -> None:
 @pytest.mark.parametrize(("protocol", "spec"), [("official-cityscapes", VOC), ("official-voc", CITYSCAPES)])
 def test_a_protocol_wants_the_classes_of_its_dataset(protocol: Any, spec: Any) -> None:
     with pytest.raises(
-        UserError, match=rf"{protocol} was asked for {spec.num_classes} classes .* choose protocol plain"
+        UserError, match=rf"{protocol} was asked for {spec.num_classes} classes .* choose protocol default"
     ):
-        judge(np.eye(spec.num_classes, dtype=np.int64), spec.classes, protocol)
+        compute_scores(np.eye(spec.num_classes, dtype=np.int64), spec.classes, protocol)
 
 
 @pytest.mark.parametrize("instance", [7001, 34000, 65535])
@@ -254,10 +254,10 @@ def _voc_masks(test_data: Path, count: int) -> list[np.ndarray]:
     return [np.array(Image.open(path)) for path in sorted(folder.glob("*.png"))[:count]]
 
 
-def _voc(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Judgement:
+def _voc(pairs: list[tuple[np.ndarray, np.ndarray]]) -> ProtocolScores:
     matrix = sum(confusion_matrix_with_void(torch.from_numpy(t), torch.from_numpy(p), 21) for t, p in pairs)
     assert isinstance(matrix, torch.Tensor)
-    return judge(matrix.numpy(), VOC.classes, "official-voc")
+    return compute_scores(matrix.numpy(), VOC.classes, "official-voc")
 
 
 def _background(truth: np.ndarray, _: np.random.Generator) -> np.ndarray:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from msanet.config import EvaluationConfig, load_config
-from msanet.data.source import ShardSource
+from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.evaluation.evaluator import evaluate
-from msanet.evaluation.report import command_line, without_secrets, write_run_report
-from msanet.evaluation.result import Evaluation
+from msanet.evaluation.result import EvaluationResult
+from msanet.evaluation.run_report import command_line, without_secrets, write_run_report
 from msanet.models import build_model
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 55.0, 50.0)
@@ -21,19 +21,19 @@ SECRETS = ("hunter2", "AKIAEXAMPLE", "feedc0de")
 
 
 @pytest.fixture(scope="module")
-def evaluation(shards: Path) -> Evaluation:
+def evaluation(shards: Path) -> EvaluationResult:
     torch.manual_seed(0)
     source = ShardSource(LocalStorage(shards), "val")
     model = build_model("msanet", source.manifest.num_classes, width=0.125)
-    return evaluate(model, source, EvaluationConfig(workers=0, panels=2, worst=2), MEAN, STD)
+    return evaluate(model, source, EvaluationConfig(num_workers=0, panels=2, worst=2), MEAN, STD)
 
 
-def _report(run: Path, evaluation: Evaluation, command: str) -> str:
+def _report(run: Path, evaluation: EvaluationResult, command: str) -> str:
     palette = [(number, 0, 0) for number in range(len(evaluation.classes))]
     return html.unescape(write_run_report(run, palette, evaluation, command).read_text())
 
 
-def test_evaluate_hands_over_maps_and_what_it_took(tmp_path: Path, evaluation: Evaluation) -> None:
+def test_evaluate_hands_over_maps_and_what_it_took(tmp_path: Path, evaluation: EvaluationResult) -> None:
     spread, worst = evaluation.panels[:2], evaluation.panels[2:]
     assert all(panel.maps and panel.maps.attention for panel in spread)
     assert [panel.maps for panel in worst] == [None, None]
@@ -44,7 +44,7 @@ def test_evaluate_hands_over_maps_and_what_it_took(tmp_path: Path, evaluation: E
     assert "evaluated images per second" in text and "peak memory at the evaluation" in text
 
 
-def test_worst_panels_show_the_figure_that_made_them_worst(tmp_path: Path, evaluation: Evaluation) -> None:
+def test_worst_panels_show_the_figure_that_made_them_worst(tmp_path: Path, evaluation: EvaluationResult) -> None:
     shown = re.findall(
         r"<figcaption><span>(.*?)</span>.*?mean IoU ([\d.]+)%", _report(tmp_path, evaluation, "evaluate.py")
     )
@@ -52,7 +52,7 @@ def test_worst_panels_show_the_figure_that_made_them_worst(tmp_path: Path, evalu
     assert shown[2:] == listed
 
 
-def test_both_commands_are_shown_and_no_secret(tmp_path: Path, evaluation: Evaluation) -> None:
+def test_both_commands_are_shown_and_no_secret(tmp_path: Path, evaluation: EvaluationResult) -> None:
     address = "https://me:hunter2@host/shards?X-Amz-Credential=AKIAEXAMPLE&X-Amz-Signature=feedc0de"
     config = load_config(None, [f"data.path={address}", f"run.dir={tmp_path}"])
     (tmp_path / "config.yaml").write_text(config.to_yaml())
@@ -91,5 +91,5 @@ def test_the_launchers_own_argument_is_left_out(monkeypatch: pytest.MonkeyPatch)
     assert command_line() == "launcher/train.py --config 'my run.yaml'"
 
 
-def test_figures_do_not_depend_on_what_it_took(evaluation: Evaluation) -> None:
+def test_figures_do_not_depend_on_what_it_took(evaluation: EvaluationResult) -> None:
     assert "cost" not in evaluation.to_json() and "seconds" not in json.dumps(evaluation.to_json())

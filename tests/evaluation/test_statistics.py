@@ -8,15 +8,15 @@ import pytest
 from msanet.errors import UserError
 from msanet.evaluation import statistics
 from msanet.evaluation.metrics import scores
-from msanet.evaluation.records import ImageRecords, image_counts, image_records
+from msanet.evaluation.per_image_counts import PerImageCounts, collect_counts, image_counts
 from msanet.evaluation.statistics import FIGURES, bootstrap, dice, paired_difference, worst
 
 
-def make(matrices: np.ndarray, keys: list[str] | None = None) -> ImageRecords:
+def make(matrices: np.ndarray, keys: list[str] | None = None) -> PerImageCounts:
     names = keys or [f"image_{i}" for i in range(len(matrices))]
     images = [image_counts(i, name, matrix) for i, (name, matrix) in enumerate(zip(names, matrices, strict=True))]
     classes = tuple("abcdefgh"[: matrices.shape[1]]) if len(matrices) else ("a",)
-    return image_records("street", "0" * 64, "val", classes, images)
+    return collect_counts("street", "0" * 64, "val", classes, images)
 
 
 def random_matrices(num_images: int = 12, num_classes: int = 4, seed: int = 0, quality: int = 20) -> np.ndarray:

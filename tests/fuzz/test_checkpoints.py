@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from cards import card
 from fuzz.hostile import NAMES, altered, damaged, outcome
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from small_runs import toy_checkpoint
+from support.metadata import metadata
+from support.small_runs import toy_checkpoint
 
 from msanet.errors import UserError
-from msanet.models.saved import CARD, ModelCard, load_network, load_weights, save_network
-from msanet.training.checkpoint import find_fault, read_checkpoint, write_checkpoint
+from msanet.models.io import METADATA, ModelMetadata, load_network, load_weights, save_network
+from msanet.training.checkpoint.io import read_checkpoint, validate_checkpoint, write_checkpoint
 
 FILES = "files.json"
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    own = card("fcn", classes=("a", "b"), width=0.01)
+    own = metadata("fcn", classes=("a", "b"), width=0.01)
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     save_network(path, own.build().state_dict(), own)
     return path
@@ -50,7 +50,7 @@ def test_any_manifest_of_a_checkpoint_names_a_fault_or_none(
     (folder / FILES).write_bytes(
         data.draw(altered(tree) | damaged(json.dumps(tree).encode()) | st.binary(max_size=100))
     )
-    fault = find_fault(folder)
+    fault = validate_checkpoint(folder)
     assert fault is None or fault
 
 
@@ -60,7 +60,7 @@ def test_names_cannot_lead_out_of_a_checkpoint(tmp_path: Path) -> None:
     for name in NAMES:
         text = json.dumps({"files": {name: {"bytes": 0, "sha256": "0" * 64}}})
         (tmp_path / "step" / FILES).write_text(text)
-        assert find_fault(tmp_path / "step"), name
+        assert validate_checkpoint(tmp_path / "step"), name
 
 
 @given(data=st.data())
@@ -72,10 +72,10 @@ def test_damaged_weights_are_loaded_or_refused_in_a_sentence(model: Path, data: 
 
 @given(data=st.data())
 def test_any_card_is_taken_or_refused_in_a_sentence(model: Path, data: st.DataObject) -> None:
-    weights, card = load_weights(model)
+    weights, metadata = load_weights(model)
     path = model.with_name("other.safetensors")
-    tree = json.loads(card.model_dump_json())
-    save_file(weights, path, metadata={CARD: data.draw(altered(tree)).decode()})
+    tree = json.loads(metadata.model_dump_json())
+    save_file(weights, path, metadata={METADATA: data.draw(altered(tree)).decode()})
     assert outcome(load_network, path, torch.device("cpu"))
 
 
@@ -85,12 +85,14 @@ def test_any_card_is_taken_or_refused_in_a_sentence(model: Path, data: st.DataOb
 def test_a_card_of_another_size_is_refused_before_its_network_is_built(
     model: Path, options: dict[str, float | str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights, card = load_weights(model)
+    weights, metadata = load_weights(model)
     path = model.with_name("large.safetensors")
-    save_network(path, weights, card.model_copy(update={"options": options}))
+    save_network(path, weights, metadata.model_copy(update={"options": options}))
     built: list[torch.device] = []
     monkeypatch.setattr(
-        ModelCard, "build", lambda card, build=ModelCard.build: built.append(torch.get_default_device()) or build(card)
+        ModelMetadata,
+        "build",
+        lambda metadata, build=ModelMetadata.build: built.append(torch.get_default_device()) or build(metadata),
     )
     with pytest.raises(UserError):
         load_network(path, torch.device("cpu"))

@@ -10,10 +10,10 @@ from fuzz.hostile import altered, damaged, outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msanet.data.index import MANIFEST_NAME, Manifest, ShardIndex, index_name, parse_json
-from msanet.data.order import Order, Plan
+from msanet.data.manifest import MANIFEST_NAME, Manifest, ShardIndex, index_name, validate_json
 from msanet.data.samples import decode_sample
-from msanet.data.source import ShardSource
+from msanet.data.shard_source import ShardSource
+from msanet.data.shuffle_order import ShuffleConfig, ShuffleOrder
 from msanet.data.storage import LocalStorage
 from msanet.documents import is_line
 from msanet.errors import UserError
@@ -28,7 +28,7 @@ def read_all(folder: Path) -> str:
     """What a training does: the manifest, the order, one sample of each shard and its pixels."""
     source = ShardSource(LocalStorage(folder), "val")
     shards = source.info.shards
-    order = Order(Plan(0, 2, 8, 2**14), [s.samples for s in shards], [s.bytes for s in shards])
+    order = ShuffleOrder(ShuffleConfig(0, 2, 8, 2**14), [s.samples for s in shards], [s.bytes for s in shards])
     assert order.num_samples == len(source)
     for number in range(min(len(source), 3)):
         decode_sample(source.read(number))
@@ -74,4 +74,4 @@ def test_samples_without_place_in_the_shard_are_refused(shards: Path, copied: Pa
 )
 def test_no_bytes_are_too_odd(data: bytes) -> None:
     for kind in (Manifest, ShardIndex):
-        assert isinstance(outcome(parse_json, kind, data, "x.json"), UserError)
+        assert isinstance(outcome(validate_json, kind, data, "x.json"), UserError)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from msanet.command_line.predict import _find_files as find_files
-from msanet.data.index import FileName, SplitName, safe_key
+from msanet.cli.predict import _find_files as find_files
+from msanet.data.manifest import FileName, SplitName, safe_key
 from msanet.errors import UserError
 from sharding.plan import _check_split as check_split
 from sharding.readers.reader import make_pair

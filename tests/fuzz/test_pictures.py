@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from msanet.data.codec import decode_image, decode_instances, decode_label, encode_label, open_image, open_label
-from msanet.data.tiff import encode_tiled
+from msanet.data.image.codec import decode_image, decode_instances, decode_label, encode_label, open_image, open_label
+from msanet.data.image.tiles import encode_tiled
 from msanet.demo.segmenter import decode as decode_upload
 from msanet.errors import UserError
 from sharding.readers.labels import decode_ids
@@ -127,14 +127,14 @@ def test_spliced_fields_and_any_window(kind: str, data: st.DataObject) -> None:
     assert isinstance(pixels, UserError) or pixels.shape[:2] == window[2:]
 
 
-def png(width: int, height: int, colour: int, bits: int, body: bytes = b"") -> bytes:
+def png(width: int, height: int, color: int, bits: int, body: bytes = b"") -> bytes:
     """A PNG of that size by its header."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    palette = chunk(b"PLTE", bytes(768)) if colour == 3 else b""
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    palette = chunk(b"PLTE", bytes(768)) if color == 3 else b""
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
@@ -144,9 +144,9 @@ def png(width: int, height: int, colour: int, bits: int, body: bytes = b"") -> b
     )
 
 
-@pytest.mark.parametrize(("colour", "bits"), [(0, 8), (0, 16), (2, 8), (2, 16), (3, 8), (4, 8), (6, 16)])
+@pytest.mark.parametrize(("color", "bits"), [(0, 8), (0, 16), (2, 8), (2, 16), (3, 8), (4, 8), (6, 16)])
 def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(
-    colour: int, bits: int, monkeypatch: pytest.MonkeyPatch
+    color: int, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[str] = []
     monkeypatch.setattr(cv2, "imdecode", lambda *_: decoded.append("OpenCV"))
@@ -159,6 +159,6 @@ def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(
         lambda data, name: decode_upload(data, name, 8),
     ):
         for size in ((60000, 60000), (2**31 - 1, 2**31 - 1), (2**28 + 1, 1)):
-            error = outcome(decode, png(*size, colour, bits), "bomb.png")
+            error = outcome(decode, png(*size, color, bits), "bomb.png")
             assert isinstance(error, UserError) and "'bomb.png'" in str(error)
     assert not decoded

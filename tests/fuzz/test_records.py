@@ -14,11 +14,16 @@ from hypothesis import strategies as st
 
 from msanet.datasets import CITYSCAPES
 from msanet.errors import UserError
-from msanet.evaluation import records
+from msanet.evaluation import per_image_counts
 from msanet.evaluation.__main__ import main
-from msanet.evaluation.records import image_counts, image_records, read_records, write_records
+from msanet.evaluation.per_image_counts import (
+    collect_counts,
+    image_counts,
+    read_per_image_counts,
+    write_per_image_counts,
+)
 
-RECORDS = image_records(
+RECORDS = collect_counts(
     "cityscapes",
     "0" * 64,
     "val",
@@ -36,7 +41,7 @@ COMMANDS = (
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("records") / "evaluation-val.npz"
-    write_records(path, RECORDS)
+    write_per_image_counts(path, RECORDS)
     return path
 
 
@@ -112,11 +117,11 @@ def test_a_bomb_is_refused_before_it_is_unpacked(whole: Path, monkeypatch: pytes
     path = whole.with_name("bomb.npz")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("counts.npy", bytes(2**21))
-    monkeypatch.setattr(records, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(per_image_counts, "MAX_BYTES", 2**20)
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("was unpacked"))
     assert path.stat().st_size < 4000
     with pytest.raises(UserError, match="bomb.npz' is damaged or no file of ours"):
-        read_records(path)
+        read_per_image_counts(path)
 
 
 def test_an_array_that_claims_more_than_there_is_takes_no_memory(whole: Path) -> None:
@@ -125,7 +130,7 @@ def test_an_array_that_claims_more_than_there_is_takes_no_memory(whole: Path) ->
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("counts.npy", header.getvalue() + bytes(64))
     with pytest.raises(UserError, match="claims.npz' is damaged"):
-        read_records(path)
+        read_per_image_counts(path)
 
 
 def test_sums_cannot_overflow(whole: Path) -> None:
@@ -138,4 +143,4 @@ def test_sums_cannot_overflow(whole: Path) -> None:
         path = whole.with_name("sums.npz")
         path.write_bytes(npz({**arrays, **change}))
         with pytest.raises(UserError, match="do not belong together"):
-            read_records(path)
+            read_per_image_counts(path)

@@ -14,7 +14,7 @@ from fuzz.hostile import outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msanet.command_line import evaluation_job
+from msanet.cli import evaluation_job
 from msanet.config import StorageConfig, load_config
 from msanet.data.storage import open_storage
 from msanet.errors import UserError
@@ -60,11 +60,11 @@ def test_no_file_or_line_of_a_run_holds_the_password(shards: Path, tmp_path: Pat
     Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     address, run = f"http://me:{SECRET}@127.0.0.1:{server.server_port}", tmp_path / "run"
     settings = [
-        *(f"data.path={address}", f"run.dir={run}", "data.crop=[32,32]", "data.workers=0", "model.width=0.05"),
+        *(f"data.path={address}", f"run.dir={run}", "data.crop=[32,32]", "data.num_workers=0", "model.width=0.05"),
         *(
             "trainer.steps=1",
-            "trainer.global_batch=2",
-            "evaluation.workers=0",
+            "trainer.global_batch_size=2",
+            "evaluation.num_workers=0",
             f"storage.cache_dir={tmp_path / 'cache'}",
         ),
         f"deepspeed.comet.api_key={SECRET}",

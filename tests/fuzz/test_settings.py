@@ -10,7 +10,7 @@ from fuzz.hostile import NAMES, altered, damaged, outcome, wrong_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msanet.command_line.train import _read_json as read_json
+from msanet.cli.train import _read_json as read_json
 from msanet.config import Config, load_config, settings
 from msanet.documents import MAX_BYTES, parse_json, parse_yaml
 from msanet.errors import UserError
@@ -20,7 +20,7 @@ TREE: dict[str, Any] = {
     **yaml.safe_load(Config().to_yaml()),
     "deepspeed": {"zero_optimization": {"reduce_bucket_size": 1000}, "tags": [1, "a"]},
 }
-CLASSES = {"name": "mine", "classes": [{"id": 0, "name": "field"}, {"id": 1, "name": "road", "colour": [9, 9, 9]}]}
+CLASSES = {"name": "mine", "classes": [{"id": 0, "name": "field"}, {"id": 1, "name": "road", "color": [9, 9, 9]}]}
 ODD = [
     *(b"[" * 1000, b"{a: " * 10**4, b"- " * 10**5, b"&a [*a]", b"*a", b"a: &a {<<: *a}", b"&a {a: 1, <<: *a}"),
     *(
@@ -143,7 +143,7 @@ def test_an_alias_inside_what_it_names_is_refused(path: Path) -> None:
 
 
 def test_a_key_that_stands_twice_is_refused(path: Path) -> None:
-    path.write_text("trainer: {steps: 7}\ndata: {}\ntrainer: {global_batch: 2}\n")
+    path.write_text("trainer: {steps: 7}\ndata: {}\ntrainer: {global_batch_size: 2}\n")
     assert "'trainer' stands there twice in line 3" in str(outcome(load_config, path))
     path.write_text("x: &a {steps: 7}\ntrainer:\n  <<: *a\n  steps: 8\n")
     assert parse_yaml(path.read_text())["trainer"] == {"steps": 8}, "a merge gives way to what is written"

@@ -9,7 +9,7 @@ from fuzz.hostile import altered, damaged, outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msanet.data.index import MANIFEST_NAME, index_name, load_manifest
+from msanet.data.manifest import MANIFEST_NAME, index_name, load_manifest
 from msanet.documents import is_line
 from msanet.errors import UserError
 from sharding.verify import find_faults

@@ -31,7 +31,7 @@ STEPS = 9  # two epochs
 def write_run(folder: Path) -> Path:
     """What a run of two ranks records; samples in their own order, and sample 2 of each epoch masked."""
     folder.mkdir()
-    lines: dict[str, list[object]] = {"samples-00000": [], "samples-00001": [], "masked-00000": [], "metrics": []}
+    lines: dict[str, list[object]] = {"samples-00000": [], "samples-00001": [], "bad-samples-00000": [], "metrics": []}
     for step in range(1, STEPS + 1):
         epochs, samples = zip(
             *(divmod(place, IMAGES) for place in range((step - 1) * BATCH, step * BATCH)), strict=True
@@ -39,7 +39,9 @@ def write_run(folder: Path) -> Path:
         for rank, half in enumerate((slice(0, 3), slice(3, 6))):
             lines[f"samples-{rank:05d}"].append({"step": step, "epochs": epochs[half], "samples": samples[half]})
         if 2 in samples:
-            lines["masked-00000"].append({"step": step, "fault": "'train-000000.tar' is damaged: train_002 at byte 7"})
+            lines["bad-samples-00000"].append(
+                {"step": step, "fault": "'train-000000.tar' is damaged: train_002 at byte 7"}
+            )
         lines["metrics"].append({"step": step, "loss": 1 / step})
     lines["metrics"].append({"step": STEPS, "val/mean_iou": 0.5})
     for name, content in lines.items():
@@ -58,8 +60,8 @@ def faults(run: Path, twin: Path) -> set[str]:
     [
         ("samples-00001", 4, False, {"each (epoch, sample) at least once", "each step took its samples"}),
         ("samples-00001", 4, True, {"each (epoch, sample) at most once", "each step took its samples"}),
-        ("masked-00000", 1, False, {"masked"}),
-        ("masked-00000", 0, True, {"masked"}),
+        ("bad-samples-00000", 1, False, {"masked"}),
+        ("bad-samples-00000", 0, True, {"masked"}),
         ("metrics", 3, False, {"each step logged once", "losses bit-identical"}),
         ("metrics", STEPS, True, {"each validation logged once"}),
     ],

@@ -17,16 +17,22 @@ import torch
 import yaml
 from conftest import REPOSITORY, write_camvid
 from PIL import Image
-from ranks import free_port, start_ranks
+from support.ranks import free_port, start_ranks
 
 import msanet
-from msanet.data.index import load_manifest
-from msanet.data.order import Order
-from msanet.training.checkpoint import newest_whole, read_checkpoint
+from msanet.data.manifest import load_manifest
+from msanet.data.shuffle_order import ShuffleOrder
+from msanet.training.checkpoint.io import latest_valid, read_checkpoint
 from sharding.__main__ import main as shard
 
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
-SMALL = ["data.crop=[32,40]", "data.workers=0", "model.width=0.125", "evaluation.workers=0", "evaluation.panels=2"]
+SMALL = [
+    "data.crop=[32,40]",
+    "data.num_workers=0",
+    "model.width=0.125",
+    "evaluation.num_workers=0",
+    "evaluation.panels=2",
+]
 
 ELSEWHERE = """
 import importlib.metadata, os, runpy, sys, torch
@@ -56,8 +62,8 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short training of two ranks under the real `deepspeed` launcher: loader processes, ZeRO-2, bf16, accumulation."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port", free_port()]
-    settings = "trainer.steps=6 trainer.global_batch=4 trainer.micro_batch=1 trainer.log_every=2 trainer.zero_stage=2"
-    settings += " trainer.precision=bf16 data.workers=1 deepspeed.zero_optimization.overlap_comm=false"
+    settings = "trainer.steps=6 trainer.global_batch_size=4 trainer.micro_batch_size=1 trainer.log_every_steps=2 trainer.zero_stage=2"
+    settings += " trainer.precision=bf16 data.num_workers=1 deepspeed.zero_optimization.overlap_comm=false"
     words = [*SMALL, f"data.path={shards}", f"run.dir={folder}", *settings.split()]
     done = command(sys.executable, *launcher, "launcher/train.py", *words)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -81,7 +87,7 @@ def test_a_run_leaves_the_files_of_the_contract(run: Path, shards: Path) -> None
     assert [line["step"] for line in lines if "val/mean_iou" in line] == [6]
     assert list((run / "tensorboard").glob("events.*"))
     assert "val" in (run / "report.html").read_text()
-    newest = newest_whole(run / "checkpoints")
+    newest = latest_valid(run / "checkpoints")
     assert newest and (run / "checkpoints" / "latest").read_text().strip() == newest.name == "step-00000006"
     assert (newest / "config.yaml").read_bytes() == (run / "config.yaml").read_bytes()
     weights = read_checkpoint(newest).weights
@@ -90,7 +96,7 @@ def test_a_run_leaves_the_files_of_the_contract(run: Path, shards: Path) -> None
 
 def test_evaluate_on_one_rank_repeats_the_figures_of_two(run: Path) -> None:
     trained = json.loads((run / "evaluation-val.json").read_text())
-    done = command(sys.executable, "launcher/evaluate.py", "--run", run, "--split", "val", "evaluation.workers=1")
+    done = command(sys.executable, "launcher/evaluate.py", "--run", run, "--split", "val", "evaluation.num_workers=1")
     assert done.returncode == 0, done.stderr
     again = json.loads((run / "evaluation-val.json").read_text())
     assert (trained["world_size"], again["world_size"]) == (2, 1)
@@ -112,7 +118,7 @@ def test_evaluate_on_one_rank_repeats_the_figures_of_two(run: Path) -> None:
 
 
 def test_evaluate_takes_a_checkpoint_and_shards(run: Path, shards: Path, tmp_path: Path) -> None:
-    file = newest_whole(run / "checkpoints") / "model.safetensors"  # type: ignore[operator]
+    file = latest_valid(run / "checkpoints") / "model.safetensors"  # type: ignore[operator]
     words = ("--checkpoint", file, "--data", shards, "--split", "train", "--out", tmp_path / "out")
     done = command(sys.executable, "launcher/evaluate.py", *words)
     assert done.returncode == 0, done.stderr
@@ -152,10 +158,10 @@ def test_a_kill_and_a_third_number_of_ranks_do_not_change_which_samples_are_seen
         f"data.path={shards}",
         f"run.dir={folder}",
         "trainer.steps=12",
-        "trainer.global_batch=6",
-        "trainer.log_every=1",
+        "trainer.global_batch_size=6",
+        "trainer.log_every_steps=1",
     ]
-    settings += ["trainer.checkpoint_every=2", "run.record_samples=true", "data.workers=1"]
+    settings += ["trainer.checkpoint_every_steps=2", "run.record_samples=true", "data.num_workers=1"]
     ranks = start_ranks(2, ["launcher/train.py", *SMALL, *settings])
     deadline = time.monotonic() + 200
     while not (folder / "checkpoints" / "step-00000004").exists():
@@ -169,12 +175,12 @@ def test_a_kill_and_a_third_number_of_ranks_do_not_change_which_samples_are_seen
     outputs = [rank.communicate(timeout=240)[0] for rank in resumed]
     assert [rank.returncode for rank in resumed] == [0, 0, 0], outputs
 
-    checkpoint = newest_whole(folder / "checkpoints")
+    checkpoint = latest_valid(folder / "checkpoints")
     assert checkpoint is not None
     state = read_checkpoint(checkpoint).state
-    assert (state.step, state.consumed, state.world_size) == (12, 72, 3)
+    assert (state.step, state.consumed_samples, state.world_size) == (12, 72, 3)
     split = load_manifest(shards).split("train")
-    order = Order(state.plan, (s.samples for s in split.shards), (s.bytes for s in split.shards))
+    order = ShuffleOrder(state.plan, (s.samples for s in split.shards), (s.bytes for s in split.shards))
     lines = [
         json.loads(line) for file in sorted(folder.glob("samples-*.jsonl")) for line in file.read_text().splitlines()
     ]
@@ -199,10 +205,10 @@ def refusal(*words: object) -> str:
 
 
 def test_bad_input_ends_with_one_sentence_and_leaves_nothing(shards: Path, run: Path, tmp_path: Path) -> None:
-    train = ("launcher/train.py", *SMALL, "trainer.steps=2", "trainer.global_batch=4")
+    train = ("launcher/train.py", *SMALL, "trainer.steps=2", "trainer.global_batch_size=4")
     assert "did you mean 'trainer.epochs'" in refusal(*train, "trainer.epoch=1")
     assert "holds no dataset.json" in refusal(*train, f"data.path={tmp_path}", f"run.dir={tmp_path / 'a'}")
-    few = refusal(*train, f"data.path={shards}", f"run.dir={tmp_path / 'a'}", "trainer.global_batch=99")
+    few = refusal(*train, f"data.path={shards}", f"run.dir={tmp_path / 'a'}", "trainer.global_batch_size=99")
     assert "26 samples, fewer than one global batch of 99" in few
     (tmp_path / "file").write_text("in the way")
     blocked = refusal(*train, f"data.path={shards}", f"run.dir={tmp_path / 'file' / 'run'}")
@@ -215,13 +221,13 @@ def test_a_run_for_the_cpu_beside_a_gpu_by_a_python_without_msanet(shards: Path,
     words = ["launcher/train.py", *SMALL, f"data.path={shards}", f"run.dir={tmp_path}", "trainer.steps=1"]
     done = command(sys.executable, "-c", ELSEWHERE, *words)
     assert done.returncode == 0 and (tmp_path / "report.html").is_file(), done.stderr
-    newest = newest_whole(tmp_path / "checkpoints")
+    newest = latest_valid(tmp_path / "checkpoints")
     assert newest and read_checkpoint(newest).state.versions["msanet"] == msanet.__version__
 
 
 def test_a_checkpoint_of_another_model_or_dataset_is_refused(shards: Path, run: Path, tmp_path: Path) -> None:
     before = (run / "config.yaml").read_bytes(), (run / "metrics.jsonl").read_bytes()
-    train = ("launcher/train.py", *SMALL, "trainer.steps=8", "trainer.global_batch=4", f"run.dir={run}")
+    train = ("launcher/train.py", *SMALL, "trainer.steps=8", "trainer.global_batch_size=4", f"run.dir={run}")
     assert "set the section model back" in refusal(*train, f"data.path={shards}", "model.width=0.25")
     source = write_camvid(tmp_path / "other", 9, 2, seed=5)
     assert shard(["camvid", "--source", str(source), "--out", str(tmp_path / "shards")]) == 0
@@ -230,11 +236,17 @@ def test_a_checkpoint_of_another_model_or_dataset_is_refused(shards: Path, run: 
 
 
 def test_a_fault_that_all_ranks_find_is_said_once(shards: Path, tmp_path: Path) -> None:
-    words = ["launcher/train.py", *SMALL, f"data.path={shards}", f"run.dir={tmp_path / 'a'}", "trainer.global_batch=5"]
+    words = [
+        "launcher/train.py",
+        *SMALL,
+        f"data.path={shards}",
+        f"run.dir={tmp_path / 'a'}",
+        "trainer.global_batch_size=5",
+    ]
     ranks = start_ranks(2, words)
     outputs = "".join(rank.communicate(timeout=120)[0] for rank in ranks)
     assert [rank.returncode for rank in ranks] == [2, 2], outputs
-    assert outputs.count("error: trainer.global_batch=5 cannot be shared by 2 ranks") == 1
+    assert outputs.count("error: trainer.global_batch_size=5 cannot be shared by 2 ranks") == 1
     assert "Traceback" not in outputs
 
 
@@ -245,7 +257,7 @@ def test_a_port_in_use_is_named(shards: Path, tmp_path: Path) -> None:
         words = ["launcher/train.py", *SMALL, f"data.path={shards}", f"run.dir={tmp_path / 'a'}"]
         rank, follower = start_ranks(2, words, MASTER_PORT=str(other.getsockname()[1]))
         output = rank.communicate(timeout=120)[0]
-        follower.kill()  # as launchers do
+        follower.kill()  # as parent_watchdog do
         follower.communicate()
     assert rank.returncode == 2 and "is in use" in output and "--master_port" in output, output
     assert "Traceback" not in output
@@ -260,8 +272,8 @@ def test_damaged_bytes_in_a_shard_end_the_run_with_shard_and_key(shards: Path, t
         data = bytearray(tar.read_bytes())
         data[700] ^= 1  # inside the first member: the header of 512 bytes is past
         tar.write_bytes(data)
-    words = ("launcher/train.py", *SMALL, f"data.path={copy}", f"run.dir={tmp_path / 'run'}", "data.workers=1")
-    sentence = refusal(*words, "trainer.steps=9", "trainer.global_batch=4")
+    words = ("launcher/train.py", *SMALL, f"data.path={copy}", f"run.dir={tmp_path / 'run'}", "data.num_workers=1")
+    sentence = refusal(*words, "trainer.steps=9", "trainer.global_batch_size=4")
     assert "is damaged: train_" in sentence and ".tar'" in sentence and "at byte" in sentence
 
 
@@ -270,7 +282,7 @@ def test_evaluate_verifies_a_checkpoint_on_one_rank(run: Path, tmp_path: Path) -
     damaged = shutil.copytree(run, tmp_path / "run") / "checkpoints" / "step-00000009"
     shutil.copytree(damaged.parent / "step-00000006", damaged)
     (damaged / "rng.safetensors").unlink()
-    ranks = start_ranks(2, ["launcher/evaluate.py", "--run", str(tmp_path / "run"), "evaluation.workers=0"])
+    ranks = start_ranks(2, ["launcher/evaluate.py", "--run", str(tmp_path / "run"), "evaluation.num_workers=0"])
     outputs = [rank.communicate(timeout=240)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     assert outputs[0].count("step-00000009/rng.safetensors' is missing; falling back") == 1

@@ -1,4 +1,4 @@
-"""What launchers make of their settings, in this process: the size of the network's input, and a place that can be written."""
+"""What parent_watchdog make of their settings, in this process: the size of the network's input, and a place that can be written."""
 
 import errno
 import os
@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from cards import card
 from conftest import REPOSITORY
 from PIL import Image
+from support.metadata import metadata
 
-from msanet.command_line import demo_job, evaluation_job, prediction_job
-from msanet.models.saved import save_network
+from msanet.cli import demo_job, evaluation_job, prediction_job
+from msanet.models.io import save_network
 
 
 class Caught(Exception):
@@ -28,7 +28,7 @@ def caught(*arguments: Any, **_: Any) -> Any:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    own = card("unet", width=0.05).model_copy(update={"resize": (16, 24)})
+    own = metadata("unet", width=0.05).model_copy(update={"resize": (16, 24)})
     save_network(tmp_path / "model.safetensors", own.build().state_dict(), own)
     Image.new("RGB", (32, 24)).save(tmp_path / "a.png")
     return tmp_path / "model.safetensors"
@@ -40,7 +40,12 @@ def asked(checkpoint: Path, shards: Path, tmp_path: Path) -> Callable[..., tuple
     forms: dict[str, tuple[Any, str, str, list[object]]] = {
         "demo": (demo_job, "demo", "Segmenter", []),
         "evaluate": (evaluation_job, "judge", "evaluate", ["--data", shards]),
-        "predict": (prediction_job, "predict", "Outputs", ["--images", tmp_path / "a.png", "--out", tmp_path / "out"]),
+        "predict": (
+            prediction_job,
+            "predict",
+            "PredictionWriter",
+            ["--images", tmp_path / "a.png", "--out", tmp_path / "out"],
+        ),
     }
 
     def ask(launcher: str, *words: object) -> tuple[Any, ...]:

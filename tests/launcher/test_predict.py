@@ -10,24 +10,24 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from cards import card
 from conftest import REPOSITORY
 from PIL import Image
+from support.metadata import metadata
 
-from msanet.command_line import PredictionJob, prediction_job
+from msanet.cli import PredictionJob, prediction_job
 from msanet.config import EvaluationConfig
 from msanet.datasets import CAMVID, CITYSCAPES, VOC, DatasetSpec
 from msanet.errors import UserError
-from msanet.evaluation.inference import Predictor
+from msanet.inference.predictor import Predictor
+from msanet.models.io import load_network, save_network
 from msanet.models.network import SegmentationNetwork
-from msanet.models.saved import load_network, save_network
 
 IDS = tuple(range(40, 40 + CAMVID.num_classes))
 
 
 def checkpoint(folder: Path, name: str = "unet", spec: DatasetSpec = CAMVID, **options: Any) -> Path:
-    """A newly initialised small network with a card, as a run leaves it."""
-    own = card(name, spec, ids=IDS if spec is CAMVID else (), **{"width": 0.05, **options})
+    """A newly initialized small network with a metadata, as a run leaves it."""
+    own = metadata(name, spec, ids=IDS if spec is CAMVID else (), **{"width": 0.05, **options})
     torch.manual_seed(0)
     save_network(folder / "model.safetensors", own.build().state_dict(), own)
     return folder / "model.safetensors"
@@ -74,8 +74,12 @@ def job(*words: object) -> PredictionJob:
 
 
 def labels(file: Path, image: np.ndarray, **settings: Any) -> np.ndarray:
-    model, card = load_network(file, torch.device("cpu"))
-    return Predictor(model, EvaluationConfig(**settings), card.mean, card.std).labels(torch.from_numpy(image)).numpy()
+    model, metadata = load_network(file, torch.device("cpu"))
+    return (
+        Predictor(model, EvaluationConfig(**settings), metadata.mean, metadata.std)
+        .labels(torch.from_numpy(image))
+        .numpy()
+    )
 
 
 def written(folder: Path) -> list[str]:
@@ -200,7 +204,7 @@ def test_a_video_becomes_a_video_of_overlays(unet: Path, tmp_path: Path, monkeyp
     assert [frame.shape for frame in shown] == [(48, 64, 3)] * 3
     for frame, image in zip(shown, frames_of(tmp_path / "in" / "clip.avi"), strict=True):
         mixed = 0.5 * image + 0.5 * np.array(CAMVID.palette)[labels(unet, image)]
-        assert abs(frame.mean(axis=(0, 1)) - mixed.mean(axis=(0, 1))).max() < 12  # MPEG-4 loses some colour
+        assert abs(frame.mean(axis=(0, 1)) - mixed.mean(axis=(0, 1))).max() < 12  # MPEG-4 loses some color
 
 
 def test_kinds_that_are_asked_for_are_written_for_each_frame(
@@ -342,7 +346,7 @@ def test_maps_come_out_of_the_command(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_submission_is_its_own_files_alone(
     server: str, spec: DatasetSpec, image: str, result: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What lies in them is the matter of tests/evaluation/test_submission.py."""
+    """What lies in them is the matter of tests/inference/test_submission.py."""
     file = checkpoint(tmp_path, spec=spec)
     write_image(tmp_path / "test" / image)
     words = ("--checkpoint", file, "--images", tmp_path / "test", "--out", tmp_path / "out", "--submission", server)

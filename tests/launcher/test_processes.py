@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import psutil
-from commands import steps_logged, wait_until, words
 from conftest import REPOSITORY
-from ranks import start_ranks
+from support.commands import steps_logged, wait_until, words
+from support.ranks import start_ranks
 
-from msanet.training.stopping import EXIT_REQUEUE
+from msanet.distributed.preemption import EXIT_PREEMPTED
 
 
 def test_loader_processes_outlive_a_signal_that_tells_the_job_to_stop(shards: Path, tmp_path: Path) -> None:
@@ -26,13 +26,13 @@ def test_loader_processes_outlive_a_signal_that_tells_the_job_to_stop(shards: Pa
     wait_until(lambda: steps_logged(tmp_path / "run") >= before + 20, [rank])
     rank.send_signal(signal.SIGTERM)
     output = rank.communicate(timeout=100)[0]
-    assert rank.returncode == EXIT_REQUEUE and "KeyError" not in output, output  # the resource tracker's
+    assert rank.returncode == EXIT_PREEMPTED and "KeyError" not in output, output  # the resource tracker's
     assert psutil.wait_procs(helpers, timeout=60)[1] == []
 
 
 def test_a_rank_outlives_what_it_prints_to() -> None:
     code = (
-        "import sys\nfrom msanet.processes import outlive_output\noutlive_output()\nsys.stdin.readline()\n"
+        "import sys\nfrom msanet.processes import ignore_broken_pipe\noutlive_output()\nsys.stdin.readline()\n"
         "for _ in range(100):\n    print('x' * 10_000)\n    print('y' * 10_000, file=sys.stderr)"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -46,7 +46,7 @@ def test_a_rank_outlives_what_it_prints_to() -> None:
 
 
 def test_what_is_printed_to_a_pipe_that_is_there_arrives_at_once() -> None:
-    code = "import time\nfrom msanet.processes import outlive_output\noutlive_output()\nprint('seen')\ntime.sleep(1000)"
+    code = "import time\nfrom msanet.processes import ignore_broken_pipe\noutlive_output()\nprint('seen')\ntime.sleep(1000)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline() == b"seen\n"
         process.kill()

@@ -1,4 +1,4 @@
-"""run.restarts: a job that a fault has ended starts again by itself, and is the same run."""
+"""run.max_restarts: a job that a fault has ended starts again by itself, and is the same run."""
 
 import os
 import re
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import psutil
 import torch
-from commands import launch, steps_logged, wait_until, words
-from ranks import start_ranks
-from small_runs import newest
+from support.commands import launch, steps_logged, wait_until, words
+from support.ranks import start_ranks
+from support.small_runs import newest
 
-from msanet.training.stopping import EXIT_REQUEUE
+from msanet.distributed.preemption import EXIT_PREEMPTED
 
 
 def ranks_of(job: subprocess.Popen[str]) -> dict[int, psutil.Process]:
@@ -25,12 +25,12 @@ def ranks_of(job: subprocess.Popen[str]) -> dict[int, psutil.Process]:
 def test_a_job_starts_again_after_kills_and_is_the_same_run(shards: Path, tmp_path: Path) -> None:
     """kill -9 of rank 1, then of rank 0; the weights at the end are those of a run that nobody killed, bit for bit."""
     log, run = tmp_path / "log", tmp_path / "run"
-    more = ["trainer.checkpoint_every=5", "run.timeout=60", "storage.deadline=20"]
-    job = launch(log, words(shards, run, 70, *more, "run.restarts=2", "run.resume=never"))
+    more = ["trainer.checkpoint_every_steps=5", "run.timeout=60", "storage.download_timeout_seconds=20"]
+    job = launch(log, words(shards, run, 70, *more, "run.max_restarts=2", "run.resume=never"))
     for number, victim in enumerate((1, 0), start=1):
         wait_until(lambda number=number: steps_logged(run) >= 10 * number + 2, [job])
         ranks_of(job)[victim].kill()
-        wait_until(lambda number=number: f"restart {number} of run.restarts=2" in log.read_text(), [job])
+        wait_until(lambda number=number: f"restart {number} of run.max_restarts=2" in log.read_text(), [job])
     assert job.wait(timeout=200) == 0, log.read_text()
     for victim in (0, 1):
         # The second where the kill met a save, in which rank 0 waits at no collective that could fail.
@@ -44,16 +44,16 @@ def test_a_job_starts_again_after_kills_and_is_the_same_run(shards: Path, tmp_pa
 
 
 def test_a_supervised_run_that_is_told_to_stop_is_not_started_again(shards: Path, tmp_path: Path) -> None:
-    (supervisor,) = start_ranks(1, words(shards, tmp_path / "run", 100_000, "run.restarts=3"))
+    (supervisor,) = start_ranks(1, words(shards, tmp_path / "run", 100_000, "run.max_restarts=3"))
     wait_until(lambda: steps_logged(tmp_path / "run") >= 3, [supervisor])
     supervisor.send_signal(signal.SIGUSR1)
     output = supervisor.communicate(timeout=100)[0]
-    assert supervisor.returncode == EXIT_REQUEUE, output
+    assert supervisor.returncode == EXIT_PREEMPTED, output
     assert newest(tmp_path / "run" / "checkpoints").state.step == steps_logged(tmp_path / "run") >= 3
 
 
 def test_a_supervisor_that_is_killed_leaves_no_rank(shards: Path, tmp_path: Path) -> None:
-    (supervisor,) = start_ranks(1, words(shards, tmp_path / "run", 100_000, "run.restarts=3"))
+    (supervisor,) = start_ranks(1, words(shards, tmp_path / "run", 100_000, "run.max_restarts=3"))
     wait_until(lambda: steps_logged(tmp_path / "run") >= 3, [supervisor])
     family = psutil.Process(supervisor.pid).children(recursive=True)
     assert family
@@ -65,6 +65,6 @@ def test_a_supervisor_that_is_killed_leaves_no_rank(shards: Path, tmp_path: Path
 
 def test_bad_input_is_no_fault(shards: Path, tmp_path: Path) -> None:
     """One sentence, exit code 2, and no second try."""
-    (supervisor,) = start_ranks(1, words(shards / "nothing", tmp_path / "run", 10, "run.restarts=3"))
+    (supervisor,) = start_ranks(1, words(shards / "nothing", tmp_path / "run", 10, "run.max_restarts=3"))
     output = supervisor.communicate(timeout=100)[0]
     assert supervisor.returncode == 2 and output.count("error: ") == 1 and "restart" not in output, output

@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from msanet.errors import UserError
-from msanet.models import attention_chunks, attention_kernels, build_model
-from msanet.models.attention import attend, attention_weights, pooled, spatial_attention
-from msanet.models.attention_chunks import attend_in_chunks
-from msanet.models.attention_kernels import chosen_kernels, unsaid_choices
-from msanet.models.cost import peak_bytes
+from msanet.models import build_model
+from msanet.models.attention.chunks import attend_in_chunks
+from msanet.models.attention.kernels import chosen_kernels, unlogged_choices
+from msanet.models.attention.spatial import attend, attention_weights, chunks, kernels, pooled, spatial_attention
 from msanet.models.msanet import MSANet
+from msanet.models.peak_memory import peak_bytes
 
 
 def explicit(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
@@ -46,12 +46,12 @@ def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> lis
 @pytest.fixture(autouse=True)
 def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, empty in (("_chosen", {}), ("_unsaid", []), ("_warned", set())):
-        monkeypatch.setattr(attention_kernels, name, empty)
+        monkeypatch.setattr(kernels, name, empty)
 
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(attention_chunks.CHUNK_BYTES, "cpu", 3 * 2 * 11 * 8)  # three queries of `tensors`, then one
+    monkeypatch.setitem(chunks.CHUNK_BYTES, "cpu", 3 * 2 * 11 * 8)  # three queries of `tensors`, then one
     yield
 
 
@@ -84,8 +84,8 @@ def test_scores_of_bf16_are_not_rounded(function: Callable[..., Tensor], small_c
 @pytest.mark.parametrize("candidates", [("flash",), ()], ids=str)
 def test_the_scores_are_never_all_in_memory(candidates: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     positions, size = 600, 4
-    monkeypatch.setitem(attention_kernels.CANDIDATES, "cpu", candidates)
-    monkeypatch.setitem(attention_chunks.CHUNK_BYTES, "cpu", 2 * 20 * positions * size)
+    monkeypatch.setitem(kernels.CANDIDATES, "cpu", candidates)
+    monkeypatch.setitem(chunks.CHUNK_BYTES, "cpu", 2 * 20 * positions * size)
     inputs = tensors(positions, positions, 8, torch.float32)
 
     def peak(function: Callable[..., Tensor]) -> int:
@@ -98,7 +98,7 @@ def test_the_scores_are_never_all_in_memory(candidates: tuple[str, ...], monkeyp
 
 
 def test_where_no_kernel_fits_it_says_so_and_what_the_explicit_form_would_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(attention_kernels.CANDIDATES, "cpu", ("cudnn",))  # which a CPU has not
+    monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("cudnn",))  # which a CPU has not
     inputs = tensors(700, 1100)
     with pytest.warns(RuntimeWarning) as said:
         attend(*inputs)
@@ -128,17 +128,17 @@ def counts_missing_keys(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -
 @pytest.mark.parametrize("kernel", [without_the_highest, counts_missing_keys])
 @pytest.mark.parametrize("length", [60, 100, 3136])
 def test_a_kernel_that_is_fast_and_wrong_is_not_taken(
-    kernel: attention_kernels.Kernel, length: int, monkeypatch: pytest.MonkeyPatch
+    kernel: kernels.Kernel, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = tensors(length, length, 8, torch.float32)
     assert kernel(*inputs).isfinite().all()
-    monkeypatch.setitem(attention_kernels.KERNELS, "cudnn", kernel)
-    monkeypatch.setitem(attention_kernels.CANDIDATES, "cpu", ("cudnn", "flash"))
-    monkeypatch.setattr(attention_kernels, "_seconds", lambda timed, *_: 1.0 if timed is kernel else 2.0)
+    monkeypatch.setitem(kernels.KERNELS, "cudnn", kernel)
+    monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("cudnn", "flash"))
+    monkeypatch.setattr(kernels, "_seconds", lambda timed, *_: 1.0 if timed is kernel else 2.0)
     attend(*inputs)
     assert next(iter(chosen_kernels().values())) == ("flash", {})
-    attention_kernels._chosen.clear()
-    monkeypatch.setitem(attention_kernels.CANDIDATES, "cpu", ("cudnn",))
+    kernels._chosen.clear()
+    monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("cudnn",))
     with pytest.warns(RuntimeWarning, match="cudnn: gives wrong numbers for scores far below 0"):
         attend(*inputs)
 
@@ -155,14 +155,12 @@ def test_the_fastest_is_chosen_once_for_each_case(monkeypatch: pytest.MonkeyPatc
     timed: list[str] = []
 
     def seconds(kernel: Any, like: Any, backward: bool) -> float:
-        name = next(name for name, known in attention_kernels.KERNELS.items() if known is kernel)
+        name = next(name for name, known in kernels.KERNELS.items() if known is kernel)
         timed.append(name)
         return {"flash": 2.0, "chunks": 1.0}[name] if backward else {"flash": 1.0, "chunks": 2.0}[name]
 
-    monkeypatch.setitem(
-        attention_kernels.CANDIDATES, "cpu", ("efficient", "flash", "chunks")
-    )  # the first has no CPU form
-    monkeypatch.setattr(attention_kernels, "_seconds", seconds)
+    monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("efficient", "flash", "chunks"))  # the first has no CPU form
+    monkeypatch.setattr(kernels, "_seconds", seconds)
     for _ in range(2):
         attend(*tensors(60, 60))
         attend(*tensors(50, 64))  # of the same order
@@ -175,16 +173,16 @@ def test_the_fastest_is_chosen_once_for_each_case(monkeypatch: pytest.MonkeyPatc
     attend(*tensors(60, 65))
     attend(*tensors(60, 60, dtype=torch.float32))
     assert len(timed) == 8
-    said = unsaid_choices()
-    assert len(said) == 4 and unsaid_choices() == []
+    said = unlogged_choices()
+    assert len(said) == 4 and unlogged_choices() == []
     assert said[0].startswith(
         "attention by chunks: up to 64 queries, 64 keys, 5 channels, torch.float64 on cpu, with backward"
     )
 
 
 def test_nothing_is_timed_where_runs_must_be_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(attention_kernels.CANDIDATES, "cpu", ("chunks", "flash"))
-    monkeypatch.setattr(attention_kernels, "_seconds", lambda *_: pytest.fail("timed"))
+    monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("chunks", "flash"))
+    monkeypatch.setattr(kernels, "_seconds", lambda *_: pytest.fail("timed"))
     torch.use_deterministic_algorithms(True)
     try:
         attend(*tensors())
@@ -195,7 +193,7 @@ def test_nothing_is_timed_where_runs_must_be_alike(monkeypatch: pytest.MonkeyPat
 
 def test_timing_leaves_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpointing counts what is saved in the forward pass, and noise comes from the global generator."""
-    monkeypatch.setitem(attention_kernels.CANDIDATES, "cpu", ("flash", "chunks"))
+    monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("flash", "chunks"))
     inputs = tensors()
     torch.manual_seed(5)
     expected_noise = torch.rand(3)
@@ -219,8 +217,8 @@ class Operators(TorchDispatchMode):
 
 
 def test_who_counts_operators_sees_no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(attention_kernels.CANDIDATES, "cpu", ("flash", "efficient"))
-    monkeypatch.setattr(attention_kernels, "_seconds", lambda *_: 1.0)
+    monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("flash", "efficient"))
+    monkeypatch.setattr(kernels, "_seconds", lambda *_: 1.0)
     with Operators() as first:
         attend(*tensors())
     with Operators() as second:
@@ -229,7 +227,7 @@ def test_who_counts_operators_sees_no_timing(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_zeros_fill_channels_up_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(attention_kernels.CHANNEL_MULTIPLE, "cpu", 8)
+    monkeypatch.setitem(kernels.CHANNEL_MULTIPLE, "cpu", 8)
     inputs = tensors(channels=5)
     for found, expected in zip(with_gradients(attend, inputs), with_gradients(explicit, inputs), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -247,15 +245,15 @@ def test_more_than_a_grid_holds_are_done_in_turn(monkeypatch: pytest.MonkeyPatch
     inputs = [torch.cat([x.detach()] * 3)[:5].requires_grad_() for x in tensors()]
     attend(*inputs)  # which chooses
     done.clear()
-    monkeypatch.setitem(attention_kernels.MOST_AT_ONCE, "cpu", 2)
+    monkeypatch.setitem(kernels.MOST_AT_ONCE, "cpu", 2)
     for found, expected in zip(with_gradients(attend, inputs), with_gradients(explicit, inputs), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    assert done == [2, 2, 1] and attention_kernels.MOST_AT_ONCE["cuda"] == 2**16 - 1
+    assert done == [2, 2, 1] and kernels.MOST_AT_ONCE["cuda"] == 2**16 - 1
 
 
 def test_where_nothing_is_looked_at_cudnn_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(attention_kernels, "fused", lambda backends, *x: asked.extend(b.name for b in backends) or x[0])
+    monkeypatch.setattr(kernels, "fused", lambda backends, *x: asked.extend(b.name for b in backends) or x[0])
     with FakeTensorMode():
         attend(*(torch.empty(2, 5, 8, device="cuda") for _ in range(3)))
     assert asked == ["FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"]

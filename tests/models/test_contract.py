@@ -4,15 +4,15 @@ from typing import Any, get_args, get_origin
 
 import pytest
 import torch
+from support.networks import CASES, CLASSES, STRUCTURES, images, network, random_labels, training_loss
 from torch import Tensor, nn
-from zoo import CASES, CLASSES, STRUCTURES, images, network, random_labels, training_loss
 
 from msanet.datasets import IGNORE_INDEX
 from msanet.models import MODELS, build_model, model_options
 from msanet.models.blocks import (
     MOST_IN_CHANNELS_LAST,
     FrozenBatchNorm2d,
-    normalisation,
+    normalization,
     pad_to_multiple,
     upsample,
 )
@@ -197,7 +197,7 @@ def test_norms(name: str) -> None:
 
 
 def test_group_norm_has_32_groups_or_the_next_divisor_that_leaves_two_channels() -> None:
-    groups = {channels: normalisation(channels, "group").num_groups for channels in (8, 48, 51, 64, 256)}
+    groups = {channels: normalization(channels, "group").num_groups for channels in (8, 48, 51, 64, 256)}
     assert groups == {8: 4, 48: 24, 51: 17, 64: 32, 256: 32}
 
 

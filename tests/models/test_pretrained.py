@@ -7,19 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cards
 import pytest
 import torch
 from safetensors.torch import save_file
+from support import metadata
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msanet.errors import UserError
 from msanet.models import MODELS, build_model
+from msanet.models.io import save_network
 from msanet.models.network import SegmentationNetwork
-from msanet.models.pretrained import initialise
+from msanet.models.pretrained import initialize
 from msanet.models.resnet import ResNet
-from msanet.models.saved import save_network
 
 WIDTH = 1 / 16  # VGG's channels 8, 8, 16, 32, 32 and fc6 of 256, LargeFOV's of 64
 CHANNELS = [8, 8, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
@@ -83,12 +83,12 @@ def network(name: str, classes: tuple[str, ...] = CLASSES, seed: int = 3, **opti
 def checkpoint(
     folder: Path, name: str, classes: tuple[str, ...] = CLASSES, **options: Any
 ) -> tuple[Path, dict[str, Tensor]]:
-    """A trained network's model.safetensors, no tensor as it was initialised; and the tensors."""
+    """A trained network's model.safetensors, no tensor as it was initialized; and the tensors."""
     torch.manual_seed(4)
     options = {"width": WIDTH, **options}
     weights = build_model(name, len(classes), **options).state_dict()
     weights = {name: torch.rand(t.shape) if t.is_floating_point() else torch.tensor(7) for name, t in weights.items()}
-    save_network(folder / "model.safetensors", weights, cards.card(name, classes=classes, **options))
+    save_network(folder / "model.safetensors", weights, metadata.metadata(name, classes=classes, **options))
     return folder / "model.safetensors", weights
 
 
@@ -96,7 +96,7 @@ def refuses(name: str, path: Path, *expected: str, **options: Any) -> bool:
     """Whether the error is one sentence that says all of `expected`, and the network is as it was."""
     model, fresh = network(name, **options), network(name, **options).state_dict()
     with pytest.raises(UserError) as refusal:
-        initialise(model, path, CLASSES)
+        initialize(model, path, CLASSES)
     sentence = str(refusal.value)
     print(sentence)
     untouched = all(torch.equal(tensor, fresh[key]) for key, tensor in model.state_dict().items())
@@ -109,7 +109,7 @@ def refuses(name: str, path: Path, *expected: str, **options: Any) -> bool:
 def test_vgg_trunk_says_what_the_file_says(vgg: PlainVGG, vgg_file: Path) -> None:
     image = torch.randn(1, 3, 64, 96)
     model = network("fcn").eval()
-    initialise(model, vgg_file, CLASSES)
+    initialize(model, vgg_file, CLASSES)
     with torch.no_grad():
         assert vgg.features(image).std() > 0.01
         torch.testing.assert_close(model.get_submodule("trunk")(image)[-1], vgg.features(image))
@@ -118,7 +118,7 @@ def test_vgg_trunk_says_what_the_file_says(vgg: PlainVGG, vgg_file: Path) -> Non
 def test_fcn_fc7_is_the_fully_connected_layers_at_the_centre(vgg: PlainVGG, vgg_file: Path) -> None:
     """On a 7x7 map the kernel of the same-padded convolution lies on all of it at the centre cell only."""
     model = network("fcn").eval()
-    initialise(model, vgg_file, CLASSES)
+    initialize(model, vgg_file, CLASSES)
     image = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         map_NCHW = vgg.features(image)
@@ -134,7 +134,7 @@ def test_fcn_fc7_is_the_fully_connected_layers_at_the_centre(vgg: PlainVGG, vgg_
 def test_largefov_decimates(name: str, vgg: PlainVGG, vgg_file: Path) -> None:
     """Rows and columns 0, 3, 6 of 7 and every fourth filter; fc7 has the inputs that fc6 kept."""
     model = network(name)
-    report = initialise(model, vgg_file, CLASSES)
+    report = initialize(model, vgg_file, CLASSES)
     found, theirs = model.state_dict(), vgg.state_dict()
     fc = "network.fc" if name == "attention_to_scale" else "fc"
     fc6, fc7 = theirs["classifier.0.weight"], theirs["classifier.3.weight"]
@@ -151,7 +151,7 @@ def test_largefov_decimates(name: str, vgg: PlainVGG, vgg_file: Path) -> None:
 
 def test_report_names_every_key(vgg_file: Path) -> None:
     model = network("deeplab_largefov")
-    report = initialise(model, vgg_file, CLASSES)
+    report = initialize(model, vgg_file, CLASSES)
     assert len(report.taken) == 26 + 4
     assert report.text(MEAN, STD).splitlines() == [
         f"pretrained: 30 tensors from '{vgg_file}', torchvision's VGG-16",
@@ -164,7 +164,7 @@ def test_report_names_every_key(vgg_file: Path) -> None:
 
 def test_long_reports_are_wrapped_and_complete(tmp_path: Path) -> None:
     model = network("deeplabv3")
-    report = initialise(model, saved(tmp_path / "r50.pth", resnet_weights()), CLASSES)
+    report = initialize(model, saved(tmp_path / "r50.pth", resnet_weights()), CLASSES)
     text = report.text(MEAN, STD)
     assert max(map(len, text.splitlines()[1:])) <= 120
     assert set(report.kept) | set(report.unused) <= set(re.findall(r"[\w.]+", text))
@@ -174,7 +174,7 @@ def test_long_reports_are_wrapped_and_complete(tmp_path: Path) -> None:
 
 def test_without_its_classifier_fc6_and_fc7_are_new(vgg: PlainVGG, tmp_path: Path) -> None:
     features = {name: t for name, t in vgg.state_dict().items() if name.startswith("features.")}
-    report = initialise(network("deeplab_largefov"), saved(tmp_path / "features.pth", features), CLASSES)
+    report = initialize(network("deeplab_largefov"), saved(tmp_path / "features.pth", features), CLASSES)
     assert len(report.taken) == 26
     assert {"fc.fc6.weight", "fc.fc7.bias", "fc8.weight"} <= set(report.kept)
 
@@ -197,8 +197,8 @@ def test_every_form_gives_the_same_network(form: str, vgg: PlainVGG, vgg_file: P
         case "safetensors":
             save_file(weights, path)
     model, expected = network("fcn"), network("fcn")
-    report = initialise(model, path, CLASSES)
-    assert report.taken == initialise(expected, vgg_file, CLASSES).taken
+    report = initialize(model, path, CLASSES)
+    assert report.taken == initialize(expected, vgg_file, CLASSES).taken
     tolerance = {"rtol": 1e-3, "atol": 1e-4} if form == "half" else {"rtol": 0.0, "atol": 0.0}
     for name, tensor in expected.state_dict().items():
         assert model.state_dict()[name].dtype == torch.float32
@@ -213,7 +213,7 @@ def test_every_form_gives_the_same_network(form: str, vgg: PlainVGG, vgg_file: P
 def test_resnet_trunk_is_the_files(backbone: str, norm: str, tmp_path: Path) -> None:
     weights = resnet_weights(backbone)
     model = network("deeplabv3", backbone=backbone, norm=norm)
-    report = initialise(model, saved(tmp_path / "resnet.safetensors", weights), CLASSES)
+    report = initialize(model, saved(tmp_path / "resnet.safetensors", weights), CLASSES)
     trunk = model.get_submodule("trunk").state_dict()
     assert trunk.keys() == weights.keys() - {"fc.weight", "fc.bias"}
     assert all(torch.equal(tensor, weights[name]) for name, tensor in trunk.items())
@@ -225,7 +225,7 @@ def test_resnet_without_batch_counters(tmp_path: Path) -> None:
     """As in torchvision's older files; the counters are named as new."""
     weights = {name: t for name, t in resnet_weights().items() if "num_batches" not in name}
     model = network("attention_to_scale", network="deeplabv3")
-    report = initialise(model, saved(tmp_path / "old.pth", weights), CLASSES)
+    report = initialize(model, saved(tmp_path / "old.pth", weights), CLASSES)
     found = model.state_dict()
     assert torch.equal(found["network.trunk.layer4.2.bn3.running_var"], weights["layer4.2.bn3.running_var"])
     assert len([name for name in report.kept if "trunk" in name]) == 53
@@ -238,7 +238,7 @@ def test_group_norm_gets_no_batch_norm(tmp_path: Path) -> None:
     wants = ("trunk.bn1.running_mean", "model.norm=batch or model.norm=frozen")
     assert refuses("deeplabv3", batch, *wants, norm="group")
     assert refuses("deeplabv3", group, "missing in the file: trunk.bn1.running_mean", "model.norm=group", norm="batch")
-    report = initialise(network("deeplabv3", norm="group"), group, CLASSES)
+    report = initialize(network("deeplabv3", norm="group"), group, CLASSES)
     assert "trunk.bn1.weight" in report.taken
 
 
@@ -362,7 +362,7 @@ def test_other_classes_leave_the_head_new_and_nothing_else(name: str, classes: t
     path, trained = checkpoint(tmp_path, name, width=0.05)
     model = network(name, classes, width=0.05)
     fresh = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    report = initialise(model, path.parent, classes)
+    report = initialize(model, path.parent, classes)
     heads = [key for key in fresh if is_head(key, model)]
     assert heads and list(report.kept) == heads and sorted(report.unused) == sorted(heads)
     for key, tensor in model.state_dict().items():
@@ -373,16 +373,16 @@ def test_other_classes_leave_the_head_new_and_nothing_else(name: str, classes: t
 def test_same_classes_take_everything(name: str, tmp_path: Path) -> None:
     path, trained = checkpoint(tmp_path, name, width=0.05)
     model = network(name, width=0.05)
-    report = initialise(model, path, CLASSES)
+    report = initialize(model, path, CLASSES)
     assert report.kept == report.unused == ()
     assert all(torch.equal(tensor, trained[key]) for key, tensor in model.state_dict().items())
     assert f"{name} of 3 classes of camvid at step 12" in report.text(MEAN, STD)
-    assert "warning: " in report.text(MEAN, STD) and "warning: " not in report.text(cards.MEAN, cards.STD)
+    assert "warning: " in report.text(MEAN, STD) and "warning: " not in report.text(metadata.MEAN, metadata.STD)
 
 
 def test_order_of_classes_counts(tmp_path: Path) -> None:
     path, _ = checkpoint(tmp_path, "unet")
-    assert initialise(network("unet"), path, CLASSES[::-1]).kept == ("classifier.weight", "classifier.bias")
+    assert initialize(network("unet"), path, CLASSES[::-1]).kept == ("classifier.weight", "classifier.bias")
 
 
 @pytest.mark.parametrize("classes", [CLASSES, OTHERS], ids=["same", "other"])
@@ -390,7 +390,7 @@ def test_order_of_classes_counts(tmp_path: Path) -> None:
 def test_a_plain_network_goes_into_scales_around_it(features: str, classes: tuple[str, ...], tmp_path: Path) -> None:
     path, trained = checkpoint(tmp_path, "deeplab_largefov")
     model = network("attention_to_scale", classes, features=features)
-    report = initialise(model, path, classes)
+    report = initialize(model, path, classes)
     new = [name for name in model.state_dict() if name.startswith("attention.")]
     new += [name for name in model.state_dict() if name.startswith("network.fc8.") and classes == OTHERS]
     assert new and sorted(report.kept) == sorted(new)
@@ -403,7 +403,7 @@ def test_batch_norm_may_be_frozen_and_thawed(tmp_path: Path) -> None:
     for was, now in (("batch", "frozen"), ("frozen", "batch")):
         path, trained = checkpoint(tmp_path, "deeplabv3", norm=was)
         model = network("deeplabv3", norm=now)
-        assert initialise(model, path, CLASSES).kept == ()
+        assert initialize(model, path, CLASSES).kept == ()
         assert all(torch.equal(tensor, trained[name]) for name, tensor in model.state_dict().items())
 
 
@@ -412,7 +412,7 @@ def test_another_network_is_refused_with_every_key(tmp_path: Path) -> None:
     assert refuses("msanet", path, "msanet of 3 classes", "attention='none'", "norm='batch'", attention="full")
     model = network("msanet")
     with pytest.raises(UserError) as refusal:
-        initialise(model, path, CLASSES)
+        initialize(model, path, CLASSES)
     own = model.state_dict()
     different = own.keys() ^ trained.keys() | {
         n for n in own.keys() & trained.keys() if own[n].shape != trained[n].shape
@@ -458,7 +458,7 @@ def test_the_forward_pass_of_the_checkpoint(tmp_path: Path) -> None:
     path, trained = checkpoint(tmp_path, "deeplab_largefov")
     model, expected = network("deeplab_largefov").eval(), network("deeplab_largefov", seed=9).eval()
     expected.load_state_dict(trained)
-    initialise(model, path, CLASSES)
+    initialize(model, path, CLASSES)
     image = F.normalize(torch.randn(1, 3, 64, 64))
     with torch.no_grad():
         torch.testing.assert_close(model(image), expected(image))

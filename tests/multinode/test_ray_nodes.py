@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import REPOSITORY
-from hosts import Hosts, two_hosts
-from ray_nodes import Node, ray_head
+from support.hosts import Hosts, two_hosts
+from support.ray_nodes import Node, ray_head
 
 pytestmark = [
     pytest.mark.multinode,
@@ -24,11 +24,17 @@ pytestmark = [
 
 RUN = {
     "run": {"timeout": 20},
-    "storage": {"deadline": 5},
-    "data": {"crop": [32, 40], "workers": 1},
+    "storage": {"download_timeout_seconds": 5},
+    "data": {"crop": [32, 40], "num_workers": 1},
     "model": {"name": "unet", "width": 0.05},
-    "evaluation": {"workers": 0, "panels": 0, "worst": 0},
-    "trainer": {"global_batch": 4, "log_every": 1, "checkpoint_every": 2, "evaluate_every": 1, "steps": 40},
+    "evaluation": {"num_workers": 0, "panels": 0, "worst": 0},
+    "trainer": {
+        "global_batch_size": 4,
+        "log_every_steps": 1,
+        "checkpoint_every_steps": 2,
+        "val_every_epochs": 1,
+        "steps": 40,
+    },
 }
 SWEEP = {"trials": 3, "ranks": 2, "max_failures": 3}
 

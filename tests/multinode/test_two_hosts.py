@@ -15,19 +15,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import steps_logged
-from hosts import TRAIN, Hosts, Job, two_hosts
-from ranks import start_ranks
-from small_runs import newest
+from support.commands import steps_logged
+from support.hosts import TRAIN, Hosts, Job, two_hosts
+from support.ranks import start_ranks
+from support.small_runs import newest
 
-from msanet.training.checkpoint import Checkpoint
+from msanet.training.checkpoint.io import Checkpoint
 
 pytestmark = pytest.mark.multinode
 
 STEPS, BATCH, TIMEOUT = 60, 4, 20
-SETTINGS = "model.name=unet model.width=0.05 data.crop=[32,40] data.workers=1 evaluation.workers=0 trainer.log_every=1"
-SETTINGS += " trainer.checkpoint_every=15 trainer.evaluate_every=0 run.record_samples=true"
-SETTINGS += f" trainer.steps={STEPS} trainer.global_batch={BATCH} run.timeout={TIMEOUT} storage.deadline={TIMEOUT / 4}"
+SETTINGS = "model.name=unet model.width=0.05 data.crop=[32,40] data.num_workers=1 evaluation.num_workers=0 trainer.log_every_steps=1"
+SETTINGS += " trainer.checkpoint_every_steps=15 trainer.val_every_epochs=0 run.record_samples=true"
+SETTINGS += f" trainer.steps={STEPS} trainer.global_batch_size={BATCH} run.timeout={TIMEOUT} storage.download_timeout_seconds={TIMEOUT / 4}"
 
 
 @pytest.fixture
@@ -118,10 +118,10 @@ def test_a_killed_rank_ends_the_job_on_both_hosts_and_it_goes_on(
 def test_a_killed_rank_is_started_again_if_the_run_may(
     hosts: Hosts, shards: Path, tmp_path: Path, undisturbed: Checkpoint
 ) -> None:
-    job = at_step_20(hosts, tmp_path / "job", [*words(shards, tmp_path / "run"), "run.restarts=1"])
+    job = at_step_20(hosts, tmp_path / "job", [*words(shards, tmp_path / "run"), "run.max_restarts=1"])
     kill_rank_1(hosts)
-    assert end(job, "kill -9 of a rank, run.restarts=1", within=200) == 0, job.output
-    assert re.search(r"error: rank 1 on host-2\S*", job.output) and "restart 1 of run.restarts=1" in job.output
+    assert end(job, "kill -9 of a rank, run.max_restarts=1", within=200) == 0, job.output
+    assert re.search(r"error: rank 1 on host-2\S*", job.output) and "restart 1 of run.max_restarts=1" in job.output
     assert same_as(undisturbed, tmp_path / "run")
 
 

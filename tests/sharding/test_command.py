@@ -80,7 +80,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "sizes differ": (other_size, ("trainannot/0016E5_00001.png", "60x48", "64x48")),
     "unknown label value": (unknown_value, ("trainannot/0016E5_00001.png", "[77]", "0 to 255")),
     "16-bit label": (wide_label, ("trainannot/0016E5_00001.png", "uint16", "8-bit")),
-    "RGB label": (rgb_label, ("trainannot/0016E5_00001.png", "colour image", "one channel")),
+    "RGB label": (rgb_label, ("trainannot/0016E5_00001.png", "color image", "one channel")),
     "1-bit label": (one_bit_label, ("trainannot/0016E5_00001.png", "1 bits", "8 bits")),
     "half an image": (lambda root: cut(first(root, "train"), -2000), ("train/0016E5_00001.png", "cannot be decoded")),
     "image without its end": (

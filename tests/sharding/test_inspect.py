@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msanet.data.index import load_manifest
+from msanet.data.manifest import load_manifest
 from msanet.datasets import CAMVID, IGNORE_INDEX
 from sharding import inspection
 from sharding.__main__ import main
@@ -105,7 +105,7 @@ def test_what_a_split_cannot_give_others_give() -> None:
     assert quotas([], 12) == []
 
 
-def test_a_cell_shows_class_colours_and_leaves_ignored_pixels_alone() -> None:
+def test_a_cell_shows_class_colors_and_leaves_ignored_pixels_alone() -> None:
     image_HWC = np.full((40, 80, 3), 200, np.uint8)
     label_HW = np.full((40, 80), IGNORE_INDEX, np.uint8)
     label_HW[:, 40:] = 3
@@ -131,8 +131,8 @@ def test_the_sheet(shards: Path, tmp_path: Path, capfd: Capture) -> None:
     manifest = load_manifest(shards)
     for shot, place in zip(shots(shards, manifest.splits, 4), ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True):
         assert contains(pixels, cell(shot, manifest.palette), place), shot.key
-    for colour in manifest.palette:
-        assert (pixels[-180:] == colour).all(axis=-1).sum() > 300, f"no swatch of {colour} in the legend"
+    for color in manifest.palette:
+        assert (pixels[-180:] == color).all(axis=-1).sum() > 300, f"no swatch of {color} in the legend"
 
 
 def contains(sheet: np.ndarray, picture: np.ndarray, place: tuple[int, int]) -> bool:

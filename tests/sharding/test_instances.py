@@ -11,10 +11,10 @@ import pytest
 import webdataset
 from PIL import Image
 
-from msanet.data.codec import CODECS, INSTANCES
+from msanet.data.image.codec import CODECS, INSTANCES
 from msanet.data.loader import evaluation_loader
-from msanet.data.source import ShardSource
-from msanet.data.storage import Extent, LocalStorage
+from msanet.data.shard_source import ShardSource
+from msanet.data.storage import ByteRange, LocalStorage
 from sharding.__main__ import main
 
 Shard = Callable[..., int]
@@ -67,7 +67,7 @@ def test_only_who_asks_reads_them(root: Path, shard: Shard, tmp_path: Path, monk
     reads: list[int] = []
     original = LocalStorage.read
 
-    def read(self: LocalStorage, extent: Extent, offset: int, length: int) -> bytes:
+    def read(self: LocalStorage, extent: ByteRange, offset: int, length: int) -> bytes:
         reads.append(offset)
         return original(self, extent, offset, length)
 

@@ -12,10 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from packing import packed_members, refuse
 from PIL import Image
+from support.packing import packed_members, refuse
 
-from msanet.data.index import load_manifest
+from msanet.data.manifest import load_manifest
 from msanet.datasets import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC, DatasetSpec
 from msanet.errors import UserError
 from sharding.tree import FolderTree, open_tree

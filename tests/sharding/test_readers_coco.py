@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from packing import packed_labels, refuse
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO as CocoApi
+from support.packing import packed_labels, refuse
 
-from msanet.data.index import load_manifest
+from msanet.data.manifest import load_manifest
 from msanet.datasets import COCO
 from sharding.readers.coco import subset_of
 from sharding.readers.coco_mask import _run_lengths

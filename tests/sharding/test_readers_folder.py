@@ -8,17 +8,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from packing import packed_labels, refuse
 from PIL import Image
+from support.packing import packed_labels, refuse
 
-from msanet.data.index import load_manifest
-from msanet.datasets.voc import voc_colour
+from msanet.data.manifest import load_manifest
+from msanet.datasets.voc import voc_color
 
 Shard = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
 CLASSES = {
     "name": "fields",
-    "classes": [{"id": 3, "name": "road", "colour": [90, 90, 90]}, {"id": 1, "name": "field", "colour": [0, 200, 80]}],
+    "classes": [{"id": 3, "name": "road", "color": [90, 90, 90]}, {"id": 1, "name": "field", "color": [0, 200, 80]}],
     "ignore": [0, [255, 255, 255]],
 }
 
@@ -75,11 +75,11 @@ def test_masks_of_ids(fields: Fields, shard: Shard, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_masks_of_colours(mode: str, fields: Fields, shard: Shard, tmp_path: Path) -> None:
-    colours = np.array([[90, 90, 90], [0, 200, 80], [255, 255, 255]], np.uint8)
+def test_masks_of_colors(mode: str, fields: Fields, shard: Shard, tmp_path: Path) -> None:
+    colors = np.array([[90, 90, 90], [0, 200, 80], [255, 255, 255]], np.uint8)
     at = np.random.default_rng(0).integers(0, 3, (48, 64))
     for path in (fields.root / "labels").rglob("*.png"):
-        Image.fromarray(colours[at]).convert(mode).save(path)
+        Image.fromarray(colors[at]).convert(mode).save(path)
     assert shard(*fields.words, "--out", tmp_path / "out") == 0
     assert np.array_equal(packed_labels(tmp_path / "out", "train")["a"], np.array([0, 1, 255], np.uint8)[at])
 
@@ -88,7 +88,7 @@ def test_a_short_classes_file_in_yaml(fields: Fields, shard: Shard, tmp_path: Pa
     fields.write("classes:\n- {id: 0, name: sky}\n- {id: 1, name: field}\n- {id: 3, name: road}\n")
     assert shard(*fields.words, "--out", tmp_path / "out") == 0
     manifest = load_manifest(tmp_path / "out")
-    assert manifest.name == "folder" and manifest.palette == tuple(voc_colour(i) for i in range(3))
+    assert manifest.name == "folder" and manifest.palette == tuple(voc_color(i) for i in range(3))
     assert manifest.splits["train"].ignored > 0  # 255, always
 
 
@@ -117,7 +117,7 @@ def grey(value: int) -> Callable[[Fields], object]:
     return lambda fields: cv2.imwrite(str(fields.label), np.full((48, 64), value, np.uint8))
 
 
-def coloured(fields: Fields) -> None:
+def colored(fields: Fields) -> None:
     Image.new("RGB", (64, 48), (1, 2, 3)).save(fields.label)
 
 
@@ -141,18 +141,18 @@ FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
         lambda fields: fields.write("classes: []\nclasses: []\n"),
         ("'classes' stands there twice in line 2",),
     ),
-    "short colour": (repeat(colour=[1, 2]), ("classes.2.colour",)),
+    "short color": (repeat(color=[1, 2]), ("classes.2.color",)),
     "an id twice": (repeat(id=3), ("the id '3' 2 times",)),
     "an id that is ignored too": (classes(ignore=[3]), ("the id '3' 2 times",)),
     "a name twice": (repeat(name="road"), ("the class 'road' 2 times",)),
-    "a colour twice": (repeat(colour=[90, 90, 90]), ("the colour (90, 90, 90) 2 times",)),
+    "a color twice": (repeat(color=[90, 90, 90]), ("the color (90, 90, 90) 2 times",)),
     "a taken name": (classes(name="voc"), ("'voc' of another dataset",)),
     "unknown value": (grey(77), ("labels/train/a.png'", "value(s) [77]", "ids of fields", "correct the label")),
-    "unknown colour": (coloured, ("a.png' has the colour [1, 2, 3] (3072 pixels", "add it there")),
+    "unknown color": (colored, ("a.png' has the color [1, 2, 3] (3072 pixels", "add it there")),
     "no label": (lambda fields: fields.label.unlink(), ("train/a.jpg' has no label map", "1 of 2")),
     "text for a label": (lambda fields: fields.label.write_text("x"), ("a.png' cannot be decoded",)),
-    "half a coloured label": (
-        lambda fields: (coloured(fields), fields.label.write_bytes(fields.label.read_bytes()[:-20])),
+    "half a colored label": (
+        lambda fields: (colored(fields), fields.label.write_bytes(fields.label.read_bytes()[:-20])),
         ("a.png' cannot be decoded",),
     ),
     "two images of a name": (

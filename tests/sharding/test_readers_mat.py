@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
-from packing import packed_labels, refuse
 from PIL import Image
+from support.packing import packed_labels, refuse
 
-from msanet.data.index import load_manifest
+from msanet.data.manifest import load_manifest
 from msanet.datasets import PERSON_PART
 from msanet.errors import UserError
 from sharding.readers import open_source

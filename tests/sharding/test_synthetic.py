@@ -1,4 +1,4 @@
-"""The procedural street scenes: layout, labels, determinism, refusals, and that colour alone does not solve them."""
+"""The procedural street scenes: layout, labels, determinism, refusals, and that color alone does not solve them."""
 
 import argparse
 import errno
@@ -223,20 +223,20 @@ def test_the_last_fifth_is_val(tmp_path: Path) -> None:
 
 
 def _pixels(scene: Scene) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """The colours (M, 3) and train ids (M,) of the pixels that have a class."""
+    """The colors (M, 3) and train ids (M,) of the pixels that have a class."""
     train_ids = np.array([BY_ID[i].train_id if i in BY_ID else 255 for i in range(256)])[scene.label_HW]
     known = train_ids < 19
     return scene.image_HWC[known].astype(float), train_ids[known]
 
 
-def test_colour_alone_does_not_solve_the_scenes() -> None:
-    colours, classes = (np.concatenate(part) for part in zip(*map(_pixels, map(_scene, range(8))), strict=True))
+def test_color_alone_does_not_solve_the_scenes() -> None:
+    colors, classes = (np.concatenate(part) for part in zip(*map(_pixels, map(_scene, range(8))), strict=True))
     present = np.unique(classes)
-    means = np.stack([colours[classes == number].mean(0) for number in present])
+    means = np.stack([colors[classes == number].mean(0) for number in present])
     right = total = 0
     for index in range(8, 12):
-        colours, classes = _pixels(_scene(index))
-        nearest = np.argmin(((colours[:, None] - means) ** 2).sum(-1), 1)
+        colors, classes = _pixels(_scene(index))
+        nearest = np.argmin(((colors[:, None] - means) ** 2).sum(-1), 1)
         right += int((present[nearest] == classes).sum())
         total += len(classes)
     assert right / total < 0.6

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from msanet.data.codec import CODECS, encode_label
+from msanet.data.image.codec import CODECS, encode_label
 from sharding.__main__ import main
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -450,7 +450,7 @@ def test_random_damage_never_ends_in_a_traceback(shards: Path, tmp_path: Path, c
             code: object = main(["verify", str(damaged), "--workers", "1"])
         except SystemExit as ended:
             code = ended.code
-        # Names, colours and the writer's own plan have no second copy to be compared with.
+        # Names, colors and the writer's own plan have no second copy to be compared with.
         assert code == 2 or path.suffix == ".json", (path.name, number)
         assert code in (0, 2) and "Traceback" not in capfd.readouterr().err
         shutil.rmtree(damaged)

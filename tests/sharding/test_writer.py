@@ -21,7 +21,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from msanet.data.index import ShardInfo, load_manifest, load_shard_index
+from msanet.data.manifest import ShardInfo, load_manifest, load_shard_index
 from msanet.datasets import CAMVID
 from msanet.errors import UserError
 from sharding import plan as plan_module

@@ -18,8 +18,8 @@ import psutil
 import pytest
 import yaml
 from conftest import REPOSITORY
-from ranks import free_port
-from ray_nodes import Node, ray_head
+from support.ranks import free_port
+from support.ray_nodes import Node, ray_head
 
 from msanet.config import load_config
 from msanet.errors import UserError
@@ -33,10 +33,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 RUN = {
-    "data": {"crop": [32, 40], "workers": 1},
+    "data": {"crop": [32, 40], "num_workers": 1},
     "model": {"name": "unet", "width": 0.05},
-    "evaluation": {"workers": 0, "panels": 0, "worst": 0},
-    "trainer": {"global_batch": 4, "log_every": 1, "checkpoint_every": 2, "evaluate_every": 1, "epochs": 5},
+    "evaluation": {"num_workers": 0, "panels": 0, "worst": 0},
+    "trainer": {
+        "global_batch_size": 4,
+        "log_every_steps": 1,
+        "checkpoint_every_steps": 2,
+        "val_every_epochs": 1,
+        "epochs": 5,
+    },
 }
 
 
@@ -154,7 +160,7 @@ def test_a_cluster_is_joined_and_lives_on(
     pytest.importorskip("optuna")
     folder = tmp_path / "out"
     space = {"optimizer.lr": {"log_uniform": [1e-6, 1e-2]}, "data.crop": {"choice": [[32, 40], [24, 32]]}}
-    sweep = {"trials": 3, "searcher": "optuna", "scheduler": "asha", "concurrent": 1, "seed": 1}
+    sweep = {"trials": 3, "searcher": "optuna", "scheduler": "asha", "max_concurrent_trials": 1, "seed": 1}
     file = write(tmp_path / "s.yaml", sweep=sweep, run=RUN, space=space, full={"trainer.steps": 1})
     rows = tune(cluster.address, folder, shards, file)
     assert {row["status"] for row in rows} == {"done", "stopped"} and len({row["optimizer.lr"] for row in rows}) == 3
@@ -212,8 +218,8 @@ def test_a_cluster_that_lets_nobody_in(
 def test_pbt_goes_on_from_a_better_trial(cluster: Node, shards: Path, tmp_path: Path) -> None:
     """There is room for one trial, so that both wait for each other after every epoch. The second draws a rate that is
     too low; it takes over the first's weights and figures, and goes on with nearly its rate, each step once."""
-    run = {**RUN, "trainer": {**RUN["trainer"], "global_batch": 2, "epochs": 3, "checkpoint_every": 13}}
-    sweep = {"trials": 2, "searcher": "pbt", "cpus": 3, "perturb_every": 1, "seed": 4}
+    run = {**RUN, "trainer": {**RUN["trainer"], "global_batch_size": 2, "epochs": 3, "checkpoint_every_steps": 13}}
+    sweep = {"trials": 2, "searcher": "pbt", "cpus": 3, "perturb_every_epochs": 1, "seed": 4}
     file = write(tmp_path / "s.yaml", sweep=sweep, run=run, space={"optimizer.lr": {"log_uniform": [1e-9, 1e-2]}})
     rows = tune(cluster.address, tmp_path / "out", shards, file)
     assert [row["status"] for row in rows] == ["done", "done"]
@@ -238,7 +244,7 @@ def test_the_median_rule_ends_a_trial(cluster: Node, shards: Path, tmp_path: Pat
     """The last of four, which learns nothing, after its first epoch."""
     run = {**RUN, "trainer": {**RUN["trainer"], "epochs": 3}}
     space = {"optimizer.lr": {"grid": [1e-2, 8e-3, 6e-3, 1e-9]}}
-    sweep = {"trials": 1, "scheduler": "median", "concurrent": 1}
+    sweep = {"trials": 1, "scheduler": "median", "max_concurrent_trials": 1}
     rows = tune(
         cluster.address, tmp_path / "out", shards, write(tmp_path / "s.yaml", sweep=sweep, run=run, space=space)
     )

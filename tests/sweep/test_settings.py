@@ -20,11 +20,11 @@ from msanet.models import check_model
 from msanet.sweep.command_line import sweep_job
 from msanet.sweep.plan import SweepPlan, plan_sweep
 from msanet.sweep.settings import Axis, SweepFile
-from msanet.sweep.space import active, grid_points, sample_points, text_of
+from msanet.sweep.space import active, grid_points, sample_points, to_yaml
 from msanet.sweep.tuning import PLAN_FILE, tune_sweep
 
 SHIPPED = sorted((REPOSITORY / "jobs" / "sweeps").glob("*.yaml"))
-RUN = {"data": {"crop": [32, 40]}, "model.name": "unet", "model.width": 0.05, "trainer.global_batch": 4}
+RUN = {"data": {"crop": [32, 40]}, "model.name": "unet", "model.width": 0.05, "trainer.global_batch_size": 4}
 
 
 def plan(
@@ -50,9 +50,14 @@ REFUSED = {
     "a range upside down": ({"optimizer.lr": {"uniform": [1, 0.1]}}, {}, {}, "low below high"),
     "a condition on nothing": ({"optimizer.lr": {"choice": [1], "when": {"model.nam": "unet"}}}, {}, {}, "'model.nam'"),
     "no axis": ({}, {}, {}, "space is empty"),
-    "ranks that share no batch": ({"trainer.global_batch": {"choice": [4, 5]}}, {}, {"ranks": 2}, "cannot be shared"),
+    "ranks that share no batch": (
+        {"trainer.global_batch_size": {"choice": [4, 5]}},
+        {},
+        {"ranks": 2},
+        "cannot be shared",
+    ),
     "a folder of one's own": ({"run.dir": {"choice": ["a", "b"]}}, {}, {}, "the sweep's to set"),
-    "restarts besides": ({"optimizer.lr": {"choice": [1]}}, {"run.restarts": 1}, {}, "sweep.max_failures"),
+    "restarts besides": ({"optimizer.lr": {"choice": [1]}}, {"run.max_restarts": 1}, {}, "sweep.max_failures"),
     "a typo in the sweep": ({"optimizer.lr": {"choice": [1]}}, {}, {"trails": 2}, "did you mean 'trials'"),
     "a grid for Optuna": ({"optimizer.lr": {"grid": [1]}}, {}, {"searcher": "optuna"}, "takes no grid"),
     "two schedulers": (
@@ -73,7 +78,7 @@ REFUSED = {
         {"name": {"token": "hunter2"}},
         r"sweep.name is {'token': \*\*\*}",
     ),
-    "numbers between the ends": ({"trainer.global_batch": {"int": [8, 16]}}, {}, {"ranks": 4}, "cannot be shared"),
+    "numbers between the ends": ({"trainer.global_batch_size": {"int": [8, 16]}}, {}, {"ranks": 4}, "cannot be shared"),
     "fractions of a whole number": ({"trainer.steps": {"uniform": [10, 20]}}, {}, {}, "trainer.steps is 1"),
     "no shards": ({"optimizer.lr": {"choice": [1]}}, {"data.path": "/nowhere"}, {}, "/nowhere"),
 }
@@ -144,7 +149,7 @@ def test_the_grid_has_each_combination_once() -> None:
 
 @pytest.mark.parametrize("value", [1e-5, [[32, 40], None], "1e-3", "yes", True, "a: b", 0.1 + 0.2, ""])
 def test_values_survive_the_command_line(value: Any) -> None:
-    setting = load_config(None, [f"deepspeed.x={text_of(value)}"]).deepspeed["x"]
+    setting = load_config(None, [f"deepspeed.x={to_yaml(value)}"]).deepspeed["x"]
     assert setting == (1e-3 if value == "1e-3" else value)
 
 
@@ -172,14 +177,14 @@ def test_the_tables_of_attention_to_scale(recipe: str, shards: Path, tmp_path: P
     options = [{"merge": merge, "scales": scales, "extra_supervision": more} for merge, scales, more in rows]
     assert [config.model.options for config in configs if config.model.options] == options
     assert [config.model.name for config in configs] == ["attention_to_scale"] * 12 + ["deeplab_largefov"]
-    assert {config.trainer.evaluate_every for config in configs} == {20 if recipe == "person_part" else 4}
+    assert {config.trainer.val_every_epochs for config in configs} == {20 if recipe == "person_part" else 4}
 
 
 def test_the_fingerprint_is_that_of_the_trainings(shards: Path, tmp_path: Path) -> None:
     space = {"optimizer.lr": {"choice": [1e-3, 1e-2]}}
     one = plan(shards, tmp_path, space)
     assert one.fingerprint == plan(shards, tmp_path, space, name="x", ranks=2, cpus=2).fingerprint
-    for kept_by_tune in ({"concurrent": 1}, {"max_failures": 5}, {"perturb_every": 3}, {"trials": 9}):
+    for kept_by_tune in ({"max_concurrent_trials": 1}, {"max_failures": 5}, {"perturb_every_epochs": 3}, {"trials": 9}):
         assert one.fingerprint != plan(shards, tmp_path, space, **kept_by_tune).fingerprint
     assert one.fingerprint != plan(shards, tmp_path, space, {"trainer.epochs": 3}).fingerprint
     assert one.fingerprint != plan(shards, tmp_path, {"optimizer.lr": {"choice": [1e-3]}}).fingerprint

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from small_runs import toy_checkpoint
+from support.small_runs import toy_checkpoint
 
 from msanet.config import load_config
 from msanet.errors import UserError
 from msanet.files import write_text
 from msanet.sweep.plan import SweepPlan, plan_sweep
-from msanet.sweep.process import End, Place, RankProcess, hold, last_words
+from msanet.sweep.process import RankExit, RankPlacement, RankProcess, hold, last_error_line
 from msanet.sweep.ranks import environments
 from msanet.sweep.results import read_trials, table, write_results
 from msanet.sweep.settings import Axis, SweepConfig, SweepFile
-from msanet.sweep.trial import Outcome, Pointer, adopt, conclude, hand_over, read_outcome, settle
+from msanet.sweep.trial import Outcome, Pointer, clone_checkpoint, conclude, publish_checkpoint, read_outcome, settle
 from msanet.sweep.tuning import within_ranges
-from msanet.training.checkpoint import find_fault, newest_whole, write_checkpoint
+from msanet.training.checkpoint.io import latest_valid, validate_checkpoint, write_checkpoint
 
 TRAIN = REPOSITORY / "launcher" / "train.py"
 
@@ -86,30 +86,30 @@ def test_a_checkpoint_is_taken_over(tmp_path: Path) -> None:
     donor, run = tmp_path / "donor", tmp_path / "run"
     for step in (5, 10, 15):
         write_checkpoint(donor / "checkpoints", toy_checkpoint(step), keep=1)
-        assert hand_over(donor) == step
+        assert publish_checkpoint(donor) == step
     lines = [json.dumps({"step": step}) + "\n" for step in (5, 10, 15)]
     write_text(donor / "metrics.jsonl", "".join(lines))
     write_checkpoint(run / "checkpoints", toy_checkpoint(12), keep=1)
-    adopt(run, Pointer(run=donor, step=10))
-    found = newest_whole(run / "checkpoints")
-    assert found and found.name == "step-00000010" and find_fault(found) is None
+    clone_checkpoint(run, Pointer(run=donor, step=10))
+    found = latest_valid(run / "checkpoints")
+    assert found and found.name == "step-00000010" and validate_checkpoint(found) is None
     assert (run / "metrics.jsonl").read_text() == lines[0] + lines[1] and (run / "reported").read_text() == "10\n"
     assert (found / "state.json").stat().st_ino == (donor / "handed" / found.name / "state.json").stat().st_ino
 
 
 def test_nothing_to_hand_over(tmp_path: Path) -> None:
-    assert hand_over(tmp_path) is None
+    assert publish_checkpoint(tmp_path) is None
     with pytest.raises(RuntimeError, match="no checkpoint to take over"):
-        adopt(tmp_path / "run", Pointer(run=tmp_path, step=1))
+        clone_checkpoint(tmp_path / "run", Pointer(run=tmp_path, step=1))
 
 
 def test_how_trials_end(tmp_path: Path) -> None:
-    settle(tmp_path, [End(0, ""), End(0, "")])
+    settle(tmp_path, [RankExit(0, ""), RankExit(0, "")])
     assert read_outcome(tmp_path) == Outcome(status="done")
-    settle(tmp_path, [End(1, "lost"), End(2, "bad input")])
+    settle(tmp_path, [RankExit(1, "lost"), RankExit(2, "bad input")])
     assert read_outcome(tmp_path) == Outcome(status="failed", error="bad input")
     with pytest.raises(RuntimeError, match=r"\[-9, 1\]"):
-        settle(tmp_path, [End(-9, ""), End(1, "rank 0 is gone")])
+        settle(tmp_path, [RankExit(-9, ""), RankExit(1, "rank 0 is gone")])
     conclude(tmp_path, Outcome(status="stopped"), 3.0)
     assert read_outcome(tmp_path) == Outcome(status="failed", error="rank 0 is gone", seconds=3.0)
 
@@ -120,8 +120,8 @@ def test_the_last_error_of_this_attempt(tmp_path: Path) -> None:
     start = log.stat().st_size
     with log.open("a") as file:
         file.write("train: 1%\rtrain: 2%\nerror: new\nmore\n")
-    assert last_words(log, start) == "new"
-    assert last_words(log, log.stat().st_size) == ""
+    assert last_error_line(log, start) == "new"
+    assert last_error_line(log, log.stat().st_size) == ""
 
 
 def test_a_rank_holds_its_folder(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_rank_holds_its_folder(tmp_path: Path) -> None:
     script.write_text("import time; time.sleep(2); print('error: enough'); raise SystemExit(3)")
     import threading
 
-    ends: list[End] = []
+    ends: list[RankExit] = []
     words = ([str(script)], {}, tmp_path / "log", tmp_path / "lock", None)
     thread = threading.Thread(target=lambda: ends.append(RankProcess().run(*words)))
     thread.start()
@@ -138,7 +138,7 @@ def test_a_rank_holds_its_folder(tmp_path: Path) -> None:
         time.sleep(0.01)
     hold(tmp_path / "lock").close()
     thread.join(1)
-    assert ends == [End(3, "enough")]
+    assert ends == [RankExit(3, "enough")]
 
 
 def test_a_rank_ends_with_its_actor(tmp_path: Path) -> None:
@@ -167,9 +167,9 @@ def test_a_rank_ends_with_its_actor(tmp_path: Path) -> None:
 
 def test_what_a_launcher_would_set(shards: Path, tmp_path: Path) -> None:
     places = [
-        Place("n0", "10.0.0.1", ("3",), 16, 1000),
-        Place("n1", "10.0.0.2", ("0",), 16, 2000),
-        Place("n0", "10.0.0.1", ("1",), 16, 3000),
+        RankPlacement("n0", "10.0.0.1", ("3",), 16, 1000),
+        RankPlacement("n1", "10.0.0.2", ("0",), 16, 2000),
+        RankPlacement("n0", "10.0.0.1", ("1",), 16, 3000),
     ]
     plan = small_plan(shards, tmp_path, ranks=1, gpus=1, cpus=4)
     found = environments(places, plan)

@@ -6,34 +6,34 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import PLAN, toy_checkpoint
+from support.small_runs import PLAN, toy_checkpoint
 
-from msanet.data.order import Plan
+from msanet.data.shuffle_order import ShuffleConfig
 from msanet.errors import UserError
 from msanet.models import build_model
-from msanet.models.saved import ModelCard, apply_weights, load_network, load_weights, require_same_classes
-from msanet.training import checkpoint as module
-from msanet.training.checkpoint import (
+from msanet.models.io import ModelMetadata, apply_weights, load_network, load_weights, require_same_classes
+from msanet.training.checkpoint import io as module
+from msanet.training.checkpoint.io import (
     MODEL_FILE,
     Best,
     Checkpoint,
-    best_whole,
+    best_valid,
     checkpoint_folders,
-    newest_whole,
+    latest_valid,
     read_checkpoint,
     restore_rng,
     write_checkpoint,
 )
-from msanet.training.same_run import require_same_run
+from msanet.training.checkpoint.resume_checks import check_resume_compatible
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     written = replace(toy_checkpoint(), buffers={"average/norm.running_mean": torch.rand(2, 5)})
     write_checkpoint(tmp_path, written, keep=1)
-    path = newest_whole(tmp_path)
+    path = latest_valid(tmp_path)
     assert path == tmp_path / "step-00000003" and (tmp_path / "latest").read_text() == "step-00000003\n"
     read = read_checkpoint(path)
-    assert (read.state, read.card) == (written.state, written.card)
+    assert (read.state, read.metadata) == (written.state, written.metadata)
     assert all(torch.equal(t, read.weights[n]) for n, t in written.weights.items())
     assert all(torch.equal(t, read.buffers[n]) for n, t in written.buffers.items())
     assert all(torch.equal(t, read.optimizer[n][k]) for n, s in written.optimizer.items() for k, t in s.items())
@@ -45,7 +45,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_a_checkpoint_need_not_have_running_statistics_of_each_rank(tmp_path: Path) -> None:
     """As those of one rank, of networks without BatchNorm, and of versions before."""
     folder = write_checkpoint(tmp_path, toy_checkpoint(), keep=1)
-    assert not (folder / "buffers.safetensors").exists() and newest_whole(tmp_path) == folder
+    assert not (folder / "buffers.safetensors").exists() and latest_valid(tmp_path) == folder
     assert read_checkpoint(folder).buffers == {}
 
 
@@ -77,11 +77,11 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     for step in (1, 2):
         write_checkpoint(tmp_path, toy_checkpoint(step), keep=2)
     DAMAGES[damage](tmp_path / "step-00000002")
-    assert newest_whole(tmp_path) == tmp_path / "step-00000001"
+    assert latest_valid(tmp_path) == tmp_path / "step-00000001"
     warning = capsys.readouterr().err
     assert warning.startswith("warning: ") and "step-00000002" in warning
     DAMAGES[damage](tmp_path / "step-00000001")
-    assert newest_whole(tmp_path) is None
+    assert latest_valid(tmp_path) is None
 
 
 def test_a_save_that_dies_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,32 +91,32 @@ def test_a_save_that_dies_leaves_the_one_before(tmp_path: Path, monkeypatch: pyt
             patch.setattr(module, victim, lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left on device")))
             with pytest.raises(OSError, match="No space"):
                 write_checkpoint(tmp_path, toy_checkpoint(2), keep=1)
-        assert newest_whole(tmp_path) == tmp_path / "step-00000001"
+        assert latest_valid(tmp_path) == tmp_path / "step-00000001"
     write_checkpoint(tmp_path, toy_checkpoint(2), keep=1)  # what the dead save left is no hindrance
     assert [path.name for path in tmp_path.iterdir() if path.name != "latest"] == ["step-00000002"]
 
 
 SAVED = toy_checkpoint()
-OTHERS: dict[str, tuple[str, tuple[Plan, ModelCard, str], str]] = {
+OTHERS: dict[str, tuple[str, tuple[ShuffleConfig, ModelMetadata, str], str]] = {
     "dataset": (
         "data.path",
-        (PLAN, SAVED.card.model_copy(update={"dataset_digest": "e" * 64, "classes": ("a", "c")}), "adam"),
+        (PLAN, SAVED.metadata.model_copy(update={"dataset_digest": "e" * 64, "classes": ("a", "c")}), "adam"),
         "the run goes on at sample 12 of the order of the new dataset, whose classes have other names",
     ),
     "model": (
         "the section model",
-        (PLAN, SAVED.card.model_copy(update={"options": {"width": 0.5}}), "adam"),
+        (PLAN, SAVED.metadata.model_copy(update={"options": {"width": 0.5}}), "adam"),
         "weights are taken by name, where all fit",
     ),
-    "optimizer": ("optimizer.name", (PLAN, SAVED.card, "sgd"), "its state starts anew"),
+    "optimizer": ("optimizer.name", (PLAN, SAVED.metadata, "sgd"), "its state starts anew"),
     "batch": (
-        "trainer.global_batch",
-        (replace(PLAN, lanes=8), SAVED.card, "adam"),
+        "trainer.global_batch_size",
+        (replace(PLAN, streams=8), SAVED.metadata, "adam"),
         "at sample 12 of another order, so of the current epoch samples may be seen twice or not at all",
     ),
     "order": (
         "run.seed",
-        (replace(PLAN, seed=1), SAVED.card, "adam"),
+        (replace(PLAN, seed=1), SAVED.metadata, "adam"),
         "at sample 12 of another order, so of the current epoch samples may be seen twice or not at all",
     ),
 }
@@ -125,21 +125,21 @@ OTHERS: dict[str, tuple[str, tuple[Plan, ModelCard, str], str]] = {
 @pytest.mark.parametrize("kind", OTHERS)
 def test_another_run_is_refused_or_accepted_with_a_warning(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     setting, now, follows = OTHERS[kind]
-    require_same_run(SAVED, PLAN, SAVED.card, "adam")
+    check_resume_compatible(SAVED, PLAN, SAVED.metadata, "adam")
     others = [other for other in OTHERS if other != kind]
-    with pytest.raises(UserError, match=rf"{setting}.* back, .*run.accept=\[{','.join(others)},{kind}\]"):
-        require_same_run(SAVED, *now, accept=others)
+    with pytest.raises(UserError, match=rf"{setting}.* back, .*run.allow_changes=\[{','.join(others)},{kind}\]"):
+        check_resume_compatible(SAVED, *now, accept=others)
     assert not capsys.readouterr().err
-    require_same_run(SAVED, *now, accept=[kind])
+    check_resume_compatible(SAVED, *now, accept=[kind])
     warning = capsys.readouterr().err
     assert warning.startswith("warning: the checkpoint in run.dir has ") and warning.endswith(f"{follows}\n")
     assert warning.count("\n") == 1
 
 
 def test_another_number_of_classes_is_never_accepted() -> None:
-    other = SAVED.card.model_copy(update={"classes": ("a", "b", "c"), "dataset": "new"})
+    other = SAVED.metadata.model_copy(update={"classes": ("a", "b", "c"), "dataset": "new"})
     with pytest.raises(UserError, match="knows 2 classes, this run's dataset has 3, expected as many"):
-        require_same_run(SAVED, PLAN, other, "adam", accept=list(OTHERS))
+        check_resume_compatible(SAVED, PLAN, other, "adam", accept=list(OTHERS))
 
 
 def test_weights_of_another_network_are_refused() -> None:
@@ -154,12 +154,12 @@ def test_weights_of_another_network_are_refused() -> None:
 def test_a_network_is_used_without_its_run(tmp_path: Path) -> None:
     written = toy_checkpoint()
     folder = write_checkpoint(tmp_path, written, keep=1)
-    model, card = load_network(folder / MODEL_FILE, torch.device("cpu"))
-    assert not model.training and card.classes == ("a", "b") and card.ids == (7, 8)
+    model, metadata = load_network(folder / MODEL_FILE, torch.device("cpu"))
+    assert not model.training and metadata.classes == ("a", "b") and metadata.ids == (7, 8)
     assert torch.equal(model.state_dict()["classifier.weight"], written.weights["classifier.weight"])
-    require_same_classes(card, ("a", "b"), "data")
+    require_same_classes(metadata, ("a", "b"), "data")
     with pytest.raises(UserError, match="2 classes of toy"):
-        require_same_classes(card, ("b", "a"), "data")
+        require_same_classes(metadata, ("b", "a"), "data")
 
 
 def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
 
     (tmp_path / "text").write_text("hello")
     save_file({"x": torch.zeros(1)}, tmp_path / "plain")
-    for name, words in (("text", "cannot be read"), ("plain", "no model card"), ("nowhere", "is not there")):
+    for name, words in (("text", "cannot be read"), ("plain", "no model metadata"), ("nowhere", "is not there")):
         with pytest.raises(UserError, match=words):
             load_weights(tmp_path / name)
 
@@ -182,13 +182,13 @@ def test_the_best_is_kept_however_old(tmp_path: Path) -> None:
         tmp_path / "latest"
     ).read_text() == "step-00000004\n"
     assert read_checkpoint(tmp_path / "step-00000004").state.best == Best(step=2, mean_iou=0.5)
-    assert best_whole(tmp_path) == tmp_path / "step-00000002"
+    assert best_valid(tmp_path) == tmp_path / "step-00000002"
     (tmp_path / "step-00000002" / MODEL_FILE).unlink()
     with pytest.raises(UserError, match="best checkpoint file .* is missing.*leave --best out"):
-        best_whole(tmp_path)
+        best_valid(tmp_path)
     (tmp_path / "best").unlink()
     with pytest.raises(UserError, match="is not there, expected the name of the best"):
-        best_whole(tmp_path)
+        best_valid(tmp_path)
 
 
 def test_a_full_disk_leaves_what_was_there(small_disk: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_full_disk_leaves_what_was_there(small_disk: Path) -> None:
     large = small(2, 2**18)
     with pytest.raises(OSError, match="[Nn]o space"):
         write_checkpoint(small_disk, large, keep=2)
-    found = newest_whole(small_disk)
+    found = latest_valid(small_disk)
     assert found is not None and found.name == "step-00000001"
     assert not list(small_disk.glob(".*partial"))
     write_checkpoint(small_disk, small(3), keep=1)  # there is room for one beside it

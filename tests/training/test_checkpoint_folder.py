@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import toy_checkpoint
+from support.small_runs import toy_checkpoint
 
 from msanet.errors import UserError
-from msanet.training import checkpoint as module
-from msanet.training.checkpoint import (
+from msanet.training.checkpoint import io as module
+from msanet.training.checkpoint.io import (
     MODEL_FILE,
     Best,
     Checkpoint,
-    best_whole,
+    best_valid,
     checkpoint_folders,
-    find_fault,
-    newest_whole,
+    latest_valid,
     read_checkpoint,
+    validate_checkpoint,
     write_checkpoint,
 )
 
@@ -95,11 +95,11 @@ def test_what_is_no_checkpoint_of_ours_is_named_and_passed_over(
 ) -> None:
     damage, words = FAULTS[fault]
     damage(folder / SECOND)
-    assert newest_whole(folder) == folder / FIRST
+    assert latest_valid(folder) == folder / FIRST
     warning = capsys.readouterr().err
     assert warning.startswith("warning: checkpoint ") and words in warning and warning.count("\n") == 1, warning
     write_checkpoint(folder, tiny(3), keep=1)  # and none is in the way of the next
-    assert newest_whole(folder) == folder / "step-00000003"
+    assert latest_valid(folder) == folder / "step-00000003"
 
 
 def test_a_file_that_must_not_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +109,8 @@ def test_a_file_that_must_not_be_read_is_named(folder: Path, monkeypatch: pytest
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(module, "_file_info", refuse)
-    assert "cannot be read (Permission denied)" in str(find_fault(folder / SECOND))
-    assert newest_whole(folder) is None
+    assert "cannot be read (Permission denied)" in str(validate_checkpoint(folder / SECOND))
+    assert latest_valid(folder) is None
 
 
 def test_similar_names_are_no_checkpoints(folder: Path) -> None:
@@ -120,23 +120,23 @@ def test_similar_names_are_no_checkpoints(folder: Path) -> None:
     (folder / "latest").unlink()
     (folder / "latest").symlink_to("/etc")
     assert [path.name for path in checkpoint_folders(folder)] == [SECOND, FIRST]
-    assert newest_whole(folder) == folder / SECOND
+    assert latest_valid(folder) == folder / SECOND
     write_checkpoint(folder, tiny(3), keep=1)
     assert (folder / "step-abc").is_dir() and (folder / "latest").read_text() == "step-00000003\n"
 
 
 @pytest.mark.parametrize("name", ["../../etc", "/etc", "", "step-00000001/../..", "x" * 10_000, "\x00"])
 def test_the_best_is_looked_for_in_the_folder_only(folder: Path, name: str) -> None:
-    assert best_whole(folder) == folder / FIRST
+    assert best_valid(folder) == folder / FIRST
     (folder / "best").write_text(name)
     with pytest.raises(UserError, match="expected the name of a checkpoint beside it; leave --best out") as caught:
-        best_whole(folder)
+        best_valid(folder)
     assert len(str(caught.value)) < 400
 
 
 def test_a_state_of_another_version_is_one_sentence(folder: Path) -> None:
     state = folder / SECOND / "state.json"
-    state.write_text(state.read_text().replace('"consumed"', '"taken"'))
+    state.write_text(state.read_text().replace('"consumed_samples"', '"taken"'))
     with pytest.raises(UserError, match="cannot be read .*expected one of this version"):
         read_checkpoint(folder / SECOND)
 
@@ -144,9 +144,9 @@ def test_a_state_of_another_version_is_one_sentence(folder: Path) -> None:
 def test_a_state_without_the_newer_fields_is_read(folder: Path) -> None:
     state = folder / SECOND / "state.json"
     tree = json.loads(state.read_text())
-    del tree["owes_validation"]
+    del tree["validation_pending"]
     state.write_text(json.dumps(tree))
-    assert read_checkpoint(folder / SECOND).state.owes_validation is False
+    assert read_checkpoint(folder / SECOND).state.validation_pending is False
 
 
 def test_a_damaged_newer_one_does_not_push_out_what_is_written(folder: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_damaged_newer_one_does_not_push_out_what_is_written(folder: Path) -> 
     (folder / SECOND / MODEL_FILE).unlink()
     os.rename(folder / SECOND, folder / "step-00000009")
     write_checkpoint(folder, tiny(3), keep=1)
-    assert newest_whole(folder) == folder / "step-00000003" and not (folder / "step-00000009").exists()
+    assert latest_valid(folder) == folder / "step-00000003" and not (folder / "step-00000009").exists()
 
 
 def test_a_step_is_saved_again_without_a_moment_that_has_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +169,6 @@ def test_a_step_is_saved_again_without_a_moment_that_has_none(folder: Path, monk
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "rename", killed)
         write_checkpoint(folder, tiny(2), keep=1)
-    assert newest_whole(folder) == folder / f"{SECOND}.replaced"
+    assert latest_valid(folder) == folder / f"{SECOND}.replaced"
     write_checkpoint(folder, tiny(2), keep=1)
-    assert checkpoint_folders(folder) == [folder / SECOND] and find_fault(folder / SECOND) is None
+    assert checkpoint_folders(folder) == [folder / SECOND] and validate_checkpoint(folder / SECOND) is None

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run_ranks
-from small_runs import run_steps, small_config, start
+from support.networks import images, network, random_labels, training_loss
+from support.ranks import run_ranks
+from support.small_runs import run_steps, small_config, start
 from torch import nn
-from zoo import images, network, random_labels, training_loss
 
 from msanet.config import parse_config
-from msanet.data.source import ShardSource
+from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.errors import UserError
+from msanet.models.activation_checkpointing import Checkpointable
 from msanet.models.blocks import conv_norm_relu
-from msanet.models.recompute import Recomputable
-from msanet.training import engine
-from msanet.training.compiling import compile_blocks, require_compiler
+from msanet.training.engine import initialize
+from msanet.training.engine.compiling import compile_blocks, require_compiler
 
 CASES = ("msanet", "fcn-8s", "unet", "msc-largefov", "deeplabv3", "attention-to-scale-unet")
 
@@ -105,7 +105,7 @@ def test_kernels_that_are_compiled_compute_the_same() -> None:
         torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-5 * a.grad.abs().max().item(), msg=name)
 
 
-class _Small(Recomputable):
+class _Small(Checkpointable):
     def __init__(self) -> None:
         super().__init__()
         self.block = conv_norm_relu(8, 8, 3)
@@ -122,7 +122,7 @@ def _compile_in_training(shards: str) -> None:
     def counted(model: nn.Module, fixed_size: bool) -> None:
         compile_blocks(model, fixed_size, backend=counter)
 
-    engine.compile_blocks = counted  # type: ignore[assignment]
+    initialize.compile_blocks = counted  # type: ignore[assignment]
     for stage in (0, 1, 2):
         ends = []
         for is_compiled in (False, True):
@@ -130,7 +130,7 @@ def _compile_in_training(shards: str) -> None:
             counter.graphs = 0
             config = small_config(shards, stage, "unet")
             trainer = config.trainer.model_copy(
-                update={"compile": is_compiled, "activation_checkpointing": True, "ema": 0.0}
+                update={"compile": is_compiled, "activation_checkpointing": True, "ema_decay": 0.0}
             )
             run = start(config.model_copy(update={"trainer": trainer}))
             run_steps(run, 1)

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ranks import start_ranks
+from support.ranks import start_ranks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from msanet.config import parse_config
-from msanet.data.index import load_manifest
-from msanet.data.stages import Batch
-from msanet.evaluation.records import image_counts, image_records
-from msanet.evaluation.result import Evaluation
-from msanet.training.lines import PatientWriter, append, cut_after
-from msanet.training.run import RunFolder
+from msanet.data.manifest import load_manifest
+from msanet.data.pipeline import Batch
+from msanet.evaluation.per_image_counts import collect_counts, image_counts
+from msanet.evaluation.result import EvaluationResult
+from msanet.training.monitoring.jsonl import JsonlLogger, append, cut_after
+from msanet.training.run_folder import RunFolder
 
 
 def fill(disk: Path, leave: int = 0) -> Path:
@@ -48,12 +48,12 @@ def batch(number: int) -> Batch:
     return Batch(torch.zeros(0), torch.zeros(0), torch.zeros(0), values * 0, values, ("shard 7 is torn",))
 
 
-def evaluation(shards: Path) -> Evaluation:
+def evaluation(shards: Path) -> EvaluationResult:
     manifest = load_manifest(shards)
     matrix = np.eye(manifest.num_classes, manifest.num_classes + 1, dtype=np.int64) * 9
     images = [image_counts(0, "val_000", matrix)]
-    records = image_records(manifest.name, manifest.digest(), "val", manifest.classes, images)
-    return Evaluation(records, np.ones(1, np.int64), 1)
+    records = collect_counts(manifest.name, manifest.digest(), "val", manifest.classes, images)
+    return EvaluationResult(records, np.ones(1, np.int64), 1)
 
 
 def test_what_does_not_fit_is_missing_whole(small_disk: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_file_that_did_not_fit_is_tried_again_once_there_is_room(
     small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not before, or every shorter line would fit into the end of the last block."""
-    path, writer = small_disk / "lines", PatientWriter()
+    path, writer = small_disk / "lines", JsonlLogger()
     append(path, b"first\n")
     ballast = fill(small_disk)
     for line in (b"x" * 5000, b"short\n", b"short\n"):
@@ -101,7 +101,7 @@ def test_a_run_goes_on_while_its_disk_is_full(
         files = [Path(line.split("'")[1]).name for line in said]
         assert len(files) == len({*files}), said
         assert {"tensorboard", "metrics.jsonl", "samples-00000.jsonl"} <= {*files}
-        assert {"masked-00000.jsonl", "evaluation-val.json", "report.html"} <= {*files}, "each once"
+        assert {"bad-samples-00000.jsonl", "evaluation-val.json", "report.html"} <= {*files}, "each once"
         assert any(
             "samples-00000" in line and "the proof that each sample is taken once has a gap" in line for line in said
         )
@@ -172,8 +172,13 @@ def test_a_torn_end_is_cut_off(tmp_path: Path, end: bytes) -> None:
 def test_a_training_ends_well_on_a_full_disk(shards: Path, small_disk: Path) -> None:
     """The real command, on a disk with room for its settings and no more."""
     fill(small_disk, leave=12 * 1024)
-    words = ["launcher/train.py", "data.crop=[32,40]", "data.workers=0", "model.width=0.05", "model.name=unet"]
-    words += ["trainer.global_batch=4", "trainer.log_every=1", "trainer.checkpoint_every=2", "evaluation.workers=0"]
+    words = ["launcher/train.py", "data.crop=[32,40]", "data.num_workers=0", "model.width=0.05", "model.name=unet"]
+    words += [
+        "trainer.global_batch_size=4",
+        "trainer.log_every_steps=1",
+        "trainer.checkpoint_every_steps=2",
+        "evaluation.num_workers=0",
+    ]
     words += [f"data.path={shards}", f"run.dir={small_disk / 'run'}", "trainer.steps=4", "run.record_samples=true"]
     (process,) = start_ranks(1, words)
     output = process.communicate(timeout=240)[0]

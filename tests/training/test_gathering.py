@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import torch
-from ranks import run_ranks
-from small_runs import run_steps, small_config, start
+from support.ranks import run_ranks
+from support.small_runs import run_steps, small_config, start
 
 from msanet import distributed
-from msanet.training import engine_state
-from msanet.training.buffers import averaged
+from msanet.training.checkpoint import zero_state
+from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
 
 
 def _gather(shards: str) -> None:
@@ -17,15 +17,15 @@ def _gather(shards: str) -> None:
         trainer = start(small_config(shards, stage))
         run_steps(trainer, 1)
         copied: list[int] = []
-        own = engine_state._on_cpu
-        engine_state._on_cpu = lambda value, own=own, seen=copied: (
+        own = zero_state._on_cpu
+        zero_state._on_cpu = lambda value, own=own, seen=copied: (
             seen.append(torch.as_tensor(value).numel()) or own(value)
         )
         saved = trainer.checkpoint()
-        engine_state._on_cpu = own
+        zero_state._on_cpu = own
         assert trainer.average is not None and saved.average is not None
-        with averaged(trainer.buffers):
-            everywhere = engine_state.gather_weights(trainer.engine, everywhere=True)
+        with averaged_over_ranks(trainer.buffers):
+            everywhere = zero_state.gather_weights(trainer.engine, everywhere=True)
             average = trainer.average.weights(everywhere=True)
         assert average.keys() == everywhere.keys() == trainer.engine.module.state_dict().keys()
         if distributed.is_main():

@@ -1,22 +1,22 @@
-"""The same gradients for any ranks x micro-batch x accumulation: the loss is normalised over the global batch."""
+"""The same gradients for any ranks x micro-batch x accumulation: the loss is normalized over the global batch."""
 
 from pathlib import Path
 
 import pytest
 import torch
 from deepspeed.accelerator import get_accelerator
-from ranks import run_ranks
-from small_runs import run_steps, small_config, start
+from support.ranks import run_ranks
+from support.small_runs import run_steps, small_config, start
 from torch import nn
 
 from msanet import distributed
 from msanet.config import parse_config
-from msanet.data.index import load_manifest
 from msanet.data.loader import plan_batches
-from msanet.data.source import ShardSource
+from msanet.data.manifest import load_manifest
+from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.models import build_model
-from msanet.training.sync_batchnorm import CpuSyncBatchNorm, convert_sync_batchnorm
+from msanet.training.engine.sync_batchnorm import CpuSyncBatchNorm, convert_sync_batchnorm
 from msanet.training.trainer import Trainer
 
 # Those that sort pixels have another gradient where rounding swaps two: tests/test_losses.py cuts batches for them.
@@ -27,11 +27,16 @@ def _step(shards: str, out: str, micro: int | None, norm: str, network: str = "m
     """One SGD step of lr 1 without momentum, so that the weights moved by the gradient; rank 0 writes them."""
     config = parse_config(
         {
-            "data": {"path": shards, "crop": [40, 48], "scale": [0.5, 1.0], "workers": 0},
+            "data": {"path": shards, "crop": [40, 48], "random_scale": [0.5, 1.0], "num_workers": 0},
             "optimizer": {"name": "sgd", "lr": 1.0, "momentum": 0.0},
             "schedule": {"name": "constant"},
             "loss": {} if network == "msanet" else WEIGHTED,
-            "trainer": {"steps": 1, "global_batch": 8, "micro_batch": micro, "sync_batchnorm": norm == "sync"},
+            "trainer": {
+                "steps": 1,
+                "global_batch_size": 8,
+                "micro_batch_size": micro,
+                "sync_batchnorm": norm == "sync",
+            },
         },
         "test",
     )
@@ -51,7 +56,7 @@ def _step(shards: str, out: str, micro: int | None, norm: str, network: str = "m
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     trainer = Trainer(config, manifest, model, batches, None)
     trainer.train_step(next(trainer.stream()))
-    figures = trainer.training_figures()
+    figures = trainer.training_metrics()
     if distributed.is_main():
         moved = {name: before[name] - p.detach() for name, p in trainer.engine.module.named_parameters()}
         torch.save({"gradient": moved, "loss": figures["loss"]}, out)

@@ -7,31 +7,31 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run_ranks
-from small_runs import run_steps, small_config, start
+from support.ranks import run_ranks
+from support.small_runs import run_steps, small_config, start
 
 from msanet.config import Config, OptimizerConfig, TrainerConfig
 from msanet.data.loader import BatchPlan
 from msanet.models import build_model
-from msanet.training.memory import Memory, activation_bytes, gigabytes, state_bytes, step_memory
+from msanet.training.memory.estimate import StepMemory, activation_bytes, gigabytes, state_bytes, step_memory
 
 SIZE, HISTOGRAM = (64, 96), (1, 1, 1, 1, 1)
 CASES: dict[str, dict[str, Any]] = {
-    "msanet": {"crop": [96, 128], "trainer": {"global_batch": 3, "ema": 0.0}},
+    "msanet": {"crop": [96, 128], "trainer": {"global_batch_size": 3, "ema_decay": 0.0}},
     "msanet, bf16, recomputed": {
         "crop": [96, 160],
-        "trainer": {"global_batch": 3, "precision": "bf16", "activation_checkpointing": True, "ema": 0.0},
+        "trainer": {"global_batch_size": 3, "precision": "bf16", "activation_checkpointing": True, "ema_decay": 0.0},
     },
     "unet, SGD, two micro-batches": {
         "network": "unet",
         "crop": [96, 160],
         "optimizer": {"name": "sgd", "momentum": 0.9},
-        "trainer": {"global_batch": 6, "micro_batch": 3, "zero_stage": 2},
+        "trainer": {"global_batch_size": 6, "micro_batch_size": 3, "zero_stage": 2},
     },
     "deeplabv3, ZeRO 3": {
         "network": "deeplabv3",
         "crop": [192, 256],
-        "trainer": {"global_batch": 4, "zero_stage": 3},
+        "trainer": {"global_batch_size": 4, "zero_stage": 3},
     },
 }
 
@@ -39,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
 def _config(shards: str, case: str) -> Config:
     chosen = CASES[case]
     config = small_config(shards, 0, chosen.get("network", "msanet"), **chosen.get("optimizer", {}))
-    data, trainer = {"crop": chosen["crop"], "scale": [1.0, 1.0]}, chosen["trainer"]
+    data, trainer = {"crop": chosen["crop"], "random_scale": [1.0, 1.0]}, chosen["trainer"]
     tree = config.model_dump()
     return Config.model_validate({**tree, "data": {**tree["data"], **data}, "trainer": {**tree["trainer"], **trainer}})
 
@@ -84,9 +84,9 @@ def narrow() -> Any:
 
 
 def test_activations_grow_with_the_batch_and_shrink_with_recomputation_and_bf16() -> None:
-    def count(micro_batch: int, **trainer: Any) -> int:
+    def count(micro_batch_size: int, **trainer: Any) -> int:
         config = Config(trainer=TrainerConfig(**trainer))
-        return activation_bytes(narrow, config, HISTOGRAM, BatchPlan(micro_batch, micro_batch, 1), SIZE)
+        return activation_bytes(narrow, config, HISTOGRAM, BatchPlan(micro_batch_size, micro_batch_size, 1), SIZE)
 
     one, two = count(1), count(2)
     assert 1.9 * one < two < 2.1 * one
@@ -106,13 +106,13 @@ def test_counting_leaves_the_random_numbers_alone() -> None:
 )
 def test_zero_divides_what_it_says(stage: Any, weights: int, gradients: int, moments: int, average: int) -> None:
     no_buckets = {"zero_optimization": {"reduce_bucket_size": 0}}
-    config = Config(trainer=TrainerConfig(zero_stage=stage, ema=0.99), deepspeed=no_buckets)
+    config = Config(trainer=TrainerConfig(zero_stage=stage, ema_decay=0.99), deepspeed=no_buckets)
     found = state_bytes(100, config, BatchPlan(8, 1, 4))
-    assert found == Memory(weights, gradients, moments, average, buckets=0, activations=0)
+    assert found == StepMemory(weights, gradients, moments, average, buckets=0, activations=0)
     sgd = config.model_copy(update={"optimizer": OptimizerConfig(name="sgd")})
     assert state_bytes(100, sgd, BatchPlan(8, 1, 4)).optimizer == moments / 2
 
 
 def test_memory_in_words() -> None:
-    memory = Memory(weights=78e6, gradients=0, optimizer=1.6e9, average=0, buckets=0, activations=18.14e9)
+    memory = StepMemory(weights=78e6, gradients=0, optimizer=1.6e9, average=0, buckets=0, activations=18.14e9)
     assert memory.parts == "activations 18.1, optimizer 1.60, weights 0.08" and gigabytes(memory.total) == "19.8"

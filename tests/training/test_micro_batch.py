@@ -1,4 +1,4 @@
-"""trainer.micro_batch=auto: what is chosen, what is said, and that a run which goes on has what it had."""
+"""trainer.micro_batch_size=auto: what is chosen, what is said, and that a run which goes on has what it had."""
 
 import os
 import subprocess
@@ -8,29 +8,29 @@ from typing import Any
 
 import pytest
 import torch
-from commands import words
 from conftest import REPOSITORY
-from ranks import run_ranks
-from small_runs import newest, run_steps, small_config
+from support.commands import words
+from support.ranks import run_ranks
+from support.small_runs import newest, run_steps, small_config
 
 from msanet import distributed
 from msanet.config import Config, TrainerConfig, parse_config, settings
-from msanet.data.index import Manifest, load_manifest
 from msanet.data.loader import BatchPlan, plan_batches
+from msanet.data.manifest import Manifest, load_manifest
 from msanet.errors import UserError
 from msanet.models import build_model
-from msanet.training import free_memory, micro_batch
-from msanet.training.checkpoint import Checkpoint, write_checkpoint
-from msanet.training.memory import Memory
-from msanet.training.micro_batch import fitting_batches, largest_that_fits
+from msanet.training.checkpoint.io import Checkpoint, write_checkpoint
+from msanet.training.memory import auto_batch_size, available
+from msanet.training.memory.auto_batch_size import choose_batch_plan, largest_micro_batch
+from msanet.training.memory.estimate import StepMemory
 from msanet.training.trainer import Trainer
 
 GB = 1e9
 
 
-def _needed(count: int) -> Memory:
+def _needed(count: int) -> StepMemory:
     """10 GB an image, and 2 GB of weights."""
-    return Memory(weights=2 * GB, gradients=0, optimizer=0, average=0, buckets=0, activations=10 * GB * count)
+    return StepMemory(weights=2 * GB, gradients=0, optimizer=0, average=0, buckets=0, activations=10 * GB * count)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def _needed(count: int) -> Memory:
     ],
 )
 def test_the_largest_divisor_that_fits(free: float, before: int | None, chosen: int) -> None:
-    plan = largest_that_fits(Config(), plan_batches(12, "auto", 2), _needed, free * GB, before)
+    plan = largest_micro_batch(Config(), plan_batches(12, "auto", 2), _needed, free * GB, before)
     assert plan == BatchPlan(12, chosen, 2)
 
 
@@ -56,38 +56,38 @@ def test_where_not_one_image_fits() -> None:
         r"the 14.0 GB that are free; set a smaller data.crop, or trainer.precision=bf16, or trainer.activation_check"
     )
     with pytest.raises(UserError, match=sentence):
-        largest_that_fits(Config(), plan_batches(12, "auto", 2), _needed, 14 * GB)
+        largest_micro_batch(Config(), plan_batches(12, "auto", 2), _needed, 14 * GB)
 
 
 def _auto(shards: str, **trainer: Any) -> tuple[Config, Manifest]:
     tree = small_config(shards, 0).model_dump()
-    tree["trainer"] |= {"global_batch": 12, "micro_batch": "auto", **trainer}
+    tree["trainer"] |= {"global_batch_size": 12, "micro_batch_size": "auto", **trainer}
     return Config.model_validate(tree), load_manifest(Path(shards))
 
 
 def test_an_unknown_size_is_refused(shards: Path) -> None:
     config, manifest = _auto(str(shards))
     unknown = config.model_copy(update={"data": config.data.model_copy(update={"crop": None})})
-    with pytest.raises(UserError, match="set one of them, or trainer.micro_batch to a number"):
-        fitting_batches(unknown, manifest, None)
+    with pytest.raises(UserError, match="set one of them, or trainer.micro_batch_size to a number"):
+        choose_batch_plan(unknown, manifest, None)
 
 
 def _start(shards: str, free: float, saved: Checkpoint | None) -> Trainer:
     config, manifest = _auto(shards)
     # Half of a host's memory for each of its two ranks, and rank 1 sees less of it.
-    free_memory.free_host_memory = lambda: int(free) * 2 * (10 - 9 * distributed.rank())
+    available.free_host_memory = lambda: int(free) * 2 * (10 - 9 * distributed.rank())
     torch.manual_seed(0)
     model = build_model(config.model.name, manifest.num_classes, **config.model.options)
-    return Trainer(config, manifest, model, fitting_batches(config, manifest, saved), saved)
+    return Trainer(config, manifest, model, choose_batch_plan(config, manifest, saved), saved)
 
 
 def _goes_on(shards: str, folder: str) -> None:
     """The estimate of 3 images and the margin, in between those of 2 and 6; then a machine with all the memory there is."""
     config, manifest = _auto(shards)
     most = plan_batches(12, "auto", 2)
-    needs = micro_batch.step_needs(config, manifest, most, (32, 32), "cpu")
+    needs = auto_batch_size.step_needs(config, manifest, most, (32, 32), "cpu")
     straight = _start(shards, (needs(3).total + needs(6).total) / 2 * 1.15 + GB, None)
-    assert (straight.batches.micro_batch, straight.batches.accumulation) == (3, 2)
+    assert (straight.batches.micro_batch_size, straight.batches.accumulation) == (3, 2)
     run_steps(straight, 1)
     checkpoint = straight.checkpoint()
     if checkpoint.weights:
@@ -103,7 +103,10 @@ def _goes_on(shards: str, folder: str) -> None:
 
 
 def test_the_command_says_what_it_chose(shards: Path, tmp_path: Path) -> None:
-    command = [sys.executable, *words(shards, tmp_path / "run", 1, "trainer.micro_batch=auto", "data.workers=0")]
+    command = [
+        sys.executable,
+        *words(shards, tmp_path / "run", 1, "trainer.micro_batch_size=auto", "data.num_workers=0"),
+    ]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -113,16 +116,16 @@ def test_the_command_says_what_it_chose(shards: Path, tmp_path: Path) -> None:
         timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "trainer.micro_batch=auto: 4 of 4 images, about 0." in done.stderr
-    assert "micro_batch: auto" in (tmp_path / "run" / "config.yaml").read_text()
-    assert newest(tmp_path / "run" / "checkpoints").state.micro_batch == 4
+    assert "trainer.micro_batch_size=auto: 4 of 4 images, about 0." in done.stderr
+    assert "micro_batch_size: auto" in (tmp_path / "run" / "config.yaml").read_text()
+    assert newest(tmp_path / "run" / "checkpoints").state.micro_batch_size == 4
 
 
 def test_a_run_goes_on_with_the_micro_batch_it_had(shards: Path, tmp_path: Path) -> None:
     first, second = run_ranks(2, __file__, "_goes_on", {"shards": shards, "folder": tmp_path})
     assert "SAME BITS" in first and "SAME BITS" in second
-    assert "trainer.micro_batch=auto: 3 of 6 images, about 0." in first and "activations 0." in first
-    assert "micro_batch" not in second, "one rank speaks"
+    assert "trainer.micro_batch_size=auto: 3 of 6 images, about 0." in first and "activations 0." in first
+    assert "micro_batch_size" not in second, "one rank speaks"
 
 
 def _write(folder: Path, **files: str) -> None:
@@ -133,23 +136,23 @@ def _write(folder: Path, **files: str) -> None:
 
 def test_limits_of_cgroups_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     available = type("Available", (), {"available": 10**15})
-    monkeypatch.setattr(free_memory.psutil, "virtual_memory", lambda: available)
-    assert free_memory.free_host_memory(tmp_path) == 10**15
+    monkeypatch.setattr(available.psutil, "virtual_memory", lambda: available)
+    assert available.free_host_memory(tmp_path) == 10**15
     _write(tmp_path / "proc/self", cgroup="0::/pod/box\n")
     one = tmp_path / "sys/fs/cgroup/pod"
     _write(one, memory__max="8000", memory__current="5000", memory__stat="anon 1\ninactive_file 1000\n")
     _write(one / "box", memory__max="max", memory__current="3000", memory__stat="inactive_file 0\n")
-    assert free_memory.free_host_memory(tmp_path) == 4000
+    assert available.free_host_memory(tmp_path) == 4000
     two = tmp_path / "sys/fs/cgroup/memory"
     (tmp_path / "proc/self/cgroup").write_text("5:cpu:/\n4:memory,hugetlb:/elsewhere\n")  # as in a container
     _write(two, memory__limit_in_bytes="900", memory__usage_in_bytes="600", memory__stat="total_inactive_file 200\n")
-    assert free_memory.free_host_memory(tmp_path) == 500
+    assert available.free_host_memory(tmp_path) == 500
 
 
 @pytest.mark.parametrize("value", ["many", 0, -1, 1.5, True])
 def test_what_is_no_micro_batch(value: Any) -> None:
     with pytest.raises(UserError, match="expected auto, a number of images from 1, or null"):
-        parse_config({"trainer": {"micro_batch": value}}, "test")
+        parse_config({"trainer": {"micro_batch_size": value}}, "test")
     kinds = {name: kind for name, kind, *_ in settings()}
-    assert kinds["trainer.micro_batch"] == "int or auto or null"
-    assert TrainerConfig(micro_batch="auto").micro_batch == "auto"
+    assert kinds["trainer.micro_batch_size"] == "int or auto or null"
+    assert TrainerConfig(micro_batch_size="auto").micro_batch_size == "auto"

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from poison import STEPS, PoisonedGradient, small_config, start
-from ranks import run_ranks
+from support.poison import STEPS, PoisonedGradient, small_config, start
+from support.ranks import run_ranks
 from torch import Tensor
 
 from msanet import distributed
-from msanet.data.index import load_manifest
-from msanet.data.loader import plan_batches, train_order, train_plan
-from msanet.data.source import ShardSource
+from msanet.data.loader import plan_batches, shuffle_config, shuffle_order
+from msanet.data.manifest import load_manifest
+from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
-from msanet.training import engine_state
-from msanet.training.anomalies import _WARM_UP, Anomalies, LossTrend, TakenStep
-from msanet.training.guard import Figures
+from msanet.training.checkpoint import zero_state
+from msanet.training.nonfinite.anomalies import _WARM_UP, AnomalyMonitor, LossSpikeDetector, StepRecord
+from msanet.training.nonfinite.guard import StepStats
 from msanet.training.trainer import Trainer
 
 
@@ -38,10 +38,10 @@ def poison(trainer: Trainer, faults: dict[int, tuple[str, int]]) -> None:
 
 def state(trainer: Trainer) -> dict[str, Tensor]:
     """All that this rank holds, copied."""
-    held = {f"weight {name}": tensor for name, tensor in engine_state.local_weights(trainer.engine).items()}
+    held = {f"weight {name}": tensor for name, tensor in zero_state.local_weights(trainer.engine).items()}
     held |= {f"buffer {name}": tensor for name, tensor in trainer.engine.module.named_buffers()}
-    optimizer = engine_state._base(trainer.engine)
-    for number, flat in enumerate(engine_state._flat_parameters(trainer.engine)):
+    optimizer = zero_state._base(trainer.engine)
+    for number, flat in enumerate(zero_state._flat_parameters(trainer.engine)):
         held |= {f"{key} {number}": tensor for key, tensor in optimizer.state[flat].items() if tensor is not None}
     if trainer.average:
         held |= {f"average {name}": tensor for name, tensor in trainer.average._average.items()}
@@ -68,7 +68,7 @@ def saved(trainer: Trainer) -> dict[str, Tensor]:
 def _skip(shards: str, stage: int, optimizer: dict[str, Any], faults: dict[str, tuple[str, int]]) -> None:
     """One run in which some steps go wrong, beside one that takes the samples of these and does nothing with them."""
     bad = {int(step): fault for step, fault in faults.items()}
-    config = small_config(shards, optimizer, zero_stage=stage, ema=0.9)
+    config = small_config(shards, optimizer, zero_stage=stage, ema_decay=0.9)
     wrong, without = start(config), start(config)
     poison(wrong, bad)
     for batches, same in zip(wrong.stream(), without.stream(), strict=True):
@@ -78,13 +78,13 @@ def _skip(shards: str, stage: int, optimizer: dict[str, Any], faults: dict[str, 
             after = state(wrong)
             assert_same({name: tensor for name, tensor in after.items() if name in before}, before)
             assert all(not after[name].any() for name in after.keys() - before), "Adam's state begins with zeros"
-            without.step, without.consumed = without.step + 1, without.consumed + 8
+            without.step, without.consumed_samples = without.step + 1, without.consumed_samples + 8
         else:
             without.train_step(same)
             assert any(not torch.equal(tensor, before[name]) for name, tensor in state(wrong).items() if name in before)
-    assert wrong.step == STEPS and wrong.consumed == 8 * STEPS
+    assert wrong.step == STEPS and wrong.consumed_samples == 8 * STEPS
     assert_same(saved(wrong), saved(without))
-    figures, expected = wrong.training_figures(), without.training_figures()
+    figures, expected = wrong.training_metrics(), without.training_metrics()
     assert figures["skipped"] == len(bad) and "skipped" not in expected
     assert figures["loss"] == expected["loss"] and math.isfinite(figures["loss"])
     print("compared")
@@ -93,7 +93,7 @@ def _skip(shards: str, stage: int, optimizer: dict[str, Any], faults: dict[str, 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_skipped_step_never_happened(shards: Path, stage: int) -> None:
     """In the first step too, by the loss of one rank and by the gradients of the other, with and without clipping."""
-    adam = {"weight_decay": 0.01, "classifier_lr": 3.0}
+    adam = {"weight_decay": 0.01, "classifier_lr_mult": 3.0}
     faults = {"3": ("loss", 1), "4": ("gradient", 0)}
     said = run_ranks(2, __file__, "_skip", {"shards": str(shards), "stage": stage, "optimizer": adam, "faults": faults})
     assert all("compared" in output for output in said)
@@ -104,7 +104,7 @@ def test_a_skipped_step_never_happened(shards: Path, stage: int) -> None:
 
 @pytest.mark.parametrize("stage", [0, 3])
 def test_the_first_step_of_sgd_is_skipped(shards: Path, stage: int) -> None:
-    sgd = {"name": "sgd", "lr": 0.1, "clip_norm": 1.0}
+    sgd = {"name": "sgd", "lr": 0.1, "clip_grad_norm": 1.0}
     faults = {"1": ("gradient", 1)}
     said = run_ranks(2, __file__, "_skip", {"shards": str(shards), "stage": stage, "optimizer": sgd, "faults": faults})
     assert all("compared" in output for output in said)
@@ -112,7 +112,7 @@ def test_the_first_step_of_sgd_is_skipped(shards: Path, stage: int) -> None:
 
 def _count_waits(shards: str) -> None:
     """What a step asks of the device's numbers in Python, after the first steps, where everything is as usual."""
-    trainer = start(small_config(shards, ema=0.9))
+    trainer = start(small_config(shards, ema_decay=0.9))
     stream = trainer.stream()
     for _ in range(2):
         trainer.train_step(next(stream))
@@ -139,7 +139,7 @@ def test_a_step_does_not_wait_for_the_device(shards: Path) -> None:
 
 
 def test_a_spike_is_far_above_the_moving_mean() -> None:
-    trend = LossTrend(deviations=6.0)
+    trend = LossSpikeDetector(deviations=6.0)
     losses = [2 + 0.1 * (-1) ** number for number in range(400)]
     for number, loss in enumerate(losses):
         assert trend.is_spike(99.0) == (number >= _WARM_UP)
@@ -148,32 +148,32 @@ def test_a_spike_is_far_above_the_moving_mean() -> None:
     assert trend.is_spike(2.7) and not trend.is_spike(2.5) and not trend.is_spike(0.0)
     trend.take(1e9)
     assert trend.mean < 2.1 and trend.is_spike(4.0), "one spike hides no other"
-    assert not LossTrend(deviations=0.0).is_spike(99.0)
+    assert not LossSpikeDetector(deviations=0.0).is_spike(99.0)
 
 
 class Arrived:
-    """Figures that are on the host already."""
+    """StepStats that are on the host already."""
 
     def __init__(self, *losses: float, skipped: bool = False) -> None:
-        self.figures = Figures(skipped, losses)
+        self.figures = StepStats(skipped, losses)
 
-    def read(self) -> Figures:
+    def read(self) -> StepStats:
         return self.figures
 
 
 def test_anomalies_are_noted_with_their_samples(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = small_config(str(shards), max_skipped=1)
+    config = small_config(str(shards), max_nonfinite_steps=1)
     config = config.model_copy(update={"run": config.run.model_copy(update={"dir": tmp_path})})
     manifest = load_manifest(shards)
-    order = train_order(manifest, "train", train_plan(config))
-    found = Anomalies(config, manifest, order, plan_batches(8, 2, 2))
+    order = shuffle_order(manifest, "train", shuffle_config(config))
+    found = AnomalyMonitor(config, manifest, order, plan_batches(8, 2, 2))
 
     def take(number: int, *losses: float, skipped: bool = False) -> bool:
         figures: Any = Arrived(*losses, skipped=skipped)
-        found.add(TakenStep(number, 8 * (number - 1), figures, (), torch.zeros(2), {}))
-        return found.settle() is not None
+        found.add(StepRecord(number, 8 * (number - 1), figures, (), torch.zeros(2), {}))
+        return found.drain() is not None
 
     for number in range(1, 61):
         assert not take(number, 1.0 + 0.01 * (number % 2), 1.0)

@@ -7,7 +7,7 @@ from msanet.config import Config, ScheduleConfig, parse_config
 from msanet.data.loader import BatchPlan
 from msanet.errors import UserError
 from msanet.models import build_model
-from msanet.training.optim import (
+from msanet.training.engine.optimizer import (
     bucket_size,
     build_optimizer,
     deepspeed_config,
@@ -27,12 +27,12 @@ def test_poly_is_the_papers() -> None:
 
 def test_step_is_the_second_papers() -> None:
     """Attention to Scale section 4: times 0.1 after 2,000 iterations."""
-    schedule = ScheduleConfig(name="step", every=2000, gamma=0.1)
+    schedule = ScheduleConfig(name="step", decay_every_steps=2000, gamma=0.1)
     assert [learning_rate(s, 9999, 1.0, schedule) for s in (0, 1999, 2000, 4000)] == pytest.approx([1, 1, 0.1, 0.01])
 
 
 def test_warm_up_is_linear() -> None:
-    schedule = ScheduleConfig(name="constant", warmup=4)
+    schedule = ScheduleConfig(name="constant", warmup_steps=4)
     assert [learning_rate(s, 10, 2.0, schedule) for s in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
 
 
@@ -49,7 +49,9 @@ def test_optimizers() -> None:
 
 
 def test_steps_of_a_run() -> None:
-    assert total_steps(parse_config({"trainer": {"epochs": 2, "global_batch": 8}}, ""), 367) == 92  # 734 / 8 = 91.75
+    assert (
+        total_steps(parse_config({"trainer": {"epochs": 2, "global_batch_size": 8}}, ""), 367) == 92
+    )  # 734 / 8 = 91.75
     assert total_steps(parse_config({"trainer": {"steps": 5}}, ""), 367) == 5
 
 
@@ -69,8 +71,8 @@ def test_the_users_json_is_merged_under_what_is_derived() -> None:
 @pytest.mark.parametrize(
     ("deepspeed", "setting"),
     [
-        ({"train_batch_size": 16}, "trainer.global_batch"),
-        ({"train_micro_batch_size_per_gpu": 8}, "trainer.micro_batch"),
+        ({"train_batch_size": 16}, "trainer.global_batch_size"),
+        ({"train_micro_batch_size_per_gpu": 8}, "trainer.micro_batch_size"),
         ({"zero_optimization": {"stage": 3}}, "trainer.zero_stage"),
         ({"optimizer": {"type": "Adam"}}, "the section optimizer"),
         ({"scheduler": {"type": "WarmupLR"}}, "the section schedule"),

@@ -5,31 +5,31 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run_ranks
-from small_runs import small_config, start
+from support.ranks import run_ranks
+from support.small_runs import small_config, start
 
 from msanet import distributed
 from msanet.config import parse_config
-from msanet.data.index import load_manifest
 from msanet.data.loader import plan_batches
-from msanet.data.source import ShardSource
+from msanet.data.manifest import load_manifest
+from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.errors import UserError
 from msanet.models import build_model
-from msanet.training import engine_state
-from msanet.training.buffers import averaged
+from msanet.training.checkpoint import zero_state
+from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
 from msanet.training.trainer import Trainer
 
 
-def _start(shards: str, stage: int, lr: float = 0.1, classifier_lr: float = 1.0, **trainer: Any) -> Trainer:
+def _start(shards: str, stage: int, lr: float = 0.1, classifier_lr_mult: float = 1.0, **trainer: Any) -> Trainer:
     config = parse_config(
         {
-            "data": {"path": shards, "crop": [32, 32], "workers": 0},
+            "data": {"path": shards, "crop": [32, 32], "num_workers": 0},
             "model": {"name": "unet"},
-            "optimizer": {"name": "sgd", "lr": lr, "momentum": 0.0, "classifier_lr": classifier_lr},
+            "optimizer": {"name": "sgd", "lr": lr, "momentum": 0.0, "classifier_lr_mult": classifier_lr_mult},
             "schedule": {"name": "constant"},
-            "trainer": {"steps": 3, "global_batch": 4, "zero_stage": stage, **trainer},
-            "evaluation": {"workers": 0, "panels": 0},
+            "trainer": {"steps": 3, "global_batch_size": 4, "zero_stage": stage, **trainer},
+            "evaluation": {"num_workers": 0, "panels": 0},
         },
         "test",
     )
@@ -41,16 +41,16 @@ def _start(shards: str, stage: int, lr: float = 0.1, classifier_lr: float = 1.0,
 
 
 def _weights_after_each_step(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
-    weights = [engine_state.gather_weights(trainer.engine, everywhere=True)]
+    weights = [zero_state.gather_weights(trainer.engine, everywhere=True)]
     for batches in trainer.stream():
         trainer.train_step(batches)
-        with averaged(trainer.buffers):
-            weights.append(engine_state.gather_weights(trainer.engine, everywhere=True))
+        with averaged_over_ranks(trainer.buffers):
+            weights.append(zero_state.gather_weights(trainer.engine, everywhere=True))
     return weights
 
 
 def _average_by_hand(shards: str, stage: int) -> None:
-    trainer = _start(shards, stage, ema=0.3)
+    trainer = _start(shards, stage, ema_decay=0.3)
     history = _weights_after_each_step(trainer)
     expected = history[0]
     for step, weights in enumerate(history[1:], start=1):
@@ -65,7 +65,7 @@ def _average_by_hand(shards: str, stage: int) -> None:
     if distributed.is_main():  # the others get nothing of it
         assert saved.average.keys() == expected.keys() == saved.weights.keys()
     for name, tensor in saved.average.items():
-        if "running" not in name:  # these differ between ranks in between, and are averaged at the end
+        if "running" not in name:  # these differ between ranks in between, and are averaged_over_ranks at the end
             torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6, msg=name)
         assert not tensor.equal(history[0][name])
         torch.testing.assert_close(saved.weights[name], history[-1][name], rtol=1e-6, atol=1e-7)
@@ -87,7 +87,7 @@ def test_moving_average_is_the_formula_and_is_judged(shards: Path, stage: int) -
 def _compare_options(shards: str, stage: int) -> None:
     """One run as it is, one with ten times the rate for the classifier, one with recomputed activations."""
     plain, faster, recomputed = (
-        _weights_after_each_step(_start(shards, stage, classifier_lr=factor, activation_checkpointing=again))
+        _weights_after_each_step(_start(shards, stage, classifier_lr_mult=factor, activation_checkpointing=again))
         for factor, again in ((1.0, False), (10.0, False), (1.0, True))
     )
     for name, first in plain[0].items():

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import run_ranks
-from small_runs import small_config, start
+from support.ranks import run_ranks
+from support.small_runs import small_config, start
 
 from msanet import distributed
-from msanet.command_line.train import train_config
+from msanet.cli.train import train_config
 from msanet.config import Config
-from msanet.training import profiling, trainer
-from msanet.training.pace import Pace
-from msanet.training.profiling import Profile, Stopwatch
+from msanet.training import trainer
+from msanet.training.monitoring import profiler
+from msanet.training.monitoring.profiler import Profile, Stopwatch
+from msanet.training.monitoring.throughput import ThroughputMeter
 
 PARTS = {"waiting for data", "copying to the device", "forward", "backward", "gradient reduction", "guard", "optimizer"}
 
@@ -30,18 +31,18 @@ def _with_run(config: Config, steps: int, **run: Any) -> Config:
 
 def _profiled_training(shards: str, folder: str) -> None:
     config = small_config(shards, stage=0, network="unet")
-    run = start(_with_run(config, profiling.STEPS + 1, dir=Path(folder), profile=True))
+    run = start(_with_run(config, profiler.STEPS + 1, dir=Path(folder), profile=True))
     began, all_reduce = time.perf_counter(), dist.all_reduce
     for step, micro_batches in enumerate(run.stream(), start=1):
         run.train_step(micro_batches)
-        if step == profiling.STEPS:
+        if step == profiler.STEPS:
             print("seconds", time.perf_counter() - began)
-    assert run.step == profiling.STEPS + 1 and dist.all_reduce is all_reduce
+    assert run.step == profiler.STEPS + 1 and dist.all_reduce is all_reduce
 
 
 def test_parts_are_exclusive_and_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 3.0, 7.0, 15.0, 31.0]).__next__
-    monkeypatch.setattr(profiling.time, "perf_counter", clock)
+    monkeypatch.setattr(profiler.time, "perf_counter", clock)
     watch = Stopwatch(torch.device("cpu"))
     watch.start()
     with watch.part("backward"):
@@ -52,8 +53,8 @@ def test_parts_are_exclusive_and_add_up(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_run_too_short_for_a_profile_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    profile = Profile(torch.device("cpu"), tmp_path / "profile", steps=profiling.STEPS - 1)
-    for _ in range(profiling.STEPS):
+    profile = Profile(torch.device("cpu"), tmp_path / "profile", steps=profiler.STEPS - 1)
+    for _ in range(profiler.STEPS):
         profile.begin()
         profile.end()
     assert "nothing is profiled" in capsys.readouterr().err and not (tmp_path / "profile").exists()
@@ -78,7 +79,7 @@ def _slow_loader(shards: str, late: int) -> None:
     stream = run.stream()
     for _ in range(3):
         run.train_step(next(stream))
-        figures = run.training_figures()
+        figures = run.training_metrics()
         assert figures["slowest_rank"] == late and 0.2 < figures["data_wait"] <= 1, figures
     print("measured")
 
@@ -119,7 +120,7 @@ def test_the_rank_that_waits_for_data_is_named_once(said: tuple[list[str], Path]
     first, second = said[0]
     assert "measured" in first and "measured" in second
     assert first.count("waits for data") == 1 and "waits for data" not in second.replace("waiting", "")
-    assert "warning: rank 1 on " in first and "raise data.workers (now 0)" in first
+    assert "warning: rank 1 on " in first and "raise data.num_workers (now 0)" in first
 
 
 @pytest.mark.parametrize("waited", [1, 4])
@@ -128,8 +129,8 @@ def test_waiting_is_a_share_of_the_time(
 ) -> None:
     """Steps of 8 s, and 2 s more until a GPU has done them."""
     clock = iter([0.0, *(10.0, 10.0 + waited, 18.0, 18.0, 20.0) * 2]).__next__
-    monkeypatch.setattr("msanet.training.pace.time.perf_counter", clock)
-    pace = Pace(small_config("shards", stage=0))
+    monkeypatch.setattr("msanet.training.monitoring.throughput.time.perf_counter", clock)
+    pace = ThroughputMeter(small_config("shards", stage=0))
     for is_start in (True, False):
         pace.ask()
         pace.receive()

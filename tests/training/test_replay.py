@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ranks
 import torch
-from poison import PoisonedGradient, small_config, start
-from small_runs import toy_checkpoint
+from support import ranks
+from support.poison import PoisonedGradient, small_config, start
+from support.small_runs import toy_checkpoint
 from torch import Tensor, nn
 
 from msanet import distributed
 from msanet.config import read_yaml
 from msanet.models import build_model
+from msanet.models.io import ModelMetadata
 from msanet.models.network import SegmentationNetwork
-from msanet.models.saved import ModelCard
 from msanet.training.__main__ import main
-from msanet.training.blackbox import About, BlackBox, read_black_box, write_black_box
 from msanet.training.forward import network_input
-from msanet.training.replay import replay
+from msanet.training.nonfinite.failure_dump import DumpMetadata, FailureDump, read_failure_dump, write_failure_dump
+from msanet.training.nonfinite.replay import replay
 
 STEP = 3
 
@@ -44,13 +44,13 @@ def stem(model: nn.Module) -> tuple[str, nn.Module]:
 
 def _stop(shards: str, folder: str, gradient: bool, trainer_settings: dict[str, Any]) -> None:
     """In step 3 one image of rank 1 spoils its step, and one skipped step is too many."""
-    config = small_config(shards, max_skipped=0, **trainer_settings)
+    config = small_config(shards, max_nonfinite_steps=0, **trainer_settings)
     trainer = start(config.model_copy(update={"run": config.run.model_copy(update={"dir": Path(folder)})}))
     for batches in trainer.stream():
         if trainer.step == STEP - 1 and distributed.rank() == 1:
             image_CHW = network_input(batches[1], config.data)[0]
             spoil_one(trainer.engine.module, float(image_CHW.mean()), gradient)
-            key = trainer.anomalies.samples(trainer.consumed, 1)[2]["key"]
+            key = trainer.anomalies.samples(trainer.consumed_samples, 1)[2]["key"]
             (Path(folder) / "fault.json").write_text(json.dumps([float(image_CHW.mean()), key]))
         trainer.train_step(batches)
 
@@ -67,8 +67,8 @@ def stopped(shards: Path, folder: Path, gradient: bool, **trainer_settings: Any)
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], "\n".join(outputs)
     assert "".join(outputs).count("error: ") == 1 and "Traceback" not in "".join(outputs)
-    box = folder / "blackbox" / f"step-{STEP:08d}"
-    assert f"replay {box}" in "".join(outputs) and "trainer.max_skipped=0" in "".join(outputs)
+    box = folder / "failure_dump" / f"step-{STEP:08d}"
+    assert f"replay {box}" in "".join(outputs) and "trainer.max_nonfinite_steps=0" in "".join(outputs)
     mean, key = json.loads((folder / "fault.json").read_text())
     return box, mean, key
 
@@ -76,12 +76,12 @@ def stopped(shards: Path, folder: Path, gradient: bool, **trainer_settings: Any)
 def spoiled_network(monkeypatch: pytest.MonkeyPatch, mean: float, gradient: bool) -> None:
     """The network that a black box is replayed with has the same fault."""
 
-    def build(card: ModelCard) -> SegmentationNetwork:
-        model = build_model(card.name, len(card.classes), **card.options)
+    def build(metadata: ModelMetadata) -> SegmentationNetwork:
+        model = build_model(metadata.name, len(metadata.classes), **metadata.options)
         spoil_one(model, mean, gradient)
         return model
 
-    monkeypatch.setattr(ModelCard, "build", build)
+    monkeypatch.setattr(ModelMetadata, "build", build)
 
 
 @pytest.mark.parametrize(("stage", "sync"), [(0, False), (3, True)])
@@ -95,7 +95,7 @@ def test_the_replay_names_module_and_sample(
 ) -> None:
     """Statistics of BatchNorm that are of all ranks carry the fault to all, and then all batches are kept and joined."""
     box, mean, key = stopped(shards, tmp_path, gradient=False, zero_stage=stage, sync_batchnorm=sync)
-    assert list(read_black_box(box).records) == ([0, 1] if sync else [1])
+    assert list(read_failure_dump(box).records) == ([0, 1] if sync else [1])
     assert main(["replay", str(box)]) == 1, "a sound network"
     assert "not reproduced" in capsys.readouterr().out
     spoiled_network(monkeypatch, mean, gradient=False)
@@ -113,7 +113,7 @@ def test_the_replay_names_module_and_sample(
     assert found["rank"] == (0 if sync else 1)
     assert any("are done as one" in remark for remark in found["remarks"]) is sync
     if sync:  # as where nothing is cropped
-        whole = read_black_box(box)
+        whole = read_failure_dump(box)
         cut = tuple(
             replace(batch, images_NHWC=batch.images_NHWC[:, :-8], labels_NHW=batch.labels_NHW[:, :-8])
             for batch in whole.records[1].batches
@@ -125,9 +125,9 @@ def test_the_replay_names_module_and_sample(
 
 def test_a_secret_does_not_spoil_the_settings(shards: Path, tmp_path: Path) -> None:
     config = small_config(str(shards), 0).model_copy(update={"deepspeed": {"comet": {"api_key": "hunter2"}}})
-    about = About(step=3, losses=(None,), accumulation=1, counts=(1, 1), histogram=(1,), keys={}, versions={})
+    about = DumpMetadata(step=3, losses=(None,), accumulation=1, counts=(1, 1), histogram=(1,), keys={}, versions={})
     saved = toy_checkpoint()
-    box = write_black_box(tmp_path, BlackBox(about, config, saved.card, dict(saved.weights), {}))
+    box = write_failure_dump(tmp_path, FailureDump(about, config, saved.metadata, dict(saved.weights), {}))
     assert "hunter2" not in (box / "config.yaml").read_text()
     assert read_yaml(box / "config.yaml")["deepspeed"]["comet"]["api_key"] == "***"
 
@@ -136,8 +136,8 @@ def test_gradients_alone_are_found_on_the_rank_that_made_them(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     box, mean, _ = stopped(shards, tmp_path, gradient=True, zero_stage=1, precision="bf16")
-    recorded = read_black_box(box)
-    assert list(recorded.records) == [0, 1] and recorded.card.step == STEP - 1
+    recorded = read_failure_dump(box)
+    assert list(recorded.records) == [0, 1] and recorded.metadata.step == STEP - 1
     spoiled_network(monkeypatch, mean, gradient=True)
     assert main(["replay", str(box), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -150,8 +150,8 @@ def test_gradients_alone_are_found_on_the_rank_that_made_them(
 
 
 def test_what_is_no_black_box_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "blackbox.json").write_text("{}")
-    for folder, sentence in ((tmp_path / "none", "holds no blackbox.json"), (tmp_path, "is damaged")):
+    (tmp_path / "failure_dump.json").write_text("{}")
+    for folder, sentence in ((tmp_path / "none", "holds no failure_dump.json"), (tmp_path, "is damaged")):
         with pytest.raises(SystemExit) as end:
             main(["replay", str(folder)])
         assert end.value.code == 2

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run_ranks
-from small_runs import newest, run_steps, small_config, start
+from support.ranks import run_ranks
+from support.small_runs import newest, run_steps, small_config, start
 
 from msanet import distributed
-from msanet.data.source import ShardSource
+from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
-from msanet.training.checkpoint import Checkpoint, write_checkpoint
+from msanet.training.checkpoint.io import Checkpoint, write_checkpoint
 from msanet.training.trainer import Trainer
 
 
@@ -40,7 +40,7 @@ def _train(shards: str, folder: str, stage: int, network: str) -> None:
 
 def _resume(shards: str, folder: str, stage: int, network: str) -> None:
     trainer = start(small_config(shards, stage, network), newest(Path(folder) / "third"))
-    assert trainer.step == 3 and trainer.consumed == 18
+    assert trainer.step == 3 and trainer.consumed_samples == 18
     _validate(trainer)
     run_steps(trainer, 5)
     _save(trainer, folder, "resumed")
@@ -113,7 +113,9 @@ def _resume_and_compare(shards: str, folder: str, stage: int, optimizer: dict[st
     trainer = start(small_config(shards, stage, **optimizer), saved)
     again = trainer.checkpoint()
     for name, tensor in saved.weights.items() if distributed.is_main() else ():  # what is saved is on rank 0 alone
-        torch.testing.assert_close(again.weights[name], tensor, rtol=1e-6, atol=1e-7)  # buffers are averaged once more
+        torch.testing.assert_close(
+            again.weights[name], tensor, rtol=1e-6, atol=1e-7
+        )  # buffers are averaged_over_ranks once more
         assert saved.average and again.average
         torch.testing.assert_close(again.average[name], saved.average[name], rtol=1e-6, atol=1e-7)
     published = saved.weights | {f"average/{name}": tensor for name, tensor in (saved.average or {}).items()}
@@ -128,5 +130,5 @@ def _resume_and_compare(shards: str, folder: str, stage: int, optimizer: dict[st
     expected = trainer.order.samples(torch.arange(24, 48).numpy())
     steps = [[s for rank in seen for s in rank[i * 6 // len(seen) : (i + 1) * 6 // len(seen)]] for i in range(4)]
     assert sum(steps, []) == list(zip(expected[0].tolist(), expected[1].tolist(), strict=True))
-    assert trainer.training_figures()["lr"] == pytest.approx(trainer.config.optimizer.lr * (1 - 7 / 8) ** 0.9)
+    assert trainer.training_metrics()["lr"] == pytest.approx(trainer.config.optimizer.lr * (1 - 7 / 8) ** 0.9)
     print("compared")

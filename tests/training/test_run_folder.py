@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from small_runs import small_config, toy_checkpoint
+from support.small_runs import small_config, toy_checkpoint
 
-from msanet.data.index import load_manifest
-from msanet.training import run as run_module
-from msanet.training.run import RunFolder
+from msanet.data.manifest import load_manifest
+from msanet.training import run_folder as run_module
+from msanet.training.run_folder import RunFolder
 
 
 def folder(shards: Path, path: Path) -> RunFolder:
@@ -43,7 +43,7 @@ def test_a_bug_in_a_save_ends_the_run(shards: Path, tmp_path: Path, monkeypatch:
 def test_a_checkpoint_is_read_in_every_locale(tmp_path: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, 'tests'); from dataclasses import replace; from pathlib import Path\n"
-        "from small_runs import newest, toy_checkpoint; from msanet.training.checkpoint import write_checkpoint\n"
+        "from small_runs import newest, toy_checkpoint; from msanet.training.checkpoint.io import write_checkpoint\n"
         "one = toy_checkpoint(); state = one.state.model_copy(update={'dataset': 'Stra\\u00dfe'})\n"
         "write_checkpoint(Path(sys.argv[1]), replace(one, state=state, config='\\u00df'), 1)\n"
         "assert newest(Path(sys.argv[1])).state.dataset == 'Stra\\u00dfe'\n"

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import torch
-from ranks import run_ranks
-from small_runs import run_steps, small_config, start
+from support.ranks import run_ranks
+from support.small_runs import run_steps, small_config, start
 
 SMALL, SMALLER = 1e-38, 1e-3
 """Their product is subnormal in float32, whose smallest normal number is 1.2e-38."""

@@ -86,13 +86,13 @@ function listAreas() {
   element("absent").textContent = absent.length ? `Not seen: ${absent.join(", ")}` : "";
 }
 
-function paint({ width, height, values }, colours, opacity = () => 255) {
+function paint({ width, height, values }, colors, opacity = () => 255) {
   const layer = element("layer");
   [layer.width, layer.height] = [width, height];
   const context = layer.getContext("2d");
   const pixels = context.createImageData(width, height);
   const table = new Uint32Array(256); // one write per pixel; little-endian, as all browsers' machines are
-  colours.forEach(([red, green, blue], id) => (table[id] = red | (green << 8) | (blue << 16) | (opacity(id) << 24)));
+  colors.forEach(([red, green, blue], id) => (table[id] = red | (green << 8) | (blue << 16) | (opacity(id) << 24)));
   const words = new Uint32Array(pixels.data.buffer);
   for (let place = 0; place < values.length; place++) words[place] = table[values[place]];
   context.putImageData(pixels, 0, 0);
@@ -100,7 +100,7 @@ function paint({ width, height, values }, colours, opacity = () => 255) {
 
 function paintMap() {
   // The image shows where there is little.
-  paint(maps[view], network.colours, (level) => 100 + 0.6 * level);
+  paint(maps[view], network.colors, (level) => 100 + 0.6 * level);
 }
 
 function show(name) {

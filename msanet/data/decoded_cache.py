@@ -1,0 +1,47 @@
+"""Samples that are kept decoded on each node, for the epochs after the first."""
+
+import struct
+from typing import Any
+
+import numpy as np
+
+from msanet.data.samples import decode_sample
+from msanet.data.shard_source import ShardSource
+from msanet.data.storage.cache import NodeCache
+
+_HEADER = struct.Struct("<II")  # height, width
+
+
+class DecodedSource:
+    """A ShardSource whose samples are arrays: decoded once on this node, then mapped from the cache's files.
+
+    The cache is filled until it is full and then left: an epoch is a permutation, in which the least recently used
+    sample is no less likely to come next than any other.
+    """
+
+    def __init__(self, source: ShardSource, cache: NodeCache) -> None:
+        self.source, self.cache = source, cache
+
+    def read(self, sample: int) -> dict[str, Any]:
+        """Like ShardSource.read, with 'image.npy' (H, W, 3) and 'label.npy' (H, W), uint8 and not to be written to."""
+        data = self.cache.get(self._name(sample), lambda: self._decode(sample))
+        height, width = _HEADER.unpack_from(data)
+        pixels = np.frombuffer(data, np.uint8, offset=_HEADER.size)
+        image, label = np.split(pixels, [height * width * 3])
+        return {
+            **self.source.names(sample),
+            "image.npy": image.reshape(height, width, 3),
+            "label.npy": label.reshape(height, width),
+        }
+
+    def fetch(self, sample: int) -> None:
+        """Like ShardSource.fetch, unless the sample is here already."""
+        if not self.cache.has(self._name(sample)):
+            self.source.fetch(sample)
+
+    def _name(self, sample: int) -> str:
+        return f"{self.source.content_name(sample)}.rgbl"
+
+    def _decode(self, sample: int) -> bytes:
+        image, label = decode_sample(self.source.read(sample))
+        return _HEADER.pack(*label.shape) + image.tobytes() + label.tobytes()

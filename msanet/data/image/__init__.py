@@ -1,0 +1,1 @@
+"""Encoded images: codecs, tiles, crops and color jitter."""

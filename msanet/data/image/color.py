@@ -1,0 +1,70 @@
+"""What happens to colors, and the randomness of all augmentation.
+
+Color jitter and normalization run on the device, so that what crosses process borders is uint8. All randomness comes
+from (seed, epoch, sample), so pixels do not depend on ranks, workers or resumes.
+"""
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from msanet.config import DataConfig
+
+_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma of R, G, B
+
+
+def sample_rng(seed: int, epoch: int, sample: int) -> np.random.Generator:
+    """The random numbers of one sample in one epoch."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, sample))))
+
+
+def choose_jitter(config: DataConfig, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Factors of brightness, contrast and saturation, each from [1 - x, 1 + x]."""
+    u = rng.random(3) * 2 - 1
+    spans = (config.brightness, config.contrast, config.saturation)
+    return tuple(float(1 + span * draw) for span, draw in zip(spans, u, strict=True))  # type: ignore[return-value]
+
+
+def normalize(images_NHWC: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 (N, H, W, 3) on the device to float32 (N, 3, H, W), mean and std in grey values; memory stays channels_last."""
+    x = images_NHWC.permute(0, 3, 1, 2).float()
+    return (x - _constant(mean, x.device).view(1, 3, 1, 1)) / _constant(std, x.device).view(1, 3, 1, 1)
+
+
+def color_jitter(images_NHWC: Tensor, factors_N3: Tensor) -> Tensor:
+    """Brightness, then contrast (about the image's mean grey), then saturation; uint8 in, float 0-255 out, (N, H, W, 3)."""
+    brightness, contrast, saturation = (factors_N3[:, i].view(-1, 1, 1, 1) for i in range(3))
+    grey_weights = _constant(_GREY, images_NHWC.device)
+    x = (images_NHWC.float() * brightness).clamp_(0, 255)
+    mean_grey = (x @ grey_weights).mean(dim=(1, 2)).view(-1, 1, 1, 1)
+    x = ((x - mean_grey) * contrast + mean_grey).clamp_(0, 255)
+    grey = (x @ grey_weights).unsqueeze(-1)
+    return ((x - grey) * saturation + grey).clamp_(0, 255)
+
+
+def color_jitter_uint8(image_HWC: np.ndarray, factors: tuple[float, float, float]) -> np.ndarray:
+    """`color_jitter` of one image in a loader process: uint8 in and out, within two grey levels of the float result.
+
+    Brightness and contrast act on each value alone and become one table; saturation is a linear map of R, G, B.
+    """
+    brightness, contrast, saturation = factors
+    values = np.clip(np.arange(256) * brightness, 0, 255)
+    if contrast != 1:
+        mean = np.dot(cv2.mean(cv2.LUT(image_HWC, _to_uint8(values)))[:3], _GREY)
+        values = np.clip((values - mean) * contrast + mean, 0, 255)
+    if brightness != 1 or contrast != 1:
+        image_HWC = cv2.LUT(image_HWC, _to_uint8(values))
+    if saturation != 1:
+        mix = np.eye(3) * saturation + (1 - saturation) * np.array(_GREY)
+        image_HWC = cv2.transform(image_HWC, mix)
+    return image_HWC
+
+
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A float32 vector made on the device: a copy out of the host's memory would make a GPU's host wait."""
+    return torch.stack([torch.full((), value, device=device) for value in values])
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    return np.rint(values).astype(np.uint8)

@@ -1,0 +1,199 @@
+"""Scale, crop and flip, chosen before a pixel is decoded, and applied to no more pixels than the crop needs.
+
+The result is that of resizing the whole image and then cutting: the label's to the last pixel, the image's within one
+grey level (the rounding of OpenCV's resize). Only the order of the work differs, which is where the time goes.
+"""
+
+import math
+from functools import cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from msanet.config import DataConfig
+from msanet.data.image.codec import LazyImage
+from msanet.datasets import IGNORE_INDEX
+
+CROP_TRIES = 10
+"""Crops that are tried until one is mixed enough; then the last is taken (as in mmsegmentation's RandomCrop)."""
+_COARSEST = 32
+
+Window = tuple[int, int, int, int]
+"""top, left, height, width."""
+
+
+class CropParams(NamedTuple):
+    """Size (h, w) to resize to, window of the resized image to take, and which ways to flip it.
+
+    The window may lie partly outside: there the image is the mean color and the label is ignored.
+    """
+
+    resized: tuple[int, int]
+    window: Window
+    flip: tuple[bool, bool]  # left-right, top-bottom
+
+
+def choose_crops(size: tuple[int, int], config: DataConfig, rng: np.random.Generator) -> list[CropParams]:
+    """Draw the scale, the mirrors and the crops to try for an image of `size` (h, w), the best first.
+
+    The number of draws depends on the settings alone. Without a class-ratio bound there is one crop.
+    """
+    u_scale, u_horizontal, u_vertical = rng.random(3)
+    low, high = config.random_scale
+    factor = low + u_scale * (high - low)
+    resized = _resized(size, config.resize, factor)
+    flip = (bool(u_horizontal < config.flip_horizontal), bool(u_vertical < config.flip_vertical))
+    crop = config.crop or resized
+    tries = CROP_TRIES if config.cat_max_ratio < 1 else 1
+    return [CropParams(resized, _place(resized, crop, *u), flip) for u in rng.random((tries, 2))]
+
+
+def crop_pair(
+    image: LazyImage, label: LazyImage, crops: list[CropParams], cat_max_ratio: float, fill: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) image, bilinear, and (H, W) label, nearest, both uint8, of the first geometry that is mixed enough.
+
+    That is one where no class has more than cat_max_ratio of the labelled pixels, else the last one. Labels are
+    decoded until then, the image once.
+    """
+    for geometry in crops:
+        cut = _LabelCut(label, geometry)
+        if cat_max_ratio >= 1 or _is_mixed(cut.source, cat_max_ratio):
+            break
+    return crop_image(image, geometry, fill), cut.resized()
+
+
+def crop_image(image: LazyImage, geometry: CropParams, fill: tuple[int, int, int]) -> np.ndarray:
+    """(h, w, 3) uint8 of the geometry's window; `fill` outside the image."""
+    inside = _inside(geometry)
+    pixels = _bilinear(image, geometry.resized, inside) if inside[2] and inside[3] else np.empty((0, 0, 3), np.uint8)
+    return _flip(_pad(pixels, inside, geometry.window, fill), geometry.flip)
+
+
+class _LabelCut:
+    """A label's part under a window: `source` at its own size, `resized` as the network gets it."""
+
+    def __init__(self, label: LazyImage, geometry: CropParams) -> None:
+        self.geometry = geometry
+        self.inside = top, left, height, width = _inside(geometry)
+        self.source = np.empty((height, width), np.uint8)  # none of it where the window lies beside the image
+        if height and width:
+            self.rows = _nearest_places(label.size[0], geometry.resized[0], top, height)
+            self.columns = _nearest_places(label.size[1], geometry.resized[1], left, width)
+            first, last = (self.rows[0], self.columns[0]), (self.rows[-1], self.columns[-1])
+            self.source = label.window(*first, last[0] + 1 - first[0], last[1] + 1 - first[1])
+
+    def resized(self) -> np.ndarray:
+        pixels = self.source
+        if pixels.shape != self.inside[2:]:
+            pixels = pixels.take(self.rows - self.rows[0], axis=0).take(self.columns - self.columns[0], axis=1)
+        return _flip(_pad(pixels, self.inside, self.geometry.window, IGNORE_INDEX), self.geometry.flip)
+
+
+def _resized(size: tuple[int, int], resize: tuple[int, int] | None, factor: float) -> tuple[int, int]:
+    if resize or factor == 1:
+        height, width = resize or size
+        return max(1, round(height * factor)), max(1, round(width * factor))
+    steps = _scale_steps(math.gcd(*size))
+    if steps is None:
+        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+    step = max(1, round(factor * steps))
+    return size[0] // steps * step, size[1] // steps * step
+
+
+@cache
+def _scale_steps(common: int) -> int | None:
+    """The scale goes in steps of 1 / this, where the sides' greatest common divisor allows one of 1/32 or finer.
+
+    Then both sides divide into so many units, and a window that starts between two units of the source is, resized, a
+    window of the resized whole, sample point for sample point. Other images are resized whole, along a side or both.
+    """
+    return next((steps for steps in range(_COARSEST, common + 1) if common % steps == 0), None)
+
+
+def _place(resized: tuple[int, int], crop: tuple[int, int], u_top: float, u_left: float) -> Window:
+    """Larger than the crop: any place inside. Smaller: the image stays whole, somewhere within the padding."""
+    (height, width), (crop_h, crop_w) = resized, crop
+    top = math.floor(u_top * (abs(height - crop_h) + 1)) * (1 if height >= crop_h else -1)
+    left = math.floor(u_left * (abs(width - crop_w) + 1)) * (1 if width >= crop_w else -1)
+    return top, left, crop_h, crop_w
+
+
+def _is_mixed(label_HW: np.ndarray, cat_max_ratio: float) -> bool:
+    """Counted before resizing and on every fourth row: shares hardly differ, and this runs for every try."""
+    counts = cv2.calcHist([np.ascontiguousarray(label_HW[::4])], [0], None, [256], [0, 256]).ravel()
+    counts[IGNORE_INDEX] = 0
+    return bool(counts.max() <= cat_max_ratio * counts.sum() > 0)
+
+
+def _inside(geometry: CropParams) -> Window:
+    """The part of the window that lies inside the resized image."""
+    (height, width), (top, left, window_h, window_w) = geometry.resized, geometry.window
+    rows = range(max(0, top), min(height, top + window_h))
+    columns = range(max(0, left), min(width, left + window_w))
+    return rows.start, columns.start, len(rows), len(columns)
+
+
+def _bilinear(picture: LazyImage, resized: tuple[int, int], window: Window) -> np.ndarray:
+    top, left, height, width = window
+    if resized == picture.size:
+        return picture.window(*window)
+    rows = _span(picture.size[0], resized[0], top, height)
+    columns = _span(picture.size[1], resized[1], left, width)
+    source = picture.window(rows.source, columns.source, rows.source_length, columns.source_length)
+    result = cv2.resize(source, (columns.length, rows.length), interpolation=cv2.INTER_LINEAR)
+    return result[top - rows.start : top - rows.start + height, left - columns.start : left - columns.start + width]
+
+
+class _Span(NamedTuple):
+    """Part of a side, in source pixels and in resized ones, whose ends fall together."""
+
+    source: int
+    source_length: int
+    start: int
+    length: int
+
+
+def _span(side: int, resized: int, start: int, length: int) -> _Span:
+    """The shortest span of whole units that holds all source pixels from which [start, start + length) is interpolated.
+
+    OpenCV's pixel i lies at (i + 1/2) side / resized - 1/2 of the source, between two pixels.
+    """
+    units = math.gcd(side, resized)
+    unit = side // units
+    first = ((2 * start + 1) * side - resized) // (2 * resized)
+    last = ((2 * (start + length) - 1) * side - resized) // (2 * resized) + 1
+    low, high = max(0, first // unit), min(units, last // unit + 1)
+    return _Span(low * unit, (high - low) * unit, low * (resized // units), (high - low) * (resized // units))
+
+
+def _nearest_places(side: int, resized: int, start: int, length: int) -> np.ndarray:
+    """The source pixel that holds the centre of each resized one.
+
+    Centres are a running sum, as in Pillow and in OpenCV 5 (INTER_NEAREST_EXACT): where one falls between two pixels,
+    the sum's rounding decides, and ours decides as theirs does.
+    """
+    steps = np.full(start + length, side / resized)
+    steps[0] /= 2
+    return np.minimum(np.cumsum(steps)[start:].astype(np.int64), side - 1)
+
+
+def _pad(pixels: np.ndarray, inside: Window, window: Window, fill: int | tuple[int, int, int]) -> np.ndarray:
+    (top, left, height, width), (row, column, inside_h, inside_w) = window, inside
+    if (inside_h, inside_w) == (height, width):
+        return pixels
+    result = np.empty((height, width, *pixels.shape[2:]), np.uint8)
+    result[:] = fill
+    if inside_h and inside_w:
+        result[row - top : row - top + inside_h, column - left : column - left + inside_w] = pixels
+    return result
+
+
+def _flip(pixels: np.ndarray, flip: tuple[bool, bool]) -> np.ndarray:
+    left_right, top_bottom = flip
+    if not left_right and not top_bottom:
+        return pixels
+    return cv2.flip(
+        pixels, -1 if left_right and top_bottom else 1 if left_right else 0
+    )  # NumPy's takes 17 times as long

@@ -1,0 +1,176 @@
+"""The stages of a loader process's pipeline, each an iterator over the one before: ahead, fetch, augment, collate."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from msanet.config import DataConfig
+from msanet.data.decoded_cache import DecodedSource
+from msanet.data.image.codec import INSTANCES, decode_instances
+from msanet.data.samples import Sample, augment_sample, decode_sample, placeholder_sample
+from msanet.data.shard_source import ShardSource
+from msanet.errors import UserError
+
+Positions = tuple[np.ndarray, np.ndarray]
+"""epochs and sample numbers of one micro-batch, int64 (N,)."""
+FAULT = "__fault__"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch. images_NHWC, labels_NHW: uint8; jitter_N3: float32; epochs_N, samples_N: which samples these are.
+
+    faults: a sentence for each sample that could not be read and is masked.
+    """
+
+    images_NHWC: Tensor
+    labels_NHW: Tensor
+    jitter_N3: Tensor
+    epochs_N: Tensor
+    samples_N: Tensor
+    faults: tuple[str, ...] = ()
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same with its tensors on `device`; the copy may still be under way."""
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same in page-locked memory, which a GPU copies from while the CPU goes on; DataLoader calls this."""
+        return self._with_tensors(Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        fields: dict[str, Any] = dict(self.__dict__)
+        fields |= {name: change(value) for name, value in fields.items() if isinstance(value, Tensor)}
+        return Batch(**fields)
+
+
+@dataclass(frozen=True)
+class EvaluationSample:
+    """One image at its own size. image_HWC, label_HW: uint8; number: which sample of the split.
+
+    instance_ids_HW: int32, the values of its `_instanceIds.png`; None where not asked for, or packed without.
+    """
+
+    number: int
+    key: str
+    image_HWC: Tensor
+    label_HW: Tensor
+    instance_ids_HW: Tensor | None = None
+
+
+class Predownload:
+    """Passes positions on, `depth` of them late, while threads bring near the bytes of those that are waiting."""
+
+    def __init__(self, source: ShardSource | DecodedSource, depth: int, threads: int) -> None:
+        self.source, self.depth, self.threads = source, depth, threads
+
+    def __call__(self, positions: Iterable[Positions]) -> Iterator[Positions]:
+        """Lazily; ends when `positions` does."""
+        waiting: deque[Positions] = deque()
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="read-ahead")
+        try:
+            for item in positions:
+                waiting.append(item)
+                for sample in item[1]:
+                    pool.submit(self.source.fetch, int(sample))  # its error is found again, and told, by the read
+                if len(waiting) > self.depth:
+                    yield waiting.popleft()
+            yield from waiting
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Fetch:
+    """Positions to lists of WebDataset samples with their epoch and number; where masking, with their fault instead."""
+
+    def __init__(self, source: ShardSource | DecodedSource, skip_bad: bool = False) -> None:
+        self.source, self.skip_bad = source, skip_bad
+
+    def __call__(self, positions: Iterable[Positions]) -> Iterator[list[dict[str, Any]]]:
+        """Lazily, one list for each item."""
+        for epochs, samples in positions:
+            yield [self._read(int(epoch), int(sample)) for epoch, sample in zip(epochs, samples, strict=True)]
+
+    def _read(self, epoch: int, number: int) -> dict[str, Any]:
+        try:
+            return {**self.source.read(number), "epoch": epoch, "number": number}
+        except UserError as fault:
+            if not self.skip_bad:
+                raise
+            return {"epoch": epoch, "number": number, FAULT: str(fault)}
+
+
+class Augment:
+    """Decode, cut and flip every sample of a micro-batch."""
+
+    def __init__(self, config: DataConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+
+    def __call__(self, groups: Iterable[list[dict[str, Any]]]) -> Iterator[list[Sample]]:
+        """Lazily, one list for each group."""
+        cv2.setNumThreads(0)  # parallel across loader processes, not inside them
+        for group in groups:
+            yield [self._augment(sample) for sample in group]
+
+    def _augment(self, sample: dict[str, Any]) -> Sample:
+        number, epoch = sample["number"], sample["epoch"]
+        if FAULT in sample:
+            return placeholder_sample(number, epoch, self.config, sample[FAULT])
+        try:
+            return augment_sample(sample, number, epoch, self.config, self.seed)
+        except UserError as fault:
+            if self.config.on_bad_sample == "raise":
+                raise
+            return placeholder_sample(number, epoch, self.config, str(fault))
+
+
+def collate(groups: Iterable[list[Sample]]) -> Iterator[Batch]:
+    """Lists of samples to micro-batches. Raises UserError where images of different sizes meet."""
+    for group in groups:
+        sizes = sorted({sample.label_HW.shape for sample in group})
+        if len(sizes) > 1:
+            raise UserError(
+                f"images of {' or '.join(map(str, sizes[:8]))} pixels (height, width) make no batch; set data.crop to one "
+                f"size, such as data.crop=[{min(h for h, _ in sizes)},{min(w for _, w in sizes)}]"
+            )
+        yield Batch(
+            images_NHWC=torch.from_numpy(np.stack([sample.image_HWC for sample in group])),
+            labels_NHW=torch.from_numpy(np.stack([sample.label_HW for sample in group])),
+            jitter_N3=torch.tensor([sample.jitter for sample in group], dtype=torch.float32),
+            epochs_N=torch.tensor([sample.epoch for sample in group]),
+            samples_N=torch.tensor([sample.number for sample in group]),
+            faults=tuple(sample.fault for sample in group if sample.fault),
+        )
+
+
+class FetchInstances:
+    """Adds its instance map to each WebDataset sample that was packed with one."""
+
+    def __init__(self, source: ShardSource) -> None:
+        self.source = source
+
+    def __call__(self, groups: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+        """Lazily, one list for each group."""
+        for group in groups:
+            yield [sample | self.source.read_instances(sample["number"]) for sample in group]
+
+
+def evaluation_samples(groups: Iterable[list[dict[str, Any]]]) -> Iterator[EvaluationSample]:
+    """Groups of one sample each to whole images."""
+    for (sample,) in groups:
+        image, label = (torch.from_numpy(np.ascontiguousarray(pixels)) for pixels in decode_sample(sample))
+        yield EvaluationSample(sample["number"], sample["__key__"], image, label, _instance_ids(sample))
+
+
+def _instance_ids(sample: dict[str, Any]) -> Tensor | None:
+    if INSTANCES not in sample:
+        return None
+    name = f"{sample['__url__']}:{sample['__key__']}.{INSTANCES}"
+    return torch.from_numpy(decode_instances(sample[INSTANCES], name))

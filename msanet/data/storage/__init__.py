@@ -1,0 +1,36 @@
+"""Where shards lie: a local folder, or a remote one that is read through a cache on each node.
+
+Reading is by byte range: the bytes of a shard that are fetched at once, a block of the shuffle order, so that what a remote
+server sends is what the order needs next. A local folder has no use for ranges and reads by position.
+"""
+
+from pathlib import Path
+from urllib.parse import unquote
+
+from msanet.config import StorageConfig
+from msanet.data.storage.base import ByteRange, Storage
+from msanet.data.storage.local import LocalStorage
+from msanet.errors import UserError
+from msanet.secrets import MASK
+
+__all__ = ["ByteRange", "LocalStorage", "Storage", "open_storage"]
+
+
+def open_storage(location: str, settings: StorageConfig | None = None) -> Storage:
+    """The storage at a path, or at a file://, http://, https://, s3:// or gs:// address.
+
+    Raises UserError for an address that cannot be read, or where the library for it is not installed.
+    """
+    scheme, separator, rest = location.partition("://")
+    if not separator:
+        return LocalStorage(Path(location.removeprefix("file:")))
+    if MASK in location:
+        raise UserError(
+            f"'{location}' has {MASK} for a password or key, which no file of a run keeps; give the whole address again, to "
+            "train.py as data.path=..., to evaluate.py as --data"
+        )
+    if scheme == "file":
+        return LocalStorage(Path(unquote(rest)))
+    from msanet.data.storage.remote import open_remote  # its libraries take time to import, and may be absent
+
+    return open_remote(location, settings or StorageConfig())

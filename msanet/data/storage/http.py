@@ -1,0 +1,230 @@
+"""Ranges of files of an HTTP(S) server, with urllib3."""
+
+import os
+import re
+import sys
+import time
+from base64 import b64encode
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from urllib3.exceptions import (
+    HTTPError,
+    InvalidHeader,
+    LocationValueError,
+    MaxRetryError,
+    NameResolutionError,
+    NewConnectionError,
+    ProxySchemeUnknown,
+    ResponseError,
+    SSLError,
+    TimeoutError,
+)
+
+from msanet.data.storage.transfer import Transfer, TransientError
+from msanet.errors import UserError
+from msanet.secrets import MASK, without_secrets
+
+_SILENCE = 30.0  # seconds without a byte after which a connection is given up
+_PIECE = 2**20
+_MOST_DISCARDED = 64 * 2**20  # bytes; a longer file is not read from a server that cannot serve parts of it
+_PASSING = {408, 425, 429}  # and 5xx
+_REDIRECTS = urllib3.Retry(total=5, connect=0, read=0, status=0, other=0, redirect=5, respect_retry_after_header=False)
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class HttpTransport:
+    """A folder of an HTTP(S) server. Credentials in the address go into a header, proxies come from the environment."""
+
+    def __init__(self, address: str, connections: int) -> None:
+        try:
+            parts = urlsplit(address)
+        except ValueError as error:
+            raise UserError(f"'{address.rpartition('@')[2]}' is no address ({error}); correct data.path") from None
+        host = parts.netloc.rpartition("@")[2]
+        self._url = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
+        rest = address.partition("://")[2].removeprefix(parts.netloc)
+        self.location = f"{parts.scheme}://{MASK}@{rest.rpartition('@')[2]}" if "@" in rest else self._url
+        if "@" in rest and ":" in host and not host.rpartition(":")[2].isdigit():
+            raise UserError(
+                f"'{self.location}' was given with a password that holds /, ? or #, expected these as %2F, %3F and %23; "
+                "correct data.path"
+            )
+        if not host or parts.query or parts.fragment:
+            raise UserError(
+                f"'{self.location}' was given with a query (?...) or fragment (#...) or without a host, expected the plain "
+                "address of a folder, such as https://host/shards; the names of its files are appended to it"
+            )
+        self._host, self._scheme, self._connections = host, parts.scheme, connections
+        self._headers = {"Accept-Encoding": "identity"}
+        if parts.username is not None:
+            secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self._headers["Authorization"] = "Basic " + b64encode(secret.encode()).decode()
+        self._etags: dict[str, str] = {}
+        self._pool: urllib3.PoolManager | None = None
+        self._process = 0
+
+    def attempt(self, transfer: Transfer) -> None:
+        """See Transport."""
+        response = self._request(transfer)
+        try:
+            self._refuse(response, transfer)
+            if response.status == 416:
+                return self._end_of_file(response, transfer)
+            skip, end, size = self._span(response, transfer)
+            _receive(response, transfer, skip, end)
+            if end is not None and end not in (transfer.stop, size):
+                raise TransientError(f"the server sent no more than bytes to {end}")
+        except HTTPError as error:
+            raise TransientError(_explain(error)) from None
+        finally:
+            response.close()  # where all was read, the connection has gone back to the pool already
+
+    def recheck(self, file: str) -> None:
+        """See Transport: every request names the ETag."""
+
+    def _request(self, transfer: Transfer) -> urllib3.BaseHTTPResponse:
+        headers = dict(self._headers)
+        if transfer.position or transfer.stop is not None:
+            headers["Range"] = f"bytes={transfer.position}-{'' if transfer.stop is None else transfer.stop - 1}"
+        if transfer.file in self._etags:
+            headers["If-Match"] = self._etags[transfer.file]
+        try:
+            return self._connected().request(
+                "GET",
+                f"{self._url}/{quote(transfer.file)}",
+                headers=headers,
+                retries=_REDIRECTS,
+                timeout=urllib3.Timeout(connect=transfer.time_left(10.0), read=transfer.time_left(_SILENCE)),
+                preload_content=False,
+                decode_content=False,
+            )
+        except HTTPError as error:
+            reason = error.reason if isinstance(error, MaxRetryError) else error
+            if isinstance(reason, ResponseError | LocationValueError) or (
+                isinstance(reason, SSLError) and "VERIFY_FAILED" in str(reason)
+            ):
+                raise UserError(
+                    f"'{self.location}/{transfer.file}' cannot be read: {_explain(error)}; correct the address, or name "
+                    "the server's certificate in SSL_CERT_FILE"
+                ) from None
+            raise TransientError(_explain(error)) from None
+
+    def _refuse(self, response: urllib3.BaseHTTPResponse, transfer: Transfer) -> None:
+        """Raise for every answer that brings no bytes, and for bytes of another version of the file."""
+        status, address = response.status, f"{self.location}/{transfer.file}"
+        if status in _PASSING or status >= 500:
+            raise TransientError(f"HTTP {status} {response.reason or ''}".rstrip(), _retry_after(response))
+        if status in (401, 403, 407):
+            raise UserError(
+                f"'{address}' may not be read (HTTP {status}); check its permissions, or give credentials in data.path as "
+                "https://USER:PASSWORD@host/..."
+            )
+        if status in (404, 410):
+            raise UserError(f"'{address}' is not there (HTTP {status}); correct data.path, or upload the file")
+        etag = response.headers.get("ETag", "")
+        first = self._etags.get(transfer.file)
+        if status == 412 or (first and etag and etag != first and status in (200, 206)):
+            raise UserError(
+                f"'{address}' changed at the server while this run reads it (ETag {first}, now {etag or 'another'}); put "
+                "the old file back, or start a new run, and write new shards into a new folder"
+            )
+        if status not in (200, 206, 416):
+            raise UserError(f"'{address}' was answered with HTTP {status}, expected 200 or 206; correct data.path")
+        if status != 416 and etag.startswith('"'):  # a weak one (W/) cannot be matched
+            self._etags.setdefault(transfer.file, etag)
+
+    def _end_of_file(self, response: urllib3.BaseHTTPResponse, transfer: Transfer) -> None:
+        size = response.headers.get("Content-Range", "").removeprefix("bytes */")
+        if not (transfer.data and size == str(transfer.position)):  # else it is whole, though announced to be longer
+            raise UserError(
+                f"'{self.location}/{transfer.file}' has {size or 'too few'} bytes, expected more than {transfer.position}; "
+                "upload the shard again"
+            )
+
+    def _span(self, response: urllib3.BaseHTTPResponse, transfer: Transfer) -> tuple[int, int | None, int | None]:
+        """Bytes to discard first, position to read to (None: what comes), size of the file (None: unknown)."""
+        address, skip, end, size = f"{self.location}/{transfer.file}", 0, None, None
+        if response.status == 206:
+            text = response.headers.get("Content-Range", "")
+            match = _RANGE.fullmatch(text)
+            asked = f"{transfer.position}-{'' if transfer.stop is None else transfer.stop - 1}"
+            if not match or int(match[1]) != transfer.position or int(match[2]) >= (transfer.stop or sys.maxsize):
+                raise TransientError(f"Content-Range was '{text}', asked for bytes {asked}")
+            end = int(match[2]) + 1
+            size = None if match[3] == "*" else int(match[3])
+        else:  # the whole file
+            length = response.headers.get("Content-Length", "")
+            skip, end = transfer.position, transfer.stop
+            if length.isdigit():
+                size = int(length)
+                end = min(size, size if end is None else end)
+            if transfer.stop is not None and max(size or 0, transfer.start) > _MOST_DISCARDED:
+                raise UserError(
+                    f"'{address}' has {length or 'many'} bytes and its server ignores Range requests, so that each read "
+                    "would transfer the whole file; use a server that serves ranges, or copy the shards to a local folder"
+                )
+        if transfer.limit is not None and size is not None and size > transfer.limit:
+            raise UserError(f"'{address}' has {size} bytes, expected at most {transfer.limit}; it is no file of ours")
+        return skip, end, size
+
+    def _connected(self) -> urllib3.PoolManager:
+        if self._pool is None or self._process != os.getpid():  # sockets are not shared with a forked process
+            self._pool, self._process = self._connect(), os.getpid()
+        return self._pool
+
+    def _connect(self) -> urllib3.PoolManager:
+        proxies = getproxies()
+        proxy = proxies.get(self._scheme) or proxies.get("all")
+        if not proxy or proxy_bypass(self._host):
+            return urllib3.PoolManager(maxsize=self._connections)
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        secret = None if parts.username is None else f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        try:
+            return urllib3.ProxyManager(
+                f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+                proxy_headers=urllib3.make_headers(proxy_basic_auth=secret),
+                maxsize=self._connections,
+            )
+        except ProxySchemeUnknown:
+            raise UserError(
+                f"the proxy in the variable {self._scheme}_proxy starts with '{parts.scheme}://', expected http:// or "
+                f"https://; change it, or add {self._host} to no_proxy"
+            ) from None
+
+
+def _receive(response: urllib3.BaseHTTPResponse, transfer: Transfer, skip: int, end: int | None) -> None:
+    while end is None or transfer.position < end:
+        want = skip or (_PIECE if end is None else end - transfer.position)
+        piece = response.read1(min(want, _PIECE))
+        if time.monotonic() > transfer.until:
+            raise TransientError("the server was too slow")
+        if not piece:
+            if end is not None:
+                raise TransientError(f"the connection closed {end - transfer.position} bytes early")
+            return
+        if skip:
+            skip -= len(piece)
+        else:
+            transfer.data += piece
+            if transfer.limit is not None and len(transfer.data) > transfer.limit:
+                raise UserError(f"'{transfer.file}' has more than {transfer.limit} bytes; it is no file of ours")
+
+
+def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
+    try:
+        value = response.headers.get("Retry-After")
+        return None if value is None else _REDIRECTS.parse_retry_after(value)
+    except InvalidHeader:
+        return None
+
+
+def _explain(error: HTTPError) -> str:
+    """What went wrong, without urllib3's objects."""
+    reason = error.reason if isinstance(error, MaxRetryError) and error.reason else error
+    if isinstance(reason, NameResolutionError):
+        return "the name of the server is not known"
+    if isinstance(reason, TimeoutError) and not isinstance(reason, NewConnectionError):  # which is one, to urllib3
+        return "the server fell silent"
+    return without_secrets(" ".join(map(str, reason.args)).rpartition("): ")[2])

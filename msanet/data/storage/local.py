@@ -1,0 +1,83 @@
+"""Shards in a folder of this machine, or one that is mounted."""
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from pathlib import Path
+
+from msanet.data.storage.base import ByteRange
+from msanet.errors import UserError
+
+_OPEN_FILES = 64
+
+
+class LocalStorage:
+    """A folder of this machine, or one that is mounted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.location = str(folder)
+        self._open: OrderedDict[str, int] = OrderedDict()  # file -> descriptor
+        weakref.finalize(self, _close, self._open)
+        self._lock = threading.Lock()
+
+    def read_file(self, file: str, limit: int) -> bytes:
+        """See Storage."""
+        path = self.folder / file
+        if not path.is_file():
+            raise UserError(f"'{path}' is missing; copy it too, or pack the dataset again")
+        if path.stat().st_size > limit:
+            raise UserError(
+                f"'{path}' has {path.stat().st_size} bytes, expected at most {limit}; it is no file of ours"
+            )
+        return path.read_bytes()
+
+    def read(self, extent: ByteRange, offset: int, length: int) -> bytes:
+        """See Storage."""
+        with self._lock:  # no other thread may close the descriptor
+            descriptor = self._descriptor(extent.file)
+            try:
+                rest = max(0, os.fstat(descriptor).st_size - offset)  # Python makes room for all that it is asked for
+                return os.pread(descriptor, min(length, rest), offset)
+            except OSError as error:
+                raise UserError(
+                    f"'{self.folder / extent.file}' cannot be read at byte {offset} ({error.strerror}), expected a sound disk; "
+                    "check it, or copy the shard again"
+                ) from None
+
+    def fetch(self, extent: ByteRange) -> None:
+        """See Storage."""
+        if extent.stop is not None and hasattr(os, "posix_fadvise"):  # Linux; elsewhere the kernel guesses
+            with self._lock:
+                descriptor = self._descriptor(extent.file)
+                os.posix_fadvise(descriptor, extent.start, extent.stop - extent.start, os.POSIX_FADV_WILLNEED)
+
+    def invalidate(self, extent: ByteRange) -> bool:
+        """See Storage."""
+        return False
+
+    def _descriptor(self, file: str) -> int:
+        if file not in self._open:
+            try:
+                self._open[file] = os.open(self.folder / file, os.O_RDONLY)
+            except OSError as error:
+                raise UserError(
+                    f"'{self.folder / file}' cannot be opened ({error.strerror}), though the manifest lists its shard; "
+                    "copy it too, or pack the dataset again"
+                ) from None
+            while len(self._open) > _OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
+        self._open.move_to_end(file)
+        return self._open[file]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"folder": self.folder}  # descriptors and locks belong to the process that made them
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        self.__init__(state["folder"])  # type: ignore[misc]
+
+
+def _close(descriptors: dict[str, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)

@@ -1,0 +1,97 @@
+"""Ranges of files of an object store (s3://, gs://), with fsspec."""
+
+import errno
+import os
+from typing import Any
+
+from msanet.data.storage.transfer import Transfer, TransientError
+from msanet.errors import UserError
+from msanet.secrets import masked, without_secrets
+
+_SILENCE = 30  # seconds without a byte after which a connection is given up
+
+
+class ObjectTransport:
+    """A folder of an object store, read through fsspec; its libraries take credentials from where they always do."""
+
+    def __init__(self, address: str) -> None:
+        self.location = masked(address.rstrip("/"))
+        if "@" in address.partition("://")[2].partition("/")[0] or "?" in address:
+            raise UserError(
+                f"'{self.location}' was given with a key or a query (?...), expected the plain address of a folder, such as "
+                "s3://bucket/shards; give keys as the store's own tools take them, such as AWS_ACCESS_KEY_ID"
+            )
+        self._folder = address.rstrip("/")
+        self._files: Any = None
+        self._process = 0
+        self._sizes: dict[str, int] = {}
+        self._etags: dict[str, str] = {}
+
+    def attempt(self, transfer: Transfer) -> None:
+        """See Transport."""
+        address = f"{self.location}/{transfer.file}"
+        try:
+            size = self._size(transfer)
+            stop = size if transfer.stop is None else min(size, transfer.stop)
+            if transfer.limit is not None and size > transfer.limit:
+                raise UserError(
+                    f"'{address}' has {size} bytes, expected at most {transfer.limit}; it is no file of ours"
+                )
+            if transfer.start > stop:
+                raise UserError(
+                    f"'{address}' has {size} bytes, expected more than {transfer.start}; upload the shard again"
+                )
+            data = self._call("_cat_file", transfer, start=transfer.start, end=stop) if stop > transfer.start else b""
+        except UserError:
+            raise
+        except FileNotFoundError:
+            raise UserError(f"'{address}' is not there; correct data.path, or upload the file") from None
+        except (TypeError, AttributeError, ImportError, NotImplementedError):
+            raise  # ours, not the store's
+        except Exception as error:  # each library has its own
+            what = without_secrets(f"{type(error).__name__}: {' '.join(str(error).split())}").removesuffix(": ")
+            if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
+                raise UserError(
+                    f"'{address}' may not be read ({what}); check the credentials and permissions"
+                ) from None
+            if isinstance(error, OSError) and error.errno == errno.EINVAL:
+                raise UserError(f"'{address}' cannot be read ({what}); check data.path and the credentials") from None
+            raise TransientError(what) from None
+        if len(data) != stop - transfer.start:
+            self.recheck(transfer.file)
+            raise TransientError(f"{len(data)} bytes came instead of {stop - transfer.start}")
+        transfer.data[:] = data
+
+    def recheck(self, file: str) -> None:
+        """See Transport."""
+        self._sizes.pop(file, None)
+
+    def _size(self, transfer: Transfer) -> int:
+        size = self._sizes.get(transfer.file)
+        if size is None:
+            info = self._call("_info", transfer)
+            etag = str(info.get("ETag") or info.get("etag"))
+            first = self._etags.setdefault(transfer.file, etag)
+            if etag != first:
+                raise UserError(
+                    f"'{self.location}/{transfer.file}' changed in the store while this run reads it (ETag {first}, now "
+                    f"{etag}); put the old file back, or start a new run, and write new shards into a new folder"
+                )
+            size = self._sizes[transfer.file] = int(info["size"])
+        return size
+
+    def _call(self, method: str, transfer: Transfer, **arguments: int) -> Any:
+        import fsspec.asyn
+
+        if self._files is None or self._process != os.getpid():  # its event loop is not shared with a forked process
+            self._process = os.getpid()
+            scheme = self._folder.partition("://")[0]
+            options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+            if scheme == "s3":
+                options["config_kwargs"] = {"connect_timeout": 10, "read_timeout": _SILENCE}
+            self._files = fsspec.filesystem(scheme, **options)
+        path = self._folder.partition("://")[2] + "/" + transfer.file
+        coroutine = getattr(self._files, method)
+        return fsspec.asyn.sync(
+            self._files.loop, coroutine, path, timeout=transfer.time_left(float("inf")), **arguments
+        )

@@ -1,0 +1,42 @@
+"""This rank's device: its GPU, or its share of the host's cores."""
+
+import os
+
+import torch
+
+from msanet.distributed.environment import local_rank, rank, world_size
+from msanet.errors import UserError
+
+
+def device() -> torch.device:
+    """This rank's accelerator, or the CPU."""
+    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def manual_seed(seed: int) -> None:
+    """The same random numbers on every rank, such as those of initial weights."""
+    torch.manual_seed(seed)
+
+
+def prepare_device() -> None:
+    """Take this rank's GPU, or its share of the host's cores, with subnormal numbers as zeros.
+
+    A CPU calculates tens of times slower with them, and the softmax of attention and Adam's moments are full of them. Threads
+    take the setting over from the one that starts them.
+    """
+    if os.environ.get("DS_ACCELERATOR") == "cpu":  # which DeepSpeed obeys, so that all else must
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when a process asks for GPUs for the first time
+    if torch.cuda.is_available():
+        seen = torch.cuda.device_count()
+        if local_rank() >= seen:
+            raise UserError(
+                f"rank {rank()} is number {local_rank()} of its host and sees {seen} GPUs, expected one for each rank; start "
+                "fewer, or let every rank see all GPUs (SLURM: --gpus-per-node)"
+            )
+        torch.cuda.set_device(local_rank())
+        return
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    torch.set_flush_denormal(True)
+    ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", world_size())))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // max(1, ranks_here)))

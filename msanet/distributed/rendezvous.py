@@ -1,0 +1,133 @@
+"""How the ranks of a job find one another: a store on rank 0's host, and a roll of who is there."""
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from msanet.errors import UserError
+
+_LONGEST_PAUSE = 0.5
+"""Seconds between two looks at who is there."""
+
+
+class RendezvousTimeout(Exception):
+    """Ranks that did not come in time. The message is one sentence that names them; should_log: by this rank of its host."""
+
+    def __init__(self, sentence: str, should_log: bool = True) -> None:
+        super().__init__(sentence)
+        self.should_log = should_log
+
+
+def open_store(rank: int, world_size: int, timeout: float) -> dist.Store:
+    """The job's store, on MASTER_ADDR:MASTER_PORT; kept by rank 0, or by torchrun's agent. Alone: one in this process.
+
+    timeout: seconds to wait for it. Raises RendezvousTimeout, and UserError where the port is taken.
+    """
+    if world_size == 1:
+        return dist.HashStore()
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    is_keeper = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    try:
+        if not is_keeper:
+            _wait_for_port(host, port, timeout)
+        store = dist.TCPStore(host, port, world_size, is_keeper, timedelta(seconds=timeout), wait_for_workers=False)
+    except (dist.DistError, OSError) as error:
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                f"port {port} of this machine is in use, probably by another training, expected a free one; add "
+                f"--master_port with another number to the deepspeed command"
+            ) from None
+        raise RendezvousTimeout(
+            f"rank 0 on {host}, port {port}, could not be reached by {host_name()} within run.timeout={timeout:g} s; start "
+            f"all {world_size} ranks, and let the hosts reach that port",
+            should_log=_is_first_but_0(rank),
+        ) from None
+    return dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def rendezvous(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[str]:
+    """Wait for all ranks; the host of each. Raises RendezvousTimeout that names those that have not come in `timeout` seconds."""
+    try:
+        return _rendezvous(store, rank, world_size, timeout)
+    except dist.DistError:  # rank 0 keeps the store; where it has given up, it has said why
+        raise RendezvousTimeout(
+            f"rank 0 ended before all {world_size} ranks had come; see what it said, or that it was killed",
+            should_log=_is_first_but_0(rank),
+        ) from None
+
+
+def _rendezvous(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[str]:
+    store.set(f"host/{rank}", host_name())
+    keys = [f"host/{number}" for number in range(world_size)]
+    store.add("here", 1)
+    until, pause = time.monotonic() + timeout, 0.01
+    while store.add("here", 0) < world_size:
+        if time.monotonic() > until:
+            store.set("over", "")  # the others, who may have begun later, end with this one
+        if store.check(["over"]):
+            missing = [number for number, key in enumerate(keys) if not store.check([key])]
+            should_log = store.add(f"missing/{host_name()}", 1) == 1
+            if rank == 0:
+                time.sleep(3 * _LONGEST_PAUSE)  # it keeps the store, which the others have yet to ask
+            raise RendezvousTimeout(
+                f"rank {listed(missing)} did not come within run.timeout={timeout:g} s, expected {world_size} ranks and found "
+                f"{world_size - len(missing)}; look at the hosts that should have started them",
+                should_log,
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    return [value.decode() for value in store.multi_get(keys)]
+
+
+def _wait_for_port(host: str, port: int, timeout: float) -> None:
+    """Until something listens there. PyTorch's own wait takes up to two and a half times its timeout."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, port), max(0.1, until - time.monotonic())).close()
+            return
+        except OSError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.1)
+
+
+def _is_first_but_0(rank: int) -> bool:
+    """Whether this is the first rank of its host that is not rank 0."""
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    return local_rank == (1 if rank == local_rank else 0)
+
+
+def leave(store: dist.Store, rank: int, world_size: int, seconds: float) -> None:
+    """Nothing more to read: rank 0, whose process keeps the store, waits for the others to come here too."""
+    left = store.add("left", 1)
+    until = time.monotonic() + seconds
+    while rank == 0 and left < world_size and time.monotonic() < until:
+        time.sleep(0.005)
+        left = store.add("left", 0)
+
+
+def another_connection(store: dist.Store) -> dist.Store:
+    """To the same store, for another thread: an operation that waits holds up the others of its connection."""
+    return store.clone()  # type: ignore[attr-defined]  # torch's stubs lack it
+
+
+def host_name() -> str:
+    """This host as the job's other hosts know it: name and, in a job of several, the address it speaks from."""
+    name = socket.gethostname()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((os.environ["MASTER_ADDR"], 9))  # sends nothing; asks for the route
+            address = probe.getsockname()[0]
+        except (KeyError, OSError):
+            return name
+    return name if address.startswith("127.") else f"{name}[{address}]"
+
+
+def listed(ranks: Sequence[int]) -> str:
+    """`1, 3`, or `0, 1, 2, 3, 4, 5, 6, 7 and 5 more`."""
+    return ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")

@@ -1,0 +1,293 @@
+"""The confusion counts of every image, kept in a file: scores, intervals and comparisons then need no second inference.
+
+One matrix of 19 classes has 380 cells and a few dozen that are not zero; of COCO's 81 classes, 6,642 cells. Kept are those
+that are not zero, image after image.
+"""
+
+import io
+import json
+import math
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msanet.documents import is_line
+from msanet.errors import UserError, nearest
+from msanet.evaluation.instances import are_sound
+from msanet.files import atomic_file
+
+FORMAT = "msanet per-image confusion counts"
+VERSION = 1
+MAX_BYTES = 2**30
+"""Unpacked; the counts of COCO's 118,000 training images take less than 200 MB."""
+_MOST_PIXELS = 2**40  # of one cell of one image, so that sums fit 64 bits
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """One image: its number in the split, its key, and the cells that are not zero of its matrix (K, K + 1), row by row."""
+
+    number: int
+    key: str
+    cells: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """Pixels by class, int64 (..., K): predicted right, labelled, and predicted (on labelled pixels)."""
+
+    right: np.ndarray
+    support: np.ndarray
+    predicted: np.ndarray
+
+    def __add__(self, other: "ClassCounts") -> "ClassCounts":
+        return ClassCounts(self.right + other.right, self.support + other.support, self.predicted + other.predicted)
+
+    def sum(self) -> "ClassCounts":
+        """(K,): over all images of (N, K)."""
+        return ClassCounts(self.right.sum(axis=0), self.support.sum(axis=0), self.predicted.sum(axis=0))
+
+
+@dataclass(frozen=True)
+class PerImageCounts:
+    """All images of one split in its order. A matrix has shape (K, K + 1), its last column predicted void.
+
+    starts: (N + 1,) int64; image i has cells[starts[i]:starts[i + 1]] (int32, row * (K + 1) + column, ascending) and as
+    many counts (int64). dataset, digest: name and digest of the manifest. instances: rows of
+    `msanet.evaluation.instances` (M, 5), None where there are none.
+    """
+
+    dataset: str
+    digest: str
+    split: str
+    classes: tuple[str, ...]
+    keys: tuple[str, ...]
+    starts: np.ndarray
+    cells: np.ndarray
+    counts: np.ndarray
+    instances: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def matrix(self, image: int) -> np.ndarray:
+        """(K, K + 1) int64: the matrix of one image, by its place in `keys`."""
+        mine = slice(self.starts[image], self.starts[image + 1])
+        matrix = np.zeros(self.num_classes * (self.num_classes + 1), dtype=np.int64)
+        matrix[self.cells[mine]] = self.counts[mine]
+        return matrix.reshape(self.num_classes, -1)
+
+    def total(self, weights_N: np.ndarray | None = None) -> np.ndarray:
+        """(K, K + 1) int64: the sum over images, each taken weights_N times (whole numbers; once unless given)."""
+        counts = self.counts if weights_N is None else self.counts * weights_N[self._images()]
+        matrix = np.zeros(self.num_classes * (self.num_classes + 1), dtype=np.int64)
+        np.add.at(matrix, self.cells, counts)
+        return matrix.reshape(self.num_classes, -1)
+
+    def class_counts(self) -> ClassCounts:
+        """(N, K) counts of each image, from which every figure but single confusions follows."""
+        images, (rows, columns) = self._images(), divmod(self.cells, self.num_classes + 1)
+
+        def count(chosen: np.ndarray, classes: np.ndarray) -> np.ndarray:
+            found = np.zeros((len(self), self.num_classes), dtype=np.int64)
+            np.add.at(found, (images[chosen], classes[chosen]), self.counts[chosen])
+            return found
+
+        everywhere = np.ones(len(self.cells), dtype=bool)
+        return ClassCounts(
+            count(rows == columns, rows), count(everywhere, rows), count(columns < self.num_classes, columns)
+        )
+
+    def _images(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
+
+def image_counts(number: int, key: str, matrix: np.ndarray) -> ImageCounts:
+    """One image's integer matrix (K, K), or (K, K + 1) with predicted void last, as what is kept of it (about 1 KB)."""
+    num_classes = len(matrix)
+    if matrix.shape[1] == num_classes:
+        matrix = np.pad(matrix, ((0, 0), (0, 1)))
+    assert matrix.shape == (num_classes, num_classes + 1), f"{matrix.shape}"
+    cells = np.flatnonzero(matrix)
+    return ImageCounts(number, key, cells.astype(np.int32), matrix.ravel()[cells].astype(np.int64))
+
+
+def collect_counts(
+    dataset: str,
+    digest: str,
+    split: str,
+    classes: tuple[str, ...],
+    images: Iterable[ImageCounts],
+    instances: np.ndarray | None = None,
+) -> PerImageCounts:
+    """Records from the images of all ranks, in any order."""
+    ordered = sorted(images, key=lambda image: image.number)
+    return PerImageCounts(
+        dataset,
+        digest,
+        split,
+        classes,
+        tuple(image.key for image in ordered),
+        np.cumsum([0, *(len(image.cells) for image in ordered)], dtype=np.int64),
+        np.concatenate([np.zeros(0, np.int32), *(image.cells for image in ordered)]),
+        np.concatenate([np.zeros(0, np.int64), *(image.counts for image in ordered)]),
+        instances,
+    )
+
+
+def merge_classes(records: PerImageCounts, groups: Mapping[str, Sequence[str]]) -> PerImageCounts:
+    """The same images with the classes of each group as one: {new name: its classes}, the others as they are.
+
+    A group stands where its first class stood. Confusions inside a group become right. instances are dropped: they
+    are counted by the classes of Cityscapes. Raises UserError for an unknown class, a class in two groups or a name
+    that another class has.
+    """
+    group_of: dict[str, str] = {}
+    for group, members in groups.items():
+        for member in members:
+            if member not in records.classes:
+                raise UserError(
+                    f"class '{member}' of group '{group}' is unknown; {nearest(member, [*records.classes])}"
+                )
+            if member in group_of:
+                raise UserError(
+                    f"class '{member}' is in group '{group_of[member]}' and again in '{group}', expected once; leave one out"
+                )
+            group_of[member] = group
+    for group in groups:
+        if group in records.classes and group not in group_of:
+            raise UserError(
+                f"group '{group}' has the name of a class outside it, expected a name of its own; choose another"
+            )
+    name_of = {name: group_of.get(name, name) for name in records.classes}
+    classes = tuple(dict.fromkeys(name_of.values()))
+    place = np.array([classes.index(name) for name in name_of.values()] + [len(classes)])
+    rows, columns = divmod(records.cells, records.num_classes + 1)
+    size = len(classes) * (len(classes) + 1)
+    cells = records._images() * size + place[rows] * (len(classes) + 1) + place[columns]
+    merged, where = np.unique(cells, return_inverse=True)
+    counts = np.zeros(len(merged), dtype=np.int64)
+    np.add.at(counts, where, records.counts)
+    starts = np.searchsorted(merged, np.arange(len(records) + 1) * size)
+    cells = (merged % size).astype(np.int32)
+    return replace(records, classes=classes, starts=starts, cells=cells, counts=counts, instances=None)
+
+
+def per_image_counts_file(run: Path, split: str) -> Path:
+    """RUN/evaluation-<split>.npz."""
+    return run / f"evaluation-{split}.npz"
+
+
+def write_per_image_counts(path: Path, records: PerImageCounts) -> None:
+    """Write the file whole or not at all."""
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dataset": records.dataset,
+        "digest": records.digest,
+        "split": records.split,
+        "classes": records.classes,
+    }
+    arrays: dict[str, Any] = {"starts": records.starts, "cells": records.cells, "counts": records.counts}
+    if records.instances is not None:
+        arrays["instances"] = records.instances
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        keys = np.array(records.keys, dtype=np.str_)
+        np.savez_compressed(file, about=np.array(json.dumps(about)), keys=keys, **arrays)
+
+
+def read_per_image_counts(path: Path) -> PerImageCounts:
+    """Read and check the file. Raises UserError where it is not there, not ours or not sound."""
+    if not path.is_file():
+        raise UserError(f"'{path}' is not there, expected the records of an evaluation; run launcher/evaluate.py first")
+    try:
+        with zipfile.ZipFile(path) as file:
+            is_ours = sum(info.file_size for info in file.infolist()) <= MAX_BYTES
+            arrays = {name.removesuffix(".npy"): _array(file.read(name)) for name in file.namelist() if is_ours}
+        about = json.loads(str(arrays.pop("about")))
+        is_ours = about["format"] == FORMAT and about["version"] == VERSION
+    except Exception:  # zipfile, its decoders and NumPy raise any kind where the bytes are not as they expect
+        is_ours = False
+    if not is_ours:
+        raise UserError(
+            f"'{path}' is damaged or no file of ours, expected {FORMAT}, version {VERSION}; run the evaluation again"
+        )
+    fault = _fault(about, arrays)
+    if fault:
+        raise UserError(f"'{path}' is damaged ({fault}), expected sound records; run the evaluation again")
+    names = (about["dataset"], about["digest"], about["split"])
+    return PerImageCounts(
+        *names,
+        tuple(about["classes"]),
+        tuple(arrays["keys"].tolist()),
+        arrays["starts"],
+        arrays["cells"],
+        arrays["counts"],
+        arrays.get("instances"),
+    )
+
+
+def _array(data: bytes) -> np.ndarray:
+    """An .npy file. Raises ValueError where it has not the size of what it claims to hold, before there is memory for it."""
+    file = io.BytesIO(data)
+    assert np.lib.format.read_magic(file) == (1, 0)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError("cut short")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _fault(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str | None:
+    """What is wrong with the content of a file."""
+    kinds = {"keys": "U", "starts": "int64", "cells": "int32", "counts": "int64"}
+    for name, kind in kinds.items():
+        if (
+            name not in arrays
+            or arrays[name].ndim != 1
+            or kind not in (arrays[name].dtype.kind, arrays[name].dtype.name)
+        ):
+            return f"'{name}' is missing or of another kind"
+    classes = about.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in [*classes, *_names(about)]):
+        return "names are missing"
+    if not (0 < len(classes) < 256 and len(set(classes)) == len(classes)):
+        return f"it has {len(classes)} classes, expected 1 to 255 names"
+    if not all(map(is_line, [*classes, *_names(about), *arrays["keys"].tolist()])):
+        return "names are not of letters"
+    starts, cells, counts = arrays["starts"], arrays["cells"], arrays["counts"]
+    if (
+        len(starts) != len(arrays["keys"]) + 1
+        or starts[0]
+        or (starts[1:] < starts[:-1]).any()
+        or starts[-1] != len(cells)
+    ):
+        return "images and cells do not belong together"
+    size = len(classes) * (len(classes) + 1)
+    if (
+        len(counts) != len(cells)
+        or (counts <= 0).any()
+        or (counts > _MOST_PIXELS).any()
+        or (cells < 0).any()
+        or (cells >= size).any()
+    ):
+        return "cells and counts do not belong together"
+    instances = arrays.get("instances")
+    if instances is not None and (instances.ndim != 2 or instances.shape[1] != 5 or instances.dtype != np.int64):
+        return "'instances' is of another kind"
+    if instances is not None and not are_sound(instances):
+        return "'instances' holds ids or pixels that cannot be"
+    return None
+
+
+def _names(about: dict[str, Any]) -> tuple[Any, ...]:
+    return about.get("dataset"), about.get("digest"), about.get("split")

@@ -1,0 +1,136 @@
+"""The report of a run folder: what lies in it, and the panels of an evaluation, as one HTML page."""
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msanet import versions
+from msanet.evaluation import result
+from msanet.evaluation.confusion import confusion_matrix_with_void
+from msanet.evaluation.metrics import scores
+from msanet.evaluation.protocols import NAMED
+from msanet.inference.panel_attention import PanelMaps
+from msanet.report.html_report import Panel, ReportData, write_report
+from msanet.report.panels import pictures
+from msanet.secrets import masked, without_secrets
+
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.jsonl"
+COMMAND_FILE = "command.txt"
+"""The command lines that started or continued the run, one per line."""
+REPORT_FILE = "report.html"
+
+
+def write_run_report(
+    folder: Path,
+    palette: Sequence[tuple[int, int, int]],
+    evaluation: result.EvaluationResult,
+    command: str | None = None,
+    run: Path | None = None,
+) -> Path:
+    """Write FOLDER/report.html from a run's files and this evaluation.
+
+    command: this process's unless given. run: the folder of the run, where the report lies elsewhere. Passwords and keys
+    in addresses are left out of what is shown; see `without_secrets`.
+    """
+    run = run or folder
+    figures = evaluation.to_json() | {"cost": vars(evaluation.cost) if evaluation.cost else None}
+    report = ReportData(
+        title=f"{run.resolve().name}: {evaluation.split}",
+        config_yaml=without_secrets(_text(run / CONFIG_FILE)),
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        classes=evaluation.classes,
+        palette=palette,
+        commands=_commands(run, command or command_line()),
+        metrics=read_lines(run / METRICS_FILE),
+        evaluation=figures,
+        panels=[_panel(shown, palette, evaluation.classes) for shown in evaluation.panels],
+        environment=environment(),
+    )
+    write_report(folder / REPORT_FILE, report)
+    return folder / REPORT_FILE
+
+
+def command_line() -> str:
+    """How this process was called, without secrets and what the `deepspeed` launcher adds for each rank."""
+    return shlex.join(masked(word) for word in sys.argv if not word.startswith("--local_rank"))
+
+
+def score_table(evaluation: result.EvaluationResult) -> str:
+    """The figures for a terminal: per class, then the means beside the best constant prediction."""
+    figures = evaluation.to_json()
+    lines = [f"{'class':<20} {'IoU':>7} {'accuracy':>9} {'pixels':>14}"]
+    for name, row in figures["classes"].items():
+        lines.append(f"{name:<20} {_percent(row['iou']):>7} {_percent(row['accuracy']):>9} {row['support']:>14,}")
+    baseline, bounds = figures["constant_baseline"], figures.get("mean_iou_interval")
+    interval = f"95 % interval {_percent(bounds[0])} to {_percent(bounds[1])}; " if bounds else ""
+    lines += [
+        f"pixel accuracy {_percent(figures['pixel_accuracy'])}, mean accuracy {_percent(figures['mean_accuracy'])}, "
+        f"frequency-weighted IoU {_percent(figures['frequency_weighted_iou'])}",
+        f"mIoU {_percent(figures['mean_iou'])} ({interval}all pixels '{baseline['class']}': {_percent(baseline['mean_iou'])})",
+        *(f"{what} {_percent(figures[kind]['mean'])}" for kind, what in NAMED.items() if kind in figures),
+        f"{figures['num_images']} of {len(evaluation.times_seen)} images of '{evaluation.split}' on {evaluation.world_size} "
+        f"ranks, {evaluation.num_missing} missing, {evaluation.num_duplicate} counted twice",
+        *figures["notes"],
+    ]
+    return "\n".join(lines)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file, none if it is not there; a line that a kill cut short, and the rest, is left out."""
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def environment() -> dict[str, str]:
+    """Machine and versions, without host names or users: reports are passed on."""
+    device = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads a rank"
+    )
+    names = ("msanet", "torch", "deepspeed", "webdataset", "numpy")
+    return {
+        "device": device,
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        **versions(*names),
+    }
+
+
+def _panel(shown: result.Panel, palette: Sequence[tuple[int, int, int]], classes: tuple[str, ...]) -> Panel:
+    matrix = confusion_matrix_with_void(
+        torch.from_numpy(shown.ground_truth_HW), torch.from_numpy(shown.prediction_HW), len(classes)
+    ).numpy()
+    drawn = pictures(shown.image_HWC, shown.ground_truth_HW, shown.prediction_HW, palette)
+    maps = shown.maps or PanelMaps()
+    is_labelled_K = matrix.sum(axis=1) > 0  # over these, as the worst images are found
+    iou_K = scores(matrix, classes).iou_K[is_labelled_K]
+    iou = float(iou_K.mean()) if len(iou_K) else None
+    return Panel(shown.key, drawn, iou, shown.is_worst, attention=maps.attention, scales=maps.scales)
+
+
+def _commands(run: Path, own: str) -> dict[str, str]:
+    """What made the run, one line per start, and what made this evaluation, unless that was the training itself."""
+    made = without_secrets(_text(run / COMMAND_FILE)).rstrip()
+    own = without_secrets(own)
+    commands = {"training": made} if made else {}
+    return commands if own in made.splitlines() else {**commands, "evaluation" if made else "this report": own}
+
+
+def _text(path: Path) -> str:
+    """A file's text, empty if it is not there."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"

@@ -1,0 +1,1 @@
+"""A trained network applied to images: predictor, writers, attention maps, CRF, submissions, export."""

@@ -1,0 +1,53 @@
+"""The fully connected CRF after the network (Kraehenbuehl and Koltun 2011), by their code as pydensecrf2 packs it."""
+
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msanet.config import CrfConfig
+from msanet.errors import UserError
+
+_LEAST_PROBABILITY = (
+    1e-5  # as in pydensecrf.utils.unary_from_softmax: what the network excludes, the CRF can bring back
+)
+
+
+def require_library() -> ModuleType:
+    """pydensecrf's module. Raises UserError where it is not installed."""
+    try:
+        import pydensecrf.densecrf as densecrf
+    except ImportError as error:
+        raise UserError(
+            "evaluation.crf is enabled but the package pydensecrf2 is not installed, expected it for the fully connected "
+            "CRF; run: pip install 'msanet[crf]'"
+        ) from error
+    return densecrf
+
+
+def refine(probabilities_KHW: Tensor, image_HWC: Tensor, settings: CrfConfig) -> Tensor:
+    """Mean-field marginals (K, H, W) float32 of the CRF around a network's probabilities (K, H, W), on their device.
+
+    image_HWC: the uint8 RGB image (H, W, 3). The unary potential is -log of the probabilities, from 1e-5 upwards; the
+    pairwise one is Potts with the two kernels of equation 3. As in the authors' code and DeepLab's, and unlike equation 3,
+    kernels are normalized (symmetrically, D^-1/2 K D^-1/2 with D the row sums): the usual weights hold for that. Message
+    passing is the permutohedral lattice's approximation. Runs on one CPU core; the same input gives the same bits.
+    Raises UserError where pydensecrf2 is not installed.
+    """
+    densecrf = require_library()
+    num_classes, height, width = probabilities_KHW.shape
+    clamped_KN = probabilities_KHW.float().cpu().numpy().reshape(num_classes, -1).clip(min=_LEAST_PROBABILITY)
+    model = densecrf.DenseCRF2D(width, height, num_classes)
+    model.setUnaryEnergy(np.ascontiguousarray(-np.log(clamped_KN)))
+    if settings.smoothness_weight:
+        model.addPairwiseGaussian(sxy=settings.smoothness_std, compat=settings.smoothness_weight)
+    if settings.appearance_weight:
+        model.addPairwiseBilateral(
+            sxy=settings.appearance_std,
+            srgb=settings.appearance_rgb_std,
+            rgbim=np.ascontiguousarray(image_HWC.cpu().numpy()),
+            compat=settings.appearance_weight,
+        )
+    marginals_KN = np.array(model.inference(settings.iterations), dtype=np.float32)
+    return torch.from_numpy(marginals_KN).view(num_classes, height, width).to(probabilities_KHW.device)

@@ -1,0 +1,200 @@
+"""A trained network as one file for use elsewhere: an ONNX or torch.export graph that needs none of this code, or weights.
+
+What is written is run before it gets its name, and must say what the network says.
+"""
+
+import logging
+import operator
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental import _config as tracing
+
+from msanet.errors import UserError
+from msanet.files import atomic_file
+from msanet.models.io import METADATA, ModelMetadata, load_network, save_network
+
+TOLERANCE = 1e-3
+"""The largest difference of logits between a file and the network it was made of, as a share of the largest logit."""
+
+_OPSET = 18  # the exporter's own: others are converted from it
+_CHECKED = ((1, (64, 96)), (2, (97, 45)))  # batch, (height, width): a multiple of every stride, and of none
+
+Run = Callable[[Tensor], tuple[Tensor, Tensor]]
+Size = tuple[int, int] | None
+"""(height, width) of all images, or None where a file takes any."""
+
+
+class Deployed(nn.Module):
+    """A network in evaluation mode as it is used: images in, labels out; the normalization is inside.
+
+    forward: RGB images (N, 3, H, W) float32 in grey values from 0 to 255 -> logits (N, K, H, W) float32, and labels
+    (N, H, W) uint8, the train id of the likeliest class.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, metadata: ModelMetadata) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(metadata.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(metadata.std).view(1, 3, 1, 1))
+        self.eval()
+
+    def forward(self, image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.network((image_NCHW - self.mean) / self.std)
+        return logits, logits.argmax(dim=1).to(torch.uint8)
+
+
+class Format(NamedTuple):
+    """A kind of file. write: network, metadata and size into a path. open: the file as something to run."""
+
+    ending: str
+    write: Callable[[Path, nn.Module, ModelMetadata, Size], None]
+    open: Callable[[Path], Run]
+
+
+@torch.no_grad()
+def export_network(path: Path, target: str, network: nn.Module, metadata: ModelMetadata, size: Size = None) -> None:
+    """Write `network`, which is on the CPU, to `path` in the format `target` of FORMATS; `path` is whole or absent.
+
+    size: see `Size`; the batch is free in any case. Raises UserError where the file says something else than the
+    network, and where a package is missing.
+    """
+    with atomic_file(path) as temporary:
+        FORMATS[target].write(temporary, network.eval(), metadata, size)
+        require_same(FORMATS[target].open(temporary), Deployed(network, metadata), size)
+
+
+@torch.no_grad()
+def require_same(run: Run, deployed: Deployed, size: Size = None) -> None:
+    """Raise UserError unless logits differ by `TOLERANCE` at most, and labels only where that can turn them.
+
+    Held on noise of two batch sizes and, where `size` is None, two image sizes.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for batch, any_size in _CHECKED:
+        height, width = size or any_size
+        image = torch.randint(256, (batch, 3, height, width), generator=generator).float()
+        expected, _ = deployed(image)
+        logits, labels = run(image)
+        tolerance = TOLERANCE * expected.abs().max()
+        chosen = expected.gather(1, labels.long().unsqueeze(1)).squeeze(1)
+        if not ((logits - expected).abs().max() <= tolerance and (chosen >= expected.amax(1) - 2 * tolerance).all()):
+            raise UserError(
+                f"the exported network says something else than the one in torch for an image of {height}x{width}, expected "
+                f"the same labels and logits within {TOLERANCE} of the largest; nothing is written, use another --to"
+            )
+
+
+def _graph(network: nn.Module, metadata: ModelMetadata, size: Size) -> torch.export.ExportedProgram:
+    """The deployed network as a graph, with a free batch and, where `size` is None, free height and width from 1 on.
+
+    Raises UserError where torch cannot leave the size free: 2.11 for networks on ResNet, whose pooling pads.
+    """
+    batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
+    free = {0: batch} if size else {0: batch, 2: height, 3: width}
+    example = torch.zeros(2, 3, *(size or (70, 101)))
+    # Otherwise the example's being larger than one cell, and no whole number of cells, would be conditions of the graph.
+    with tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        try:
+            return torch.export.export(Deployed(network, metadata), (example,), dynamic_shapes=(free,))
+        except torch._dynamo.exc.UserError:
+            raise UserError(
+                f"torch {torch.__version__} cannot export {metadata.name} for images of any size, as torch 2.13 does; give "
+                "the one size of your images by --size"
+            ) from None
+
+
+def _write_torch(path: Path, network: nn.Module, metadata: ModelMetadata, size: Size) -> None:
+    with path.open("wb") as file:  # torch wants .pt2 at the end of a name
+        torch.export.save(_graph(network, metadata, size), file, extra_files={METADATA: metadata.model_dump_json()})
+
+
+def _open_torch(path: Path) -> Run:
+    with path.open("rb") as file:
+        return torch.export.load(file).module()
+
+
+def _write_onnx(path: Path, network: nn.Module, metadata: ModelMetadata, size: Size) -> None:
+    ir = _require_onnx().ir
+    with _without_warnings():
+        program = torch.onnx.export(
+            _graph(network, metadata, size),
+            dynamo=True,
+            verbose=False,
+            opset_version=_OPSET,
+            input_names=["image"],
+            output_names=["logits", "labels"],
+            custom_translation_table={operator.floordiv: _floor_divide},
+        )
+    assert program is not None
+    graph = program.model.graph
+    height, width = size or ("height", "width")
+    graph.inputs[0].shape = ir.Shape(["batch", 3, height, width])
+    graph.outputs[0].shape = ir.Shape(["batch", len(metadata.classes), height, width])
+    graph.outputs[1].shape = ir.Shape(["batch", height, width])
+    program.model.metadata_props[METADATA] = metadata.model_dump_json()
+    program.save(path, external_data=False)
+
+
+def _floor_divide(number: Any, divisor: Any) -> Any:
+    """ONNX divides integers towards zero, and its remainder has the divisor's sign."""
+    op = getattr(_require_onnx(), f"opset{_OPSET}")
+    return op.Div(op.Sub(number, op.Mod(number, divisor)), divisor)
+
+
+def _open_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        logits, labels = session.run(None, {"image": image_NCHW.numpy()})
+        return torch.from_numpy(logits), torch.from_numpy(labels)
+
+    return run
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The exporter has several for every network, of torchvision's operators and its own deprecations."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _require_onnx() -> Any:
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript
+    except ImportError as error:
+        raise UserError(
+            f"--to onnx needs the package {error.name}, which is not installed; run: pip install 'msanet[export]'"
+        ) from error
+    return onnxscript
+
+
+def _write_safetensors(path: Path, network: nn.Module, metadata: ModelMetadata, size: Size) -> None:
+    save_network(path, network.state_dict(), metadata)
+
+
+def _open_safetensors(path: Path) -> Run:
+    return Deployed(*load_network(path, torch.device("cpu")))
+
+
+FORMATS = {
+    "onnx": Format(".onnx", _write_onnx, _open_onnx),
+    "torch": Format(".pt2", _write_torch, _open_torch),
+    "safetensors": Format(".safetensors", _write_safetensors, _open_safetensors),
+}

@@ -1,0 +1,109 @@
+"""What a network weighs inside, small enough for a report: MSANet's attention for a grid of queries, weights of scales."""
+
+import sys
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from msanet.errors import UserError
+from msanet.inference.attention_maps import AttentionMaps
+from msanet.inference.predictor import Predictor
+from msanet.models.attention_to_scale import AttentionToScale
+from msanet.models.msanet import MSANet
+from msanet.report.palette import UInt8
+
+GRID = (6, 8)
+"""Rows and columns of queries: the pixels in the middle of so many equal parts of the input."""
+
+LONGEST_SIDE = 80
+"""Of one map, in pixels; larger ones are averaged over areas."""
+
+LEVELS = 16
+"""Shades of a map: fewer make a smaller file, and more are hardly told apart."""
+
+
+@dataclass(frozen=True)
+class PanelMaps:
+    """AttentionMaps of one image, uint8.
+
+    attention: {module: (R, C, h, w)}, where the module looks for the query of each part of GRID: the square root of a
+    weight's share in the map's largest, in LEVELS steps from 0 to 255. scales: {scale: (h, w)}, its weight times 255.
+    """
+
+    attention: dict[str, UInt8] = field(default_factory=dict)
+    scales: dict[str, UInt8] = field(default_factory=dict)
+
+
+def panel_maps(predictor: Predictor, image_HWC: Tensor) -> PanelMaps | None:
+    """AttentionMaps of a uint8 RGB image (H, W, 3), from the input that the predictor gives to the network.
+
+    None where the network has none; where it never sees the image whole, but in windows; in lockstep, where another forward
+    would be one too many; and, with a warning, where memory does not suffice.
+    """
+    model = predictor.model
+    attends = isinstance(model, MSANet) and model.attends
+    whole = predictor.settings.window is None and not predictor.lockstep
+    if not whole or not (attends or isinstance(model, AttentionToScale)):
+        return None
+    maps = _GridMaps(predictor)
+    image = image_HWC.cpu().numpy()
+    try:
+        if attends:
+            return PanelMaps(attention=maps.grid(image))
+        return PanelMaps(scales={scale: _weight(map_HW) for scale, map_HW in maps.scale_weights(image).items()})
+    except UserError as error:
+        tqdm.write(f"warning: the report lacks the maps of an image: {error}", file=sys.stderr)
+        return None
+
+
+class _GridMaps(AttentionMaps):
+    """`AttentionMaps` for many queries, none of them ever at the image's size.
+
+    They are found in one go: 48 queries hold 12 numbers per pixel of the input in the half-resolution module, less than
+    the first layer of the network.
+    """
+
+    def grid(self, image_HWC: UInt8) -> dict[str, UInt8]:
+        assert isinstance(self.model, MSANet)
+        rows, columns = GRID
+        with self._network():
+            x_1CHW = self._input(image_HWC)
+            height, width = x_1CHW.shape[2:]
+            queries_Q2 = [
+                ((2 * row + 1) * height // (2 * rows), (2 * column + 1) * width // (2 * columns))
+                for row in range(rows)
+                for column in range(columns)
+            ]
+            found = self.model.attention_maps(x_1CHW, queries_Q2)
+            small = {name: _averaged(map_1QHW) for name, map_1QHW in found.items()}
+        return {name: _shades(map_QHW).reshape(*GRID, *map_QHW.shape[1:]) for name, map_QHW in small.items()}
+
+
+def _averaged(map_1QHW: Tensor) -> np.ndarray:
+    """(Q, h, w), its longest side at most LONGEST_SIDE."""
+    height, width = map_1QHW.shape[2:]
+    factor = LONGEST_SIDE / max(height, width)
+    if factor < 1:
+        size = (max(1, round(height * factor)), max(1, round(width * factor)))
+        map_1QHW = F.interpolate(map_1QHW, size, mode="area")
+    return map_1QHW[0].cpu().numpy()
+
+
+def _shades(map_QHW: np.ndarray) -> UInt8:
+    """The square root, since a softmax over many positions is a few peaks."""
+    map_QHW = np.nan_to_num(map_QHW)  # a network that has diverged is still reported on
+    largest_Q11 = map_QHW.max(axis=(1, 2), keepdims=True)
+    share_QHW = np.sqrt(map_QHW / np.maximum(largest_Q11, 1e-30))
+    return (np.rint(share_QHW * (LEVELS - 1)) * (255 / (LEVELS - 1))).round().astype(np.uint8)
+
+
+def _weight(map_HW: np.ndarray) -> UInt8:
+    height, width = map_HW.shape
+    factor = min(1.0, 2 * LONGEST_SIDE / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    small_HW = cv2.resize(map_HW, size, interpolation=cv2.INTER_AREA)
+    return np.rint(np.nan_to_num(small_HW).clip(0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,248 @@
+"""An image through a network: uint8 in; train ids or probabilities out, at the image's own size."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from msanet import distributed
+from msanet.config import EvaluationConfig
+from msanet.data.image.color import normalize
+from msanet.errors import UserError
+from msanet.inference.crf import refine, require_library
+from msanet.models.blocks import bilinear
+
+_IDLE_SIZE = (64, 64)
+
+
+@contextmanager
+def _explained_lack_of_memory() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"memory does not suffice for one image ({str(error).splitlines()[0]}), expected its passes to fit; set "
+            "evaluation.window or make it smaller, lower evaluation.window_batch, evaluation.resize or evaluation.scales, "
+            "or choose evaluation.precision bf16"
+        ) from error
+
+
+class Predictor:
+    """Puts images through a network, which is in evaluation mode, on the network's device.
+
+    A pass is the image at one of `settings.scales`, mirrored or not, whole or in sliding windows. Its size is that of
+    `settings.resize` (else the image's own) times the scale, rounded; its logits are mirrored back and resized
+    (bilinear) to the image's own size. Where there are several passes their softmax probabilities are averaged, as in
+    mmsegmentation (SegTTAModel) and in DeepLab's TensorFlow code.
+
+    Windows cover the input with `settings.overlap` between neighbours; the last one of a row or column is moved back to
+    the border, and a window is never larger than the input. Their logits are averaged with weights that fall linearly
+    from a window's middle to its borders. `settings.window_batch` windows are in the network at a time, and are summed
+    one by one in a fixed order: the result does not depend on the batch (beyond the rounding of a device's convolutions).
+    Memory beside the network's: float32 maps of K x H x W, 160 MB each for 19 classes at 2048x1024: the sum of windows
+    is one; where passes are averaged there are at most four at a time, those of a scaled pass in its own size.
+
+    Where memory does not suffice for a batch of windows, the batch is halved from there on and a warning says so.
+    lockstep: the number of forwards must be foreseeable (see `num_forwards`), so the batch is not halved.
+    Raises UserError where pydensecrf2 is missing for `settings.crf`, and, from all methods, where memory does not suffice.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: EvaluationConfig,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        lockstep: bool = False,
+    ) -> None:
+        if settings.crf.enabled:
+            require_library()
+        self.model = model
+        self.settings = settings
+        self.mean, self.std = mean, std
+        self.lockstep = lockstep
+        self.window_batch = settings.window_batch
+        self.device = next(model.parameters()).device
+        self._passes = [
+            (scale, mirrored) for scale in settings.scales for mirrored in (False, True)[: 1 + settings.flip]
+        ]
+        self._are_logits = len(self._passes) == 1 and not settings.crf.enabled
+
+    @torch.inference_mode()
+    @_explained_lack_of_memory()
+    def labels(self, image_HWC: Tensor) -> Tensor:
+        """Train ids (H, W) uint8 of a uint8 RGB image (H, W, 3): the likeliest class of each pixel."""
+        return _likeliest(self._scores(image_HWC))
+
+    @torch.inference_mode()
+    @_explained_lack_of_memory()
+    def probabilities(self, image_HWC: Tensor) -> Tensor:
+        """Probabilities (K, H, W) float32 of a uint8 RGB image (H, W, 3); the CRF's marginals where it is enabled."""
+        return self._as_probabilities(self._scores(image_HWC))
+
+    @torch.inference_mode()
+    @_explained_lack_of_memory()
+    def labels_and_probabilities(self, image_HWC: Tensor) -> tuple[Tensor, Tensor]:
+        """What `labels` and `probabilities` return, for the cost of one of them."""
+        scores_1KHW = self._scores(image_HWC)
+        return _likeliest(scores_1KHW), self._as_probabilities(scores_1KHW)
+
+    @torch.inference_mode()
+    @_explained_lack_of_memory()
+    def labels_and_confidence(self, image_HWC: Tensor) -> tuple[Tensor, Tensor]:
+        """What `labels` returns, and the probability (H, W) float32 of each pixel's label, without all the others'."""
+        scores_1KHW = self._scores(image_HWC)
+        highest, labels = scores_1KHW.max(dim=1)
+        confidence = _softmax_of(highest, scores_1KHW) if self._are_logits else highest
+        return labels[0].to(torch.uint8), confidence[0]
+
+    def num_forwards(self, height: int, width: int) -> int:
+        """Forwards of the network that an image of this size takes.
+
+        Under ZeRO-3 a forward is a collective: ranks agree on the largest number of their images and make up the
+        difference by `idle_forward`.
+        """
+        count = 0
+        for scale, _ in self._passes:
+            rows, columns = self._window_starts(self._input_size((height, width), scale))
+            count += -(-len(rows) * len(columns) // self.window_batch)
+        return count
+
+    @torch.inference_mode()
+    def idle_forward(self) -> None:
+        """One forward of a small black image, for nothing but the collectives inside it."""
+        self._forward(torch.zeros(1, 3, *_IDLE_SIZE, device=self.device))
+
+    def _scores(self, image_HWC: Tensor) -> Tensor:
+        """(1, K, H, W) float32: logits where there is one pass and no CRF (no softmax is needed then), else probabilities."""
+        image_HWC = image_HWC.to(self.device)
+        image_1CHW = normalize(image_HWC.unsqueeze(0), self.mean, self.std)
+        if self._are_logits:
+            return self._logits(image_1CHW, *self._passes[0])
+        mean_1KHW = self._logits(image_1CHW, *self._passes[0]).softmax(dim=1)
+        for scale, mirrored in self._passes[1:]:
+            mean_1KHW += self._logits(image_1CHW, scale, mirrored).softmax(dim=1)
+        mean_1KHW /= len(self._passes)
+        if self.settings.crf.enabled:
+            return refine(mean_1KHW[0], image_HWC, self.settings.crf).unsqueeze(0)
+        return mean_1KHW
+
+    def _as_probabilities(self, scores_1KHW: Tensor) -> Tensor:
+        return (scores_1KHW.softmax(dim=1) if self._are_logits else scores_1KHW)[0]
+
+    def _logits(self, image_1CHW: Tensor, scale: float, mirrored: bool) -> Tensor:
+        """Logits (1, K, H, W) of one pass, at the image's own size."""
+        own_size = (image_1CHW.shape[2], image_1CHW.shape[3])
+        size = self._input_size(own_size, scale)
+        x = image_1CHW
+        if size != own_size:
+            x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+        logits = self._windowed(x.flip(3)).flip(3) if mirrored else self._windowed(x)
+        if size != own_size:
+            logits = bilinear(logits, own_size)
+        return logits
+
+    def _windowed(self, x_1CHW: Tensor) -> Tensor:
+        """Logits (1, K, h, w) of the network's input, from one window after the other where there are several."""
+        size = (x_1CHW.shape[2], x_1CHW.shape[3])
+        rows, columns = self._window_starts(size)
+        places = [(top, left) for top in rows for left in columns]
+        if len(places) == 1:
+            return self._forward(x_1CHW)
+        height, width = self._window_size(size)
+        row_weights, column_weights = (
+            _blend_weights(starts, window, length).to(self.device)
+            for starts, window, length in zip((rows, columns), (height, width), size, strict=True)
+        )
+        blended_KHW: Tensor | None = None
+        done = 0
+        while done < len(places):
+            batch = places[done : done + self.window_batch]
+            windows = torch.cat([x_1CHW[..., top : top + height, left : left + width] for top, left in batch])
+            logits_NKHW = self._forward_if_it_fits(windows)
+            if logits_NKHW is None:
+                continue
+            if blended_KHW is None:
+                blended_KHW = logits_NKHW.new_zeros(logits_NKHW.shape[1], *size)
+            for number, (top, left) in enumerate(batch, start=done):
+                row, column = divmod(number, len(columns))
+                weight_HW = row_weights[row, :, None] * column_weights[column]
+                place = blended_KHW[:, top : top + height, left : left + width]
+                place.addcmul_(logits_NKHW[number - done], weight_HW)
+            done += len(batch)
+        assert blended_KHW is not None
+        return blended_KHW.unsqueeze(0)
+
+    def _forward_if_it_fits(self, windows_NCHW: Tensor) -> Tensor | None:
+        """Logits, or None where memory did not suffice and `window_batch` is smaller now."""
+        try:
+            return self._forward(windows_NCHW)
+        except RuntimeError as error:
+            if len(windows_NCHW) == 1 or self.lockstep or not is_out_of_memory(error):
+                raise
+        self.window_batch = len(windows_NCHW) // 2
+        tqdm.write(
+            f"warning: memory does not suffice for {len(windows_NCHW)} windows at a time; "
+            f"evaluation.window_batch is {self.window_batch} from here on",
+            file=sys.stderr,
+        )
+        return None
+
+    def _forward(self, x_NCHW: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            distributed.report_progress("judging windows of an image")
+            logits_NKHW: Tensor = self.model(x_NCHW.contiguous(memory_format=torch.channels_last))
+        return logits_NKHW.float()
+
+    def _input_size(self, own_size: tuple[int, int], scale: float) -> tuple[int, int]:
+        height, width = self.settings.resize or own_size
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+    def _window_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        window = self.settings.window or size
+        return min(window[0], size[0]), min(window[1], size[1])
+
+    def _window_starts(self, size: tuple[int, int]) -> tuple[list[int], list[int]]:
+        """First rows, and first columns, of the windows over an input of this size."""
+        windows = self._window_size(size)
+        steps = (max(1, round(window * (1 - self.settings.overlap))) for window in windows)
+        rows, columns = (
+            [*range(0, length - window, step), length - window]
+            for length, window, step in zip(size, windows, steps, strict=True)
+        )
+        return rows, columns
+
+
+def _blend_weights(starts: list[int], window: int, length: int) -> Tensor:
+    """(len(starts), window) float32: what each window counts along one axis; all windows at a place are 1 in sum."""
+    ramp = torch.arange(1.0, window + 1)
+    triangle = torch.minimum(ramp, ramp.flip(0))
+    total = torch.zeros(length)
+    for start in starts:
+        total[start : start + window] += triangle
+    return torch.stack([triangle / total[start : start + window] for start in starts])
+
+
+def _likeliest(scores_1KHW: Tensor) -> Tensor:
+    return scores_1KHW.max(dim=1).indices[0].to(torch.uint8)  # argmax is the same, and takes four times as long on CPUs
+
+
+def _softmax_of(highest_1HW: Tensor, logits_1KHW: Tensor) -> Tensor:
+    """The softmax of the highest logits alone, some rows at a time: a third of the time of a whole softmax on a CPU.
+
+    What is 80 below the highest adds 1e-35 to a sum of 1 or more; exp of less would be subnormal, and 50 times as slow.
+    """
+    rows = zip(logits_1KHW.split(64, dim=2), highest_1HW.split(64, dim=1), strict=True)
+    sums = [(logits - top.unsqueeze(1)).clamp_(min=-80).exp_().sum(dim=1) for logits, top in rows]
+    return torch.cat(sums, dim=1).reciprocal_()
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory did not suffice, on a GPU or on the host."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,134 @@
+"""From files of images and videos to files of predictions."""
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from msanet.config import EvaluationConfig
+from msanet.data.image.codec import decode_image
+from msanet.errors import UserError
+from msanet.inference.attention_maps import AttentionMaps
+from msanet.inference.predictor import Predictor
+from msanet.inference.submission import SubmissionFormat
+from msanet.models.io import ModelMetadata
+from msanet.report.palette import UInt8, overlay
+from msanet.report.prediction import write_palette, write_picture, write_probabilities
+from msanet.report.video import VideoReader, is_video, new_video
+
+ENDINGS = {
+    "palette": ".png",
+    "overlay": ".overlay.jpg",
+    "ids": ".ids.png",
+    "train-ids": ".train-ids.png",
+    "probabilities": ".probabilities.npz",
+    "maps": "",
+}
+"""Kind of output -> what the file's name ends with; that of maps depends on the network."""
+
+VIDEO_ENDING = ".overlay.mp4"
+
+
+class PredictionWriter:
+    """Predicts files, and writes what is asked for under one stem each.
+
+    kinds: keys of ENDINGS; None: palette and overlay of an image, the overlay of a video. settings: how images go through
+    the network. server: a submission's files and nothing else. Raises UserError where the network does not fit what is asked.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        metadata: ModelMetadata,
+        settings: EvaluationConfig,
+        kinds: Collection[str] | None = None,
+        queries_Q2: Sequence[tuple[int, int]] = (),
+        server: SubmissionFormat | None = None,
+    ) -> None:
+        if server:
+            server.require_classes(metadata.classes)
+        self.metadata = metadata
+        self.server = server
+        default = () if server else ("palette", "overlay")
+        self.kinds = frozenset(default if kinds is None else kinds)
+        self.video_kinds = self.kinds - {"palette"} if kinds is None else self.kinds
+        self.predictor = Predictor(model, settings, metadata.mean, metadata.std)
+        self.maps = AttentionMaps(self.predictor, queries_Q2) if "maps" in self.kinds else None
+        self._ids = np.array(metadata.ids, np.uint8)
+
+    def write(self, path: Path, stem: Path) -> None:
+        """Predict an image or video and write STEM and an ending of ENDINGS for each kind; folders are made as needed.
+
+        A video gives STEM.overlay.mp4, and of each frame the other kinds under STEM/000001 and so on. Raises UserError if the
+        file cannot be read or memory does not suffice for it, OSError if nothing can be written.
+        """
+        if is_video(path):
+            self._write_video(path, stem)
+        else:
+            image_HWC = _read_image(path)
+            with _named(f"'{path}'"):
+                self._write_image(image_HWC, stem, self.kinds)
+
+    def _write_video(self, path: Path, stem: Path) -> None:
+        video = VideoReader(path)
+        with ExitStack() as stack:
+            shown = None
+            if "overlay" in self.video_kinds:
+                shown = stack.enter_context(new_video(stem.with_name(stem.name + VIDEO_ENDING), video.rate))
+            frames = tqdm(video.frames(), path.name, total=video.count or None, unit="frame", leave=False)
+            for number, image_HWC in enumerate(frames, start=1):
+                with _named(f"frame {number} of '{path}'"):
+                    label_HW = self._write_image(image_HWC, stem / f"{number:06d}", self.video_kinds - {"overlay"})
+                    if shown:
+                        shown.write(overlay(image_HWC, label_HW, self.metadata.palette))
+
+    def _write_image(self, image_HWC: UInt8, stem: Path, kinds: frozenset[str]) -> UInt8:
+        """Write all of `kinds` but a video's overlay; returns the train ids (H, W)."""
+
+        def path(kind: str) -> Path:
+            return stem.with_name(stem.name + ENDINGS[kind])
+
+        maps = self.maps.pictures(image_HWC) if self.maps else {}
+        pixels_HWC = torch.from_numpy(image_HWC)
+        if "probabilities" in kinds:
+            labels, probabilities = self.predictor.labels_and_probabilities(pixels_HWC)
+            write_probabilities(path("probabilities"), probabilities.cpu().numpy(), self.metadata.classes)
+        else:
+            labels = self.predictor.labels(pixels_HWC)
+        label_HW = labels.cpu().numpy()
+        if self.server:
+            self.server.write(path("palette"), label_HW)
+        if "palette" in kinds:
+            write_palette(path("palette"), label_HW, self.metadata.palette)
+        if "overlay" in kinds:
+            write_picture(path("overlay"), overlay(image_HWC, label_HW, self.metadata.palette))
+        if "ids" in kinds:
+            write_picture(path("ids"), self._ids[label_HW])
+        if "train-ids" in kinds:
+            write_picture(path("train-ids"), label_HW)
+        for ending, picture in maps.items():
+            write_picture(stem.with_name(stem.name + ending), picture)
+        return label_HW
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
+
+
+def _read_image(path: Path) -> UInt8:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"'{path}' cannot be read ({os.strerror(error.errno or 0).lower()}), expected an image; check the file"
+        ) from error
+    return decode_image(data, str(path))

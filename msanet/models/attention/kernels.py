@@ -1,0 +1,255 @@
+"""Which kernel computes attention: of the exact ones that fit, the fastest by measurement, and never the explicit form.
+
+The explicit form writes all L x S scores to memory, and torch takes it silently where no fused kernel fits. Here each kernel is
+asked for by name (torch then raises instead), and where none fits, chunks are taken and a warning says so.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import _disable_current_modes
+
+from msanet.models.attention.chunks import attend_in_chunks
+
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""query (N, L, C), key and value (N, S, C) -> softmax(Q K^T) V, (N, L, C)."""
+
+CHUNKS = "chunks"
+CHANNEL_MULTIPLE = {"cuda": 8}
+"""Of C, in every fused kernel of a type of device."""
+MOST_AT_ONCE = {"cuda": 65_535}
+"""Of N, in a call of a fused kernel of a type of device: what a CUDA grid has along the axis they use for it."""
+_BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+}
+"""cuDNN's last: what takes the first that fits has not looked at its numbers, see `_why_not`."""
+_PROBE_POSITIONS = 192
+
+
+def fused(backends: SDPBackend | list[SDPBackend], query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
+    """Attention by the first of these kernels of torch that fits. Raises RuntimeError where none does.
+
+    Channels are filled up with zeros to `CHANNEL_MULTIPLE`, which changes no score; more than `MOST_AT_ONCE` are done in turn.
+    """
+    most = MOST_AT_ONCE.get(query_NLC.device.type)
+    if most and query_NLC.shape[0] > most:
+        parts = zip(*(x.split(most) for x in (query_NLC, key_NSC, value_NSC)), strict=True)
+        return torch.cat([fused(backends, *part) for part in parts])
+    channels = value_NSC.shape[2]
+    missing = -channels % CHANNEL_MULTIPLE.get(query_NLC.device.type, 1)
+    query, key, value = (x.unsqueeze(1) for x in (query_NLC, key_NSC, value_NSC))
+    if missing:
+        query, key, value = (F.pad(x, (0, missing)) for x in (query, key, value))
+    with sdpa_kernel(backends, set_priority=True):
+        return F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)[..., :channels]
+
+
+def unmeasured(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
+    """Attention where nothing can be measured: in a graph, and on tensors without values.
+
+    For CUDA the first kernel of torch that fits; where none does, an error in torch.compile, else chunks. On other devices, and
+    in an exported graph, which may run on any, it is the operator itself: on CPU its own kernel fits every floating type.
+    """
+    if query_NLC.is_cuda and not torch.compiler.is_exporting():
+        try:
+            return fused(list(_BACKENDS.values()), query_NLC, key_NSC, value_NSC)
+        except RuntimeError:
+            if torch.compiler.is_compiling():
+                raise
+            return attend_in_chunks(query_NLC, key_NSC, value_NSC)
+    query, key, value = (x.unsqueeze(1) for x in (query_NLC, key_NSC, value_NSC))
+    return F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)
+
+
+def _torchs(name: str) -> Kernel:
+    return lambda query, key, value: fused(_BACKENDS[name], query, key, value)
+
+
+KERNELS: dict[str, Kernel] = {**{name: _torchs(name) for name in _BACKENDS}, CHUNKS: attend_in_chunks}
+CANDIDATES: dict[str, tuple[str, ...]] = {"cuda": ("cudnn", "flash", "efficient"), "cpu": ("flash",)}
+"""By type of device, the fused kernels there may be, the likeliest to be fast first."""
+
+
+class Case(NamedTuple):
+    """What a choice is made for. queries, keys: orders of magnitude, the next power of 4; backward: whether one follows."""
+
+    device: str
+    dtype: torch.dtype
+    channels: int
+    queries: int
+    keys: int
+    backward: bool
+
+
+class Choice(NamedTuple):
+    """kernel: its name in KERNELS. seconds: of each that was timed, empty where only one could be taken."""
+
+    kernel: str
+    seconds: dict[str, float]
+
+
+_chosen: dict[Case, Choice] = {}
+_unsaid: list[Case] = []
+_warned: set[tuple[object, ...]] = set()
+
+
+def chosen_kernels() -> dict[Case, Choice]:
+    """All choices of this process so far."""
+    return dict(_chosen)
+
+
+def unlogged_choices() -> list[str]:
+    """A sentence for each choice since the last call."""
+    cases = list(_unsaid)
+    _unsaid.clear()
+    return [_sentence(case, _chosen[case]) for case in cases]
+
+
+def choose(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> str:
+    """The name in KERNELS of what computes this attention; found once for each `Case`, without synchronising after that.
+
+    Only kernels that are right on a small probe are taken, see `_why_not`. Where several are, each is timed on random tensors
+    of these sizes, forward and, if one follows, backward. Timings differ from run to run, and kernels in the last bits: under
+    torch.use_deterministic_algorithms the first is taken.
+    """
+    tensors = (query_NLC, key_NSC, value_NSC)
+    backward = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    magnitudes = (_magnitude(query_NLC.shape[1]), _magnitude(key_NSC.shape[1]))
+    case = Case(str(query_NLC.device), query_NLC.dtype, value_NSC.shape[2], *magnitudes, backward)
+    if case not in _chosen:
+        with _apart(query_NLC.device):
+            _chosen[case] = _choice(tensors, backward)
+        _unsaid.append(case)
+    return _chosen[case].kernel
+
+
+def _choice(tensors: Sequence[Tensor], backward: bool) -> Choice:
+    device = tensors[0].device
+    reasons: dict[str, str] = {}
+    probe = [x.new_empty(1, min(_magnitude(x.shape[1]), _PROBE_POSITIONS), x.shape[2]) for x in tensors]
+    for name in CANDIDATES.get(device.type, ()):
+        reasons[name] = _why_not(KERNELS[name], probe, backward)
+    fitting = [name for name, reason in reasons.items() if not reason]
+    if not fitting:
+        _warn(tensors, "; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+        return Choice(CHUNKS, {})
+    if len(fitting) == 1 or torch.are_deterministic_algorithms_enabled():
+        return Choice(fitting[0], {})
+    seconds = {name: _seconds(KERNELS[name], tensors, backward) for name in fitting}
+    return Choice(min(fitting, key=seconds.__getitem__), seconds)
+
+
+def _why_not(kernel: Kernel, like: Sequence[Tensor], backward: bool) -> str:
+    """Empty where the kernel takes such tensors and is right, else what torch says or what is wrong.
+
+    Its numbers are looked at where a query's scores are all far below 0, as they are in trained networks and never in normal
+    noise. There cuDNN's backward on Hopper gave NaN: where 64 positions are left over of 128, it took the missing ones for
+    scores of 0 (pytorch#196678, with a mask; cudnn-frontend#628). Of gradients only whether they are finite, since they
+    cancel there.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            tensors = _far_below(like, backward)
+            found = _run(kernel, tensors, backward)
+            with torch.no_grad():
+                right = torch.allclose(found[0], attend_in_chunks(*tensors), rtol=0.05, atol=0.05)
+            if not (right and all(x.isfinite().all() for x in found)):
+                return "gives wrong numbers for scores far below 0"
+        except RuntimeError as error:
+            return " ".join(
+                [*(str(w.message).partition(" (Triggered")[0] for w in said), str(error).partition("\n")[0]]
+            )
+    return ""
+
+
+def _seconds(kernel: Kernel, like: Sequence[Tensor], backward: bool) -> float:
+    """The shorter of two runs after a warm-up; infinite where memory is too short for it."""
+    device, found = like[0].device, []
+    try:
+        tensors = _random(like, backward)
+        for _ in range(3):
+            _synchronise(device)
+            start = time.perf_counter()
+            _run(kernel, tensors, backward)
+            _synchronise(device)
+            found.append(time.perf_counter() - start)
+    except RuntimeError:
+        return float("inf")
+    return min(found[1:])
+
+
+def _run(kernel: Kernel, tensors: Sequence[Tensor], backward: bool) -> list[Tensor]:
+    """The output and, if wanted, the gradients."""
+    query, key, value = tensors
+    output_NLC = kernel(query, key, value)
+    if not backward:
+        return [output_NLC]
+    return [output_NLC, *torch.autograd.grad(output_NLC, tensors, torch.ones_like(output_NLC))]
+
+
+def _random(like: Sequence[Tensor], backward: bool) -> list[Tensor]:
+    """Normal values from a generator of their own: training's stays where it is."""
+    generator = torch.Generator(like[0].device).manual_seed(0)
+    return [
+        torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device).requires_grad_(backward) for x in like
+    ]
+
+
+def _far_below(like: Sequence[Tensor], backward: bool) -> list[Tensor]:
+    """As `_random`, with all scores about -150, a standard deviation of 1.7 apart: exp(150) is beyond float32."""
+    query, key, value = _random(like, False)
+    far = (150 / query.shape[2]) ** 0.5
+    return [x.requires_grad_(backward) for x in (query.mul_(0.1).add_(far), key.mul_(0.1).sub_(far), value)]
+
+
+@contextmanager
+def _apart(device: torch.device) -> Iterator[None]:
+    """Nothing of the caller's takes part: no autocast, no hooks (checkpointing counts what is saved), no counting modes."""
+    identity = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.detach(), lambda tensor: tensor)
+    autocast = torch.autocast(device.type, enabled=False)
+    with _disable_current_modes(), autocast, identity:
+        yield
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _magnitude(positions: int) -> int:
+    return int(4 ** -(-(positions - 1).bit_length() // 2))
+
+
+def _sentence(case: Case, choice: Choice) -> str:
+    timed = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in choice.seconds.items())
+    return (
+        f"attention by {choice.kernel}: up to {case.queries} queries, {case.keys} keys, {case.channels} channels, "
+        f"{case.dtype} on {case.device}, {'with' if case.backward else 'without'} backward ({timed or 'nothing timed'})"
+    )
+
+
+def _warn(tensors: Sequence[Tensor], why: str) -> None:
+    query, key, _ = tensors
+    kind = (query.device, query.dtype, query.shape[2])
+    if kind in _warned:
+        return
+    _warned.add(kind)
+    explicit = query.shape[0] * query.shape[1] * key.shape[1] * query.element_size()
+    warnings.warn(
+        f"no fused attention kernel takes {query.dtype} with {query.shape[2]} channels on {query.device} "
+        f"({why or 'torch has none there'}); chunks of queries are taken instead, which are exact, in memory linear in the "
+        "positions and on a CPU 1.2 times a fused kernel's time (on a GPU not yet measured); the explicit form would take "
+        f"{query.shape[0]} x {query.shape[1]} x {key.shape[1]} scores, {explicit / 1e9:.3g} GB",
+        RuntimeWarning,
+        stacklevel=2,
+    )

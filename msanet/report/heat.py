@@ -1,0 +1,105 @@
+"""Maps over an image as pictures: how much each scale says, and where a module looks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from msanet.report.palette import UInt8
+from msanet.report.panels import GUTTER
+
+Float = NDArray[np.floating[Any]]
+
+_CAPTION = 26  # height of the line above a picture, in pixels
+_FONT = 16
+
+
+def heat(map_HW: Float) -> UInt8:
+    """Values 0 to 1 in the colors of viridis, from dark blue to yellow: (H, W, 3) RGB."""
+    return _colored(map_HW, cv2.COLORMAP_VIRIDIS)
+
+
+def _colored(map_HW: Float, colors: int) -> UInt8:
+    levels_HW = np.rint(np.clip(map_HW, 0.0, 1.0) * 255).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(cv2.applyColorMap(levels_HW, colors), cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def scale_panel(image_HWC: UInt8, weights: Mapping[str, Float], width: int = 480) -> UInt8:
+    """The image and the weight map of each scale side by side, under their names, and a bar of the colors.
+
+    weights: {scale: (H, W), 0 to 1}. width: of each picture, in pixels.
+    """
+    height = max(1, round(image_HWC.shape[0] * width / image_HWC.shape[1]))
+    pictures = {"image": image_HWC, **{f"scale {scale}": heat(map_HW) for scale, map_HW in weights.items()}}
+    parts = [_captioned(_resized(picture, height, width), name) for name, picture in pictures.items()]
+    gutter = np.full((height + _CAPTION, GUTTER, 3), 255, np.uint8)
+    return np.concatenate([*(part for one in parts for part in (one, gutter)), _color_bar(height)], axis=1)
+
+
+def attention_picture(
+    image_HWC: UInt8, maps_QHW: Float, queries_Q2: Sequence[tuple[int, int]], width: int = 960
+) -> UInt8:
+    """Where a module looks for each query: its map (inferno) as light on the grey image, the query marked by a white ring.
+
+    maps_QHW: 0 and more; colors go to each map's own maximum, by the square root, since a softmax over many positions is
+    a few peaks. queries_Q2: (row, column). One query: the image's own size; several: a grid of pictures of that `width`.
+    """
+    grey_HWC = cv2.cvtColor(cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    pictures = []
+    for map_HW, query in zip(maps_QHW, queries_Q2, strict=True):
+        strength_HW = np.sqrt(map_HW / max(float(map_HW.max()), 1e-30))
+        light_HWC = _colored(strength_HW, cv2.COLORMAP_INFERNO)  # black where the module does not look
+        picture = np.asarray(cv2.addWeighted(grey_HWC, 0.6, light_HWC, 1.0, 0.0), np.uint8)
+        _mark(picture, query)
+        pictures.append(picture)
+    if len(pictures) == 1:
+        return pictures[0]
+    height = max(1, round(image_HWC.shape[0] * width / image_HWC.shape[1]))
+    columns = int(np.ceil(np.sqrt(len(pictures))))
+    rows = -(-len(pictures) // columns)
+    grid = np.full((rows * (height + GUTTER) - GUTTER, columns * (width + GUTTER) - GUTTER, 3), 255, np.uint8)
+    for number, picture in enumerate(pictures):
+        top, left = number // columns * (height + GUTTER), number % columns * (width + GUTTER)
+        grid[top : top + height, left : left + width] = _resized(picture, height, width)
+    return grid
+
+
+def _mark(picture_HWC: UInt8, query: tuple[int, int]) -> None:
+    """A ring that is white on black, so that it shows on every color."""
+    radius = max(6, min(picture_HWC.shape[:2]) // 40)
+    line = max(2, radius // 4)
+    centre = (query[1], query[0])
+    for color, thickness in (((0, 0, 0), 3 * line), ((255, 255, 255), line)):
+        cv2.circle(picture_HWC, centre, radius, color, thickness, cv2.LINE_AA)
+
+
+def _captioned(picture_HWC: UInt8, text: str) -> UInt8:
+    height, width = picture_HWC.shape[:2]
+    page = Image.new("RGB", (width, height + _CAPTION), "white")
+    page.paste(Image.fromarray(picture_HWC), (0, _CAPTION))
+    ImageDraw.Draw(page).text((width / 2, _CAPTION / 2), text, "black", ImageFont.load_default(_FONT), anchor="mm")
+    return np.array(page)
+
+
+def _color_bar(height: int) -> UInt8:
+    """What the colors mean: 1 above, 0 below; as high as a captioned picture."""
+    bar, labels = 16, 28
+    page = Image.new("RGB", (bar + labels, height + _CAPTION), "white")
+    page.paste(
+        Image.fromarray(heat(np.repeat(np.linspace(1, 0, height, dtype=np.float32)[:, None], bar, 1))), (0, _CAPTION)
+    )
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(_FONT)
+    for value, share, anchor in (("1", 0.0, "lt"), ("0.5", 0.5, "lm"), ("0", 1.0, "lb")):
+        draw.text((bar + 4, _CAPTION + share * (height - 1)), value, "black", font, anchor=anchor)
+    return np.array(page)
+
+
+def _resized(picture_HWC: UInt8, height: int, width: int) -> UInt8:
+    smaller = width < picture_HWC.shape[1]
+    return np.asarray(
+        cv2.resize(picture_HWC, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR),
+        np.uint8,
+    )

@@ -1,0 +1,147 @@
+"""The report of a run: one HTML file that needs nothing else, to read, print, mail or archive.
+
+With the default of 8 panels with maps and 4 worst images, of 2048x1024 pixels, it stays below 5 MB.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from msanet.files import write_text
+from msanet.report.confusion_chart import MAX_NUMBERED, confusion_svg
+from msanet.report.curves import charts
+from msanet.report.embedding import data_uri
+from msanet.report.formats import css_color, grouped, percent
+from msanet.report.heat import heat
+from msanet.report.palette import RGB, UInt8
+from msanet.report.reliability import confidence_svg, reliability_svg
+from msanet.report.score_tiles import facts, tiles
+from msanet.report.tables import class_columns, class_means, class_rows, named_tables
+
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What is shown of one image. key: the sample's name. iou: its own, 0 to 1.
+
+    pictures: {caption: (H, W, 3) uint8 RGB}, the input first. attention: {module: (R, C, h, w) uint8}, a map for each of
+    R x C queries in the middles of equal parts of the image. scales: {scale: (h, w) uint8}, its weight times 255.
+    """
+
+    key: str
+    pictures: Mapping[str, UInt8]
+    iou: float | None = None
+    is_worst: bool = False
+    attention: Mapping[str, UInt8] = field(default_factory=dict)
+    scales: Mapping[str, UInt8] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that a report shows; every optional piece may be missing, and non-finite numbers read as absent.
+
+    metrics: the lines of metrics.jsonl. evaluation: the content of evaluation-val.json, where `num_images` counts
+    each evaluated image once and `num_missing` those of the split that were not evaluated, and `cost`, its seconds and
+    peak_memory in bytes. palette, classes: one color and one name per train id. commands: {what it made: command line}.
+    environment: {what: version or description}. Nothing here is made secret: that is the caller's part.
+    """
+
+    title: str
+    config_yaml: str
+    created: str
+    classes: Sequence[str]
+    palette: Sequence[RGB]
+    commands: Mapping[str, str] = field(default_factory=dict)
+    metrics: Sequence[Mapping[str, Any]] = ()
+    evaluation: Mapping[str, Any] | None = None
+    panels: Sequence[Panel] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_report(path: Path, report: ReportData) -> None:
+    """Write `report` to `path` as one self-contained HTML file; readers see the old or the new file, never a part."""
+    text = render(report)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+
+
+def render(report: ReportData) -> str:
+    """The report as HTML text. Raises ValueError if classes, palette and confusion matrix do not fit together."""
+    if len(report.classes) != len(report.palette):
+        raise ValueError(
+            f"report has {len(report.classes)} classes and {len(report.palette)} colors, expected one color per "
+            "class; take both from the same dataset"
+        )
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,  # for every template: the file's suffix is .j2, which select_autoescape would not know
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, grouped=grouped, data_uri=data_uri, sprite=_sprite, weights=_weights)
+    evaluation = report.evaluation or {}
+    script = (_FOLDER / "report.js").read_text(encoding="utf-8")
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        evaluation=evaluation,
+        facts=facts(report.evaluation, report.metrics),
+        tiles=tiles(report.evaluation, report.metrics),
+        # Markup: these are made, and their texts escaped, by our own modules.
+        charts=[(chart, Markup(chart.svg)) for chart in charts(report.metrics)],
+        columns=class_columns(evaluation),
+        rows=class_rows(evaluation, report.classes, report.palette),
+        means=class_means(evaluation),
+        named_tables=named_tables(evaluation),
+        matrix=_matrix(report),
+        matrix_numbered=len(report.classes) <= MAX_NUMBERED,
+        calibration=_calibration(evaluation),
+        panels=[
+            ("Spread over the split", [panel for panel in report.panels if not panel.is_worst]),
+            ("Worst images", [panel for panel in report.panels if panel.is_worst]),
+        ],
+        legend=[(name, css_color(color)) for name, color in zip(report.classes, report.palette, strict=True)],
+        style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _matrix(report: ReportData) -> Markup:
+    matrix = (report.evaluation or {}).get("confusion_matrix")
+    drawn = confusion_svg(matrix, report.classes, report.palette) if matrix is not None and len(matrix) else ""
+    return Markup(drawn)
+
+
+def _calibration(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
+    """ECE as text and the two diagrams, None where nothing was counted."""
+    calibration = evaluation.get("calibration") or {}
+    bins = calibration.get("bins") or ()
+    if not bins:
+        return None
+    error = percent(calibration.get("expected_calibration_error"), 2)
+    return {"error": error, "reliability": Markup(reliability_svg(bins)), "confidence": Markup(confidence_svg(bins))}
+
+
+def _sprite(maps_RCHW: UInt8) -> str:
+    """The maps of all queries in one picture, in rows and columns as their queries lie.
+
+    In inferno, whose 0 is black: the page adds its light to the grey image, which stays as it is where a weight is 0.
+    """
+    rows, columns, height, width = maps_RCHW.shape
+    levels_HW = np.ascontiguousarray(maps_RCHW.swapaxes(1, 2)).reshape(rows * height, columns * width)
+    colored_BGR = cv2.applyColorMap(levels_HW, cv2.COLORMAP_INFERNO)
+    return data_uri(np.asarray(cv2.cvtColor(colored_BGR, cv2.COLOR_BGR2RGB), np.uint8))
+
+
+def _weights(weights_HW: UInt8) -> str:
+    return data_uri(heat(weights_HW / 255.0))

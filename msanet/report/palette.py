@@ -1,0 +1,92 @@
+"""Train ids to colors: pictures of labels, overlays, and indexed PNG files whose pixels are the train ids."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from msanet.datasets import IGNORE_INDEX
+
+RGB = tuple[int, int, int]
+"""Red, green, blue, each 0 to 255. Every picture of this package is RGB (cv2's BGR stays at the edges)."""
+
+UInt8 = NDArray[np.uint8]
+"""Pictures are (H, W, 3) RGB, labels (H, W) train ids."""
+
+IGNORE_COLOR: RGB = (0, 0, 0)
+
+
+def colorize(label_HW: UInt8, palette: Sequence[RGB], ignore_color: RGB = IGNORE_COLOR) -> UInt8:
+    """Paint train ids, (H, W) uint8, with the class colors: (H, W, 3) uint8 RGB; 255 gets `ignore_color`.
+
+    Raises ValueError if the label holds an id that has no color.
+    """
+    check_label(label_HW, len(palette))
+    return color_table(palette, ignore_color)[label_HW]
+
+
+def overlay(image_HWC: UInt8, label_HW: UInt8, palette: Sequence[RGB], alpha: float = 0.5) -> UInt8:
+    """Lay the class colors over a picture, (H, W, 3) uint8 RGB; ignored pixels show the picture itself.
+
+    alpha: share of the class color, from 0 (only the picture) to 1 (only the color).
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"overlay has alpha {alpha}, expected a share from 0 to 1; choose for example 0.5")
+    check_image(image_HWC, label_HW.shape)
+    colors_HWC = colorize(label_HW, palette)
+    mixed_HWC = (1.0 - alpha) * image_HWC.astype(np.float32) + alpha * colors_HWC.astype(np.float32)
+    counted_HW1 = (label_HW != IGNORE_INDEX)[..., None]
+    return np.where(counted_HW1, np.rint(mixed_HWC).astype(np.uint8), image_HWC)
+
+
+def write_palette_png(path: Path, label_HW: UInt8, palette: Sequence[RGB], ignore_color: RGB = IGNORE_COLOR) -> None:
+    """Write an 8-bit indexed PNG: viewers show the class colors, tools that read the index get the train ids.
+
+    Read it back with PIL (`np.asarray(Image.open(path))`); cv2 resolves the palette and gives the colors.
+    """
+    check_label(label_HW, len(palette))
+    image = Image.fromarray(np.ascontiguousarray(label_HW))
+    # All 256 entries, so that Pillow keeps 8 bits per pixel and 255 keeps its own color.
+    image.putpalette(color_table(palette, ignore_color).tobytes())
+    image.save(path, format="PNG")
+
+
+def color_table(palette: Sequence[RGB], ignore_color: RGB = IGNORE_COLOR) -> UInt8:
+    """The (256, 3) uint8 table from train id to color; ids without a class are black."""
+    if not 0 < len(palette) <= IGNORE_INDEX:
+        raise ValueError(f"palette has {len(palette)} colors, expected 1 to {IGNORE_INDEX}; give one per class")
+    colors_K3 = np.array([*palette, ignore_color])
+    if colors_K3.shape[1:] != (3,) or colors_K3.min() < 0 or colors_K3.max() > 255:
+        raise ValueError("palette holds a color that is not RGB, expected three numbers from 0 to 255; correct it")
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[: len(palette)] = colors_K3[:-1]
+    table[IGNORE_INDEX] = colors_K3[-1]
+    return table
+
+
+def check_label(label_HW: NDArray[Any], num_classes: int) -> None:
+    """Raise ValueError unless this is an (H, W) uint8 label of ids 0 to num_classes - 1 and 255."""
+    if label_HW.ndim != 2 or label_HW.dtype != np.uint8:
+        raise ValueError(
+            f"label has shape {label_HW.shape} and type {label_HW.dtype}, expected (height, width) and uint8; "
+            "convert it to train ids first"
+        )
+    present = np.flatnonzero(np.bincount(label_HW.ravel(), minlength=256))
+    unknown = [int(value) for value in present if num_classes <= value != IGNORE_INDEX]
+    if unknown:
+        raise ValueError(
+            f"label holds the id(s) {unknown}, expected train ids 0 to {num_classes - 1} or {IGNORE_INDEX}; "
+            "map it to train ids or choose the palette of its dataset"
+        )
+
+
+def check_image(image_HWC: NDArray[Any], size_HW: tuple[int, ...]) -> None:
+    """Raise ValueError unless this is an (H, W, 3) uint8 picture of the given (height, width)."""
+    if image_HWC.shape != (*size_HW, 3) or image_HWC.dtype != np.uint8:
+        raise ValueError(
+            f"picture has shape {image_HWC.shape} and type {image_HWC.dtype}, expected {(*size_HW, 3)} and uint8; "
+            "bring picture and label to one size, channels last"
+        )

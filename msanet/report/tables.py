@@ -1,0 +1,91 @@
+"""The tables of the report: figures by class, by category, and of the worst images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msanet.report.curves import number
+from msanet.report.formats import css_color, css_length, grouped, interval, percent
+from msanet.report.palette import RGB
+
+Figures = Mapping[str, Any]
+
+_OPTIONAL = {
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "dice": "Dice",
+    "boundary_iou": "boundary IoU",
+    "boundary_f1": "boundary F1",
+}
+_NAMED = {
+    "categories": "IoU by category",
+    "class_instances": "Instance-weighted IoU by class",
+    "category_instances": "Instance-weighted IoU by category",
+}
+
+
+def class_columns(evaluation: Figures) -> dict[str, str]:
+    """{key: heading} of the columns beside IoU and pixels: those that any class has a figure for, and the accuracy."""
+    rows = (evaluation.get("classes") or {}).values()
+    return {
+        key: heading
+        for key, heading in _OPTIONAL.items()
+        if key == "accuracy" or any(number(row.get(key)) is not None for row in rows)
+    }
+
+
+def class_rows(evaluation: Figures, classes: Sequence[str], palette: Sequence[RGB]) -> list[dict[str, Any]]:
+    """One row per class of the evaluation: figures as text, those of `class_columns` under `others`, and CSS lengths.
+
+    whisker: (left, width) of the interval of the IoU, None where it has no width.
+    """
+    scores: Mapping[str, Figures] = evaluation.get("classes") or {}
+    colors = dict(zip(classes, map(css_color, palette), strict=True))
+    total = sum(number(score.get("support")) or 0.0 for score in scores.values())
+    return [
+        {
+            "name": name,
+            "color": colors.get(name, "transparent"),
+            "iou": percent(score.get("iou")),
+            "bar": css_length(score.get("iou")),
+            "interval": interval(score.get("iou_interval")),
+            "whisker": _whisker(score.get("iou_interval")),
+            "others": [percent(score.get(key)) for key in class_columns(evaluation)],
+            "support": grouped(score.get("support")),
+            "share": percent((number(score.get("support")) or 0.0) / total) if total > 0 else "n/a",
+        }
+        for name, score in scores.items()
+    ]
+
+
+def class_means(evaluation: Figures) -> list[tuple[str, str]]:
+    """(what, figure) of means over classes that have no tile, and of the pixels for which no class was predicted."""
+    boundary = evaluation.get("boundary") or {}
+    found = (
+        ("mean Dice", evaluation.get("mean_dice")),
+        ("mean boundary IoU", boundary.get("mean_iou")),
+        ("mean boundary F1", boundary.get("mean_f1")),
+    )
+    means = [(label, percent(value, 2)) for label, value in found if number(value) is not None]
+    void = number(evaluation.get("predicted_void"))
+    return [*means, ("pixels predicted as void", grouped(void))] if void else means
+
+
+def named_tables(evaluation: Figures) -> list[dict[str, Any]]:
+    """Figures that the Cityscapes protocol adds: title, mean, and rows of (name, figure, CSS length)."""
+    found = [(title, evaluation.get(key) or {}) for key, title in _NAMED.items()]
+    return [
+        {
+            "title": title,
+            "mean": percent(scores.get("mean"), 2),
+            "rows": [(name, percent(value), css_length(value)) for name, value in scores["values"].items()],
+        }
+        for title, scores in found
+        if scores.get("values")
+    ]
+
+
+def _whisker(bounds: Any) -> tuple[str, str] | None:
+    if not interval(bounds):
+        return None
+    low, high = (min(max(float(bound), 0.0), 1.0) for bound in bounds)
+    return (css_length(low), css_length(high - low)) if low < high else None

@@ -1,0 +1,94 @@
+"""Where everything lies in a run folder: each file name once.
+
+RUN/config.yaml                 all settings, resolved
+RUN/command.txt                 the command lines that started or resumed the run, one a line
+RUN/metrics.jsonl               training and validation metrics, one JSON object a line
+RUN/anomalies.jsonl             skipped steps and loss spikes, with their samples
+RUN/samples-<rank>.jsonl        which samples each step took (run.record_samples)
+RUN/bad-samples-<rank>.jsonl    samples that could not be read (data.on_bad_sample=skip)
+RUN/logs/rank-<rank>.log        what each rank logged, with times
+RUN/tensorboard/                the metrics as TensorBoard events
+RUN/checkpoints/                see `CheckpointLayout`
+RUN/evaluation-<split>.json     scores; evaluation-<split>.npz: counts of every image
+RUN/report.html                 the report of the last evaluation
+RUN/profile/                    traces and tables (run.profile)
+RUN/failure_dump/step-<step>/   what `msanet replay` needs to do a step again that went wrong
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+LOG_PATTERNS = ("metrics.jsonl", "anomalies.jsonl", "samples-*.jsonl", "bad-samples-*.jsonl")
+"""Files of lines with a `step`, which a resume cuts back to the checkpoint's step."""
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The paths of one run. `dir`: the run folder; nothing here touches the disk."""
+
+    dir: Path
+
+    @property
+    def config(self) -> Path:
+        return self.dir / "config.yaml"
+
+    @property
+    def command(self) -> Path:
+        return self.dir / "command.txt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.dir / "metrics.jsonl"
+
+    @property
+    def anomalies(self) -> Path:
+        return self.dir / "anomalies.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.dir / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.dir / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        return self.dir / "report.html"
+
+    @property
+    def profile(self) -> Path:
+        return self.dir / "profile"
+
+    def samples(self, rank: int) -> Path:
+        return self.dir / f"samples-{rank:05d}.jsonl"
+
+    def bad_samples(self, rank: int) -> Path:
+        return self.dir / f"bad-samples-{rank:05d}.jsonl"
+
+    def log(self, rank: int) -> Path:
+        return self.dir / "logs" / f"rank-{rank:05d}.log"
+
+    def evaluation(self, split: str) -> Path:
+        return self.dir / f"evaluation-{split}.json"
+
+    def per_image_counts(self, split: str) -> Path:
+        return self.dir / f"evaluation-{split}.npz"
+
+    def failure_dump(self, step: int) -> Path:
+        return self.dir / "failure_dump" / f"step-{step:08d}"
+
+
+class CheckpointLayout:
+    """File names inside RUN/checkpoints/step-<step>/, and of the two pointers beside these folders."""
+
+    MODEL = "model.safetensors"
+    RAW = "raw.safetensors"
+    OPTIMIZER = "optimizer.safetensors"
+    RNG = "rng.safetensors"
+    BUFFERS = "buffers.safetensors"
+    STATE = "state.json"
+    CONFIG = "config.yaml"
+    FILES = "files.json"
+    LATEST = "latest"
+    BEST = "best"

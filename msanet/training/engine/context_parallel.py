@@ -1,0 +1,139 @@
+"""One image across ranks: each of a group of ranks attends with its share of the queries to all keys and values.
+
+Nearly all work of MSANet on a large image is attention. Every rank of a group has the same image and computes the same
+convolutions; of the attention's output each computes a share and gathers the others', so that all go on with the same
+features. Backward, each gathers the gradients of the queries and sums those of keys and values, and again all have the same:
+the whole gradient, which DeepSpeed's mean over all ranks leaves what it is. Exact but for the order of sums.
+
+Of a map of L positions and C channels, e bytes a value (2 under bf16), a rank receives in one step (P - 1) / P x L C e bytes
+for the outputs, as many for the gradients of the queries, and in a ring twice as many for each of keys and values: six maps,
+at 2048x1024 in bf16 1.2 GB x (P - 1) / P (docs/cluster.md). Recomputation of activations sends nothing again.
+
+Kernels whose sums have no fixed order give the ranks of a group gradients that differ in last bits. Weights stay alike, for
+what the optimizer takes is the mean over all ranks.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msanet.data.loader import BatchPlan
+from msanet.errors import UserError
+from msanet.models.attention.spatial import attend, pooled, positions
+from msanet.models.msam import MSAM
+
+
+def same_image_group(batches: BatchPlan) -> dist.ProcessGroup:
+    """The ranks that take this rank's images; a group of its own, beside DeepSpeed's. A collective."""
+    first, count = range(0, batches.world_size, batches.context_parallel_size), batches.context_parallel_size
+    return _own_group([range(rank, rank + count) for rank in first])
+
+
+def other_images_group(batches: BatchPlan) -> dist.ProcessGroup:
+    """This rank and the one with its place in each other group: each image of a step once. A collective."""
+    world, count = batches.world_size, batches.context_parallel_size
+    return _own_group([range(place, world, count) for place in range(count)])
+
+
+def _own_group(groups: Sequence[range]) -> dist.ProcessGroup:
+    own, _ = dist.new_subgroups_by_enumeration([list(group) for group in groups])
+    return own
+
+
+def parallelize_attention(model: nn.Module, group: dist.ProcessGroup) -> None:
+    """From now on the network's attention modules share out their queries in training. Raises UserError where it has none."""
+    modules = [module for module in model.modules() if isinstance(module, MSAM) and module.attend]
+    if not modules:
+        raise UserError(
+            f"trainer.context_parallel_size={group.size()} shares out MSANet's attention, and this network has none; set it to 1"
+        )
+    for module in modules:
+        if module.window:
+            raise UserError(
+                f"trainer.context_parallel_size={group.size()} shares out queries of the whole image, and model.attention_window="
+                f"{module.window} gives each a part of it; set context_parallel_size to 1 or attention_window to 0"
+            )
+        module.attention = ContextParallelAttention(module, group)
+
+
+class ContextParallelAttention:
+    """The attention of an `MSAM`, whose queries are shared out among a group of ranks while it trains.
+
+    In evaluation, and where no gradients are wanted, ranks have different images and each attends alone.
+    """
+
+    def __init__(self, module: MSAM, group: dist.ProcessGroup) -> None:
+        self._module, self._group, self._alone = module, group, module.attention
+
+    def __call__(self, a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor) -> Tensor:
+        """As `spatial_attention`. In training a collective of the group, whose maps must be alike."""
+        if not (self._module.training and torch.is_grad_enabled()):
+            return self._alone(a_NCHW, b_NCHW, c_NCHW)
+        key, value = (positions(pooled(x_NCHW, self._module.pool)) for x_NCHW in (a_NCHW, c_NCHW))
+        return (
+            context_parallel_attention(positions(b_NCHW), key, value, self._group).transpose(1, 2).reshape(b_NCHW.shape)
+        )
+
+
+def context_parallel_attention(
+    query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor, group: dist.ProcessGroup
+) -> Tensor:
+    """`attend` of the whole, (N, L, C) on every rank; the tensors are the same on all ranks of the group. A collective."""
+    length = query_NLC.shape[1]
+    missing = -length % group.size()
+    padded = F.pad(query_NLC, (0, 0, 0, missing)) if missing else query_NLC  # equal shares, whatever L is
+    own, key, value = _ShareOut.apply(padded, key_NSC, value_NSC, group)
+    return _Gather.apply(attend(own, key, value), group)[:, :length]
+
+
+class _ShareOut(torch.autograd.Function):
+    """This rank's share of the queries, and all keys and values. Backward: the gathered gradient, and the summed ones."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor, group: dist.ProcessGroup
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.group = group
+        return _share(query_NLC, group), key_NSC.view_as(key_NSC), value_NSC.view_as(value_NSC)
+
+    @staticmethod
+    def backward(ctx: Any, d_query: Tensor, d_key: Tensor, d_value: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        sums = [gradient.contiguous().clone() for gradient in (d_key, d_value)]
+        under_way = [dist.all_reduce(total, group=ctx.group, async_op=True) for total in sums]
+        whole = _gathered(d_query, ctx.group)
+        for work in under_way:
+            work.wait()
+        return whole, sums[0], sums[1], None
+
+
+class _Gather(torch.autograd.Function):
+    """All shares of the output in order. Backward: this rank's share of the gradient, which all ranks have whole.
+
+    Keeps nothing for the backward pass, so that recomputation ends before it gets here.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, own_NlC: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _gathered(own_NlC, group)
+
+    @staticmethod
+    def backward(ctx: Any, d_NLC: Tensor) -> tuple[Tensor, None]:
+        return _share(d_NLC, ctx.group), None
+
+
+def _share(x_NLC: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """(N, L / P, C), contiguous."""
+    return x_NLC.chunk(group.size(), dim=1)[group.rank()].contiguous()
+
+
+def _gathered(own_NlC: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """The shares of all ranks of the group, (N, P l, C). A collective."""
+    ranks, (images, length, channels) = group.size(), own_NlC.shape
+    parts = own_NlC.new_empty(ranks * images, length, channels)
+    dist.all_gather_into_tensor(parts, own_NlC.contiguous(), group=group)
+    return parts.unflatten(0, (ranks, images)).transpose(0, 1).reshape(images, ranks * length, channels)

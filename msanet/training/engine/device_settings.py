@@ -1,0 +1,48 @@
+"""How a device computes: TF32, whether cuDNN measures its algorithms, order of memory. Set here and nowhere else."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from msanet import distributed
+from msanet.config import Config, TrainerConfig
+from msanet.models.attention.kernels import unlogged_choices
+
+
+def apply_device_settings(config: Config) -> None:
+    """TF32 as the settings have it, and only for GPUs; cuDNN measures where all images have one size, for each is measured."""
+    torch.backends.cuda.matmul.allow_tf32 = config.trainer.tf32
+    torch.backends.cudnn.allow_tf32 = config.trainer.tf32
+    torch.backends.cudnn.benchmark = config.data.fixed_size
+
+
+def set_memory_format(model: nn.Module, config: TrainerConfig) -> None:
+    """Bring weights and inputs into the order that the settings ask for; the weights only at stage 0.
+
+    From stage 1 on they lie in DeepSpeed's own buffers, which have no such order.
+    """
+    if not config.channels_last:
+        model.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
+    elif config.zero_stage == 0:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def log_attention_kernels() -> None:
+    """Which kernels attention has come to take, and their times; rank 0 speaks for all. On CPUs there is no choice."""
+    for sentence in unlogged_choices():
+        if torch.cuda.is_available() and distributed.is_main():
+            print(sentence, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def without_cudnn_benchmark() -> Iterator[None]:
+    """In it cuDNN measures nothing, as in a validation on whole images."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -1,0 +1,100 @@
+"""`trainer.micro_batch_size=auto`: the largest micro-batch that divides a rank's images and fits its device."""
+
+import sys
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+
+from msanet import distributed
+from msanet.config import Config
+from msanet.data.loader import BatchPlan, batch_plan
+from msanet.data.manifest import Manifest
+from msanet.errors import UserError
+from msanet.models import build_model
+from msanet.training.checkpoint.io import Checkpoint
+from msanet.training.memory.available import smallest_free_memory
+from msanet.training.memory.estimate import StepMemory, gigabytes, step_memory, suggestions
+
+_MARGIN, _RUNTIME = 1.15, 1e9
+"""What is kept for what the estimate does not see: 15 percent (its own error, the allocator's fragments), and 1 GB (kernels'
+workspaces, buffers of NCCL)."""
+
+
+def choose_batch_plan(config: Config, manifest: Manifest, saved: Checkpoint | None) -> BatchPlan:
+    """The batches of a run; with trainer.micro_batch_size=auto those that fit, the same on all ranks. A collective.
+
+    saved: the checkpoint that the run goes on from, whose micro-batch is taken again if it fits without the margin: what
+    is free varies, and BatchNorm depends on the micro-batch. Raises UserError where not even one image fits.
+    """
+    most = batch_plan(config, distributed.world_size())
+    if config.trainer.micro_batch_size != "auto":
+        return most
+    free = smallest_free_memory()
+    before = saved.state.micro_batch_size if saved else None
+    return distributed.on_main(partial(_chosen, config, manifest, most, free, before))
+
+
+def largest_micro_batch(
+    config: Config, most: BatchPlan, needed: Callable[[int], StepMemory], free: float, before: int | None = None
+) -> BatchPlan:
+    """`most` with the largest micro-batch that fits into `free` bytes; or with the one `before`, if that fits.
+
+    most: batches with all of a rank's images in one micro-batch. needed: of a step with so many images in each.
+    """
+    share = most.micro_batch_size
+    if before and share % before == 0 and needed(before).total <= free:
+        return replace(most, micro_batch_size=before)
+    sizes = [count for count in range(1, share + 1) if share % count == 0]
+    fitting = bisect_right(sizes, free, key=lambda count: _with_margin(needed(count)))
+    if not fitting:
+        one = needed(1)
+        raise UserError(
+            f"trainer.micro_batch_size=auto: one image takes about {gigabytes(_with_margin(one))} GB a rank ({one.parts}; the rest is "
+            f"margin), expected no more than the {gigabytes(free)} GB that are free; set {', or '.join(suggestions(one, config))}"
+        )
+    return replace(most, micro_batch_size=sizes[fitting - 1])
+
+
+def step_needs(
+    config: Config, manifest: Manifest, most: BatchPlan, size: tuple[int, int], device: str
+) -> Callable[[int], StepMemory]:
+    """What a step takes by the images of its micro-batches; counted once for each number."""
+    build = partial(build_model, config.model.name, manifest.num_classes, **config.model.options)
+    histogram = manifest.split(config.data.train_split).histogram
+
+    @cache
+    def needed(count: int) -> StepMemory:
+        distributed.report_progress("estimating the memory of a step", slow=True)
+        return step_memory(build, config, histogram, replace(most, micro_batch_size=count), size, device)
+
+    return needed
+
+
+def _chosen(config: Config, manifest: Manifest, most: BatchPlan, free: float, before: int | None) -> BatchPlan:
+    size = config.data.crop or config.data.resize
+    if size is None:
+        raise UserError(
+            "trainer.micro_batch_size=auto needs the size of the images, expected data.crop or data.resize; set one of them, or "
+            "trainer.micro_batch_size to a number"
+        )
+    needed = step_needs(config, manifest, most, size, distributed.device().type)
+    batches = largest_micro_batch(config, most, needed, free, before)
+    memory = needed(batches.micro_batch_size)
+    print(
+        f"trainer.micro_batch_size=auto: {batches.micro_batch_size} of {most.micro_batch_size} images, about {gigabytes(memory.total)} of "
+        f"{gigabytes(free)} GB ({memory.parts})",
+        file=sys.stderr,
+        flush=True,
+    )
+    if before and before != batches.micro_batch_size:
+        print(
+            f"warning: the run had micro-batches of {before} images before, which no longer fit; BatchNorm sees others now",
+            file=sys.stderr,
+            flush=True,
+        )
+    return batches
+
+
+def _with_margin(memory: StepMemory) -> float:
+    return _MARGIN * memory.total + _RUNTIME

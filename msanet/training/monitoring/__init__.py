@@ -1,0 +1,1 @@
+"""What is measured while training: throughput, profiles, and the loggers that keep metrics."""

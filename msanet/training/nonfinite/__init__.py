@@ -1,0 +1,1 @@
+"""Steps whose loss or gradients are not finite: skipped, logged, dumped and replayed."""

@@ -1,0 +1,207 @@
+"""What is needed to do a step that went wrong again, on one process: RUN/failure_dump/step-N, whole or absent.
+
+    failure_dump.json           which step, what was found, whose micro-batches are here, their samples, versions
+    config.yaml             the run's settings
+    model.safetensors       weights and buffers as before the step, and the model metadata
+    rank-R.safetensors      that rank's micro-batches as the loader gave them, and torch's generators before its forward
+
+A run keeps fp32 weights and takes bfloat16 without a gradient scaler, so there is no scaler's state to keep.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from msanet import distributed, versions
+from msanet.config import Config, load_config
+from msanet.data.pipeline import Batch
+from msanet.errors import UserError
+from msanet.evaluation.run_report import CONFIG_FILE
+from msanet.files import PARTIAL, sync, write_text
+from msanet.models.io import ModelMetadata, load_weights, save_network
+from msanet.training.checkpoint import zero_state
+from msanet.training.checkpoint.io import MODEL_FILE
+from msanet.training.nonfinite.anomalies import AnomalyMonitor, StepRecord, faulty_ranks, named
+from msanet.training.nonfinite.guard import StepStats
+
+FAILURE_DUMP_FOLDER = "failure_dump"
+_ABOUT = "failure_dump.json"
+_TENSORS = ("images_NHWC", "labels_NHW", "jitter_N3", "epochs_N", "samples_N")
+
+
+Sample = tuple[int, int, str | None]
+"""Epoch, number in the split, and key where it is known."""
+
+
+class DumpMetadata(BaseModel):
+    """failure_dump.json. losses: each rank's share of the loss, null where it is not finite. counts: the loss's of the global batch.
+
+    histogram: labelled pixels per class of the training split. keys: by rank whose batches are kept, of its samples in order,
+    null where not known. scaler: none, see above.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    losses: tuple[float | None, ...]
+    accumulation: int
+    counts: tuple[float, float]
+    histogram: tuple[int, ...]
+    keys: dict[int, tuple[str | None, ...]]
+    scaler: None = None
+    versions: dict[str, str]
+
+    @property
+    def faulty(self) -> list[int]:
+        """Ranks whose own loss was not finite; none where only gradients were not."""
+        return [rank for rank, loss in enumerate(self.losses) if loss is None]
+
+
+@dataclass(frozen=True)
+class RankBatches:
+    """What one rank did the step with. rng: `cpu`, and `cuda` on a GPU."""
+
+    batches: tuple[Batch, ...]
+    rng: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FailureDump:
+    """All that RUN/failure_dump/step-N holds. records: by rank."""
+
+    about: DumpMetadata
+    config: Config
+    metadata: ModelMetadata
+    weights: dict[str, Tensor]
+    records: dict[int, RankBatches]
+
+    def samples(self, rank: int) -> list[Sample]:
+        """Those of a rank, in order."""
+        batches = self.records[rank].batches
+        epochs, numbers = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("epochs_N", "samples_N"))
+        return list(zip(epochs.tolist(), numbers.tolist(), self.about.keys[rank], strict=True))
+
+
+def dump_and_raise(
+    step: StepRecord, figures: StepStats, run: AnomalyMonitor, engine: Any, metadata: ModelMetadata
+) -> UserError:
+    """Leave a black box of the step that was one too many to be skipped, and say so. A collective.
+
+    The engine still has the weights from before the step: see `NonFiniteGuard`.
+    """
+    config, faulty = run.config, faulty_ranks(figures)
+    everyone = range(distributed.world_size())
+    ranks = run.batches.firsts(faulty if faulty and not config.trainer.sync_batchnorm else everyone)
+    records = _gather_records(RankBatches(tuple(step.batches), step.rng), ranks)
+    weights = zero_state.gather_weights(engine)
+
+    def write() -> str:
+        if config.run.dir is None:
+            return "no black box is written, since run.dir is not set"
+        about = DumpMetadata(
+            step=step.number,
+            losses=tuple(loss if math.isfinite(loss) else None for loss in figures.losses),
+            accumulation=len(step.batches),
+            counts=tuple(step.counts_2.tolist()),
+            histogram=tuple(run.manifest.split(config.data.train_split).histogram),
+            keys={rank: tuple(sample["key"] for sample in run.samples(step.start, rank)) for rank in ranks},
+            versions=versions("msanet", "torch", "deepspeed", "numpy"),
+        )
+        before = metadata.model_copy(update={"step": step.number - 1})
+        try:
+            path = write_failure_dump(config.run.dir, FailureDump(about, config, before, weights, records))
+        except OSError as error:
+            return f"its black box could not be written ({error})"
+        return f"find where with python -m msanet.training replay {path}"
+
+    left = distributed.on_main(write)
+    found = f"the loss of {named(faulty)}" if faulty else "the gradients"
+    return UserError(
+        f"{run.in_a_row} steps in a row, up to step {step.number}, had a loss or gradients that are not finite (last {found}), "
+        f"expected at most trainer.max_nonfinite_steps={config.trainer.max_nonfinite_steps}; {left}, mend what is found or lower optimizer.lr, "
+        "and give the same command again, which goes on from the last checkpoint"
+    )
+
+
+def _gather_records(record: RankBatches, ranks: Sequence[int]) -> dict[int, RankBatches]:
+    """The records of these ranks, on rank 0; nothing on the others. A collective."""
+    if distributed.world_size() == 1:
+        return {0: record}
+    everyone: list[Any] | None = [None] * distributed.world_size() if distributed.is_main() else None
+    dist.gather_object(record if distributed.rank() in ranks else None, everyone, dst=0)
+    return {rank: kept for rank, kept in enumerate(everyone or ()) if kept is not None}
+
+
+def write_failure_dump(run: Path, box: FailureDump) -> Path:
+    """Write RUN/failure_dump/step-N. For one rank only. Raises OSError where it cannot; then nothing is left of it."""
+    final = run / FAILURE_DUMP_FOLDER / f"step-{box.about.step:08d}"
+    part = final.with_name(f".{final.name}{PARTIAL}")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        save_network(part / MODEL_FILE, box.weights, box.metadata)
+        write_text(part / CONFIG_FILE, box.config.to_yaml())
+        for rank, record in box.records.items():
+            save_file(_tensors(record), part / _rank_file(rank))
+        write_text(part / _ABOUT, box.about.model_dump_json(indent=1) + "\n")
+        for path in [*part.iterdir(), part]:
+            sync(path)
+        shutil.rmtree(final, ignore_errors=True)  # of the same step, before a resume
+        os.rename(part, final)
+        sync(final.parent)
+    except SafetensorError as error:  # what a full disk is to that library
+        raise OSError(str(error)) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return final
+
+
+def read_failure_dump(folder: Path) -> FailureDump:
+    """Raises UserError if it is missing, damaged or not one of ours."""
+    path = folder / _ABOUT
+    if not path.is_file():
+        raise UserError(
+            f"'{folder}' holds no {_ABOUT}, expected a black box; give RUN/{FAILURE_DUMP_FOLDER}/step-N of a run"
+        )
+    try:
+        about = DumpMetadata.model_validate_json(path.read_bytes())
+        records = {rank: _record(folder / _rank_file(rank), about.accumulation) for rank in about.keys}
+    except (ValidationError, SafetensorError, OSError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the black box '{folder}' is damaged ({reason}); it cannot be replayed, use another") from None
+    weights, metadata = load_weights(folder / MODEL_FILE)
+    return FailureDump(about, load_config(folder / CONFIG_FILE), metadata, weights, records)
+
+
+def _tensors(record: RankBatches) -> dict[str, Tensor]:
+    tensors = {
+        f"{number}.{name}": getattr(batch, name).contiguous()
+        for number, batch in enumerate(record.batches)
+        for name in _TENSORS
+    }
+    return tensors | {f"rng.{kind}": state for kind, state in record.rng.items()}
+
+
+def _record(path: Path, accumulation: int) -> RankBatches:
+    tensors = load_file(path)
+    batches = tuple(
+        Batch(*(tensors[f"{number}.{name}"] for name in _TENSORS))  # type: ignore[arg-type]
+        for number in range(accumulation)
+    )
+    rng = {name.removeprefix("rng."): state for name, state in tensors.items() if name.startswith("rng.")}
+    return RankBatches(batches, rng)
+
+
+def _rank_file(rank: int) -> str:
+    return f"rank-{rank:05d}.safetensors"

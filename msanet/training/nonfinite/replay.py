@@ -1,0 +1,238 @@
+"""Do a step that went wrong again, on one process, and say where its numbers stop being finite."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msanet.data.pipeline import Batch
+from msanet.losses import SegmentationLoss
+from msanet.models.activation_checkpointing import checkpoint_activations
+from msanet.models.io import apply_weights
+from msanet.training.engine.device_settings import apply_device_settings, set_memory_format
+from msanet.training.forward import micro_batch_loss, network_input
+from msanet.training.nonfinite.failure_dump import FailureDump, Sample
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values of a tensor: how many, how many of them are not finite, and of the others least, most and mean."""
+
+    values: int
+    not_finite: int
+    least: float | None
+    most: float | None
+    mean: float | None
+
+
+@dataclass
+class Trace:
+    """Where values first were not finite. module: the first whose output was not; given: the range of its first input.
+
+    gradient: of what the first gradient was not, in the order of the backward pass.
+    """
+
+    module: str | None = None
+    output: Range | None = None
+    given: Range | None = None
+    gradient: str | None = None
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One rank's share of a step, done again.
+
+    recorded, loss: its share of the loss, then and now; NaN where not finite. alone: (epoch, sample, key) of the samples whose
+    loss is not finite with nothing beside them. remarks: why it may differ from what was recorded.
+    """
+
+    rank: int
+    recorded: float
+    loss: float
+    trace: Trace
+    inputs: Range
+    weights: dict[str, Range]
+    alone: list[Sample]
+    remarks: list[str]
+
+    @property
+    def is_reproduced(self) -> bool:
+        return not math.isfinite(self.loss) or self.trace.gradient is not None
+
+
+def replay(box: FailureDump, rank: int, device: torch.device) -> Replay:
+    """Forward and backward of the micro-batches of one rank, as then: weights, generators, precision and mode.
+
+    With synchronized BatchNorm those of all ranks, joined: only then the statistics are the same.
+    """
+    return _Replayer(box, rank, device).run()
+
+
+class _Replayer:
+    def __init__(self, box: FailureDump, rank: int, device: torch.device) -> None:
+        self.box, self.rank, self.device = box, rank, device
+        apply_device_settings(box.config)
+        self.model = box.metadata.build()
+        apply_weights(self.model, box.weights, "the black box")
+        if box.config.trainer.activation_checkpointing:
+            checkpoint_activations(self.model)
+        self.model.to(device).train()
+        set_memory_format(self.model, box.config.trainer)
+        self.loss = SegmentationLoss(box.config.loss, box.about.histogram).to(device)
+        self.counts_2 = torch.tensor(box.about.counts, dtype=torch.float64, device=device)
+        together = list(zip(*(record.batches for record in box.records.values()), strict=True))
+        self.was_synchronised = box.config.trainer.sync_batchnorm and len(box.records) > 1
+        sizes = [{batch.labels_NHW.shape[1:] for batch in batches} for batches in together]
+        self.is_joined = self.was_synchronised and all(len(own) == 1 for own in sizes)
+        batches = map(_join, together) if self.is_joined else box.records[rank].batches
+        self.batches = [batch.to(device) for batch in batches]
+
+    def run(self) -> Replay:
+        box, trace, loss = self.box, Trace(), 0.0
+        weights = {name: measure(weight) for name, weight in self.model.named_parameters()}
+        inputs = torch.cat([network_input(batch, box.config.data).flatten() for batch in self.batches])
+        with traced(self.model, trace):
+            self._rewind()
+            for batch in self.batches:
+                term = self._loss_of(batch)
+                term.backward()
+                loss += term.item()
+        recorded = [box.about.losses[rank] for rank in (box.records if self.is_joined else [self.rank])]
+        return Replay(
+            rank=self.rank,
+            recorded=sum(math.nan if term is None else term for term in recorded),
+            loss=loss,
+            trace=trace,
+            inputs=measure(inputs),
+            weights=weights,
+            alone=[] if math.isfinite(loss) else self._alone(),
+            remarks=self._remarks(),
+        )
+
+    def _loss_of(self, batch: Batch) -> Tensor:
+        data, extra_weights = self.box.config.data, self.model.extra_weights
+        return micro_batch_loss(self._forward, extra_weights, self.loss, batch, self.counts_2, data)
+
+    def _forward(self, image_NCHW: Tensor) -> Any:
+        """As the engine runs it: autocast holds for the network, not for the loss."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.box.config.trainer.precision == "bf16"):
+            return self.model(image_NCHW)
+
+    def _rewind(self) -> None:
+        """Generators and running statistics as before the step."""
+        rng = self.box.records[self.rank].rng
+        torch.set_rng_state(rng["cpu"])
+        if self.device.type == "cuda" and "cuda" in rng:
+            torch.cuda.set_rng_state(rng["cuda"], self.device)
+        self.model.load_state_dict(self.box.weights)
+
+    @torch.no_grad()
+    def _alone(self) -> list[Sample]:
+        """The samples whose loss is not finite with nothing beside them."""
+        keys = {sample[:2]: sample[2] for rank in self.box.records for sample in self.box.samples(rank)}
+        found = []
+        for single in (single for batch in self.batches for single in _singles(batch)):
+            self._rewind()
+            if not math.isfinite(self._loss_alone(single)):
+                place = (int(single.epochs_N), int(single.samples_N))
+                found.append((*place, keys[place]))
+        return found
+
+    def _loss_alone(self, single: Batch) -> float:
+        try:
+            return self._loss_of(single).item()
+        except ValueError:  # BatchNorm has one value a channel, in a branch that pools the whole image
+            self.model.eval()
+            try:
+                return self._loss_of(single).item()
+            finally:
+                self.model.train()
+
+    def _remarks(self) -> list[str]:
+        was_on_gpu, remarks = "cuda" in self.box.records[self.rank].rng, []
+        if was_on_gpu != (self.device.type == "cuda"):
+            remarks.append(
+                f"the run was on {'GPUs' if was_on_gpu else 'CPUs'}, this is not: numbers differ by rounding"
+            )
+        if self.box.config.trainer.compile:
+            remarks.append("the run's blocks were compiled, these are not: numbers differ by rounding")
+        if self.is_joined:
+            remarks.append(
+                "BatchNorm was synchronized: the batches of all ranks are done as one, with one rank's dropout"
+            )
+        elif self.was_synchronised:
+            remarks.append(
+                "BatchNorm was synchronized, and images of the ranks differ in size: this rank's batches are done alone, which "
+                "BatchNorm normalizes otherwise"
+            )
+        return remarks
+
+
+@contextmanager
+def traced(model: nn.Module, trace: Trace) -> Iterator[None]:
+    """Fills in `trace` while the model runs forward and backward inside."""
+
+    def note_gradient(name: str, gradient: Tensor) -> None:
+        if trace.gradient is None and not gradient.isfinite().all():
+            trace.gradient = name
+
+    def note_output(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        for tensor in _tensors(output):
+            if trace.module is None and not tensor.isfinite().all():
+                trace.module, trace.output = f"{name} ({type(module).__name__})", measure(tensor)
+                trace.given = next((measure(given) for given in _tensors(inputs)), None)
+            if tensor.requires_grad:
+                tensor.register_hook(partial(note_gradient, f"of the output of {name}"))
+
+    hooks = [
+        module.register_forward_hook(partial(note_output, name or "the network"))
+        for name, module in model.named_modules()
+    ]
+    hooks += [
+        parameter.register_post_accumulate_grad_hook(lambda p, name=name: note_gradient(f"of {name}", p.grad))
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def measure(tensor: Tensor) -> Range:
+    """The range of a tensor's finite values."""
+    values = tensor.detach().float()
+    finite = values[values.isfinite()]
+    if not finite.numel():
+        return Range(values.numel(), values.numel(), None, None, None)
+    figures = (finite.min(), finite.max(), finite.double().mean())
+    return Range(values.numel(), values.numel() - finite.numel(), *(float(figure) for figure in figures))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The floating-point tensors in what a module takes or gives."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, Mapping | Sequence) and not isinstance(value, str):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(item)
+
+
+def _join(batches: Sequence[Batch]) -> Batch:
+    return Batch(*(torch.cat(parts) for parts in zip(*map(_fields, batches), strict=True)))  # type: ignore[arg-type]
+
+
+def _singles(batch: Batch) -> list[Batch]:
+    """Each of its samples as a batch."""
+    return [Batch(*parts) for parts in zip(*(field.split(1) for field in _fields(batch)), strict=True)]
+
+
+def _fields(batch: Batch) -> tuple[Tensor, ...]:
+    return batch.images_NHWC, batch.labels_NHW, batch.jitter_N3, batch.epochs_N, batch.samples_N

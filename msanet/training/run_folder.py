@@ -1,0 +1,201 @@
+"""The run folder: RUN/config.yaml, command.txt, metrics.jsonl, tensorboard/, checkpoints/, evaluation-<split>.*, report.html."""
+
+import math
+import sys
+import threading
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from msanet import distributed
+from msanet.config import Config
+from msanet.data.manifest import Manifest
+from msanet.data.pipeline import Batch
+from msanet.distributed.heartbeat import CHECKPOINT_THREAD
+from msanet.errors import UserError
+from msanet.evaluation.result import EvaluationResult, evaluation_file, write_evaluation
+from msanet.evaluation.run_report import (
+    COMMAND_FILE,
+    CONFIG_FILE,
+    METRICS_FILE,
+    REPORT_FILE,
+    command_line,
+    without_secrets,
+    write_run_report,
+)
+from msanet.files import write_text
+from msanet.models.network import SegmentationNetwork
+from msanet.models.pretrained import initialize
+from msanet.training.checkpoint.io import (
+    Checkpoint,
+    checkpoint_folders,
+    latest_valid,
+    read_checkpoint,
+    write_checkpoint,
+)
+from msanet.training.monitoring.jsonl import JsonlLogger, append, cut_after
+from msanet.training.monitoring.tensorboard import TensorBoardLogger
+from msanet.training.nonfinite.anomalies import ANOMALIES_FILE
+
+_LINES = (METRICS_FILE, ANOMALIES_FILE, "samples-*.jsonl", "bad-samples-*.jsonl")
+
+
+class RunFolder:
+    """Where a run keeps itself. Every rank has one; only rank 0's writes, but for what `record` does.
+
+    A disk that is full ends no run: a warning says what is missing. What is there is whole.
+    """
+
+    def __init__(self, config: Config, manifest: Manifest) -> None:
+        assert config.run.dir is not None, "checked with the command line"
+        self.path = config.run.dir
+        self.checkpoints = self.path / "checkpoints"
+        self._config, self._manifest = config, manifest
+        self._writer = JsonlLogger()
+        self._board: TensorBoardLogger | None = None
+        self._saving: threading.Thread | None = None
+        self._save_failure: Exception | None = None
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Wait until all is on the disk."""
+        self._wait_for_save()
+
+    def resume_or_initialize(self, model: SegmentationNetwork) -> Checkpoint | None:
+        """The checkpoint to go on from under `run.resume`, or None for a new run, whose network starts from `model.pretrained`.
+
+        Every rank reads that file, and rank 0 says what was taken. Raises UserError where `run.resume` forbids.
+        """
+        chosen = distributed.on_main(self._choose_checkpoint)
+        if chosen is None:
+            self._initialise(model)
+            return None
+        if distributed.is_main():
+            print(f"going on from {chosen}", file=sys.stderr, flush=True)
+        return read_checkpoint(chosen)
+
+    def _initialise(self, model: SegmentationNetwork) -> None:
+        config = self._config
+        if config.model.pretrained is None:
+            return
+        report = initialize(model, config.model.pretrained, self._manifest.classes)
+        if distributed.is_main():
+            print(report.text(config.data.mean, config.data.std), file=sys.stderr, flush=True)
+
+    def begin(self, step: int) -> None:
+        """Write config.yaml, and forget what was logged after `step`, since it will be done again. A collective."""
+        distributed.on_main(lambda: self._prepare(step))
+        if distributed.local_rank() == 0:  # also on the hosts that do not share rank 0's disk
+            self.path.mkdir(parents=True, exist_ok=True)
+            for pattern in _LINES:  # files of others may lie there too
+                for file in self.path.glob(pattern):
+                    cut_after(file, step)
+        distributed.barrier()
+
+    def record(self, step: int, micro_batches: Sequence[Batch]) -> None:
+        """Samples that were masked, to bad-samples-<rank>.jsonl and stderr; with run.record_samples, which were taken.
+
+        The latter, (epoch, sample) of this rank in step `step`, is the proof of exactly once. Of ranks that take the same
+        images only the first says so.
+        """
+        if distributed.rank() % self._config.trainer.context_parallel_size:
+            return
+        for fault in (fault for batch in micro_batches for fault in batch.faults):
+            print(f"warning: step {step}: masked, since {fault}", file=sys.stderr, flush=True)
+            self._writer.add_line(
+                self.path / f"bad-samples-{distributed.rank():05d}.jsonl", {"step": step, "fault": fault}
+            )
+        if not self._config.run.record_samples:
+            return
+        seen = {
+            "step": step,
+            "epochs": [epoch for batch in micro_batches for epoch in batch.epochs_N.tolist()],
+            "samples": [sample for batch in micro_batches for sample in batch.samples_N.tolist()],
+        }
+        proof = self.path / f"samples-{distributed.rank():05d}.jsonl"
+        self._writer.add_line(proof, seen, "the proof that each sample is taken once has a gap")
+
+    def log(self, position: dict[str, float], values: dict[str, float]) -> None:
+        """One line of metrics.jsonl, and the same to TensorBoard. Values that are not finite become null."""
+        if not distributed.is_main():
+            return
+        line = {**position, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
+        self._writer.add_line(self.path / METRICS_FILE, line)
+        assert self._board is not None, "begin comes first"
+        tags = {name if "/" in name else f"train/{name}": value for name, value in values.items()}
+        self._writer.write(self.path / "tensorboard", partial(self._board.add, int(position["step"]), tags))
+
+    def log_evaluation(self, position: dict[str, float], evaluation: EvaluationResult | None) -> None:
+        """A line, evaluation-<split>.json and a fresh report; nothing of an evaluation that was given up. A collective."""
+        if evaluation is not None and distributed.is_main():
+            distributed.report_progress("writing the report", slow=True)
+            self._write_evaluation(position, evaluation)
+        distributed.barrier()
+
+    def _write_evaluation(self, position: dict[str, float], evaluation: EvaluationResult) -> None:
+        self.log(position, evaluation.summary())
+        figures, stays = evaluation_file(self.path, evaluation.split), "the last one written stays"
+        report = partial(write_run_report, self.path, self._manifest.palette, evaluation)
+        self._writer.write(figures, partial(write_evaluation, self.path, evaluation), stays)
+        self._writer.write(self.path / REPORT_FILE, report, stays)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint while training goes on; one at a time, so that this waits for the one before. A collective.
+
+        Where it cannot be written, such as on a full disk, a warning says so: those before it are whole, and the run goes on.
+        """
+        if distributed.is_main():
+            self._wait_for_save()
+            self._saving = threading.Thread(target=self._write_checkpoint, args=(checkpoint,), name=CHECKPOINT_THREAD)
+            self._saving.start()
+        distributed.barrier()
+
+    def _wait_for_save(self) -> None:
+        if self._saving:
+            distributed.report_progress("writing a checkpoint", slow=True)
+            self._saving.join()
+            if self._save_failure:
+                raise self._save_failure
+
+    def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        try:
+            write_checkpoint(self.checkpoints, checkpoint, self._config.trainer.keep_checkpoints)
+        except OSError as error:
+            print(
+                f"warning: the checkpoint of step {checkpoint.state.step} could not be written ({error}); those before it are "
+                "whole and the run goes on; make room on this disk",
+                file=sys.stderr,
+                flush=True,
+            )
+        except Exception as error:  # a bug of ours: it ends the run, where the next save waits for this one
+            self._save_failure = error
+
+    def _prepare(self, step: int) -> None:
+        self._board = TensorBoardLogger(self.path / "tensorboard", first_step=step + 1)
+        self.path.mkdir(parents=True, exist_ok=True)
+        config, command = self.path / CONFIG_FILE, self.path / COMMAND_FILE
+        if not step:  # a run is not begun on a full disk, but goes on
+            write_text(config, self._config.to_yaml())
+        else:
+            self._writer.write(
+                config, partial(write_text, config, self._config.to_yaml()), "the last one written stays"
+            )
+        self._writer.write(command, partial(append, command, f"{without_secrets(command_line())}\n".encode()))
+
+    def _choose_checkpoint(self) -> Path | None:
+        found, resume = checkpoint_folders(self.checkpoints), self._config.run.resume
+        if resume == "never":
+            if found:
+                raise UserError(
+                    f"'{self.path}' holds a run already ({found[0].name}), and run.resume is never; choose another run.dir"
+                )
+            return None
+        whole = latest_valid(self.checkpoints)
+        if whole is None and (found or resume == "must"):
+            raise UserError(
+                f"'{self.checkpoints}' holds {len(found)} checkpoints, none of them whole, expected one to resume from; "
+                f"choose another run.dir{', or remove them to start anew' if found else ', or set run.resume=auto'}"
+            )
+        return whole

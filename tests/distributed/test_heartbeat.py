@@ -1,0 +1,169 @@
+"""Faults of a job are named, on time, by rank and host; and a rank that is only slow is waited for."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from support.ranks import start_ranks
+
+from msanet import distributed
+from msanet.distributed.heartbeat import CHECKPOINT_THREAD, FailureReport, HeartbeatMonitor
+from msanet.errors import UserError
+
+TIMEOUT = 20.0
+HOST = socket.gethostname()
+TESTS = Path(__file__).parent.parent
+
+
+def _collectives(fault: str) -> None:
+    """Rank 1 of a job that reduces for ever has a fault, once all ranks are at it."""
+    for step in range(100_000):
+        distributed.begin_stage(f"waiting for the data of step {step}")
+        if step == 5 and distributed.rank() == 1:
+            if fault == "stall":
+                time.sleep(1000)
+            if fault == "bug":
+                raise ValueError("seven is no even number")
+            if fault == "bad input":
+                raise UserError("seven found, expected an even number; add one")
+        distributed.begin_stage(f"in step {step}")
+        distributed.all_reduce_max(step)
+        if step == 5:
+            print("ready", flush=True)
+        time.sleep(0.02)
+
+
+def _uneven() -> None:
+    """Rank 1 takes longer than the timeout, and says that it gets on."""
+    if distributed.rank() == 1:
+        for image in range(10):
+            distributed.report_progress(f"judging image {image}")
+            time.sleep(1.5)
+    distributed.barrier()
+    assert distributed.on_main(lambda: time.sleep(1) or 7) == 7
+
+
+def _compiling() -> None:
+    """A step that is known to be slow, on rank 1, for which rank 0 waits in a collective."""
+    distributed.begin_stage("in step 1", slow=True)
+    if distributed.rank() == 1:
+        time.sleep(7)
+    assert distributed.all_reduce_max(distributed.rank()) == 1
+
+
+def start(
+    function: str, arguments: str = "{}", ranks: int = 3, timeout: float = TIMEOUT
+) -> list[subprocess.Popen[str]]:
+    return start_ranks(
+        ranks, [str(TESTS / "support" / "ranks.py"), __file__, function, arguments], RANKS_TIMEOUT=str(timeout)
+    )
+
+
+def ends(ranks: list[subprocess.Popen[str]], seconds: float) -> tuple[list[int], list[str]]:
+    outputs = [rank.communicate(timeout=seconds)[0] for rank in ranks]
+    return [rank.returncode for rank in ranks], outputs
+
+
+def wait_until_ready(rank: subprocess.Popen[str]) -> None:
+    assert rank.stdout
+    while rank.stdout.readline() != "ready\n":
+        assert rank.poll() is None, rank.stdout.read()
+
+
+@pytest.mark.parametrize(
+    ("victim", "blow", "sentence"),
+    [
+        (1, signal.SIGKILL, f"error: rank 1 on {HOST} is gone: "),
+        (0, signal.SIGKILL, f"error: rank 0 on {HOST} is gone: "),
+        pytest.param(2, signal.SIGSTOP, f"error: rank 2 on {HOST} not heard of for ", marks=pytest.mark.slow),
+        (0, signal.SIGSTOP, f"error: rank 0 on {HOST} not heard of for "),
+    ],
+)
+def test_a_rank_that_is_gone_is_named_by_one_of_the_others(victim: int, blow: signal.Signals, sentence: str) -> None:
+    ranks = start("_collectives", '{"fault": "none"}')
+    for rank in ranks:
+        wait_until_ready(rank)
+    ranks[victim].send_signal(blow)
+    others = [rank for rank in ranks if rank is not ranks[victim]]
+    codes, outputs = ends(others, TIMEOUT + 30)
+    ranks[victim].kill()
+    ranks[victim].communicate()
+    assert codes == [1, 1], outputs
+    assert "".join(outputs).count(sentence) == 1 and "Traceback" not in "".join(outputs), outputs
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        (
+            "stall",
+            1,
+            rf"error: rank 1 on {HOST} made no report_progress for 1\d s .* while waiting for the data of step 5;",
+        ),
+        ("bug", 1, "ValueError: seven is no even number"),
+        ("bad input", 2, "error: seven found, expected an even number; add one"),
+    ],
+)
+def test_a_fault_of_one_rank_ends_all_with_its_sentence(fault: str, code: int, said: str) -> None:
+    codes, outputs = ends(start("_collectives", f'{{"fault": "{fault}"}}'), TIMEOUT + 60)
+    assert codes == [code] * 3, outputs
+    everything = "".join(outputs)
+    assert len(re.findall(said, everything)) == everything.count("error: ") + (fault == "bug") == 1, outputs
+    assert everything.count("Traceback") == (1 if fault == "bug" else 0), outputs
+
+
+def test_a_rank_that_is_slow_but_gets_on_is_waited_for() -> None:
+    codes, outputs = ends(start("_uneven", ranks=2, timeout=10), 100)
+    assert codes == [0, 0], outputs
+
+
+def test_a_collective_waits_as_long_as_a_slow_step_may_take() -> None:
+    codes, outputs = ends(start("_compiling", ranks=2, timeout=5), 100)
+    assert codes == [0, 0], outputs
+
+
+def test_only_the_writer_of_a_checkpoint_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle threads of a pool, such as those that read ahead, never end."""
+    joined: list[str] = []
+
+    def end(code: int) -> None:
+        raise SystemExit(code)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        writer = threading.Thread(target=time.sleep, args=(0.5,), name=CHECKPOINT_THREAD)
+        writer.start()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "join", lambda thread, timeout: joined.append(thread.name))
+            patch.setattr(os, "_exit", end)
+            with pytest.raises(SystemExit, match="1"):
+                HeartbeatMonitor(dist.HashStore(), 0, ["here"], 20)._end(FailureReport("the end"))
+    assert joined == [CHECKPOINT_THREAD]
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="is number 2 of its host and sees 2 GPUs, expected one for each rank"):
+        distributed._prepare_device()
+
+
+@pytest.mark.parametrize("missing", [pytest.param(0, marks=pytest.mark.slow), 2])
+def test_a_rank_that_never_comes_is_named(missing: int) -> None:
+    ranks = start("_uneven")
+    ranks[missing].kill()
+    codes, outputs = ends([rank for rank in ranks if rank is not ranks[missing]], 60)
+    ranks[missing].communicate()
+    assert codes == [1, 1], outputs
+    assert f"error: rank {missing} " in "".join(outputs) and "within run.timeout=20 s" in "".join(outputs), outputs

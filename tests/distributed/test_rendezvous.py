@@ -1,0 +1,54 @@
+"""Ranks that wait for one another end on time, and in a sentence, when one of them is lost."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import REPOSITORY
+from support.ranks import free_port
+
+from msanet.distributed.rendezvous import RendezvousTimeout, open_store, rendezvous
+
+KEEPER = (
+    "from msanet.distributed.rendezvous import open_store; import time; store = open_store(0, 3, 60); time.sleep(1000)"
+)
+MEETER = "from msanet.distributed.rendezvous import rendezvous, open_store; rendezvous(open_store(0, 3, {seconds}), 0, 3, {seconds})"
+
+
+@pytest.fixture(autouse=True)
+def address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+
+def test_a_rank_0_that_is_lost_while_ranks_meet_is_named() -> None:
+    keeper = subprocess.Popen([sys.executable, "-c", KEEPER], cwd=REPOSITORY)
+    try:
+        store = open_store(1, 3, timeout=60)
+        threading.Timer(1.0, keeper.kill).start()
+        with pytest.raises(RendezvousTimeout, match="^rank 0 ended before all 3 ranks had come; ") as fault:
+            rendezvous(store, 1, 3, timeout=60)
+    finally:
+        keeper.kill()
+        keeper.wait()
+    assert fault.value.should_log
+
+
+def test_a_rank_0_that_never_comes_is_waited_for_no_longer_than_said() -> None:
+    began = time.monotonic()
+    with pytest.raises(RendezvousTimeout, match="^rank 0 on 127.0.0.1, port .*run.timeout=5 s"):
+        open_store(1, 3, timeout=5)
+    assert 5 <= time.monotonic() - began < 8  # 1.1 to 2.4 times as long where PyTorch waits by itself
+
+
+def test_all_end_with_the_first_that_gives_up_and_one_of_a_host_says_why() -> None:
+    """Rank 0, which keeps the store, gives up before rank 1 would."""
+    command = [sys.executable, "-c", MEETER.format(seconds=3)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as keeper:
+        store = open_store(1, 3, timeout=60)
+        with pytest.raises(RendezvousTimeout, match="^rank 2 did not come") as fault:
+            rendezvous(store, 1, 3, timeout=60)
+        assert "RendezvousTimeout: rank 2 did not come" in keeper.communicate()[1] and not fault.value.should_log

@@ -1,0 +1,174 @@
+"""A run that is told to stop saves, says so by its exit code, and goes on where it was."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import REPOSITORY
+from support.commands import adopting_orphans, launch, steps_logged, wait_until, words
+from support.ranks import start_ranks
+from support.small_runs import newest
+
+from msanet.distributed.preemption import EXIT_PREEMPTED
+
+
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, id="SIGTERM"), pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.slow)],
+)
+def test_a_stopped_run_saves_and_its_sequel_is_the_whole_run(
+    shards: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """One process; the weights at the end are those of a run that nobody stopped, bit for bit."""
+    folder = tmp_path / "stopped"
+    (process,) = start_ranks(1, words(shards, folder, 40))
+    wait_until(lambda: steps_logged(folder) >= 3, [process])
+    process.send_signal(number)
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == EXIT_PREEMPTED, output
+    assert f"rank 0 got {number.name}: the run saves after this step and stops" in output
+    step = newest(folder / "checkpoints").state.step
+    assert 3 <= step < 40 and step == steps_logged(folder)
+    for path in (folder, tmp_path / "whole"):
+        (process,) = start_ranks(1, words(shards, path, 40))
+        output = process.communicate(timeout=200)[0]
+        assert process.returncode == 0, output
+    stopped, whole = newest(folder / "checkpoints"), newest(tmp_path / "whole" / "checkpoints")
+    assert stopped.state == whole.state and whole.state.step == 40
+    assert all(torch.equal(tensor, stopped.weights[name]) for name, tensor in whole.weights.items())
+
+
+def test_one_rank_that_is_told_stops_all_after_the_same_step(shards: Path, tmp_path: Path) -> None:
+    ranks = start_ranks(2, words(shards, tmp_path / "run", 400))
+    wait_until(lambda: steps_logged(tmp_path / "run") >= 2, ranks)
+    ranks[1].send_signal(signal.SIGUSR1)
+    outputs = [rank.communicate(timeout=100)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [EXIT_PREEMPTED] * 2, outputs
+    assert "rank 1 got SIGUSR1" in outputs[1] and "Traceback" not in "".join(outputs)
+    state = newest(tmp_path / "run" / "checkpoints").state
+    assert state.consumed_samples == 4 * state.step and 2 <= state.step < 400
+
+
+def watched(grace: float, body: str) -> subprocess.CompletedProcess[str]:
+    code = f"import os, signal, time\nfrom msanet.distributed.preemption import PreemptionHandler\nwith PreemptionHandler({grace}, 0):\n    {body}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+
+
+@pytest.mark.parametrize("library", ["libtorch", "numpy"])
+def test_an_interrupt_while_a_run_imports_ends_it(shards: Path, tmp_path: Path, library: str) -> None:
+    """As an exception it may be caught by the library that is being imported, and the run goes on with half of it."""
+    (process,) = start_ranks(1, words(shards, tmp_path / "run", 4000))
+    wait_until(lambda: library in Path(f"/proc/{process.pid}/maps").read_text(), [process])
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=100) == ("", None)
+    assert process.returncode == -signal.SIGINT and not (tmp_path / "run").exists()
+
+
+def test_a_second_interrupt_leaves_at_once() -> None:
+    done = watched(60, "os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT); time.sleep(50)")
+    assert done.returncode == 128 + signal.SIGINT, done.stderr
+    assert done.stderr.count("got SIGINT") == 1
+
+
+def test_a_run_that_cannot_save_in_time_ends_and_says_so() -> None:
+    done = watched(0.2, "os.kill(os.getpid(), signal.SIGUSR1); time.sleep(50)")
+    assert done.returncode == 1
+    assert "error: rank 0 got SIGUSR1 and could not save within run.preemption_grace_seconds=0.2 s" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGTERM, 2), (signal.SIGKILL, 1)], ids=["SIGTERM", "SIGKILL"])
+def test_a_launcher_that_is_gone_leaves_a_checkpoint_and_no_process(
+    shards: Path, tmp_path: Path, number: signal.Signals, ranks: int
+) -> None:
+    """`deepspeed` itself is killed; it leaves its ranks running, so they save and end by themselves."""
+    process = launch(tmp_path / "log", words(shards, tmp_path / "run", 4000), ranks)
+    wait_until(lambda: steps_logged(tmp_path / "run") >= 2, [process])
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 1 + ranks  # the second launcher, and the ranks
+    process.send_signal(number)
+    process.wait(timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == [], (tmp_path / "log").read_text()
+    state = newest(tmp_path / "run" / "checkpoints").state
+    assert 2 <= state.step < 4000
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[-1]["step"] == state.step
+
+
+@pytest.fixture
+def adopts_orphans() -> Iterator[None]:
+    with adopting_orphans():
+        yield
+
+
+@pytest.mark.usefixtures("adopts_orphans")
+@pytest.mark.parametrize("victim", ["runner", "launch"])
+def test_a_launcher_that_is_gone_before_its_rank_has_begun_leaves_no_process(
+    shards: Path, tmp_path: Path, victim: str
+) -> None:
+    """`deepspeed` is deepspeed.launcher.runner, which starts deepspeed.launcher.launch, which starts the rank.
+
+    Nobody asks for the exit code of the one that is killed, so that it stays there as a zombie.
+    """
+    process = launch(tmp_path / "log", words(shards, tmp_path / "run", 4000), ranks=1)
+    runner = psutil.Process(process.pid)
+    wait_until(lambda: runner.children(), [process])
+    (second,) = runner.children()
+    if victim == "runner":
+        process.kill()
+    deadline = time.monotonic() + 100
+    while not (ranks := second.children()):
+        assert time.monotonic() < deadline and second.is_running(), (tmp_path / "log").read_text()
+        time.sleep(0.02)
+    if victim == "launch":
+        second.kill()
+    _, alive = psutil.wait_procs([second, *ranks], timeout=60)
+    assert alive == [] and steps_logged(tmp_path / "run") < 100, (tmp_path / "log").read_text()
+    process.wait(timeout=60)
+
+
+def test_checkpoints_by_the_clock_and_the_best(shards: Path, tmp_path: Path) -> None:
+    """A checkpoint about every step by minutes of 0.001; of the kept ones one is the best, however old."""
+    more = ["trainer.checkpoint_every_minutes=0.00001", "trainer.val_every_epochs=0.3", "optimizer.lr=0.01"]
+    (process,) = start_ranks(1, words(shards, tmp_path / "run", 12, *more))
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    scores = {line["step"]: line["val/mean_iou"] for line in lines if "val/mean_iou" in line}
+    best = newest(tmp_path / "run" / "checkpoints").state.best
+    assert len(scores) > 3 and best is not None
+    assert best.mean_iou == max(scores.values()) == scores[best.step]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert (checkpoints / "best").read_text() == f"step-{best.step:08d}\n"
+    kept = {int(path.name.removeprefix("step-")) for path in checkpoints.glob("step-*")}
+    assert kept == {12, 11, best.step}
+
+
+@pytest.mark.slow
+def test_a_loader_that_stalls_ends_the_run_by_name(shards: Path, tmp_path: Path) -> None:
+    """Loader processes that live but bring nothing; a single rank, so that no collective would notice."""
+    more = ["run.timeout=20", "storage.download_timeout_seconds=5"]
+    (process,) = start_ranks(1, words(shards, tmp_path / "run", 100_000, *more))
+    wait_until(lambda: steps_logged(tmp_path / "run") >= 3, [process])
+    loaders = [child for child in psutil.Process(process.pid).children(recursive=True) if len(child.cmdline()) > 1]
+    for loader in loaders:
+        loader.suspend()
+    process.wait(timeout=100)
+    for loader in loaders:
+        loader.resume()
+    output = process.communicate(timeout=60)[0]  # they hold the pipe, too
+    assert process.returncode == 1, output
+    said = re.findall(
+        r"error: rank 0 on \S+ made no progress for \d+ s .* while waiting for the data of step \d+;", output
+    )
+    assert len(said) == 1, output
+    _, alive = psutil.wait_procs(loaders, timeout=60)
+    assert alive == []

@@ -1,0 +1,97 @@
+"""Trainings of a few steps, a step at a time, on the `shards` fixture."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msanet import distributed
+from msanet.config import Config, parse_config
+from msanet.data.loader import plan_batches
+from msanet.data.manifest import load_manifest
+from msanet.data.shuffle_order import ShuffleConfig
+from msanet.models import build_model
+from msanet.models.io import ModelMetadata
+from msanet.training.checkpoint.io import Checkpoint, RunState, latest_valid, read_checkpoint
+from msanet.training.trainer import Trainer
+
+PLAN = ShuffleConfig(seed=0, streams=4, window=64, shuffle_block_bytes=100)
+
+
+def small_config(shards: str, stage: int, network: str = "msanet", **optimizer: Any) -> Config:
+    """8 steps of 6 images: they cross the end of an epoch of 26."""
+    return parse_config(
+        {
+            "data": {
+                "path": shards,
+                "crop": [32, 32],
+                "random_scale": [0.7, 1.3],
+                "flip_vertical": 0.5,
+                "num_workers": 0,
+            },
+            "model": {"name": network, "width": 0.125},
+            "optimizer": {"weight_decay": 0.01, "classifier_lr_mult": 3.0, **optimizer},
+            "trainer": {"steps": 8, "global_batch_size": 6, "zero_stage": stage, "ema_decay": 0.9},
+            "evaluation": {"num_workers": 0, "panels": 0},
+        },
+        "test",
+    )
+
+
+def start(config: Config, saved: Checkpoint | None = None) -> Trainer:
+    manifest = load_manifest(Path(config.data.path or ""))
+    batches = plan_batches(config.trainer.global_batch_size, config.trainer.micro_batch_size, distributed.world_size())
+    torch.manual_seed(config.run.seed)
+    model = build_model(config.model.name, manifest.num_classes, **config.model.options)
+    return Trainer(config, manifest, model, batches, saved)
+
+
+def run_steps(trainer: Trainer, count: int) -> list[tuple[int, int]]:
+    """Train and return the (epoch, sample) of this rank in order."""
+    seen = []
+    stream = trainer.stream()
+    for _ in range(count):
+        micro_batches = next(stream)
+        trainer.train_step(micro_batches)
+        for batch in micro_batches:
+            seen += list(zip(batch.epochs_N.tolist(), batch.samples_N.tolist(), strict=True))
+    return seen
+
+
+def newest(folder: Path) -> Checkpoint:
+    """What the newest whole checkpoint in `folder` holds."""
+    path = latest_valid(folder)
+    assert path is not None
+    return read_checkpoint(path)
+
+
+def toy_checkpoint(step: int = 3) -> Checkpoint:
+    """A whole checkpoint of a small network that has seen nothing."""
+    torch.manual_seed(step)
+    model = build_model("msanet", 2, width=0.125)
+    metadata = ModelMetadata(
+        name="msanet",
+        options={"width": 0.125},
+        dataset="toy",
+        dataset_digest="d" * 64,
+        classes=("a", "b"),
+        palette=((0, 0, 0), (1, 1, 1)),
+        ids=(7, 8),
+        mean=(1, 2, 3),
+        std=(4, 5, 6),
+        resize=None,
+        step=step,
+    )
+    state = RunState(
+        step=step,
+        consumed_samples=step * 4,
+        total_steps=9,
+        plan=PLAN,
+        world_size=1,
+        dataset="toy",
+        dataset_digest="d" * 64,
+        optimizer="adam",
+        versions={},
+    )
+    moments = {n: {"step": torch.tensor(3.0), "exp_avg": torch.randn_like(p)} for n, p in model.named_parameters()}
+    return Checkpoint(state, metadata, dict(model.state_dict()), moments, {"0.cpu": torch.get_rng_state()})
