@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from chaos_job import Job, Progress, ballast, damage, fill, send, small_disk  # noqa: E402
-from chaos_lives import (  # noqa: E402
+from chaos_scenarios import (  # noqa: E402
     CTRL_C,
     FULL_DISK,
     KILL_ALL,

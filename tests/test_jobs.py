@@ -288,7 +288,7 @@ def test_pods_mount_the_volumes_that_they_have() -> None:
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         claim = volumes["shared"]["persistentVolumeClaim"]["claimName"]
         assert claim == manifest("storage.yaml", "PersistentVolumeClaim")["metadata"]["name"]
-        assert volumes.keys() == mounts.keys() and volumes["shm"]["emptyDir"]["medium"] == "StepMemory"
+        assert volumes.keys() == mounts.keys() and volumes["shm"]["emptyDir"]["medium"] == "Memory"
 
 
 def test_the_image_has_all_that_it_copies_and_is_no_root() -> None:

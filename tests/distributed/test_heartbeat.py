@@ -156,7 +156,7 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="is number 2 of its host and sees 2 GPUs, expected one for each rank"):
-        distributed._prepare_device()
+        distributed.prepare_device()
 
 
 @pytest.mark.parametrize("missing", [pytest.param(0, marks=pytest.mark.slow), 2])

@@ -104,9 +104,9 @@ def test_files_hold_the_card_and_nothing_lies_beside_them(folder: Path) -> None:
     extra = {METADATA: ""}
     torch.export.load(folder / "model.pt2", extra_files=extra)
     with safetensors.safe_open(folder / "model.safetensors", framework="pt") as file:
-        metadata = file.metadata()
+        header = file.metadata()
     _, metadata = trained("unet")
-    for text in (session.get_modelmeta().custom_metadata_map[METADATA], extra[METADATA], metadata[METADATA]):
+    for text in (session.get_modelmeta().custom_metadata_map[METADATA], extra[METADATA], header[METADATA]):
         assert ModelMetadata.model_validate_json(text) == metadata
     assert [(value.name, value.shape) for value in (*session.get_inputs(), *session.get_outputs())] == [
         ("image", ["batch", 3, "height", "width"]),

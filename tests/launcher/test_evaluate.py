@@ -39,7 +39,7 @@ def asked(checkpoint: Path, shards: Path, tmp_path: Path) -> Callable[..., tuple
     """With which arguments a launcher begins its work."""
     forms: dict[str, tuple[Any, str, str, list[object]]] = {
         "demo": (demo_job, "demo", "Segmenter", []),
-        "evaluate": (evaluation_job, "judge", "evaluate", ["--data", shards]),
+        "evaluate": (evaluation_job, "run_evaluation", "evaluate", ["--data", shards]),
         "predict": (
             prediction_job,
             "predict",

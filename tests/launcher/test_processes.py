@@ -32,7 +32,7 @@ def test_loader_processes_outlive_a_signal_that_tells_the_job_to_stop(shards: Pa
 
 def test_a_rank_outlives_what_it_prints_to() -> None:
     code = (
-        "import sys\nfrom msanet.processes import ignore_broken_pipe\noutlive_output()\nsys.stdin.readline()\n"
+        "import sys\nfrom msanet.processes import ignore_broken_pipe\nignore_broken_pipe()\nsys.stdin.readline()\n"
         "for _ in range(100):\n    print('x' * 10_000)\n    print('y' * 10_000, file=sys.stderr)"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -46,7 +46,7 @@ def test_a_rank_outlives_what_it_prints_to() -> None:
 
 
 def test_what_is_printed_to_a_pipe_that_is_there_arrives_at_once() -> None:
-    code = "import time\nfrom msanet.processes import ignore_broken_pipe\noutlive_output()\nprint('seen')\ntime.sleep(1000)"
+    code = "import time\nfrom msanet.processes import ignore_broken_pipe\nignore_broken_pipe()\nprint('seen')\ntime.sleep(1000)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline() == b"seen\n"
         process.kill()

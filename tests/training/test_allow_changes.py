@@ -34,14 +34,14 @@ def _change_optimizer(shards: str, folder: str) -> None:
         _save(trainer, place)
         with pytest.raises(UserError, match=r"optimizer adam, this run has sgd.*run.allow_changes=\[optimizer\]"):
             start(sgd, newest(place))
-        trainer = start(_with(sgd, "run", accept=("optimizer",)), newest(place))
+        trainer = start(_with(sgd, "run", allow_changes=("optimizer",)), newest(place))
         run_steps(trainer, 2)
         _save(trainer, place)
         state = newest(place).optimizer
         assert trainer.step == 4 and all(part.keys() == {"momentum_buffer"} for part in state.values())
         assert any(part["momentum_buffer"].any() for part in state.values())
         trainer = start(sgd, newest(place))  # from here on it is a run like any other
-        trainer = start(_with(adam, "run", accept=("optimizer",)), newest(place))
+        trainer = start(_with(adam, "run", allow_changes=("optimizer",)), newest(place))
         run_steps(trainer, 1)
         _save(trainer, place)
         saved = newest(place)
@@ -71,7 +71,7 @@ def _double_the_batch(shards: str, folder: str) -> None:
     doubled = _with(first, "trainer", global_batch_size=12)
     with pytest.raises(UserError, match=r"global batch 6, this run has 12.*run.allow_changes=\[batch\]"):
         start(doubled, newest(place))
-    trainer = start(_with(doubled, "run", accept=("batch",)), newest(place))
+    trainer = start(_with(doubled, "run", allow_changes=("batch",)), newest(place))
     assert (trainer.step, trainer.consumed_samples, trainer.total_steps) == (4, 24, 7)
     seen = distributed.gather_objects(run_steps(trainer, 1))
     expected = trainer.order.samples(torch.arange(24, 36).numpy())

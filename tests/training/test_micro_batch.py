@@ -135,8 +135,8 @@ def _write(folder: Path, **files: str) -> None:
 
 
 def test_limits_of_cgroups_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    available = type("Available", (), {"available": 10**15})
-    monkeypatch.setattr(available.psutil, "virtual_memory", lambda: available)
+    memory = type("Memory", (), {"available": 10**15})
+    monkeypatch.setattr(available.psutil, "virtual_memory", lambda: memory)
     assert available.free_host_memory(tmp_path) == 10**15
     _write(tmp_path / "proc/self", cgroup="0::/pod/box\n")
     one = tmp_path / "sys/fs/cgroup/pod"

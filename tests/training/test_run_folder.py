@@ -43,7 +43,7 @@ def test_a_bug_in_a_save_ends_the_run(shards: Path, tmp_path: Path, monkeypatch:
 def test_a_checkpoint_is_read_in_every_locale(tmp_path: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, 'tests'); from dataclasses import replace; from pathlib import Path\n"
-        "from small_runs import newest, toy_checkpoint; from msanet.training.checkpoint.io import write_checkpoint\n"
+        "from support.small_runs import newest, toy_checkpoint; from msanet.training.checkpoint.io import write_checkpoint\n"
         "one = toy_checkpoint(); state = one.state.model_copy(update={'dataset': 'Stra\\u00dfe'})\n"
         "write_checkpoint(Path(sys.argv[1]), replace(one, state=state, config='\\u00df'), 1)\n"
         "assert newest(Path(sys.argv[1])).state.dataset == 'Stra\\u00dfe'\n"
