@@ -26,6 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from chaos_job import Job, Progress, ballast, damage, fill, send, small_disk  # noqa: E402
+from chaos_proof import BATCH, prove, write_shards  # noqa: E402
 from chaos_scenarios import (  # noqa: E402
     CTRL_C,
     FULL_DISK,
@@ -42,7 +43,6 @@ from chaos_scenarios import (  # noqa: E402
     Outcome,
     draw,
 )
-from chaos_proof import BATCH, prove, write_shards  # noqa: E402
 from harness import print_table, write_json  # noqa: E402
 
 from msanet.distributed.preemption import EXIT_PREEMPTED  # noqa: E402

@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from msanet.errors import UserError
 from msanet.models import build_model
+from msanet.models.attention import chunks, kernels
 from msanet.models.attention.chunks import attend_in_chunks
 from msanet.models.attention.kernels import chosen_kernels, unlogged_choices
-from msanet.models.attention import chunks, kernels
 from msanet.models.attention.spatial import attend, attention_weights, pooled, spatial_attention
 from msanet.models.msanet import MSANet
 from msanet.models.peak_memory import peak_bytes

@@ -237,12 +237,13 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_groups_of_ranks_train_as_one_rank_does(trained: Path, one: str, several: str, steps: list[int]) -> None:
     """Weights and loss after each step, and a validation after the first, in which all ranks have other images.
 
-    DeepSpeed reduces gradients, and checkpoints keep weights, in float32.
+    DeepSpeed reduces gradients, and checkpoints keep weights, in float32: from the second step on the losses differ by what
+    that rounds away, which depends on the CPU (2e-8 to 2e-5 of the loss were seen).
     """
     expected, found = (torch.load(trained / name / "done.pt") for name in (one, several))
     for step, (weights, loss, score) in zip(steps, found, strict=True):
         expected_weights, expected_loss, expected_score = expected[step - 1]
-        assert loss == pytest.approx(expected_loss, rel=1e-12 if step == 1 else 1e-6)
+        assert loss == pytest.approx(expected_loss, rel=1e-12 if step == 1 else 1e-4)
         assert score is None if several == "group 4 4" else score == expected_score
         for name, weight in expected_weights.items():
             torch.testing.assert_close(weights[name], weight, rtol=1e-5, atol=1e-6, msg=f"{name} after step {step}")

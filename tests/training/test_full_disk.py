@@ -110,7 +110,7 @@ def test_a_run_goes_on_while_its_disk_is_full(
         run.record(300, [batch(300)])
         run.log_evaluation({"step": 300}, evaluation(shards))
         again = capsys.readouterr().err
-        assert all(again.count(f"{name}' is written again") == 1 for name in files), again
+        assert all(again.count(f"/{name}' is written again") == 1 for name in files), again
     assert (run.path / "report.html").read_bytes() != before and (run.path / "evaluation-val.json").is_file()
     steps = [line["step"] for line in objects(run.path / "metrics.jsonl")]
     assert steps[0] == 1 and steps[-1] == 300 and len(steps) < 300
