@@ -44,7 +44,8 @@ from msanet.models.attention.kernels import CANDIDATES, CHUNKS, KERNELS, unlogge
 from msanet.models.attention.spatial import positions, spatial_attention  # noqa: E402
 from msanet.models.io import load_weights  # noqa: E402
 from msanet.models.peak_memory import peak_bytes  # noqa: E402
-from msanet.training.checkpoint.io import MODEL_FILE, latest_valid  # noqa: E402
+from msanet.run_layout import CheckpointLayout
+from msanet.training.checkpoint.io import latest_valid  # noqa: E402
 
 OURS, EXPLICIT = "ours", "explicit form"
 BACKWARD = 2.5
@@ -258,7 +259,7 @@ def model_file(given: Path) -> Path:
     newest = latest_valid(given / "checkpoints")
     if newest is None:
         raise UserError(f"'{given}' holds no whole checkpoint, expected at least one; give another --checkpoint")
-    return newest / MODEL_FILE
+    return newest / CheckpointLayout.MODEL
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import torch
 from msanet.data.manifest import load_manifest, load_shard_index
 from msanet.evaluation.run_report import METRICS_FILE, read_lines
 from msanet.models import build_model
-from msanet.training.checkpoint.io import Checkpoint, checkpoint_folders, read_checkpoint, validate_checkpoint
+from msanet.training.checkpoint.format import Checkpoint
+from msanet.training.checkpoint.io import checkpoint_folders, read_checkpoint, validate_checkpoint
 from sharding.__main__ import main as shard
 
 IMAGES, BATCH = 26, 6
@@ -135,7 +136,7 @@ def compare(ours: Checkpoint, twin: Checkpoint, bitwise: bool) -> dict[str, str]
     )
     parts = {
         "weights": (ours.weights, twin.weights),
-        "averaged weights": (ours.average or {}, twin.average or {}),
+        "averaged weights": (ours.ema or {}, twin.ema or {}),
         "optimizer": tuple(optimizers),
         "generators": (ours.rng, twin.rng),
     }

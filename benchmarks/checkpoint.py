@@ -57,7 +57,7 @@ def measure(shards: str, network: str, rounds: int, folder: Path) -> dict[str, f
     torch.manual_seed(0)
     model = build_model(network, manifest.num_classes)
     trainer, run = Trainer(config, manifest, model, plan_batches(2, None, 1), None), RunFolder(config, manifest)
-    stream = trainer.stream()
+    stream = trainer.global_batches()
 
     def step() -> None:
         trainer.train_step(next(stream))

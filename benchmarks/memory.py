@@ -210,7 +210,7 @@ def _steps(config: Config) -> dict[str, float]:
     for _ in range(STEPS):
         gauge.reset()
         made = [_batch(batches.micro_batch_size, config.data.crop or (0, 0)) for _ in range(batches.accumulation)]
-        trainer.staging.send(made)
+        trainer.prefetcher.send(made)
         trainer.train_step(made)
     return gauge.read()
 

@@ -68,7 +68,9 @@ def main(arguments: list[str]) -> int:
     """Exit code 1 if `--check` finds a page that differs."""
     outdated = [name for name, page in PAGES.items() if _read(DOCS / name) != page()]
     if arguments == ["--check"]:
-        print(*(f"docs/{name} is outdated; run python docs/generate.py" for name in outdated), sep="\n", file=sys.stderr)
+        print(
+            *(f"docs/{name} is outdated; run python docs/generate.py" for name in outdated), sep="\n", file=sys.stderr
+        )
         return int(bool(outdated))
     for name in outdated:
         (DOCS / name).write_text(PAGES[name](), encoding="utf-8")

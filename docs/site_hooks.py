@@ -44,7 +44,9 @@ def on_files(files: Files, config: Any) -> Files:
             text = (ROOT / name).read_text(encoding="utf-8")
             files.append(File.generated(config, page, content=_relink(text, "", page)))
     for name, modules in _packages().items():
-        text = f"# {name}\n\n" + "\n\n".join(f"::: {module}\n    options:\n      heading_level: 2" for module in modules)
+        text = f"# {name}\n\n" + "\n\n".join(
+            f"::: {module}\n    options:\n      heading_level: 2" for module in modules
+        )
         files.append(File.generated(config, f"reference/{name}.md", content=text + "\n"))
     return files
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from msanet import logs
 from sharding.__main__ import main as shard
 
 # A shell that starts tests in the background has interrupts ignored, and the processes of tests would inherit that.
@@ -51,6 +52,12 @@ def write_camvid(root: Path, train: int, val: int, size: tuple[int, int] = (36, 
             cv2.imwrite(str(root / split / f"{split}_{number:03d}.png"), image)
             cv2.imwrite(str(root / f"{split}annot" / f"{split}_{number:03d}.png"), label)
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logging() -> None:
+    """Tests that call functions see what a command would show."""
+    logs.configure()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.io import load_network, load_weights
 from msanet.models.pretrained import initialize
-from msanet.training.checkpoint.io import MODEL_FILE, latest_valid, read_checkpoint, write_checkpoint
+from msanet.run_layout import CheckpointLayout
+from msanet.training.checkpoint.io import latest_valid, read_checkpoint, write_checkpoint
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path for folder in ("msanet", "sharding", "launcher", "jobs") for path in (ROOT / folder).rglob("*.py"))
@@ -111,7 +112,7 @@ def test_a_pickle_that_runs_code_runs_nothing(tmp_path: Path) -> None:
             initialize(model, renamed, ("a", "b"))
         with pytest.raises(UserError):
             load_network(renamed, torch.device("cpu"))
-        for victim in (MODEL_FILE, "optimizer.safetensors", "rng.safetensors", "state.json", "files.json"):
+        for victim in (CheckpointLayout.MODEL, "optimizer.safetensors", "rng.safetensors", "state.json", "files.json"):
             folder = write_checkpoint(tmp_path / f"{number}-{victim}", toy_checkpoint(), keep=1)
             shutil.copy(bomb, folder / victim)
             assert latest_valid(folder.parent) is None

@@ -11,7 +11,8 @@ from msanet.distributed import is_main
 from msanet.errors import UserError
 from msanet.evaluation.run_report import CONFIG_FILE
 from msanet.models.io import ModelMetadata
-from msanet.training.checkpoint.io import MODEL_FILE, best_valid, latest_valid
+from msanet.run_layout import CheckpointLayout
+from msanet.training.checkpoint.io import best_valid, latest_valid
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,14 +64,14 @@ def find_checkpoint(arguments: argparse.Namespace) -> Path:
     """The file that those arguments mean. Verifies whole checkpoints, so one rank does it for all. Raises UserError."""
     if arguments.checkpoint:
         path: Path = arguments.checkpoint
-        return path / MODEL_FILE if path.is_dir() else path
+        return path / CheckpointLayout.MODEL if path.is_dir() else path
     checkpoints = arguments.run / "checkpoints"
     chosen = best_valid(checkpoints) if arguments.best else latest_valid(checkpoints)
     if chosen is None:
         raise UserError(
             f"'{arguments.run}' holds no whole checkpoint, expected at least one; let the training reach its first"
         )
-    return chosen / MODEL_FILE
+    return chosen / CheckpointLayout.MODEL
 
 
 def with_metadata_resize(settings: EvaluationConfig, metadata: ModelMetadata) -> EvaluationConfig:

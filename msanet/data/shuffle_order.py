@@ -28,15 +28,15 @@ _CACHED_CHUNKS = 4096
 class ShuffleConfig:
     """What the order depends on; it is saved with every checkpoint and must not change within a run.
 
-    streams: the global batch at the start of the run. window: bound of the displacement inside a stream, in samples.
-    drop: leave out an epoch's last samples that fill no batch (what other systems do) instead of carrying over.
+    streams: the global batch size at the start of the run. shuffle_window: bound of the displacement inside a stream, in samples.
+    drop_last: leave out an epoch's last samples that fill no batch (what other systems do) instead of carrying over.
     """
 
     seed: int
     streams: int
-    window: int
+    shuffle_window: int
     shuffle_block_bytes: int
-    drop: bool = False
+    drop_last: bool = False
 
 
 class ShuffleOrder:
@@ -51,7 +51,7 @@ class ShuffleOrder:
             shard_samples, shard_bytes, plan.shuffle_block_bytes
         )
         self.num_samples = int(self._block_lengths.sum())
-        dropped = self.num_samples % plan.streams if plan.drop else 0
+        dropped = self.num_samples % plan.streams if plan.drop_last else 0
         self.epoch_length = self.num_samples - dropped
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
 
@@ -110,7 +110,7 @@ class _Epoch:
         Position i has the key i + U(0, window), so the k-th smallest key lies in [k, k + window) and belongs to a
         position in (k - window, k + window): everything before `low` sorts before, everything from `high` after.
         """
-        window = self.plan.window
+        window = self.plan.shuffle_window
         start = stream * self.quotient + min(stream, self.remainder)
         length = self.quotient + (stream < self.remainder)
         first, last = chunk * _CHUNK, min((chunk + 1) * _CHUNK, length)

@@ -21,6 +21,7 @@ from msanet.distributed.heartbeat import EXIT_FAULT, SLOW_STEP_FACTOR, Heartbeat
 from msanet.distributed.progress import broadcast_failure, monitor, set_monitor
 from msanet.distributed.rendezvous import RendezvousTimeout, open_store, rendezvous
 from msanet.errors import EXIT_USER_ERROR, user_errors
+from msanet.logs import configure_if_needed
 from msanet.processes import ignore_broken_pipe
 from msanet.secrets import without_secrets
 
@@ -34,6 +35,7 @@ def session(timeout: float) -> Iterator[None]:
     and sometimes aborts the process, so the end is to wait for all, flush and `os._exit`.
     """
     set_default_environment()
+    configure_if_needed()
     parent_watchdog.start_parent_watchdog()
     ignore_broken_pipe()
     code = 0

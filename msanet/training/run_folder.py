@@ -1,13 +1,13 @@
 """The run folder: RUN/config.yaml, command.txt, metrics.jsonl, tensorboard/, checkpoints/, evaluation-<split>.*, report.html."""
 
+import logging
 import math
-import sys
 import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from msanet import distributed
+from msanet import distributed, logs
 from msanet.config import Config
 from msanet.data.manifest import Manifest
 from msanet.data.pipeline import Batch
@@ -24,18 +24,15 @@ from msanet.evaluation.run_report import (
     write_run_report,
 )
 from msanet.files import write_text
-from msanet.models.network import SegmentationNetwork
-from msanet.models.pretrained import initialize
-from msanet.training.checkpoint.io import (
-    Checkpoint,
-    checkpoint_folders,
-    latest_valid,
-    read_checkpoint,
-    write_checkpoint,
-)
+from msanet.logs import EVERY_RANK
+from msanet.run_layout import RunLayout
+from msanet.training.checkpoint.format import Checkpoint
+from msanet.training.checkpoint.io import checkpoint_folders, latest_valid, read_checkpoint, write_checkpoint
 from msanet.training.monitoring.jsonl import JsonlLogger, append, cut_after
 from msanet.training.monitoring.tensorboard import TensorBoardLogger
 from msanet.training.nonfinite.anomalies import ANOMALIES_FILE
+
+logger = logging.getLogger(__name__)
 
 _LINES = (METRICS_FILE, ANOMALIES_FILE, "samples-*.jsonl", "bad-samples-*.jsonl")
 
@@ -52,7 +49,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self._config, self._manifest = config, manifest
         self._writer = JsonlLogger()
-        self._board: TensorBoardLogger | None = None
+        self._tensorboard: TensorBoardLogger | None = None
         self._saving: threading.Thread | None = None
         self._save_failure: Exception | None = None
 
@@ -62,31 +59,23 @@ class RunFolder:
     def __exit__(self, *error: object) -> None:
         """Wait until all is on the disk."""
         self._wait_for_save()
+        logs.remove_rank_files()
 
-    def resume_or_initialize(self, model: SegmentationNetwork) -> Checkpoint | None:
-        """The checkpoint to go on from under `run.resume`, or None for a new run, whose network starts from `model.pretrained`.
+    def find_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint to resume from under `run.resume`, or None for a new run. Every rank reads that file.
 
-        Every rank reads that file, and rank 0 says what was taken. Raises UserError where `run.resume` forbids.
+        Raises UserError where `run.resume` forbids it.
         """
         chosen = distributed.on_main(self._choose_checkpoint)
         if chosen is None:
-            self._initialise(model)
             return None
-        if distributed.is_main():
-            print(f"going on from {chosen}", file=sys.stderr, flush=True)
+        logger.info(f"resuming from {chosen}")
         return read_checkpoint(chosen)
-
-    def _initialise(self, model: SegmentationNetwork) -> None:
-        config = self._config
-        if config.model.pretrained is None:
-            return
-        report = initialize(model, config.model.pretrained, self._manifest.classes)
-        if distributed.is_main():
-            print(report.text(config.data.mean, config.data.std), file=sys.stderr, flush=True)
 
     def begin(self, step: int) -> None:
         """Write config.yaml, and forget what was logged after `step`, since it will be done again. A collective."""
         distributed.on_main(lambda: self._prepare(step))
+        logs.add_rank_file(RunLayout(self.path).log(distributed.rank()))
         if distributed.local_rank() == 0:  # also on the hosts that do not share rank 0's disk
             self.path.mkdir(parents=True, exist_ok=True)
             for pattern in _LINES:  # files of others may lie there too
@@ -103,7 +92,7 @@ class RunFolder:
         if distributed.rank() % self._config.trainer.context_parallel_size:
             return
         for fault in (fault for batch in micro_batches for fault in batch.faults):
-            print(f"warning: step {step}: masked, since {fault}", file=sys.stderr, flush=True)
+            logger.warning(f"step {step}: bad sample skipped: {fault}", extra=EVERY_RANK)
             self._writer.add_line(
                 self.path / f"bad-samples-{distributed.rank():05d}.jsonl", {"step": step, "fault": fault}
             )
@@ -123,9 +112,9 @@ class RunFolder:
             return
         line = {**position, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
         self._writer.add_line(self.path / METRICS_FILE, line)
-        assert self._board is not None, "begin comes first"
+        assert self._tensorboard is not None, "begin comes first"
         tags = {name if "/" in name else f"train/{name}": value for name, value in values.items()}
-        self._writer.write(self.path / "tensorboard", partial(self._board.add, int(position["step"]), tags))
+        self._writer.write(self.path / "tensorboard", partial(self._tensorboard.add, int(position["step"]), tags))
 
     def log_evaluation(self, position: dict[str, float], evaluation: EvaluationResult | None) -> None:
         """A line, evaluation-<split>.json and a fresh report; nothing of an evaluation that was given up. A collective."""
@@ -163,17 +152,15 @@ class RunFolder:
         try:
             write_checkpoint(self.checkpoints, checkpoint, self._config.trainer.keep_checkpoints)
         except OSError as error:
-            print(
-                f"warning: the checkpoint of step {checkpoint.state.step} could not be written ({error}); those before it are "
-                "whole and the run goes on; make room on this disk",
-                file=sys.stderr,
-                flush=True,
+            logger.warning(
+                f"the checkpoint of step {checkpoint.state.step} could not be written ({error}); those before it are "
+                "complete and the run continues; free some space on this disk"
             )
         except Exception as error:  # a bug of ours: it ends the run, where the next save waits for this one
             self._save_failure = error
 
     def _prepare(self, step: int) -> None:
-        self._board = TensorBoardLogger(self.path / "tensorboard", first_step=step + 1)
+        self._tensorboard = TensorBoardLogger(self.path / "tensorboard", first_step=step + 1)
         self.path.mkdir(parents=True, exist_ok=True)
         config, command = self.path / CONFIG_FILE, self.path / COMMAND_FILE
         if not step:  # a run is not begun on a full disk, but goes on
@@ -189,13 +176,17 @@ class RunFolder:
         if resume == "never":
             if found:
                 raise UserError(
-                    f"'{self.path}' holds a run already ({found[0].name}), and run.resume is never; choose another run.dir"
+                    "MSA-CKPT-007",
+                    f"'{self.path}' already holds a run ({found[0].name}), and run.resume is never; choose another run.dir",
+                    setting="run.dir",
                 )
             return None
-        whole = latest_valid(self.checkpoints)
-        if whole is None and (found or resume == "must"):
+        latest = latest_valid(self.checkpoints)
+        if latest is None and (found or resume == "must"):
             raise UserError(
-                f"'{self.checkpoints}' holds {len(found)} checkpoints, none of them whole, expected one to resume from; "
-                f"choose another run.dir{', or remove them to start anew' if found else ', or set run.resume=auto'}"
+                "MSA-CKPT-008",
+                f"'{self.checkpoints}' holds {len(found)} checkpoints, none of them valid, expected one to resume from; choose "
+                f"another run.dir, {'or remove them to start again' if found else 'or set run.resume=auto'}",
+                setting="run.dir",
             )
-        return whole
+        return latest

@@ -20,7 +20,7 @@ from msanet.data.storage import LocalStorage
 from msanet.distributed.preemption import EXIT_PREEMPTED
 from msanet.evaluation import evaluator
 from msanet.models import build_model
-from msanet.training.checkpoint.io import RunState
+from msanet.training.checkpoint.format import RunState
 
 
 def _train(shards: str, folder: str, told_in: int) -> None:

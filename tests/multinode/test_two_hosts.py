@@ -20,7 +20,7 @@ from support.hosts import TRAIN, Hosts, Job, two_hosts
 from support.ranks import start_ranks
 from support.small_runs import newest
 
-from msanet.training.checkpoint.io import Checkpoint
+from msanet.training.checkpoint.format import Checkpoint
 
 pytestmark = pytest.mark.multinode
 

@@ -12,10 +12,11 @@ from msanet.data.manifest import load_manifest
 from msanet.data.shuffle_order import ShuffleConfig
 from msanet.models import build_model
 from msanet.models.io import ModelMetadata
-from msanet.training.checkpoint.io import Checkpoint, RunState, latest_valid, read_checkpoint
+from msanet.training.checkpoint.format import Checkpoint, RunState
+from msanet.training.checkpoint.io import latest_valid, read_checkpoint
 from msanet.training.trainer import Trainer
 
-PLAN = ShuffleConfig(seed=0, streams=4, window=64, shuffle_block_bytes=100)
+PLAN = ShuffleConfig(seed=0, streams=4, shuffle_window=64, shuffle_block_bytes=100)
 
 
 def small_config(shards: str, stage: int, network: str = "msanet", **optimizer: Any) -> Config:
@@ -49,7 +50,7 @@ def start(config: Config, saved: Checkpoint | None = None) -> Trainer:
 def run_steps(trainer: Trainer, count: int) -> list[tuple[int, int]]:
     """Train and return the (epoch, sample) of this rank in order."""
     seen = []
-    stream = trainer.stream()
+    stream = trainer.global_batches()
     for _ in range(count):
         micro_batches = next(stream)
         trainer.train_step(micro_batches)
@@ -86,7 +87,7 @@ def toy_checkpoint(step: int = 3) -> Checkpoint:
         step=step,
         consumed_samples=step * 4,
         total_steps=9,
-        plan=PLAN,
+        shuffle=PLAN,
         world_size=1,
         dataset="toy",
         dataset_digest="d" * 64,

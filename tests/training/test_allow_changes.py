@@ -38,7 +38,7 @@ def _change_optimizer(shards: str, folder: str) -> None:
         run_steps(trainer, 2)
         _save(trainer, place)
         state = newest(place).optimizer
-        assert trainer.step == 4 and all(part.keys() == {"momentum_buffer"} for part in state.values())
+        assert trainer.state.step == 4 and all(part.keys() == {"momentum_buffer"} for part in state.values())
         assert any(part["momentum_buffer"].any() for part in state.values())
         trainer = start(sgd, newest(place))  # from here on it is a run like any other
         trainer = start(_with(adam, "run", allow_changes=("optimizer",)), newest(place))
@@ -65,24 +65,24 @@ def _double_the_batch(shards: str, folder: str) -> None:
     place = Path(folder)
     first = _with(small_config(shards, 1), "trainer", steps=None, epochs=2.0)
     trainer = start(first)
-    assert trainer.total_steps == 9
+    assert trainer.schedule.total_steps == 9
     run_steps(trainer, 4)
     _save(trainer, place)
     doubled = _with(first, "trainer", global_batch_size=12)
     with pytest.raises(UserError, match=r"global batch 6, this run has 12.*run.allow_changes=\[batch\]"):
         start(doubled, newest(place))
     trainer = start(_with(doubled, "run", allow_changes=("batch",)), newest(place))
-    assert (trainer.step, trainer.consumed_samples, trainer.total_steps) == (4, 24, 7)
+    assert (trainer.state.step, trainer.state.consumed_samples, trainer.schedule.total_steps) == (4, 24, 7)
     seen = distributed.gather_objects(run_steps(trainer, 1))
     expected = trainer.order.samples(torch.arange(24, 36).numpy())
     assert sum(seen, []) == list(zip(expected[0].tolist(), expected[1].tolist(), strict=True))
     _save(trainer, place)
     trainer = start(doubled, newest(place))  # no longer another batch
-    assert (trainer.step, trainer.consumed_samples, trainer.total_steps) == (5, 36, 7)
-    for batches in trainer.stream():
+    assert (trainer.state.step, trainer.state.consumed_samples, trainer.schedule.total_steps) == (5, 36, 7)
+    for batches in trainer.global_batches():
         trainer.train_step(batches)
-    assert (trainer.step, trainer.consumed_samples) == (7, 60) and trainer.is_done
-    assert trainer.consumed_samples >= 2 * trainer.order.epoch_length > trainer.consumed_samples - 12
+    assert (trainer.state.step, trainer.state.consumed_samples) == (7, 60) and trainer.schedule.is_done(trainer.state)
+    assert trainer.state.consumed_samples >= 2 * trainer.order.epoch_length > trainer.state.consumed_samples - 12
     print("went on")
 
 

@@ -12,19 +12,18 @@ from msanet.data.shuffle_order import ShuffleConfig
 from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.io import ModelMetadata, apply_weights, load_network, load_weights, require_same_classes
+from msanet.run_layout import CheckpointLayout
 from msanet.training.checkpoint import io as module
+from msanet.training.checkpoint.format import Best, Checkpoint
 from msanet.training.checkpoint.io import (
-    MODEL_FILE,
-    Best,
-    Checkpoint,
     best_valid,
     checkpoint_folders,
     latest_valid,
     read_checkpoint,
-    restore_rng,
     write_checkpoint,
 )
 from msanet.training.checkpoint.resume_checks import check_resume_compatible
+from msanet.training.checkpoint.rng import restore_rng
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -63,7 +62,9 @@ def _flip(path: Path) -> None:
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "a flipped bit": lambda folder: _flip(folder / "optimizer.safetensors"),
-    "a truncated file": lambda folder: (folder / MODEL_FILE).write_bytes((folder / MODEL_FILE).read_bytes()[:-1]),
+    "a truncated file": lambda folder: (folder / CheckpointLayout.MODEL).write_bytes(
+        (folder / CheckpointLayout.MODEL).read_bytes()[:-1]
+    ),
     "a missing file": lambda folder: (folder / "state.json").unlink(),
     "no list of files": lambda folder: (folder / "files.json").unlink(),
     "a broken list of files": lambda folder: (folder / "files.json").write_text("{"),
@@ -154,7 +155,7 @@ def test_weights_of_another_network_are_refused() -> None:
 def test_a_network_is_used_without_its_run(tmp_path: Path) -> None:
     written = toy_checkpoint()
     folder = write_checkpoint(tmp_path, written, keep=1)
-    model, metadata = load_network(folder / MODEL_FILE, torch.device("cpu"))
+    model, metadata = load_network(folder / CheckpointLayout.MODEL, torch.device("cpu"))
     assert not model.training and metadata.classes == ("a", "b") and metadata.ids == (7, 8)
     assert torch.equal(model.state_dict()["classifier.weight"], written.weights["classifier.weight"])
     require_same_classes(metadata, ("a", "b"), "data")
@@ -183,7 +184,7 @@ def test_the_best_is_kept_however_old(tmp_path: Path) -> None:
     ).read_text() == "step-00000004\n"
     assert read_checkpoint(tmp_path / "step-00000004").state.best == Best(step=2, mean_iou=0.5)
     assert best_valid(tmp_path) == tmp_path / "step-00000002"
-    (tmp_path / "step-00000002" / MODEL_FILE).unlink()
+    (tmp_path / "step-00000002" / CheckpointLayout.MODEL).unlink()
     with pytest.raises(UserError, match="best checkpoint file .* is missing.*leave --best out"):
         best_valid(tmp_path)
     (tmp_path / "best").unlink()

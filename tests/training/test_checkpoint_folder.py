@@ -13,11 +13,10 @@ import torch
 from support.small_runs import toy_checkpoint
 
 from msanet.errors import UserError
+from msanet.run_layout import CheckpointLayout
 from msanet.training.checkpoint import io as module
+from msanet.training.checkpoint.format import Best, Checkpoint
 from msanet.training.checkpoint.io import (
-    MODEL_FILE,
-    Best,
-    Checkpoint,
     best_valid,
     checkpoint_folders,
     latest_valid,
@@ -80,12 +79,18 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "is missing or damaged",
     ),
     "a link for the folder": (lambda at: replaced_by_link(at, at.parent / "elsewhere"), "is a link, not a folder"),
-    "a pipe for a file": (lambda at: (at / MODEL_FILE).unlink() or os.mkfifo(at / MODEL_FILE), "is missing"),
+    "a pipe for a file": (
+        lambda at: (at / CheckpointLayout.MODEL).unlink() or os.mkfifo(at / CheckpointLayout.MODEL),
+        "is missing",
+    ),
     "a pipe for the list": (
         lambda at: (at / "files.json").unlink() or os.mkfifo(at / "files.json"),
         "missing or damaged",
     ),
-    "a folder for a file": (lambda at: (at / MODEL_FILE).unlink() or (at / MODEL_FILE).mkdir(), "is missing"),
+    "a folder for a file": (
+        lambda at: (at / CheckpointLayout.MODEL).unlink() or (at / CheckpointLayout.MODEL).mkdir(),
+        "is missing",
+    ),
 }
 
 
@@ -151,7 +156,7 @@ def test_a_state_without_the_newer_fields_is_read(folder: Path) -> None:
 
 def test_a_damaged_newer_one_does_not_push_out_what_is_written(folder: Path) -> None:
     """After a fall back from step 2 to step 1, a save at another step is kept, and what follows it is gone."""
-    (folder / SECOND / MODEL_FILE).unlink()
+    (folder / SECOND / CheckpointLayout.MODEL).unlink()
     os.rename(folder / SECOND, folder / "step-00000009")
     write_checkpoint(folder, tiny(3), keep=1)
     assert latest_valid(folder) == folder / "step-00000003" and not (folder / "step-00000009").exists()

@@ -28,9 +28,10 @@ from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.attention.spatial import attend
 from msanet.models.msam import MSAM, LevelConv
-from msanet.training.checkpoint import zero_state
-from msanet.training.checkpoint.io import Checkpoint, rng_state, write_checkpoint
-from msanet.training.engine import context_parallel
+from msanet.training.checkpoint.format import Checkpoint
+from msanet.training.checkpoint.io import write_checkpoint
+from msanet.training.checkpoint.rng import rng_state
+from msanet.training.engine import context_parallel, zero_state
 from msanet.training.engine.context_parallel import (
     _gathered,
     context_parallel_attention,
@@ -41,6 +42,7 @@ from msanet.training.engine.context_parallel import (
 from msanet.training.nonfinite.failure_dump import read_failure_dump
 from msanet.training.run_folder import RunFolder
 from msanet.training.trainer import Trainer
+from msanet.training.validation import validate
 
 STEPS = 3
 
@@ -87,12 +89,12 @@ def _train(
     source, run = ShardSource(LocalStorage(Path(shards)), "val", trainer.manifest), RunFolder(config, trainer.manifest)
     done: list[Any] = []
     (Path(folder) / name).mkdir(exist_ok=True)
-    for number, micro_batches in enumerate(trainer.stream(), trainer.step + 1):
+    for number, micro_batches in enumerate(trainer.global_batches(), trainer.state.step + 1):
         run.record(number, micro_batches)
         trainer.train_step(micro_batches)
-        judged = trainer.evaluate(source) if judge and number == 1 else None
+        judged = validate(trainer, source) if judge and number == 1 else None
         weights = zero_state.gather_weights(trainer.engine)
-        done.append((weights, trainer.training_metrics()["loss"], judged and judged.protocol_scores.scores.mean_iou))
+        done.append((weights, trainer.metrics()["loss"], judged and judged.protocol_scores.scores.mean_iou))
         if number == steps:
             break
     saved = trainer.checkpoint()
@@ -186,10 +188,10 @@ def _check_what_is_alike(trainer: Trainer) -> None:
     """Generators within a group and only there; a masked sample of a group is one, though two ranks have it."""
     first, second, third, fourth = map(_numbers, distributed.gather_objects(rng_state()["cpu"]))
     assert first == second != third == fourth
-    batch = next(trainer.stream())[0]
+    batch = next(trainer.global_batches())[0]
     faults = ("sample 5 is damaged",) if distributed.rank() < 2 else ()
     trainer._count([dataclasses.replace(batch, faults=faults)])
-    assert trainer.masked == 1
+    assert trainer.bad_samples == 1
     alone = other_images_group(trainer.batches)
     assert dist.get_process_group_ranks(alone) == [distributed.rank() % 2, distributed.rank() % 2 + 2]
 
@@ -204,9 +206,9 @@ def _diverge(shards: str, folder: str) -> None:
     (Path(folder) / "diverged").mkdir(exist_ok=True)
     if distributed.rank() >= 2:
         trainer.engine.module.classifier.register_forward_hook(lambda module, inputs, output: output * torch.nan)
-    trainer.train_step(next(trainer.stream()))
+    trainer.train_step(next(trainer.global_batches()))
     with pytest.raises(UserError, match="the loss of ranks 2, 3"):
-        trainer.training_metrics()
+        trainer.metrics()
 
 
 def _resumed_on_one_rank(shards: str, folder: str) -> None:
@@ -248,7 +250,10 @@ def test_groups_of_ranks_train_as_one_rank_does(trained: Path, one: str, several
         for name, weight in expected_weights.items():
             drift = {"rtol": 1e-5, "atol": 1e-6} if step == 1 else {"rtol": 1e-2, "atol": 1e-3}
             torch.testing.assert_close(
-                weights[name], weight, **drift, msg=lambda found, name=name: f"{name} after step {step}: {found}"
+                weights[name],
+                weight,
+                **drift,
+                msg=lambda found, name=name, step=step: f"{name} after step {step}: {found}",
             )
 
 

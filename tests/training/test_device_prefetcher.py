@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from msanet import distributed
 from msanet.config import Config
 from msanet.data.pipeline import Batch
-from msanet.training.checkpoint import zero_state
+from msanet.training.engine import zero_state
 from msanet.training.engine.device_prefetcher import DevicePrefetcher
 from msanet.training.engine.device_settings import apply_device_settings, without_cudnn_benchmark
 from msanet.training.trainer import Trainer

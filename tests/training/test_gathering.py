@@ -8,7 +8,7 @@ from support.ranks import run_ranks
 from support.small_runs import run_steps, small_config, start
 
 from msanet import distributed
-from msanet.training.checkpoint import zero_state
+from msanet.training.engine import zero_state
 from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
 
 
@@ -23,18 +23,18 @@ def _gather(shards: str) -> None:
         )
         saved = trainer.checkpoint()
         zero_state._on_cpu = own
-        assert trainer.average is not None and saved.average is not None
-        with averaged_over_ranks(trainer.buffers):
+        assert trainer.ema is not None and saved.ema is not None
+        with averaged_over_ranks(trainer.running_statistics):
             everywhere = zero_state.gather_weights(trainer.engine, everywhere=True)
-            average = trainer.average.weights(everywhere=True)
+            average = trainer.ema.weights(everywhere=True)
         assert average.keys() == everywhere.keys() == trainer.engine.module.state_dict().keys()
         if distributed.is_main():
             parameters = [name for name, _ in trainer.engine.module.named_parameters()]
             assert all(torch.equal(tensor, saved.weights[name]) for name, tensor in everywhere.items())
-            assert all(torch.equal(tensor, saved.average[name]) for name, tensor in average.items())
+            assert all(torch.equal(tensor, saved.ema[name]) for name, tensor in average.items())
             assert list(saved.optimizer) == parameters and list(saved.rng) == ["0.cpu", "1.cpu"]
             assert all(saved.optimizer[name]["exp_avg"].shape == everywhere[name].shape for name in parameters)
-        found = [len(part) for part in (saved.weights, saved.average, saved.optimizer, saved.rng, saved.buffers)]
+        found = [len(part) for part in (saved.weights, saved.ema, saved.optimizer, saved.rng, saved.buffers)]
         print(json.dumps({"stage": stage, "found": found, "largest": max(copied, default=0)}))
 
 

@@ -18,6 +18,7 @@ from msanet.data.storage import LocalStorage
 from msanet.models import build_model
 from msanet.training.engine.sync_batchnorm import CpuSyncBatchNorm, convert_sync_batchnorm
 from msanet.training.trainer import Trainer
+from msanet.training.validation import validate
 
 # Those that sort pixels have another gradient where rounding swaps two: tests/test_losses.py cuts batches for them.
 WEIGHTED = {"dice": 0.5, "class_weights": "median_frequency"}
@@ -55,8 +56,8 @@ def _step(shards: str, out: str, micro: int | None, norm: str, network: str = "m
     batches = plan_batches(8, micro, distributed.world_size())
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     trainer = Trainer(config, manifest, model, batches, None)
-    trainer.train_step(next(trainer.stream()))
-    figures = trainer.training_metrics()
+    trainer.train_step(next(trainer.global_batches()))
+    figures = trainer.metrics()
     if distributed.is_main():
         moved = {name: before[name] - p.detach() for name, p in trainer.engine.module.named_parameters()}
         torch.save({"gradient": moved, "loss": figures["loss"]}, out)
@@ -135,7 +136,7 @@ def _average_buffers(shards: str) -> None:
 def _average_buffers_at(shards: str, stage: int) -> None:
     """Ranks that saw other images have other running statistics, and still have when they were saved and judged as one."""
     trainer = start(small_config(shards, stage))
-    trainer.average = None
+    trainer.ema = None
     run_steps(trainer, 1)
     held = {name: buffer for name, buffer in trainer.engine.module.named_buffers() if buffer.is_floating_point()}
     own = {name: buffer.clone() for name, buffer in held.items()}
@@ -157,7 +158,7 @@ def _average_buffers_at(shards: str, stage: int) -> None:
             return end
 
         try:
-            assert (trainer.evaluate(source, should_stop) is None) == end
+            assert (validate(trainer, source, should_stop) is None) == end
         except KeyError:
             assert isinstance(end, KeyError)
         assert all(torch.equal(held[name], own[name]) for name in own), (stage, end)

@@ -19,7 +19,8 @@ from msanet.data.loader import BatchPlan, plan_batches
 from msanet.data.manifest import Manifest, load_manifest
 from msanet.errors import UserError
 from msanet.models import build_model
-from msanet.training.checkpoint.io import Checkpoint, write_checkpoint
+from msanet.training.checkpoint.format import Checkpoint
+from msanet.training.checkpoint.io import write_checkpoint
 from msanet.training.memory import auto_batch_size, available
 from msanet.training.memory.auto_batch_size import choose_batch_plan, largest_micro_batch
 from msanet.training.memory.estimate import StepMemory

@@ -18,7 +18,7 @@ from msanet.data.loader import plan_batches, shuffle_config, shuffle_order
 from msanet.data.manifest import load_manifest
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
-from msanet.training.checkpoint import zero_state
+from msanet.training.engine import zero_state
 from msanet.training.nonfinite.anomalies import _WARM_UP, AnomalyMonitor, LossSpikeDetector, StepRecord
 from msanet.training.nonfinite.guard import StepStats
 from msanet.training.trainer import Trainer
@@ -28,7 +28,7 @@ def poison(trainer: Trainer, faults: dict[int, tuple[str, int]]) -> None:
     """faults: by step, what goes wrong (`loss` or `gradient`) and on which rank, in the last micro-batch."""
 
     def spoil(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        kind, rank = faults.get(trainer.step + 1, ("", -1))
+        kind, rank = faults.get(trainer.state.step + 1, ("", -1))
         if rank != distributed.rank() or not trainer.engine.is_gradient_accumulation_boundary():
             return output
         return PoisonedGradient.apply(output) if kind == "gradient" else output * math.nan
@@ -43,8 +43,8 @@ def state(trainer: Trainer) -> dict[str, Tensor]:
     optimizer = zero_state._base(trainer.engine)
     for number, flat in enumerate(zero_state._flat_parameters(trainer.engine)):
         held |= {f"{key} {number}": tensor for key, tensor in optimizer.state[flat].items() if tensor is not None}
-    if trainer.average:
-        held |= {f"average {name}": tensor for name, tensor in trainer.average._average.items()}
+    if trainer.ema:
+        held |= {f"average {name}": tensor for name, tensor in trainer.ema._average.items()}
     return {name: tensor.detach().clone() for name, tensor in held.items()}
 
 
@@ -59,9 +59,9 @@ def saved(trainer: Trainer) -> dict[str, Tensor]:
     """What rank 0 would save, and this rank's buffers as they are before that."""
     own = {f"buffer {name}": tensor.clone() for name, tensor in trainer.engine.module.named_buffers()}
     whole = trainer.checkpoint()
-    assert whole.average is not None
+    assert whole.ema is not None
     states = {f"{key} {name}": tensor for name, entry in whole.optimizer.items() for key, tensor in entry.items()}
-    averages = {f"average {name}": tensor for name, tensor in whole.average.items()}
+    averages = {f"average {name}": tensor for name, tensor in whole.ema.items()}
     return own | states | averages | {f"weight {name}": tensor for name, tensor in whole.weights.items()}
 
 
@@ -71,10 +71,10 @@ def _skip(shards: str, stage: int, optimizer: dict[str, Any], faults: dict[str, 
     config = small_config(shards, optimizer, zero_stage=stage, ema_decay=0.9)
     wrong, without = start(config), start(config)
     poison(wrong, bad)
-    for batches, same in zip(wrong.stream(), without.stream(), strict=True):
+    for batches, same in zip(wrong.global_batches(), without.stream(), strict=True):
         before = state(wrong)
         wrong.train_step(batches)
-        if wrong.step in bad:
+        if wrong.state.step in bad:
             after = state(wrong)
             assert_same({name: tensor for name, tensor in after.items() if name in before}, before)
             assert all(not after[name].any() for name in after.keys() - before), "Adam's state begins with zeros"
@@ -82,9 +82,9 @@ def _skip(shards: str, stage: int, optimizer: dict[str, Any], faults: dict[str, 
         else:
             without.train_step(same)
             assert any(not torch.equal(tensor, before[name]) for name, tensor in state(wrong).items() if name in before)
-    assert wrong.step == STEPS and wrong.consumed_samples == 8 * STEPS
+    assert wrong.state.step == STEPS and wrong.state.consumed_samples == 8 * STEPS
     assert_same(saved(wrong), saved(without))
-    figures, expected = wrong.training_metrics(), without.training_metrics()
+    figures, expected = wrong.metrics(), without.training_metrics()
     assert figures["skipped"] == len(bad) and "skipped" not in expected
     assert figures["loss"] == expected["loss"] and math.isfinite(figures["loss"])
     print("compared")
@@ -113,7 +113,7 @@ def test_the_first_step_of_sgd_is_skipped(shards: Path, stage: int) -> None:
 def _count_waits(shards: str) -> None:
     """What a step asks of the device's numbers in Python, after the first steps, where everything is as usual."""
     trainer = start(small_config(shards, ema_decay=0.9))
-    stream = trainer.stream()
+    stream = trainer.global_batches()
     for _ in range(2):
         trainer.train_step(next(stream))
     waits: Counter[str] = Counter()

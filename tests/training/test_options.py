@@ -16,9 +16,10 @@ from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.errors import UserError
 from msanet.models import build_model
-from msanet.training.checkpoint import zero_state
+from msanet.training.engine import zero_state
 from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
 from msanet.training.trainer import Trainer
+from msanet.training.validation import validate
 
 
 def _start(shards: str, stage: int, lr: float = 0.1, classifier_lr_mult: float = 1.0, **trainer: Any) -> Trainer:
@@ -42,9 +43,9 @@ def _start(shards: str, stage: int, lr: float = 0.1, classifier_lr_mult: float =
 
 def _weights_after_each_step(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
     weights = [zero_state.gather_weights(trainer.engine, everywhere=True)]
-    for batches in trainer.stream():
+    for batches in trainer.global_batches():
         trainer.train_step(batches)
-        with averaged_over_ranks(trainer.buffers):
+        with averaged_over_ranks(trainer.running_statistics):
             weights.append(zero_state.gather_weights(trainer.engine, everywhere=True))
     return weights
 
@@ -61,18 +62,18 @@ def _average_by_hand(shards: str, stage: int) -> None:
             for name, old in expected.items()
         }
     saved = trainer.checkpoint()
-    assert saved.average is not None
+    assert saved.ema is not None
     if distributed.is_main():  # the others get nothing of it
-        assert saved.average.keys() == expected.keys() == saved.weights.keys()
-    for name, tensor in saved.average.items():
+        assert saved.ema.keys() == expected.keys() == saved.weights.keys()
+    for name, tensor in saved.ema.items():
         if "running" not in name:  # these differ between ranks in between, and are averaged_over_ranks at the end
             torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6, msg=name)
         assert not tensor.equal(history[0][name])
         torch.testing.assert_close(saved.weights[name], history[-1][name], rtol=1e-6, atol=1e-7)
     source = ShardSource(LocalStorage(Path(shards)), "val", trainer.manifest)
-    judged = trainer.evaluate(source)
-    trainer.average = None
-    plain = trainer.evaluate(source)
+    judged = validate(trainer, source)
+    trainer.ema = None
+    plain = validate(trainer, source)
     assert judged and plain and judged.matrix.sum() == plain.matrix.sum()
     assert (judged.matrix != plain.matrix).any(), "the average is what is judged"
     print("compared")

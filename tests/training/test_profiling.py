@@ -18,7 +18,7 @@ from msanet.cli.train import train_config
 from msanet.config import Config
 from msanet.training import trainer
 from msanet.training.monitoring import profiler
-from msanet.training.monitoring.profiler import Profile, Stopwatch
+from msanet.training.monitoring.profiler import Profiler, Stopwatch
 from msanet.training.monitoring.throughput import ThroughputMeter
 
 PARTS = {"waiting for data", "copying to the device", "forward", "backward", "gradient reduction", "guard", "optimizer"}
@@ -53,7 +53,7 @@ def test_parts_are_exclusive_and_add_up(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_run_too_short_for_a_profile_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    profile = Profile(torch.device("cpu"), tmp_path / "profile", steps=profiler.STEPS - 1)
+    profile = Profiler(torch.device("cpu"), tmp_path / "profile", steps=profiler.STEPS - 1)
     for _ in range(profiler.STEPS):
         profile.begin()
         profile.end()

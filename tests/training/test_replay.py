@@ -46,11 +46,11 @@ def _stop(shards: str, folder: str, gradient: bool, trainer_settings: dict[str, 
     """In step 3 one image of rank 1 spoils its step, and one skipped step is too many."""
     config = small_config(shards, max_nonfinite_steps=0, **trainer_settings)
     trainer = start(config.model_copy(update={"run": config.run.model_copy(update={"dir": Path(folder)})}))
-    for batches in trainer.stream():
-        if trainer.step == STEP - 1 and distributed.rank() == 1:
+    for batches in trainer.global_batches():
+        if trainer.state.step == STEP - 1 and distributed.rank() == 1:
             image_CHW = network_input(batches[1], config.data)[0]
             spoil_one(trainer.engine.module, float(image_CHW.mean()), gradient)
-            key = trainer.anomalies.samples(trainer.consumed_samples, 1)[2]["key"]
+            key = trainer.anomalies.samples(trainer.state.consumed_samples, 1)[2]["key"]
             (Path(folder) / "fault.json").write_text(json.dumps([float(image_CHW.mean()), key]))
         trainer.train_step(batches)
 

@@ -11,8 +11,10 @@ from support.small_runs import newest, run_steps, small_config, start
 from msanet import distributed
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
-from msanet.training.checkpoint.io import Checkpoint, write_checkpoint
+from msanet.training.checkpoint.format import Checkpoint
+from msanet.training.checkpoint.io import write_checkpoint
 from msanet.training.trainer import Trainer
+from msanet.training.validation import validate
 
 
 def _save(trainer: Trainer, folder: str, name: str) -> None:
@@ -23,7 +25,7 @@ def _save(trainer: Trainer, folder: str, name: str) -> None:
 def _validate(trainer: Trainer) -> None:
     """First in vain, then to the end."""
     source = ShardSource(LocalStorage(Path(trainer.config.data.path or "")), "val", trainer.manifest)
-    assert trainer.evaluate(source, lambda: True) is None and trainer.evaluate(source) is not None
+    assert validate(trainer, source, lambda: True) is None and validate(trainer, source) is not None
 
 
 def _train(shards: str, folder: str, stage: int, network: str) -> None:
@@ -40,7 +42,7 @@ def _train(shards: str, folder: str, stage: int, network: str) -> None:
 
 def _resume(shards: str, folder: str, stage: int, network: str) -> None:
     trainer = start(small_config(shards, stage, network), newest(Path(folder) / "third"))
-    assert trainer.step == 3 and trainer.consumed_samples == 18
+    assert trainer.state.step == 3 and trainer.state.consumed_samples == 18
     _validate(trainer)
     run_steps(trainer, 5)
     _save(trainer, folder, "resumed")
@@ -63,9 +65,9 @@ def test_saves_validations_and_resumes_are_bit_exact_on_the_same_ranks(
     changed, weights = _differences(third, straight), list(straight.weights)
     assert {f"{kind}/{name}" for kind in ("weights", "average") for name in weights} <= set(changed)
     assert {f"rng/{rank}.cpu" for rank in range(world)} <= set(changed) or network == "msanet"
-    assert straight.average and bool(straight.buffers) == (network == "msanet")
-    published = straight.weights | {f"average/{name}": tensor for name, tensor in straight.average.items()}
-    for name, ranks in straight.buffers.items():
+    assert straight.ema and bool(straight.running_statistics) == (network == "msanet")
+    published = straight.weights | {f"average/{name}": tensor for name, tensor in straight.ema.items()}
+    for name, ranks in straight.running_statistics.items():
         assert len(ranks) == world and not torch.equal(ranks[0], ranks[1]), "the ranks saw the same images"
         torch.testing.assert_close(published[name], ranks.mean(dim=0), rtol=1e-6, atol=1e-7)
 
@@ -78,7 +80,7 @@ def _differences(a: Checkpoint, b: Checkpoint) -> list[str]:
 
 
 def _tensors(saved: Checkpoint) -> dict[str, torch.Tensor]:
-    kinds = {"weights": saved.weights, "average": saved.average or {}, "rng": saved.rng, "buffers": saved.buffers}
+    kinds = {"weights": saved.weights, "average": saved.ema or {}, "rng": saved.rng, "buffers": saved.buffers}
     kinds |= {f"optimizer/{name}": state for name, state in saved.optimizer.items()}
     return {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
 
@@ -116,9 +118,9 @@ def _resume_and_compare(shards: str, folder: str, stage: int, optimizer: dict[st
         torch.testing.assert_close(
             again.weights[name], tensor, rtol=1e-6, atol=1e-7
         )  # buffers are averaged_over_ranks once more
-        assert saved.average and again.average
-        torch.testing.assert_close(again.average[name], saved.average[name], rtol=1e-6, atol=1e-7)
-    published = saved.weights | {f"average/{name}": tensor for name, tensor in (saved.average or {}).items()}
+        assert saved.ema and again.ema
+        torch.testing.assert_close(again.ema[name], saved.ema[name], rtol=1e-6, atol=1e-7)
+    published = saved.weights | {f"average/{name}": tensor for name, tensor in (saved.ema or {}).items()}
     for name, ranks in again.buffers.items():
         assert all(torch.equal(own, published[name]) for own in ranks), "all begin with the mean"
     assert bool(saved.optimizer) == (optimizer.get("momentum") != 0)
@@ -130,5 +132,5 @@ def _resume_and_compare(shards: str, folder: str, stage: int, optimizer: dict[st
     expected = trainer.order.samples(torch.arange(24, 48).numpy())
     steps = [[s for rank in seen for s in rank[i * 6 // len(seen) : (i + 1) * 6 // len(seen)]] for i in range(4)]
     assert sum(steps, []) == list(zip(expected[0].tolist(), expected[1].tolist(), strict=True))
-    assert trainer.training_metrics()["lr"] == pytest.approx(trainer.config.optimizer.lr * (1 - 7 / 8) ** 0.9)
+    assert trainer.metrics()["lr"] == pytest.approx(trainer.config.optimizer.lr * (1 - 7 / 8) ** 0.9)
     print("compared")

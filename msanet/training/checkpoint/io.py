@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or absent, and that fit any number of ranks and any ZeRO stage.
+"""Checkpoints that are complete or absent, and that fit any number of ranks and any ZeRO stage.
 
     RUN/checkpoints/step-00000500/
-        model.safetensors       weights, buffers and the model metadata: all that evaluate and predict need; averaged_over_ranks with ema
+        model.safetensors       weights, buffers and the model metadata: all that evaluate and predict need; the EMA if there is one
         raw.safetensors         weights and buffers as the optimizer has them; only with trainer.ema_decay
         optimizer.safetensors   full optimizer state by parameter name
         rng.safetensors         torch's generators of every rank
@@ -12,93 +12,37 @@
     RUN/checkpoints/latest      the newest one's name, for people and scripts
     RUN/checkpoints/best        the name of the one with the best validation, where trainer.keep_best is on
 
-A checkpoint is written beside, synced, and renamed when whole; loading verifies every hash and falls back to the newest
-whole one, saying which file was damaged.
+A checkpoint is written under a temporary name, synced, and renamed when complete; loading verifies every hash and falls back to
+the latest valid one, saying which file was damaged.
 """
 
 import hashlib
+import logging
 import os
 import re
 import shutil
-import sys
-from dataclasses import dataclass, field
 from errno import ENOENT
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from msanet import distributed
-from msanet.data.shuffle_order import ShuffleConfig
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
-from msanet.models.io import ModelMetadata, load_weights, save_network
+from msanet.models.io import load_weights, save_network
+from msanet.run_layout import CheckpointLayout as Layout
+from msanet.training.checkpoint.format import Checkpoint, OptimizerState, RunState
 
-MODEL_FILE = "model.safetensors"
-LATEST, BEST = "latest", "best"
-_RAW, _OPTIMIZER, _RNG = "raw.safetensors", "optimizer.safetensors", "rng.safetensors"
-_BUFFERS = "buffers.safetensors"
-_STATE, _CONFIG, _FILES = "state.json", "config.yaml", "files.json"
-_NEEDED, _OPTIONAL = {MODEL_FILE, _OPTIMIZER, _RNG, _STATE}, {_RAW, _BUFFERS, _CONFIG}
+logger = logging.getLogger(__name__)
+
+_REQUIRED = {Layout.MODEL, Layout.OPTIMIZER, Layout.RNG, Layout.STATE}
+_OPTIONAL = {Layout.RAW, Layout.BUFFERS, Layout.CONFIG}
 _REPLACED = ".replaced"
 """Ends the name of a checkpoint while another of its step takes its place."""
 _NAME = re.compile(r"step-(\d{8,18})(\.replaced)?")
 _MOST_JSON = 2**20
 """Bytes of a JSON file that are read; ours have a few hundred."""
-State = dict[str, dict[str, Tensor]]
-
-
-class Best(BaseModel):
-    """The best validation so far: after which step, and its mean IoU, 0..1."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    step: int
-    mean_iou: float
-
-
-class RunState(BaseModel):
-    """Where a run stands. step: optimizer steps done. consumed_samples: samples taken from the order, the one integer of a resume.
-
-    validation_pending: the one that was due after this step was given up, and comes first when the run goes on. micro_batch_size:
-    of each rank's passes; None in checkpoints from before it was kept.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    step: int
-    consumed_samples: int
-    total_steps: int
-    plan: ShuffleConfig
-    world_size: int
-    dataset: str
-    dataset_digest: str
-    optimizer: str
-    versions: dict[str, str]
-    best: Best | None = None
-    validation_pending: bool = False
-    micro_batch_size: int | None = None
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a checkpoint holds. rng: see `gather_rng`. average: see `EMA`. buffers: see `gather_buffers`.
-
-    config: the run's settings as YAML, for people; not read again.
-    """
-
-    state: RunState
-    metadata: ModelMetadata
-    weights: dict[str, Tensor]
-    optimizer: State
-    rng: dict[str, Tensor]
-    average: dict[str, Tensor] | None = None
-    buffers: dict[str, Tensor] = field(default_factory=dict)
-    config: str = ""
 
 
 class _FileInfo(BaseModel):
@@ -133,12 +77,12 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         os.rename(final, folder / f"{name}{_REPLACED}")
     os.rename(part, final)
     sync(folder)
-    write_text(folder / LATEST, name + "\n")
+    write_text(folder / Layout.LATEST, name + "\n")
     found = checkpoint_folders(folder)
     kept = [path for path in found[found.index(final) :] if path.suffix != _REPLACED][:keep]
     best = checkpoint.state.best
     if best and (folder / _name(best.step)).is_dir():
-        write_text(folder / BEST, _name(best.step) + "\n")
+        write_text(folder / Layout.BEST, _name(best.step) + "\n")
         kept.append(folder / _name(best.step))
     for old in set(found) - set(kept):
         shutil.rmtree(old, ignore_errors=True)  # the new one is whole, whatever comes of the old
@@ -152,19 +96,19 @@ def _name(step: int) -> str:
 def _fill(part: Path, checkpoint: Checkpoint) -> None:
     """All files of a checkpoint, on the disk."""
     part.mkdir(parents=True)
-    save_network(part / MODEL_FILE, checkpoint.average or checkpoint.weights, checkpoint.metadata)
-    if checkpoint.average:
-        save_file({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, part / _RAW)
+    save_network(part / Layout.MODEL, checkpoint.ema or checkpoint.weights, checkpoint.metadata)
+    if checkpoint.ema:
+        save_file({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, part / Layout.RAW)
     flat = {f"{name}/{key}": t.contiguous() for name, state in checkpoint.optimizer.items() for key, t in state.items()}
-    save_file(flat, part / _OPTIMIZER)
-    save_file(checkpoint.rng, part / _RNG)
+    save_file(flat, part / Layout.OPTIMIZER)
+    save_file(checkpoint.rng, part / Layout.RNG)
     if checkpoint.buffers:
-        save_file(checkpoint.buffers, part / _BUFFERS)
-    (part / _STATE).write_text(checkpoint.state.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        save_file(checkpoint.buffers, part / Layout.BUFFERS)
+    (part / Layout.STATE).write_text(checkpoint.state.model_dump_json(indent=1) + "\n", encoding="utf-8")
     if checkpoint.config:
-        (part / _CONFIG).write_text(checkpoint.config, encoding="utf-8")
+        (part / Layout.CONFIG).write_text(checkpoint.config, encoding="utf-8")
     files = {path.name: _file_info(path) for path in sorted(part.iterdir())}
-    (part / _FILES).write_text(_Files(files=files).model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (part / Layout.FILES).write_text(_Files(files=files).model_dump_json(indent=1) + "\n", encoding="utf-8")
     for path in [*part.iterdir(), part]:
         sync(path)
 
@@ -176,30 +120,38 @@ def checkpoint_folders(folder: Path) -> list[Path]:
 
 
 def latest_valid(folder: Path) -> Path | None:
-    """The newest checkpoint whose every file is as it was written; a damaged one is named on stderr and passed over."""
+    """The newest checkpoint whose every file is as it was written; a damaged one is logged and skipped."""
     for candidate in checkpoint_folders(folder):
-        fault = validate_checkpoint(candidate)
-        if fault is None:
+        problem = validate_checkpoint(candidate)
+        if problem is None:
             return candidate
-        print(f"warning: checkpoint {fault}; falling back to the one before", file=sys.stderr, flush=True)
+        logger.warning(f"checkpoint {problem}; falling back to the one before")
     return None
 
 
 def best_valid(folder: Path) -> Path:
     """The checkpoint with the best validation. Raises UserError where there is none or it is damaged."""
-    pointer = folder / BEST
+    pointer = folder / Layout.BEST
     if pointer.is_symlink() or not pointer.is_file():
         raise UserError(
-            f"'{pointer}' is not there, expected the name of the best checkpoint (trainer.keep_best); leave --best out"
+            "MSA-CKPT-001",
+            f"'{pointer}' does not exist, expected the name of the best checkpoint (trainer.keep_best); remove --best",
+            setting="--best",
         )
     name = _read_start(pointer).decode(errors="replace").strip()
     if not _NAME.fullmatch(name):
         raise UserError(
-            f"'{pointer}' holds '{name[:40]}', expected the name of a checkpoint beside it; leave --best out"
+            "MSA-CKPT-002",
+            f"'{pointer}' holds '{name[:40]}', expected the name of a checkpoint in that folder; remove --best",
+            setting="--best",
         )
-    fault = validate_checkpoint(best := folder / name)
-    if fault:
-        raise UserError(f"the best checkpoint {fault}, expected it whole; leave --best out to use the newest")
+    problem = validate_checkpoint(best := folder / name)
+    if problem:
+        raise UserError(
+            "MSA-CKPT-003",
+            f"the best checkpoint {problem}, expected a valid one; remove --best to use the latest",
+            setting="--best",
+        )
     return best
 
 
@@ -208,19 +160,19 @@ def validate_checkpoint(folder: Path) -> str | None:
     if folder.is_symlink():
         return f"'{folder}' is a link, not a folder"
     try:
-        files = _Files.model_validate_json(_read_start(folder / _FILES)).files
+        files = _Files.model_validate_json(_read_start(folder / Layout.FILES)).files
     except (OSError, ValidationError):
-        return f"'{folder / _FILES}' is missing or damaged"
-    if not _NEEDED <= files.keys() <= _NEEDED | _OPTIONAL:
-        return f"'{folder / _FILES}' lists other files than those of a checkpoint"
+        return f"'{folder / Layout.FILES}' is missing or damaged"
+    if not _REQUIRED <= files.keys() <= _REQUIRED | _OPTIONAL:
+        return f"'{folder / Layout.FILES}' lists other files than those of a checkpoint"
     try:
-        faults = (_file_fault(folder / name, info) for name, info in files.items())
-        return next((fault for fault in faults if fault), None)
+        problems = (_file_problem(folder / name, info) for name, info in files.items())
+        return next((problem for problem in problems if problem), None)
     except OSError as error:
         return f"file '{error.filename}' cannot be read ({error.strerror})"
 
 
-def _file_fault(path: Path, info: _FileInfo) -> str | None:
+def _file_problem(path: Path, info: _FileInfo) -> str | None:
     if path.is_symlink() or not path.is_file():
         return f"file '{path}' is missing"
     if path.stat().st_size != info.bytes:
@@ -231,59 +183,26 @@ def _file_fault(path: Path, info: _FileInfo) -> str | None:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Load a checkpoint that `latest_valid` has vouched for. Raises UserError where this version cannot read it."""
-    weights, metadata = load_weights(folder / MODEL_FILE)
-    optimizer: State = {}
+    """Load a checkpoint that `latest_valid` has checked. Raises UserError where this version cannot read it."""
+    weights, metadata = load_weights(folder / Layout.MODEL)
+    optimizer: OptimizerState = {}
     try:
-        state = RunState.model_validate_json(_read_start(folder / _STATE))
-        raw = load_file(folder / _RAW) if (folder / _RAW).is_file() else None
-        buffers = load_file(folder / _BUFFERS) if (folder / _BUFFERS).is_file() else {}
-        flat, rng = load_file(folder / _OPTIMIZER), load_file(folder / _RNG)
+        state = RunState.model_validate_json(_read_start(folder / Layout.STATE))
+        raw = load_file(folder / Layout.RAW) if (folder / Layout.RAW).is_file() else None
+        buffers = load_file(folder / Layout.BUFFERS) if (folder / Layout.BUFFERS).is_file() else {}
+        flat, rng = load_file(folder / Layout.OPTIMIZER), load_file(folder / Layout.RNG)
     except (OSError, ValidationError, SafetensorError) as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise UserError(
-            f"checkpoint '{folder}' cannot be read ({what}), expected one of this version of msanet on a disk that all ranks "
-            "see; use the version that wrote it, or another run.dir"
+            "MSA-CKPT-004",
+            f"checkpoint '{folder}' cannot be read ({what}), expected one that this version of msanet reads, on a disk that all "
+            "ranks see; use the version that wrote it, or another run.dir",
+            setting="run.dir",
         ) from None
     for flat_name, tensor in flat.items():
         name, _, key = flat_name.rpartition("/")
         optimizer.setdefault(name, {})[key] = tensor
-    return Checkpoint(state, metadata, raw or weights, optimizer, rng, weights if raw else None, buffers)
-
-
-def rng_state() -> dict[str, Tensor]:
-    """This process's torch generators; data has none, since augmentation is a function of (seed, epoch, sample)."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def gather_rng(context_parallel_size: int = 1) -> dict[str, Tensor]:
-    """{'<rank>.cpu' or '<rank>.cuda': generator state, uint8} of all ranks. A collective; on rank 0, empty on the others.
-
-    Where `context_parallel_size` ranks form a group, in which generators are alike, it stands for a rank: {'<group>.cpu': ...}.
-    """
-    states = [rng_state()] * distributed.world_size()
-    if len(states) > 1:
-        dist.gather_object(states[0], states if distributed.is_main() else None)
-    if not distributed.is_main():
-        return {}
-    return {
-        f"{rank}.{kind}": state
-        for rank, kinds in enumerate(states[::context_parallel_size])
-        for kind, state in kinds.items()
-    }
-
-
-def restore_rng(states: dict[str, Tensor], rank: int) -> bool:
-    """Put back the generators of `rank`, or group; False where the checkpoint has none (another number of these)."""
-    if f"{rank}.cpu" not in states:
-        return False
-    torch.set_rng_state(states[f"{rank}.cpu"])
-    if torch.cuda.is_available() and f"{rank}.cuda" in states:
-        torch.cuda.set_rng_state(states[f"{rank}.cuda"])
-    return True
+    return Checkpoint(state, metadata, raw or weights, optimizer, rng, ema=weights if raw else None, buffers=buffers)
 
 
 def _file_info(path: Path) -> _FileInfo:

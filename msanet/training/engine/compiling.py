@@ -22,8 +22,10 @@ def require_compiler(device: torch.device) -> None:
     named = os.environ.get(variable)
     if not any(map(shutil.which, named.split()[:1] if named else usual)):
         raise UserError(
-            f"trainer.compile=true needs a compiler, and {named or ' or '.join(usual)} is not there; install one (apt install "
-            f"g++), name it in {variable}, or leave trainer.compile out"
+            "MSA-TRAIN-007",
+            f"trainer.compile=true needs a compiler, and {named or ' or '.join(usual)} was not found; install one (apt install "
+            f"g++), name it in {variable}, or remove trainer.compile",
+            setting="trainer.compile",
         )
 
 

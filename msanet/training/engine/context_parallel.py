@@ -49,13 +49,17 @@ def parallelize_attention(model: nn.Module, group: dist.ProcessGroup) -> None:
     modules = [module for module in model.modules() if isinstance(module, MSAM) and module.attend]
     if not modules:
         raise UserError(
-            f"trainer.context_parallel_size={group.size()} shares out MSANet's attention, and this network has none; set it to 1"
+            "MSA-TRAIN-008",
+            f"trainer.context_parallel_size={group.size()} divides MSANet's attention, and this network has none; set it to 1",
+            setting="trainer.context_parallel_size",
         )
     for module in modules:
         if module.window:
             raise UserError(
-                f"trainer.context_parallel_size={group.size()} shares out queries of the whole image, and model.attention_window="
-                f"{module.window} gives each a part of it; set context_parallel_size to 1 or attention_window to 0"
+                "MSA-TRAIN-009",
+                f"trainer.context_parallel_size={group.size()} divides the queries of the whole image, and model.attention_window="
+                f"{module.window} gives each a part of it; set context_parallel_size to 1 or attention_window to 0",
+                setting="trainer.context_parallel_size",
             )
         module.attention = ContextParallelAttention(module, group)
 

@@ -1,15 +1,16 @@
 """How a device computes: TF32, whether cuDNN measures its algorithms, order of memory. Set here and nowhere else."""
 
-import sys
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from msanet import distributed
 from msanet.config import Config, TrainerConfig
 from msanet.models.attention.kernels import unlogged_choices
+
+logger = logging.getLogger(__name__)
 
 
 def apply_device_settings(config: Config) -> None:
@@ -33,8 +34,8 @@ def set_memory_format(model: nn.Module, config: TrainerConfig) -> None:
 def log_attention_kernels() -> None:
     """Which kernels attention has come to take, and their times; rank 0 speaks for all. On CPUs there is no choice."""
     for sentence in unlogged_choices():
-        if torch.cuda.is_available() and distributed.is_main():
-            print(sentence, file=sys.stderr, flush=True)
+        if torch.cuda.is_available():
+            logger.info(sentence)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msanet.training.checkpoint import zero_state
+from msanet.training.engine import zero_state
 from msanet.training.engine.batchnorm_statistics import running_statistics
 
 

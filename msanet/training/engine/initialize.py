@@ -12,7 +12,7 @@ from msanet.data.loader import BatchPlan
 from msanet.errors import UserError
 from msanet.models.activation_checkpointing import checkpoint_activations
 from msanet.models.network import SegmentationNetwork
-from msanet.training.checkpoint import zero_state
+from msanet.training.engine import zero_state
 from msanet.training.engine.compiling import compile_blocks, require_compiler
 from msanet.training.engine.context_parallel import (
     other_images_group,
@@ -53,7 +53,11 @@ def start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan)
         )
     except (ValidationError, DeepSpeedConfigError, ZeRORuntimeException) as error:
         found = " ".join(str(error).split())[:300]
-        raise UserError(f"DeepSpeed refuses the section deepspeed ({found}); correct or remove what it names") from None
+        raise UserError(
+            "MSA-TRAIN-011",
+            f"DeepSpeed refuses the section deepspeed ({found}); fix or remove what it names",
+            setting="deepspeed",
+        ) from None
     if distributed.world_size() == 1 and config.trainer.zero_stage == 0:
         engine.enable_backward_allreduce = False  # of one rank: all gradients copied twice, and nothing added
     set_memory_format(engine.module, config.trainer)

@@ -100,7 +100,9 @@ def deepspeed_config(config: Config, batches: BatchPlan, parameters: int) -> dic
         ours = ours.get(name) if name and isinstance(ours, dict) else ours
         if value not in (None, "auto", ours):
             raise UserError(
-                f"deepspeed.{key} is {value!r}, but this is decided by {setting}; remove it and set {setting}"
+                "MSA-TRAIN-010",
+                f"deepspeed.{key} is {value!r}, but this is decided by {setting}; remove it and set {setting}",
+                setting=f"deepspeed.{key}",
             )
     return _merge(own, derived)
 

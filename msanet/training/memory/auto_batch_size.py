@@ -1,6 +1,6 @@
 """`trainer.micro_batch_size=auto`: the largest micro-batch that divides a rank's images and fits its device."""
 
-import sys
+import logging
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,9 +12,11 @@ from msanet.data.loader import BatchPlan, batch_plan
 from msanet.data.manifest import Manifest
 from msanet.errors import UserError
 from msanet.models import build_model
-from msanet.training.checkpoint.io import Checkpoint
+from msanet.training.checkpoint.format import Checkpoint
 from msanet.training.memory.available import smallest_free_memory
 from msanet.training.memory.estimate import StepMemory, gigabytes, step_memory, suggestions
+
+logger = logging.getLogger(__name__)
 
 _MARGIN, _RUNTIME = 1.15, 1e9
 """What is kept for what the estimate does not see: 15 percent (its own error, the allocator's fragments), and 1 GB (kernels'
@@ -50,8 +52,10 @@ def largest_micro_batch(
     if not fitting:
         one = needed(1)
         raise UserError(
+            "MSA-TRAIN-005",
             f"trainer.micro_batch_size=auto: one image takes about {gigabytes(_with_margin(one))} GB a rank ({one.parts}; the rest is "
-            f"margin), expected no more than the {gigabytes(free)} GB that are free; set {', or '.join(suggestions(one, config))}"
+            f"margin), expected no more than the {gigabytes(free)} GB that are free; set {', or '.join(suggestions(one, config))}",
+            setting="trainer.micro_batch_size",
         )
     return replace(most, micro_batch_size=sizes[fitting - 1])
 
@@ -75,23 +79,22 @@ def _chosen(config: Config, manifest: Manifest, most: BatchPlan, free: float, be
     size = config.data.crop or config.data.resize
     if size is None:
         raise UserError(
+            "MSA-TRAIN-006",
             "trainer.micro_batch_size=auto needs the size of the images, expected data.crop or data.resize; set one of them, or "
-            "trainer.micro_batch_size to a number"
+            "trainer.micro_batch_size to a number",
+            setting="trainer.micro_batch_size",
         )
     needed = step_needs(config, manifest, most, size, distributed.device().type)
     batches = largest_micro_batch(config, most, needed, free, before)
     memory = needed(batches.micro_batch_size)
-    print(
+    logger.info(
         f"trainer.micro_batch_size=auto: {batches.micro_batch_size} of {most.micro_batch_size} images, about {gigabytes(memory.total)} of "
-        f"{gigabytes(free)} GB ({memory.parts})",
-        file=sys.stderr,
-        flush=True,
+        f"{gigabytes(free)} GB ({memory.parts})"
     )
     if before and before != batches.micro_batch_size:
-        print(
-            f"warning: the run had micro-batches of {before} images before, which no longer fit; BatchNorm sees others now",
-            file=sys.stderr,
-            flush=True,
+        logger.warning(
+            f"micro-batches of {before} images, which this run had before, no longer fit; BatchNorm statistics will be computed "
+            f"over {batches.micro_batch_size}"
         )
     return batches
 

@@ -1,19 +1,23 @@
 """Files that a run adds to as it goes, on a disk that may fill up: what is added is there whole or not at all."""
 
 import json
+import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msanet.logs import EVERY_RANK
+
+logger = logging.getLogger(__name__)
+
 _ROOM = 2**16
 """Bytes that must be free before a file that did not fit is tried again, lest every other line fits."""
 
 
-_LACK = "it lacks what comes meanwhile"
+_LACK = "what comes in the meantime is missing in it"
 
 
 class JsonlLogger:
@@ -31,13 +35,14 @@ class JsonlLogger:
         except OSError as error:
             if path not in self._failing:
                 reason = os.strerror(error.errno) if error.errno else error
-                _say(
-                    f"warning: '{path}' cannot be written ({reason}); {follows}, the run goes on; make room on this disk"
+                logger.warning(
+                    f"'{path}' cannot be written ({reason}); {follows}, the run continues; free some space on this disk",
+                    extra=EVERY_RANK,
                 )
             self._failing.add(path)
         else:
             if path in self._failing:
-                _say(f"'{path}' is written again")
+                logger.info(f"'{path}' is written again", extra=EVERY_RANK)
             self._failing.discard(path)
 
     def add_line(self, path: Path, line: dict[str, Any], follows: str = _LACK) -> None:
@@ -69,7 +74,3 @@ def cut_after(path: Path, step: int) -> None:
                 break
             whole += len(line)
     os.truncate(path, whole)
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ every part ends only when the device has done it: parts then add up to the step,
 """
 
 import json
-import sys
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -22,6 +22,8 @@ from torch.profiler import ProfilerActivity, record_function
 from msanet import distributed
 from msanet.files import atomic_file, write_text
 from msanet.training.monitoring.jsonl import JsonlLogger
+
+logger = logging.getLogger(__name__)
 
 _WARM_UP, _TRACED, _TIMED = 3, 2, 5
 """Steps before, in the trace, and in the table."""
@@ -88,7 +90,7 @@ class Stopwatch:
             torch.cuda.synchronize(self._device)
 
 
-class Profile:
+class Profiler:
     """Profiles the first steps of a process where `folder` is given; all ranks alike. In order: `begin`, `part`s, `end`."""
 
     def __init__(self, device: torch.device, folder: Path | None, steps: int) -> None:
@@ -102,8 +104,7 @@ class Profile:
         self._restore: list[Callable[[], None]] = []
         if folder and steps < STEPS:
             self._folder = None
-            if distributed.is_main():
-                print(f"warning: nothing is profiled: that takes {STEPS} steps, {steps} remain", file=sys.stderr)
+            logger.warning(f"nothing is profiled: that takes {STEPS} steps, and {steps} remain")
 
     def part(self, name: str) -> AbstractContextManager[Any]:
         """A part of the step; costs next to nothing in steps that are not profiled."""
@@ -161,7 +162,7 @@ class Profile:
         )
         text = _table(parts, step)
         self._writer.write(folder / "table.txt", lambda: write_text(folder / "table.txt", text))
-        print(f"\n{text}\nprofile: see {folder}", file=sys.stderr, flush=True)
+        logger.info(f"profile written to {folder}:\n{text}")
 
     def _watch_collectives(self, stopwatch: Stopwatch) -> None:
         """Those that we call, and those of DeepSpeed, which keeps some of torch's functions as they were."""

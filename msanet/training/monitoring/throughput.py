@@ -1,43 +1,45 @@
 """How fast steps follow one another, and which rank waits for its data meanwhile."""
 
-import sys
+import logging
 import time
 from collections.abc import Callable
 
 from msanet import distributed
 from msanet.config import Config
 
+logger = logging.getLogger(__name__)
+
 _MUCH = 0.2
 """Share of the time above which a rank that waits for its data is named."""
 
 
 class ThroughputMeter:
-    """The seconds of steps, each from asking for its data to its end, and which of them this rank waited for that data.
+    """The seconds of steps, each from waiting for its data to its end, and which of them this rank waited for that data.
 
-    What happens between steps, such as an evaluation, is not counted. In order: `ask`, `receive`, `end`. steps: since the
-    last call of `figures`.
+    What happens between steps, such as an evaluation, is not counted. In order: `start_wait`, `end_wait`, `end_step`. steps: since the
+    last call of `metrics`.
     """
 
     def __init__(self, config: Config) -> None:
         self.steps = 0
         self._images, self._workers = config.trainer.global_batch_size, config.data.num_workers
-        self._seconds, self._waited, self._asked = 0.0, 0.0, time.perf_counter()
+        self._seconds, self._waited, self._wait_started = 0.0, 0.0, time.perf_counter()
         self._has_begun, self._has_warned = False, False
 
-    def ask(self) -> None:
+    def start_wait(self) -> None:
         """The data of a step is asked for."""
-        self._asked = time.perf_counter()
+        self._wait_started = time.perf_counter()
 
-    def receive(self) -> None:
+    def end_wait(self) -> None:
         """It is there."""
-        self._waited += time.perf_counter() - self._asked
+        self._waited += time.perf_counter() - self._wait_started
 
-    def end(self) -> None:
+    def end_step(self) -> None:
         """The step has been given to the device."""
-        self._seconds += time.perf_counter() - self._asked
+        self._seconds += time.perf_counter() - self._wait_started
         self.steps += 1
 
-    def figures(self, drain: Callable[[], None]) -> dict[str, float]:
+    def metrics(self, drain: Callable[[], None]) -> dict[str, float]:
         """Images per second of all ranks, the share of the time that the rank which waited most for data did so, and which.
 
         Since the last call. A collective, on the hosts' network. drain: waits for what a GPU has still queued. A rank
@@ -47,22 +49,20 @@ class ThroughputMeter:
         drain()
         seconds = self._seconds + time.perf_counter() - before
         shares = distributed.gather_numbers(self._waited / seconds)
-        figures = {"images_per_second": self.steps * self._images / seconds, "data_wait": max(shares)}
+        metrics = {"images_per_second": self.steps * self._images / seconds, "data_wait": max(shares)}
         if len(shares) > 1:
-            figures["slowest_rank"] = shares.index(max(shares))
+            metrics["slowest_rank"] = shares.index(max(shares))
         if self._has_begun:
             self._warn(shares)
         self.steps, self._seconds, self._waited, self._has_begun = 0, 0.0, 0.0, True
-        return figures
+        return metrics
 
     def _warn(self, shares: list[float]) -> None:
         most = max(shares)
-        if most <= _MUCH or self._has_warned or not distributed.is_main():
+        if most <= _MUCH or self._has_warned:
             return
         self._has_warned = True
-        print(
-            f"warning: {distributed.describe_rank(shares.index(most))} waits for data {most:.0%} of the time, and all ranks with it; "
-            f"raise data.num_workers (now {self._workers}), or look at what that host reads from and at its load",
-            file=sys.stderr,
-            flush=True,
+        logger.warning(
+            f"{distributed.describe_rank(shares.index(most))} waits for data {most:.0%} of the time, and all ranks with it; "
+            f"raise data.num_workers (now {self._workers}), or look at what that host reads from and at its load"
         )

@@ -4,8 +4,8 @@ RUN/anomalies.jsonl has a line for each, with the samples of that step. Everythi
 is under way already, so that no GPU waits.
 """
 
+import logging
 import math
-import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +26,8 @@ from msanet.distributed.rendezvous import listed
 from msanet.errors import UserError
 from msanet.training.monitoring.jsonl import JsonlLogger
 from msanet.training.nonfinite.guard import PendingStepStats, StepStats
+
+logger = logging.getLogger(__name__)
 
 ANOMALIES_FILE = "anomalies.jsonl"
 _WARM_UP = 50
@@ -91,22 +93,22 @@ class AnomalyMonitor:
     def __init__(self, config: Config, manifest: Manifest, order: ShuffleOrder, batches: BatchPlan) -> None:
         self.config, self.manifest, self.batches, self._order = config, manifest, batches, order
         self.skipped, self.in_a_row = 0, 0
-        self._under_way: deque[StepRecord] = deque()
+        self._pending: deque[StepRecord] = deque()
         self._loss_sum, self._steps_in_sum = 0.0, 0
         self._trend = LossSpikeDetector(config.trainer.loss_spike_std)
         self._writer = JsonlLogger()
 
     def add(self, step: StepRecord) -> None:
         """A step that has been given to the device."""
-        self._under_way.append(step)
+        self._pending.append(step)
 
-    def drain(self, under_way: int = 0) -> tuple[StepRecord, StepStats] | None:
-        """Hear what all but the last `under_way` steps came to; the step that was one too many to be skipped in a row, if any.
+    def drain(self, pending: int = 0) -> tuple[StepRecord, StepStats] | None:
+        """Hear what all but the last `pending` steps came to; the step that was one too many to be skipped in a row, if any.
 
         Waits for the device. The answer is the same on all ranks.
         """
-        while len(self._under_way) > under_way:
-            step = self._under_way.popleft()
+        while len(self._pending) > pending:
+            step = self._pending.popleft()
             figures = step.figures.read()
             if self._take(step, figures):
                 return step, figures
@@ -174,7 +176,7 @@ class AnomalyMonitor:
     def _warn(self, what: str, samples: Sequence[dict[str, Any]], remark: str) -> None:
         keys = [str(sample["key"] or sample["sample"]) for sample in samples]
         shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
-        print(f"warning: {what} ({shown}); {remark}", file=sys.stderr, flush=True)
+        logger.warning(f"{what} ({shown}); {remark}")
 
     def _key(self, number: int) -> str | None:
         try:

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -30,8 +30,8 @@ from msanet.errors import UserError
 from msanet.evaluation.run_report import CONFIG_FILE
 from msanet.files import PARTIAL, sync, write_text
 from msanet.models.io import ModelMetadata, load_weights, save_network
-from msanet.training.checkpoint import zero_state
-from msanet.training.checkpoint.io import MODEL_FILE
+from msanet.run_layout import CheckpointLayout
+from msanet.training.engine import zero_state
 from msanet.training.nonfinite.anomalies import AnomalyMonitor, StepRecord, faulty_ranks, named
 from msanet.training.nonfinite.guard import StepStats
 
@@ -95,8 +95,8 @@ class FailureDump:
 
 def dump_and_raise(
     step: StepRecord, figures: StepStats, run: AnomalyMonitor, engine: Any, metadata: ModelMetadata
-) -> UserError:
-    """Leave a black box of the step that was one too many to be skipped, and say so. A collective.
+) -> NoReturn:
+    """Write a failure dump of the step that was one too many to be skipped, and raise a UserError. A collective.
 
     The engine still has the weights from before the step: see `NonFiniteGuard`.
     """
@@ -108,7 +108,7 @@ def dump_and_raise(
 
     def write() -> str:
         if config.run.dir is None:
-            return "no black box is written, since run.dir is not set"
+            return "no failure dump is written, since run.dir is not set"
         about = DumpMetadata(
             step=step.number,
             losses=tuple(loss if math.isfinite(loss) else None for loss in figures.losses),
@@ -122,15 +122,17 @@ def dump_and_raise(
         try:
             path = write_failure_dump(config.run.dir, FailureDump(about, config, before, weights, records))
         except OSError as error:
-            return f"its black box could not be written ({error})"
-        return f"find where with python -m msanet.training replay {path}"
+            return f"its failure dump could not be written ({error})"
+        return f"find where with: msanet replay {path}"
 
     left = distributed.on_main(write)
     found = f"the loss of {named(faulty)}" if faulty else "the gradients"
-    return UserError(
+    raise UserError(
+        "MSA-TRAIN-002",
         f"{run.in_a_row} steps in a row, up to step {step.number}, had a loss or gradients that are not finite (last {found}), "
-        f"expected at most trainer.max_nonfinite_steps={config.trainer.max_nonfinite_steps}; {left}, mend what is found or lower optimizer.lr, "
-        "and give the same command again, which goes on from the last checkpoint"
+        f"expected at most trainer.max_nonfinite_steps={config.trainer.max_nonfinite_steps}; {left}; fix what it "
+        "finds or lower optimizer.lr, then run the same command again to resume from the last checkpoint",
+        setting="trainer.max_nonfinite_steps",
     )
 
 
@@ -150,7 +152,7 @@ def write_failure_dump(run: Path, box: FailureDump) -> Path:
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        save_network(part / MODEL_FILE, box.weights, box.metadata)
+        save_network(part / CheckpointLayout.MODEL, box.weights, box.metadata)
         write_text(part / CONFIG_FILE, box.config.to_yaml())
         for rank, record in box.records.items():
             save_file(_tensors(record), part / _rank_file(rank))
@@ -172,15 +174,18 @@ def read_failure_dump(folder: Path) -> FailureDump:
     path = folder / _ABOUT
     if not path.is_file():
         raise UserError(
-            f"'{folder}' holds no {_ABOUT}, expected a black box; give RUN/{FAILURE_DUMP_FOLDER}/step-N of a run"
+            "MSA-TRAIN-003",
+            f"'{folder}' holds no {_ABOUT}, expected a failure dump; give RUN/{FAILURE_DUMP_FOLDER}/step-N of a run",
         )
     try:
         about = DumpMetadata.model_validate_json(path.read_bytes())
         records = {rank: _record(folder / _rank_file(rank), about.accumulation) for rank in about.keys}
     except (ValidationError, SafetensorError, OSError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"the black box '{folder}' is damaged ({reason}); it cannot be replayed, use another") from None
-    weights, metadata = load_weights(folder / MODEL_FILE)
+        raise UserError(
+            "MSA-TRAIN-004", f"the failure dump '{folder}' is damaged ({reason}) and cannot be replayed; use another"
+        ) from None
+    weights, metadata = load_weights(folder / CheckpointLayout.MODEL)
     return FailureDump(about, load_config(folder / CONFIG_FILE), metadata, weights, records)
 
 

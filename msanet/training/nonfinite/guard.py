@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from msanet import distributed
-from msanet.training.checkpoint import zero_state
+from msanet.training.engine import zero_state
 
 
 class NonFiniteGuard:
     """Skips, on all ranks alike, a step in which any rank's loss or reduced gradients are not finite.
 
     Weights, the optimizer's state and step counters, and buffers (BatchNorm's running statistics) stay bit for bit as they
-    were; `skipped` tells the moving average to do the same. In order: `begin`, then `add` each micro-batch's loss, `judge`
+    were; `skipped` tells the moving average to do the same. In order: `begin`, then `add` each micro-batch's loss, `decide`
     after the last backward and before the engine's step, `end` after it.
 
     After more than `max_nonfinite_steps` skipped steps in a row every step is skipped. The host learns of each step when the next is
@@ -46,7 +46,7 @@ class NonFiniteGuard:
         self._loss += loss.detach()
 
     @torch.no_grad()
-    def judge(self) -> None:
+    def decide(self) -> None:
         """Decide, and tell the optimizer. A collective: one small all-reduce."""
         norm = torch.nn.utils.get_total_norm(zero_state.local_gradients(self._engine))
         figures = torch.zeros(1 + len(self._losses), dtype=torch.float64, device=self._loss.device)

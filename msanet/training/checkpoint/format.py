@@ -1,0 +1,119 @@
+"""What a checkpoint holds, and the version of its format."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import Tensor
+
+from msanet.data.shuffle_order import ShuffleConfig
+from msanet.models.io import ModelMetadata
+
+FORMAT_VERSION = 2
+"""Of state.json. 1: without `format_version` in it, written by msanet 0.1 up to November 2026; still read."""
+OptimizerState = dict[str, dict[str, Tensor]]
+"""{parameter name: {state key such as `exp_avg`: full-size tensor, or 0-d `step`}}"""
+
+
+class Best(BaseModel):
+    """The best validation so far: after which step, and its mean IoU, 0..1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    mean_iou: float
+
+
+class RunState(BaseModel):
+    """state.json: where a run stands, and what it is.
+
+    Args:
+        format_version: See `FORMAT_VERSION`.
+        step: Optimizer steps done.
+        consumed_samples: Samples taken from the shuffle order, the one integer of a resume.
+        total_steps: Optimizer steps of the whole run, as it was configured then.
+        shuffle: What the order of samples depends on.
+        world_size: Number of ranks.
+        dataset: Name of the dataset.
+        dataset_digest: sha256 of its manifest.
+        optimizer: Its name, whose state the checkpoint holds.
+        versions: Of msanet and the libraries that it runs on.
+        best: The best validation so far.
+        validation_pending: The validation that was due after this step was interrupted, and comes first after a resume.
+        micro_batch_size: Images of each rank's forward pass; None in checkpoints from before it was kept.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: int = FORMAT_VERSION
+    step: int
+    consumed_samples: int
+    total_steps: int
+    shuffle: ShuffleConfig
+    world_size: int
+    dataset: str
+    dataset_digest: str
+    optimizer: str
+    versions: dict[str, str]
+    best: Best | None = None
+    validation_pending: bool = False
+    micro_batch_size: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _migrate(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        version = tree.get("format_version", 1 if "plan" in tree else FORMAT_VERSION)
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            written_by = (tree.get("versions") or {}).get("msanet", "unknown")
+            raise ValueError(
+                f"format version {version}, written by msanet {written_by}, expected {FORMAT_VERSION} or less"
+            )
+        if version != 1:
+            return tree
+        renamed = {_RENAMED_IN_2.get(key, key): value for key, value in tree.items()}
+        if isinstance(renamed.get("shuffle"), dict):
+            renamed["shuffle"] = {
+                _SHUFFLE_RENAMED_IN_2.get(key, key): value for key, value in renamed["shuffle"].items()
+            }
+        return {**renamed, "format_version": FORMAT_VERSION}
+
+
+_RENAMED_IN_2 = {
+    "consumed": "consumed_samples",
+    "plan": "shuffle",
+    "owes_validation": "validation_pending",
+    "micro_batch": "micro_batch_size",
+}
+_SHUFFLE_RENAMED_IN_2 = {
+    "lanes": "streams",
+    "window": "shuffle_window",
+    "block_bytes": "shuffle_block_bytes",
+    "drop": "drop_last",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a checkpoint holds, as whole tensors: it fits any number of ranks and any ZeRO stage.
+
+    Args:
+        state: Where the run stands.
+        metadata: What the weights are.
+        weights: Parameters and buffers by name, as the optimizer has them.
+        optimizer: Full optimizer state by parameter name.
+        rng: Generator states, see `gather_rng`.
+        ema: The weights' EMA, if the run keeps one; then it is what evaluate and predict load.
+        buffers: BatchNorm's running statistics of every rank, see `gather_buffers`.
+        config: The run's settings as YAML, for people; not read again.
+    """
+
+    state: RunState
+    metadata: ModelMetadata
+    weights: dict[str, Tensor]
+    optimizer: OptimizerState
+    rng: dict[str, Tensor]
+    ema: dict[str, Tensor] | None = None
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    config: str = ""

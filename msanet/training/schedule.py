@@ -1,0 +1,47 @@
+"""What is due after which step: pure functions of the state and of plain numbers."""
+
+from dataclasses import dataclass
+
+from msanet.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class TrainSchedule:
+    """When a run logs, validates, saves and ends.
+
+    Args:
+        total_steps: Optimizer steps of the whole run.
+        steps_per_epoch: Optimizer steps of one pass over the training split; a fraction where a batch crosses its end.
+        log_every_steps: Steps between two lines of metrics.
+        checkpoint_every_steps: Steps between two checkpoints.
+        val_every_epochs: Epochs between two validations; 0: only at the end.
+        keep_best: Save after a validation that gave the best mean IoU so far.
+    """
+
+    total_steps: int
+    steps_per_epoch: float
+    log_every_steps: int
+    checkpoint_every_steps: int
+    val_every_epochs: float
+    keep_best: bool
+
+    def is_due(self, step: int, interval: float) -> bool:
+        """Whether something that happens every `interval` steps is due after `step`: always after the last one."""
+        return step == self.total_steps or (interval > 0 and step // interval > (step - 1) // interval)
+
+    def should_log(self, state: TrainState) -> bool:
+        """Whether the metrics of the steps since the last log are due."""
+        return self.is_due(state.step, self.log_every_steps)
+
+    def should_validate(self, state: TrainState) -> bool:
+        """Whether a validation is due after this step, or is pending."""
+        return state.validation_pending or self.is_due(state.step, self.val_every_epochs * self.steps_per_epoch)
+
+    def should_save(self, state: TrainState) -> bool:
+        """Whether a checkpoint is due after this step: by the number of steps, or as the best so far."""
+        is_best = self.keep_best and state.best is not None and state.best.step == state.step
+        return is_best or self.is_due(state.step, self.checkpoint_every_steps)
+
+    def is_done(self, state: TrainState) -> bool:
+        """Whether nothing remains, neither steps nor the last validation."""
+        return state.step == self.total_steps and not state.validation_pending

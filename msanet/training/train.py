@@ -1,0 +1,59 @@
+"""The story of a run: from shards to checkpoints, metrics and a report."""
+
+from functools import partial
+
+from msanet import distributed
+from msanet.config import Config
+from msanet.data.shard_source import ShardSource, read_manifest
+from msanet.data.storage import open_storage
+from msanet.distributed.preemption import EXIT_PREEMPTED, PreemptionHandler, StopRequest
+from msanet.logs import ProgressBar
+from msanet.models import build_model
+from msanet.training.memory.auto_batch_size import choose_batch_plan
+from msanet.training.pretrained import load_pretrained
+from msanet.training.run_folder import RunFolder
+from msanet.training.trainer import Trainer
+from msanet.training.validation import validate
+
+
+def train(config: Config) -> None:
+    """Train, or resume, the run that `config` describes; every rank of a session runs this.
+
+    Raises SystemExit(75) after a checkpoint if the run was preempted.
+    """
+    preemption = PreemptionHandler(config.run.preemption_grace_seconds, config.trainer.checkpoint_every_minutes)
+    shards = open_storage(config.data.path or "", config.storage)
+    manifest = distributed.on_main(partial(read_manifest, shards))  # the same on all hosts
+    validation = ShardSource(shards, config.data.val_split, manifest)
+
+    distributed.manual_seed(config.run.seed)  # the same initial weights on every rank
+    model = build_model(config.model.name, manifest.num_classes, **config.model.options)
+    run = RunFolder(config, manifest)
+    saved = run.find_checkpoint()
+    if saved is None:
+        load_pretrained(model, config, manifest.classes)
+    trainer = Trainer(config, manifest, model, choose_batch_plan(config, manifest, saved), saved)
+    state, schedule = trainer.state, trainer.schedule
+    run.begin(state.step)
+
+    def finish_step() -> None:
+        """Log, validate and save what is due; stop if the run was preempted."""
+        if schedule.should_log(state) and trainer.throughput.steps:
+            run.log(trainer.position, trainer.metrics())
+        if schedule.should_validate(state):
+            run.log_evaluation(trainer.position, validate(trainer, validation, preemption.stop_requested))
+        request = preemption.poll()
+        if request or schedule.should_save(state):
+            run.save(trainer.checkpoint())
+        if request is StopRequest.STOP and not schedule.is_done(state):
+            raise SystemExit(EXIT_PREEMPTED)
+
+    bar = ProgressBar(schedule.total_steps, "train", "step", state.step, disable=not distributed.is_main())
+    with preemption, run, bar:
+        if state.validation_pending:  # interrupted before the run was preempted
+            finish_step()
+        for micro_batches in trainer.global_batches():
+            run.record(state.step + 1, micro_batches)
+            trainer.train_step(micro_batches)
+            bar.update()
+            finish_step()
