@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.errors import raises_user_error
 from support.small_runs import PLAN, toy_checkpoint
 
 from msanet.data.shuffle_order import ShuffleConfig
@@ -128,10 +129,10 @@ def test_another_run_is_refused_or_accepted_with_a_warning(kind: str, capsys: py
     setting, now, follows = OTHERS[kind]
     check_resume_compatible(SAVED, PLAN, SAVED.metadata, "adam")
     others = [other for other in OTHERS if other != kind]
-    with pytest.raises(UserError, match=rf"{setting}.* back, .*run.allow_changes=\[{','.join(others)},{kind}\]"):
-        check_resume_compatible(SAVED, *now, accept=others)
+    with raises_user_error("MSA-CKPT-005", mentions=f"run.allow_changes=[{','.join(others)},{kind}]"):
+        check_resume_compatible(SAVED, *now, allow_changes=others)
     assert not capsys.readouterr().err
-    check_resume_compatible(SAVED, *now, accept=[kind])
+    check_resume_compatible(SAVED, *now, allow_changes=[kind])
     warning = capsys.readouterr().err
     assert warning.startswith("warning: the checkpoint in run.dir has ") and warning.endswith(f"{follows}\n")
     assert warning.count("\n") == 1
@@ -139,8 +140,8 @@ def test_another_run_is_refused_or_accepted_with_a_warning(kind: str, capsys: py
 
 def test_another_number_of_classes_is_never_accepted() -> None:
     other = SAVED.metadata.model_copy(update={"classes": ("a", "b", "c"), "dataset": "new"})
-    with pytest.raises(UserError, match="knows 2 classes, this run's dataset has 3, expected as many"):
-        check_resume_compatible(SAVED, PLAN, other, "adam", accept=list(OTHERS))
+    with raises_user_error("MSA-CKPT-006", setting="data.path"):
+        check_resume_compatible(SAVED, PLAN, other, "adam", allow_changes=list(OTHERS))
 
 
 def test_weights_of_another_network_are_refused() -> None:
@@ -185,10 +186,10 @@ def test_the_best_is_kept_however_old(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "step-00000004").state.best == Best(step=2, mean_iou=0.5)
     assert best_valid(tmp_path) == tmp_path / "step-00000002"
     (tmp_path / "step-00000002" / CheckpointLayout.MODEL).unlink()
-    with pytest.raises(UserError, match="best checkpoint file .* is missing.*leave --best out"):
+    with raises_user_error("MSA-CKPT-003", setting="--best"):
         best_valid(tmp_path)
     (tmp_path / "best").unlink()
-    with pytest.raises(UserError, match="is not there, expected the name of the best"):
+    with raises_user_error("MSA-CKPT-001", setting="--best"):
         best_valid(tmp_path)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.errors import raises_user_error
 from support.small_runs import toy_checkpoint
 
-from msanet.errors import UserError
 from msanet.run_layout import CheckpointLayout
 from msanet.training.checkpoint import io as module
 from msanet.training.checkpoint.format import Best, Checkpoint
@@ -134,7 +134,7 @@ def test_similar_names_are_no_checkpoints(folder: Path) -> None:
 def test_the_best_is_looked_for_in_the_folder_only(folder: Path, name: str) -> None:
     assert best_valid(folder) == folder / FIRST
     (folder / "best").write_text(name)
-    with pytest.raises(UserError, match="expected the name of a checkpoint beside it; leave --best out") as caught:
+    with raises_user_error("MSA-CKPT-002", setting="--best") as caught:
         best_valid(folder)
     assert len(str(caught.value)) < 400
 
@@ -142,7 +142,7 @@ def test_the_best_is_looked_for_in_the_folder_only(folder: Path, name: str) -> N
 def test_a_state_of_another_version_is_one_sentence(folder: Path) -> None:
     state = folder / SECOND / "state.json"
     state.write_text(state.read_text().replace('"consumed_samples"', '"taken"'))
-    with pytest.raises(UserError, match="cannot be read .*expected one of this version"):
+    with raises_user_error("MSA-CKPT-004", setting="run.dir"):
         read_checkpoint(folder / SECOND)
 
 

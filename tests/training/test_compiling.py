@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.errors import raises_user_error
 from support.networks import images, network, random_labels, training_loss
 from support.ranks import run_ranks
 from support.small_runs import run_steps, small_config, start
@@ -20,6 +21,7 @@ from msanet.models.activation_checkpointing import Checkpointable
 from msanet.models.blocks import conv_norm_relu
 from msanet.training.engine import initialize
 from msanet.training.engine.compiling import compile_blocks, require_compiler
+from msanet.training.validation import validate
 
 CASES = ("msanet", "fcn-8s", "unet", "msc-largefov", "deeplabv3", "attention-to-scale-unet")
 
@@ -43,7 +45,7 @@ def test_a_missing_compiler_is_said(
     monkeypatch.setenv(variable, "mine -m64")
     require_compiler(torch.device(device))
     monkeypatch.delenv(variable)
-    with pytest.raises(UserError, match=f"needs a compiler, and g.. or clang.* name it in {variable}"):
+    with raises_user_error("MSA-TRAIN-007", setting="trainer.compile", mentions=variable):
         require_compiler(torch.device(device))
 
 
@@ -134,7 +136,7 @@ def _compile_in_training(shards: str) -> None:
             )
             run = start(config.model_copy(update={"trainer": trainer}))
             run_steps(run, 1)
-            assert run.evaluate(ShardSource(LocalStorage(Path(shards)), "val", run.manifest))
+            assert validate(run, ShardSource(LocalStorage(Path(shards)), "val", run.manifest))
             run_steps(run, 1)
             assert counter.graphs == (9 if is_compiled else 0), counter.graphs
             ends.append(run.checkpoint().weights)

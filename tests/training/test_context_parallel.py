@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from conftest import REPOSITORY
 from deepspeed.accelerator import get_accelerator
+from support.errors import raises_user_error
 from support.ranks import run_ranks
 from support.small_runs import newest
 from torch.utils.checkpoint import checkpoint
@@ -190,7 +191,7 @@ def _check_what_is_alike(trainer: Trainer) -> None:
     assert first == second != third == fourth
     batch = next(trainer.global_batches())[0]
     faults = ("sample 5 is damaged",) if distributed.rank() < 2 else ()
-    trainer._count([dataclasses.replace(batch, faults=faults)])
+    trainer._count_labels([dataclasses.replace(batch, faults=faults)])
     assert trainer.bad_samples == 1
     alone = other_images_group(trainer.batches)
     assert dist.get_process_group_ranks(alone) == [distributed.rank() % 2, distributed.rank() % 2 + 2]
@@ -207,7 +208,7 @@ def _diverge(shards: str, folder: str) -> None:
     if distributed.rank() >= 2:
         trainer.engine.module.classifier.register_forward_hook(lambda module, inputs, output: output * torch.nan)
     trainer.train_step(next(trainer.global_batches()))
-    with pytest.raises(UserError, match="the loss of ranks 2, 3"):
+    with raises_user_error("MSA-TRAIN-002", mentions="the loss of ranks 2, 3"):
         trainer.metrics()
 
 
@@ -305,9 +306,9 @@ def test_numbers_of_ranks_that_do_not_fit() -> None:
 def test_networks_whose_attention_cannot_be_shared_out_are_refused() -> None:
     group: Any = SimpleNamespace(size=lambda: 2)
     for name, options in (("unet", {}), ("msanet", {"attention": "none"}), ("msanet", {"attention": "fusion"})):
-        with pytest.raises(UserError, match="shares out MSANet's attention, and this network has none; set it to 1"):
+        with raises_user_error("MSA-TRAIN-008", setting="trainer.context_parallel_size"):
             parallelize_attention(build_model(name, 2, width=0.05, **options), group)
-    with pytest.raises(UserError, match="queries of the whole image, and model.attention_window=8 gives each a part"):
+    with raises_user_error("MSA-TRAIN-009", setting="trainer.context_parallel_size"):
         parallelize_attention(build_model("msanet", 2, width=0.05, attention_window=8), group)
 
 

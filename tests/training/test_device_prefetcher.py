@@ -127,7 +127,7 @@ def _with(config: Config, **trainer: Any) -> Config:
 def _never_waits(shards: str) -> None:
     config = small_config(shards, stage=0)
     run = start(config.model_copy(update={"data": config.data.model_copy(update={"brightness": 0.5})}))
-    stream = run.stream()
+    stream = run.global_batches()
     for _ in range(2):
         run.train_step(next(stream))
     micro_batches = next(stream)

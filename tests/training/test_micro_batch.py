@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from support.commands import words
+from support.errors import raises_user_error
 from support.ranks import run_ranks
 from support.small_runs import newest, run_steps, small_config
 
@@ -56,7 +57,7 @@ def test_where_not_one_image_fits() -> None:
         r"one image takes about 14.8 GB a rank \(activations 10.0, weights 2.00; the rest is margin\), expected no more than "
         r"the 14.0 GB that are free; set a smaller data.crop, or trainer.precision=bf16, or trainer.activation_check"
     )
-    with pytest.raises(UserError, match=sentence):
+    with raises_user_error("MSA-TRAIN-005", setting="trainer.micro_batch_size", mentions=sentence):
         largest_micro_batch(Config(), plan_batches(12, "auto", 2), _needed, 14 * GB)
 
 
@@ -69,7 +70,7 @@ def _auto(shards: str, **trainer: Any) -> tuple[Config, Manifest]:
 def test_an_unknown_size_is_refused(shards: Path) -> None:
     config, manifest = _auto(str(shards))
     unknown = config.model_copy(update={"data": config.data.model_copy(update={"crop": None})})
-    with pytest.raises(UserError, match="set one of them, or trainer.micro_batch_size to a number"):
+    with raises_user_error("MSA-TRAIN-006", setting="trainer.micro_batch_size"):
         choose_batch_plan(unknown, manifest, None)
 
 

@@ -71,7 +71,7 @@ def _skip(shards: str, stage: int, optimizer: dict[str, Any], faults: dict[str, 
     config = small_config(shards, optimizer, zero_stage=stage, ema_decay=0.9)
     wrong, without = start(config), start(config)
     poison(wrong, bad)
-    for batches, same in zip(wrong.global_batches(), without.stream(), strict=True):
+    for batches, same in zip(wrong.global_batches(), without.global_batches(), strict=True):
         before = state(wrong)
         wrong.train_step(batches)
         if wrong.state.step in bad:
@@ -129,7 +129,7 @@ def _count_waits(shards: str) -> None:
     for taken in batches:
         trainer.train_step(taken)
     assert waits == {"tolist": 2}, waits
-    assert len(trainer.anomalies._under_way) == 1, "the figures of a step are read when the next is under way"
+    assert len(trainer.anomalies._pending) == 1, "the figures of a step are read when the next is under way"
     print("counted")
 
 

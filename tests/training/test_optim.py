@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from support.errors import raises_user_error
 
 from msanet.config import Config, ScheduleConfig, parse_config
 from msanet.data.loader import BatchPlan
-from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.training.engine.optimizer import (
     bucket_size,
@@ -80,7 +80,7 @@ def test_the_users_json_is_merged_under_what_is_derived() -> None:
     ],
 )
 def test_what_both_decide_is_refused(deepspeed: dict, setting: str) -> None:
-    with pytest.raises(UserError, match=f"decided by {setting}"):
+    with raises_user_error("MSA-TRAIN-010", mentions=setting):
         deepspeed_config(config(**deepspeed), BatchPlan(8, 2, 2), 100)
 
 

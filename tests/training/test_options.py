@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.errors import raises_user_error
 from support.ranks import run_ranks
 from support.small_runs import small_config, start
 
@@ -14,7 +15,6 @@ from msanet.data.loader import plan_batches
 from msanet.data.manifest import load_manifest
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
-from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.training.engine import zero_state
 from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
@@ -103,7 +103,7 @@ def _compare_options(shards: str, stage: int) -> None:
 def _refused(shards: str) -> None:
     for section in ({"overlap_com": True}, {"offload_optimizer": {"device": "cpu"}}):
         config = small_config(shards, stage=1).model_copy(update={"deepspeed": {"zero_optimization": section}})
-        with pytest.raises(UserError, match="DeepSpeed refuses the section deepspeed .*; correct or remove") as refusal:
+        with raises_user_error("MSA-TRAIN-011", setting="deepspeed") as refusal:
             start(config)
         print(str(refusal.value))
 

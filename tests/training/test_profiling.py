@@ -33,7 +33,7 @@ def _profiled_training(shards: str, folder: str) -> None:
     config = small_config(shards, stage=0, network="unet")
     run = start(_with_run(config, profiler.STEPS + 1, dir=Path(folder), profile=True))
     began, all_reduce = time.perf_counter(), dist.all_reduce
-    for step, micro_batches in enumerate(run.stream(), start=1):
+    for step, micro_batches in enumerate(run.global_batches(), start=1):
         run.train_step(micro_batches)
         if step == profiler.STEPS:
             print("seconds", time.perf_counter() - began)
@@ -76,7 +76,7 @@ def _slow_loader(shards: str, late: int) -> None:
 
     trainer.train_loader = late_loader  # type: ignore[assignment]
     run = start(small_config(shards, stage=0, network="unet"))
-    stream = run.stream()
+    stream = run.global_batches()
     for _ in range(3):
         run.train_step(next(stream))
         figures = run.training_metrics()
@@ -130,11 +130,11 @@ def test_waiting_is_a_share_of_the_time(
     """Steps of 8 s, and 2 s more until a GPU has done them."""
     clock = iter([0.0, *(10.0, 10.0 + waited, 18.0, 18.0, 20.0) * 2]).__next__
     monkeypatch.setattr("msanet.training.monitoring.throughput.time.perf_counter", clock)
-    pace = ThroughputMeter(small_config("shards", stage=0))
+    meter = ThroughputMeter(small_config("shards", stage=0))
     for is_start in (True, False):
-        pace.ask()
-        pace.receive()
-        pace.end()
-        figures = pace.figures(lambda: None)
+        meter.start_wait()
+        meter.end_wait()
+        meter.end_step()
+        figures = meter.metrics(lambda: None)
         assert figures == {"images_per_second": 0.6, "data_wait": pytest.approx(waited / 10)}
         assert bool(capsys.readouterr().err) == (waited == 4 and not is_start)

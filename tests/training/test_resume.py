@@ -65,9 +65,9 @@ def test_saves_validations_and_resumes_are_bit_exact_on_the_same_ranks(
     changed, weights = _differences(third, straight), list(straight.weights)
     assert {f"{kind}/{name}" for kind in ("weights", "average") for name in weights} <= set(changed)
     assert {f"rng/{rank}.cpu" for rank in range(world)} <= set(changed) or network == "msanet"
-    assert straight.ema and bool(straight.running_statistics) == (network == "msanet")
+    assert straight.ema and bool(straight.buffers) == (network == "msanet")
     published = straight.weights | {f"average/{name}": tensor for name, tensor in straight.ema.items()}
-    for name, ranks in straight.running_statistics.items():
+    for name, ranks in straight.buffers.items():
         assert len(ranks) == world and not torch.equal(ranks[0], ranks[1]), "the ranks saw the same images"
         torch.testing.assert_close(published[name], ranks.mean(dim=0), rtol=1e-6, atol=1e-7)
 
