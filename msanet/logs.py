@@ -61,7 +61,8 @@ def remove_rank_files() -> None:
     """Close what `add_rank_file` opened, so that another run in this process gets files of its own."""
     for handler in [handler for handler in _ROOT.handlers if isinstance(handler, _RankFileHandler)]:
         _ROOT.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # a full disk, again
+            handler.close()
 
 
 def once(logger: logging.Logger, level: int, message: str, key: str | None = None) -> None:

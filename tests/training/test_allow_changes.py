@@ -90,5 +90,5 @@ def test_another_global_batch_goes_on_where_the_first_was(shards: Path, tmp_path
     outputs = run_ranks(2, __file__, "_double_the_batch", {"shards": str(shards), "folder": str(tmp_path)})
     assert all("went on" in said for said in outputs)
     assert (
-        "the run goes on at sample 24 of another order, so of the current epoch samples may be seen twice" in outputs[0]
+        "the run resumes at sample 24 of another order, so of the current epoch samples may be seen twice" in outputs[0]
     )

@@ -139,7 +139,7 @@ def _never_waits(shards: str) -> None:
         run.train_step(micro_batches)
     if torch.cuda.is_available():
         torch.cuda.set_sync_debug_mode("default")
-    assert run.step == 3 and not run.engine.tput_timer.config.enabled
+    assert run.state.step == 3 and not run.engine.tput_timer.config.enabled
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

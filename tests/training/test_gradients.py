@@ -136,7 +136,7 @@ def _average_buffers(shards: str) -> None:
 def _average_buffers_at(shards: str, stage: int) -> None:
     """Ranks that saw other images have other running statistics, and still have when they were saved and judged as one."""
     trainer = start(small_config(shards, stage))
-    trainer.ema = None
+    trainer.ema = trainer.checkpointer._ema = None
     run_steps(trainer, 1)
     held = {name: buffer for name, buffer in trainer.engine.module.named_buffers() if buffer.is_floating_point()}
     own = {name: buffer.clone() for name, buffer in held.items()}

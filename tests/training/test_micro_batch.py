@@ -54,8 +54,8 @@ def test_the_largest_divisor_that_fits(free: float, before: int | None, chosen: 
 
 def test_where_not_one_image_fits() -> None:
     sentence = (
-        r"one image takes about 14.8 GB a rank \(activations 10.0, weights 2.00; the rest is margin\), expected no more than "
-        r"the 14.0 GB that are free; set a smaller data.crop, or trainer.precision=bf16, or trainer.activation_check"
+        "one image takes about 14.8 GB a rank (activations 10.0, weights 2.00; the rest is margin), expected no more than "
+        "the 14.0 GB that are free; set a smaller data.crop, or trainer.precision=bf16, or trainer.activation_check"
     )
     with raises_user_error("MSA-TRAIN-005", setting="trainer.micro_batch_size", mentions=sentence):
         largest_micro_batch(Config(), plan_batches(12, "auto", 2), _needed, 14 * GB)

@@ -78,13 +78,13 @@ def _skip(shards: str, stage: int, optimizer: dict[str, Any], faults: dict[str, 
             after = state(wrong)
             assert_same({name: tensor for name, tensor in after.items() if name in before}, before)
             assert all(not after[name].any() for name in after.keys() - before), "Adam's state begins with zeros"
-            without.step, without.consumed_samples = without.step + 1, without.consumed_samples + 8
+            without.state.step, without.state.consumed_samples = without.state.step + 1, without.state.consumed_samples + 8
         else:
             without.train_step(same)
             assert any(not torch.equal(tensor, before[name]) for name, tensor in state(wrong).items() if name in before)
     assert wrong.state.step == STEPS and wrong.state.consumed_samples == 8 * STEPS
     assert_same(saved(wrong), saved(without))
-    figures, expected = wrong.metrics(), without.training_metrics()
+    figures, expected = wrong.metrics(), without.metrics()
     assert figures["skipped"] == len(bad) and "skipped" not in expected
     assert figures["loss"] == expected["loss"] and math.isfinite(figures["loss"])
     print("compared")

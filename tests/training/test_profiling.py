@@ -37,7 +37,7 @@ def _profiled_training(shards: str, folder: str) -> None:
         run.train_step(micro_batches)
         if step == profiler.STEPS:
             print("seconds", time.perf_counter() - began)
-    assert run.step == profiler.STEPS + 1 and dist.all_reduce is all_reduce
+    assert run.state.step == profiler.STEPS + 1 and dist.all_reduce is all_reduce
 
 
 def test_parts_are_exclusive_and_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def _slow_loader(shards: str, late: int) -> None:
     stream = run.global_batches()
     for _ in range(3):
         run.train_step(next(stream))
-        figures = run.training_metrics()
+        figures = run.metrics()
         assert figures["slowest_rank"] == late and 0.2 < figures["data_wait"] <= 1, figures
     print("measured")
 
