@@ -19,8 +19,8 @@ def errors_page() -> str:
         _NOTE,
         "# Errors",
         "",
-        "A command that cannot do what you ask for ends with exit code 2 and one line, `error: SENTENCE [CODE]`. The sentence says",
-        "what was found, what was expected and what to do. Its wording may change from version to version; the code does not.",
+        "A command that cannot do what you ask for ends with exit code 2 and one line, `error: SENTENCE [CODE]`. The sentence",
+        "says what was found, what was expected and what to do. Its wording may change from version to version; the code does not.",
     ]
     for prefix, (title, entries) in AREAS.items():
         if entries:
@@ -37,8 +37,8 @@ def settings_page() -> str:
         _NOTE,
         "# Settings",
         "",
-        "Settings come from a YAML file with a section for each heading below, then from `key=value` on the command line. Units stand",
-        "in names or descriptions. The options of each network (`model.*`) are listed by `msanet train --help`.",
+        "Settings come from a YAML file with a section for each heading below, then from `key=value` on the command line. Units",
+        "stand in names or descriptions. The options of each network (`model.*`) are listed by `msanet train --help`.",
     ]
     section = ""
     for name, kind, default, text in settings():
@@ -68,7 +68,9 @@ def main(arguments: list[str]) -> int:
     """Exit code 1 if `--check` finds a page that differs."""
     outdated = [name for name, page in PAGES.items() if _read(DOCS / name) != page()]
     if arguments == ["--check"]:
-        print(*(f"docs/{name} is outdated; run python docs/generate.py" for name in outdated), sep="\n", file=sys.stderr)
+        print(
+            *(f"docs/{name} is outdated; run python docs/generate.py" for name in outdated), sep="\n", file=sys.stderr
+        )
         return int(bool(outdated))
     for name in outdated:
         (DOCS / name).write_text(PAGES[name](), encoding="utf-8")
