@@ -44,9 +44,8 @@ def on_files(files: Files, config: Any) -> Files:
             text = (ROOT / name).read_text(encoding="utf-8")
             files.append(File.generated(config, page, content=_relink(text, "", page)))
     for name, modules in _packages().items():
-        text = f"# {name}\n\n" + "\n\n".join(
-            f"::: {module}\n    options:\n      heading_level: 2" for module in modules
-        )
+        levels = {module: 1 if module == modules[0] else 2 for module in modules}
+        text = "\n\n".join(f"::: {module}\n    options:\n      heading_level: {levels[module]}" for module in modules)
         files.append(File.generated(config, f"reference/{name}.md", content=text + "\n"))
     return files
 
