@@ -40,12 +40,12 @@ def settings_page() -> str:
         "Settings come from a YAML file with a section for each heading below, then from `key=value` on the command line. Units",
         "stand in names or descriptions. The options of each network (`model.*`) are listed by `msanet train --help`.",
     ]
-    section = ""
+    sections: dict[str, list[str]] = {}
     for name, kind, default, text in settings():
-        if name.rpartition(".")[0] != section or not section:
-            section = name.rpartition(".")[0] or name
-            lines += ["", f"## {section}", "", "| setting | default | type | meaning |", "| --- | --- | --- | --- |"]
-        lines.append(f"| `{name}` | `{_cell(_shown(default))}` | {_cell(kind)} | {_cell(text)} |")
+        row = f"| `{name}` | `{_cell(_shown(default))}` | {_cell(kind)} | {_cell(text)} |"
+        sections.setdefault(name.rpartition(".")[0] or name, []).append(row)
+    for section, rows in sections.items():
+        lines += ["", f"## {section}", "", "| setting | default | type | meaning |", "| --- | --- | --- | --- |", *rows]
     return "\n".join(lines) + "\n"
 
 
