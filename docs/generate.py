@@ -19,8 +19,8 @@ def errors_page() -> str:
         _NOTE,
         "# Errors",
         "",
-        "A command that cannot do what you ask for ends with exit code 2 and one line, `error: SENTENCE [CODE]`. The sentence says",
-        "what was found, what was expected and what to do. Its wording may change from version to version; the code does not.",
+        "A command that cannot do what you ask for ends with exit code 2 and one line, `error: SENTENCE [CODE]`. The sentence",
+        "says what was found, what was expected and what to do. Its wording may change between versions; the code does not.",
     ]
     for prefix, (title, entries) in AREAS.items():
         if entries:
@@ -37,15 +37,15 @@ def settings_page() -> str:
         _NOTE,
         "# Settings",
         "",
-        "Settings come from a YAML file with a section for each heading below, then from `key=value` on the command line. Units stand",
-        "in names or descriptions. The options of each network (`model.*`) are listed by `msanet train --help`.",
+        "Settings come from a YAML file with a section for each heading below, then from `key=value` on the command line. Units",
+        "stand in names or descriptions. The options of each network (`model.*`) are listed by `msanet train --help`.",
     ]
-    section = ""
+    sections: dict[str, list[str]] = {}
     for name, kind, default, text in settings():
-        if name.rpartition(".")[0] != section or not section:
-            section = name.rpartition(".")[0] or name
-            lines += ["", f"## {section}", "", "| setting | default | type | meaning |", "| --- | --- | --- | --- |"]
-        lines.append(f"| `{name}` | `{_cell(_shown(default))}` | {_cell(kind)} | {_cell(text)} |")
+        row = f"| `{name}` | `{_cell(_shown(default))}` | {_cell(kind)} | {_cell(text)} |"
+        sections.setdefault(name.rpartition(".")[0] or name, []).append(row)
+    for section, rows in sections.items():
+        lines += ["", f"## {section}", "", "| setting | default | type | meaning |", "| --- | --- | --- | --- |", *rows]
     return "\n".join(lines) + "\n"
 
 

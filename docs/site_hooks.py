@@ -1,7 +1,7 @@
 """MkDocs hooks: pages that stand elsewhere in the repository, and the API reference, a page for each package.
 
-A Markdown file outside docs/ is shown on the site through a line `<!-- include: ../README.md -->`, or as a page of its own (`_PAGES`),
-so that its text stands once. Links that lead out of docs/ become links to those pages, or plain text.
+A Markdown file outside docs/ is shown on the site through a line `<!-- include: ../README.md -->`, or as a page of its own
+(`_PAGES`), so that its text stands once. Links that lead out of docs/ become links to those pages, or plain text.
 """
 
 import posixpath
@@ -44,9 +44,8 @@ def on_files(files: Files, config: Any) -> Files:
             text = (ROOT / name).read_text(encoding="utf-8")
             files.append(File.generated(config, page, content=_relink(text, "", page)))
     for name, modules in _packages().items():
-        text = f"# {name}\n\n" + "\n\n".join(
-            f"::: {module}\n    options:\n      heading_level: 2" for module in modules
-        )
+        levels = {module: 1 if module == modules[0] else 2 for module in modules}
+        text = "\n\n".join(f"::: {module}\n    options:\n      heading_level: {levels[module]}" for module in modules)
         files.append(File.generated(config, f"reference/{name}.md", content=text + "\n"))
     return files
 
