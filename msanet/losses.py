@@ -126,8 +126,10 @@ def class_weights(chosen: str | Sequence[float], histogram: Sequence[int]) -> Te
         return torch.where(counts > 0, median / counts.clamp(min=1), 1.0).float()
     if len(chosen) != len(histogram):
         raise UserError(
+            "MSA-MODEL-019",
             f"loss.class_weights has {len(chosen)} weights, expected one for each of the {len(histogram)} classes; add or "
-            "remove some"
+            "remove some",
+            setting="loss.class_weights",
         )
     return torch.tensor([float(weight) for weight in chosen])
 

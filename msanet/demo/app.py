@@ -64,7 +64,7 @@ def create_app(segmenter: Segmenter, host: str) -> Flask:
         try:
             key, row, column = str(words["key"]), int(words["row"]), int(words["column"])
         except (KeyError, TypeError, ValueError):
-            raise UserError("the request has no key, row and column; reload the page") from None
+            raise UserError("MSA-DEMO-001", "the request has no key, row and column; reload the page") from None
         with _slot(slots):
             return {name: _packed(map_HW) for name, map_HW in segmenter.maps(key, row, column).items()}
 

@@ -109,14 +109,17 @@ class Segmenter:
         with self._lock:
             image_HWC = self._kept.get(key)
             if image_HWC is None:
-                raise UserError(f"the image is not among the last {_KEPT}, which alone are kept; drop it again")
+                raise UserError(
+                    "MSA-DEMO-002", f"the image is not among the last {_KEPT}, which alone are kept; drop it again"
+                )
             maps = AttentionMaps(self._predictor(self._settings_for(image_HWC)))
             if not self.queries:
                 return {name: _small(map_HW) for name, map_HW in maps.scale_weights(image_HWC).items()}
             height, width = image_HWC.shape[:2]
             if not (0 <= row < height and 0 <= column < width):
                 raise UserError(
-                    f"pixel {row}, {column} is not in the image, expected below {height}, {width}; move back"
+                    "MSA-DEMO-003",
+                    f"pixel {row}, {column} is not in the image, expected below {height}, {width}; move back",
                 )
             if self._attention is None or self._attention[0] != key:
                 self._attention = None  # makes room
@@ -172,12 +175,15 @@ def decode(data: bytes, name: str, megapixels: float) -> UInt8:
     if height * width > megapixels * 1e6:
         found = math.ceil(height * width / 1e5) / 10
         raise UserError(
+            "MSA-DEMO-004",
             f"'{name}' has {width}x{height} pixels, {found:g} megapixels, expected at most {megapixels:g}; make it smaller, or "
-            f"start the page with --max-megapixels {math.ceil(found)}"
+            f"start the page with --max-megapixels {math.ceil(found)}",
+            setting="--max-megapixels",
         )
     if max(height, width) > _MAX_SIDE:
         raise UserError(
-            f"'{name}' has {width}x{height} pixels, expected sides of at most {_MAX_SIDE}; cut it into parts"
+            "MSA-DEMO-005",
+            f"'{name}' has {width}x{height} pixels, expected sides of at most {_MAX_SIDE}; cut it into parts",
         )
     pixels_HWC = picture.window(0, 0, height, width)
     turn = _turn(data)

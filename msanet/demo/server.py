@@ -21,7 +21,8 @@ def serve(segmenter: Segmenter, host: str, port: int) -> None:
         from msanet.demo.app import create_app
     except ImportError as error:
         raise UserError(
-            "the package flask is not installed, expected it for the demo page; run: pip install 'msanet[demo]'"
+            "MSA-DEMO-006",
+            "the package flask is not installed, expected it for the demo page; run: pip install 'msanet[demo]'",
         ) from error
 
     class Handler(WSGIRequestHandler):
@@ -53,6 +54,8 @@ def _bind(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family)
     except OSError as error:
         raise UserError(
+            "MSA-DEMO-007",
             f"--host {host} --port {port} cannot be bound ({(error.strerror or str(error)).lower()}), expected a free port of "
-            "this machine; choose another --port, 0 for any"
+            "this machine; choose another --port, 0 for any",
+            setting="--port",
         ) from error

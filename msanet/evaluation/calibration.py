@@ -47,7 +47,10 @@ class Calibration:
         """
         assert confidence_HW.shape == prediction_HW.shape == ground_truth_HW.shape, f"{confidence_HW.shape}"
         if confidence_HW.isnan().any():
-            raise UserError("a confidence is NaN, expected 0 to 1; the network is broken, take an earlier checkpoint")
+            raise UserError(
+                "MSA-EVAL-001",
+                "a confidence is NaN, expected 0 to 1; the network is broken, take an earlier checkpoint",
+            )
         level = (confidence_HW.float().clamp(0, 1) * LEVELS).round().int()
         state = torch.where(ground_truth_HW == IGNORE_INDEX, 2, (prediction_HW == ground_truth_HW).int())
         counts = torch.bincount((state * (LEVELS + 1) + level).flatten(), minlength=3 * (LEVELS + 1))

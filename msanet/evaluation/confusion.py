@@ -15,8 +15,10 @@ def confusion_matrix(ground_truth: Tensor, prediction: Tensor, num_classes: int)
     matrix = confusion_matrix_with_void(ground_truth, prediction, num_classes)
     if matrix[:, num_classes].any():
         raise UserError(
+            "MSA-EVAL-002",
             f"prediction holds {IGNORE_INDEX} (void) on labelled pixels, expected only train ids 0 to {num_classes - 1}; "
-            "use a protocol that counts void"
+            "use a protocol that counts void",
+            setting="evaluation.protocol",
         )
     return matrix[:, :num_classes]
 
@@ -41,7 +43,8 @@ def confusion_matrix_with_void(ground_truth: Tensor, prediction: Tensor, num_cla
 def _bytes(values: Tensor, what: str) -> Tensor:
     if values.dtype != torch.uint8 and values.numel() and not 0 <= values.min() <= values.max() <= 255:
         raise UserError(
-            f"{what} holds values from {int(values.min())} to {int(values.max())}, expected train ids of 0 to 255; convert it"
+            "MSA-EVAL-003",
+            f"{what} holds values from {int(values.min())} to {int(values.max())}, expected train ids of 0 to 255; convert it",
         )
     return values.to(torch.uint8)
 
@@ -50,5 +53,6 @@ def _expect_known(counts: Tensor, num_classes: int, what: str) -> None:
     unknown = (counts[num_classes:].nonzero().flatten() + num_classes).tolist()
     if unknown:
         raise UserError(
-            f"{what} holds the value(s) {unknown}, expected train ids 0 to {num_classes - 1} or {IGNORE_INDEX}; convert it"
+            "MSA-EVAL-003",
+            f"{what} holds the value(s) {unknown}, expected train ids 0 to {num_classes - 1} or {IGNORE_INDEX}; convert it",
         )

@@ -156,17 +156,23 @@ def merge_classes(records: PerImageCounts, groups: Mapping[str, Sequence[str]]) 
         for member in members:
             if member not in records.classes:
                 raise UserError(
-                    f"class '{member}' of group '{group}' is unknown; {nearest(member, [*records.classes])}"
+                    "MSA-EVAL-005",
+                    f"class '{member}' of group '{group}' is unknown; {nearest(member, [*records.classes])}",
+                    setting="--merge",
                 )
             if member in group_of:
                 raise UserError(
-                    f"class '{member}' is in group '{group_of[member]}' and again in '{group}', expected once; leave one out"
+                    "MSA-EVAL-006",
+                    f"class '{member}' is in group '{group_of[member]}' and again in '{group}', expected once; leave one out",
+                    setting="--merge",
                 )
             group_of[member] = group
     for group in groups:
         if group in records.classes and group not in group_of:
             raise UserError(
-                f"group '{group}' has the name of a class outside it, expected a name of its own; choose another"
+                "MSA-EVAL-006",
+                f"group '{group}' has the name of a class outside it, expected a name of its own; choose another",
+                setting="--merge",
             )
     name_of = {name: group_of.get(name, name) for name in records.classes}
     classes = tuple(dict.fromkeys(name_of.values()))
@@ -208,7 +214,10 @@ def write_per_image_counts(path: Path, records: PerImageCounts) -> None:
 def read_per_image_counts(path: Path) -> PerImageCounts:
     """Read and check the file. Raises UserError where it is not there, not ours or not sound."""
     if not path.is_file():
-        raise UserError(f"'{path}' is not there, expected the records of an evaluation; run launcher/evaluate.py first")
+        raise UserError(
+            "MSA-EVAL-007",
+            f"'{path}' is not there, expected the records of an evaluation; run launcher/evaluate.py first",
+        )
     try:
         with zipfile.ZipFile(path) as file:
             is_ours = sum(info.file_size for info in file.infolist()) <= MAX_BYTES
@@ -219,11 +228,14 @@ def read_per_image_counts(path: Path) -> PerImageCounts:
         is_ours = False
     if not is_ours:
         raise UserError(
-            f"'{path}' is damaged or no file of ours, expected {FORMAT}, version {VERSION}; run the evaluation again"
+            "MSA-EVAL-008",
+            f"'{path}' is damaged or no file of ours, expected {FORMAT}, version {VERSION}; run the evaluation again",
         )
     fault = _fault(about, arrays)
     if fault:
-        raise UserError(f"'{path}' is damaged ({fault}), expected sound records; run the evaluation again")
+        raise UserError(
+            "MSA-EVAL-009", f"'{path}' is damaged ({fault}), expected sound records; run the evaluation again"
+        )
     names = (about["dataset"], about["digest"], about["split"])
     return PerImageCounts(
         *names,

@@ -101,8 +101,10 @@ def _judge_voc(matrix: np.ndarray, plain: Scores) -> Scores:
     num_classes = len(VOC.classes)
     if matrix[:, num_classes:].any():
         raise UserError(
+            "MSA-EVAL-002",
             f"prediction is void on {int(matrix[:, num_classes:].sum())} labelled pixels, expected a class of VOC everywhere, "
-            "as the devkit does; predict background there or choose another protocol"
+            "as the devkit does; predict background there or choose another protocol",
+            setting="evaluation.protocol",
         )
     total = 0.0
     for iou in plain.iou_K.tolist():
@@ -141,6 +143,8 @@ def _mean_of_defined(values: Iterable[float]) -> float:
 def _expect(classes: tuple[str, ...], spec: DatasetSpec, protocol: Protocol) -> None:
     if classes != spec.classes:
         raise UserError(
+            "MSA-EVAL-010",
             f"protocol {protocol} was asked for {len(classes)} classes ({', '.join(classes[:3])}, ...), expected the "
-            f"{spec.num_classes} of {spec.name} ({', '.join(spec.classes[:3])}, ...); choose protocol default"
+            f"{spec.num_classes} of {spec.name} ({', '.join(spec.classes[:3])}, ...); choose protocol default",
+            setting="evaluation.protocol",
         )

@@ -197,8 +197,9 @@ def require_complete(evaluation: EvaluationResult, source: ShardSource) -> None:
     wrong = np.flatnonzero(evaluation.times_seen != 1)
     names = ", ".join(source.key(int(number)) for number in wrong[:3])
     raise UserError(
+        "MSA-EVAL-011",
         f"{evaluation.num_missing} images of split '{evaluation.split}' were missed and {evaluation.num_duplicate} counted "
-        f"more than once ({names}, ...), expected each of {len(evaluation.times_seen)} exactly once; do not use these figures"
+        f"more than once ({names}, ...), expected each of {len(evaluation.times_seen)} exactly once; do not use these figures",
     )
 
 

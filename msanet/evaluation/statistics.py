@@ -95,8 +95,9 @@ def paired_difference(
     changed = np.flatnonzero((pair[0].support != pair[1].support).any(axis=1))
     if len(changed):
         raise UserError(
+            "MSA-EVAL-014",
             f"the labels of {len(changed)} images differ between the runs ('{first.keys[changed[0]]}', ...), expected the "
-            "same; evaluate both on the same shards"
+            "same; evaluate both on the same shards",
         )
     a, b = (_figures(counts.sum()) for counts in pair)
     drawn = np.concatenate([_figures(two) - _figures(one) for one, two in _resampled(pair, resamples, seed)])
@@ -134,7 +135,7 @@ def _resampled(pair: tuple[ClassCounts, ...], resamples: int, seed: int) -> Iter
     """Sums (R, K) over drawn images, chunk by chunk; every member of `pair` is summed over the same images."""
     num_images, num_classes = pair[0].right.shape
     if not num_images:
-        raise UserError("the records hold no images, expected at least one; run the evaluation again")
+        raise UserError("MSA-EVAL-015", "the records hold no images, expected at least one; run the evaluation again")
     # Whole numbers far below 2^53, so that float64 sums are exact in any order and BLAS may do them.
     table = np.concatenate(
         [part for counts in pair for part in (counts.right, counts.support, counts.predicted)], axis=1
@@ -192,14 +193,16 @@ def _aligned(first: PerImageCounts, second: PerImageCounts) -> ClassCounts:
         mine, theirs = getattr(first, what), getattr(second, what)
         if mine != theirs:
             raise UserError(
-                f"{what} is {mine} in one run and {theirs} in the other, expected the same; compare like with like"
+                "MSA-EVAL-012",
+                f"{what} is {mine} in one run and {theirs} in the other, expected the same; compare like with like",
             )
     place = {key: number for number, key in enumerate(second.keys)}
     if len(place) != len(second) or set(first.keys) != place.keys() or len(first) != len(second):
         lacking = next(iter(set(first.keys) ^ place.keys()), first.keys[0] if first.keys else "")
         raise UserError(
+            "MSA-EVAL-013",
             f"the runs hold {len(first)} and {len(second)} images and not the same ones ('{lacking}', ...), expected each image "
-            "once in both; evaluate both on the same shards"
+            "once in both; evaluate both on the same shards",
         )
     order = [place[key] for key in first.keys]
     counts = second.class_counts()

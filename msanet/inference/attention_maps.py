@@ -29,12 +29,16 @@ class AttentionMaps:
         attends = isinstance(model, MSANet) and model.attends
         if not attends and not isinstance(model, AttentionToScale):
             raise UserError(
+                "MSA-INFER-001",
                 f"the network {type(model).__name__} has no maps, expected attention_to_scale, or msanet with "
-                "model.attention=full; leave maps out of --write"
+                "model.attention=full; leave maps out of --write",
+                setting="--write",
             )
         if queries_Q2 and not attends:
             raise UserError(
-                "--query is given, expected it with msanet alone: attention_to_scale has no queries; leave it out"
+                "MSA-INFER-002",
+                "--query is given, expected it with msanet alone: attention_to_scale has no queries; leave it out",
+                setting="--query",
             )
         self.model = model
         self.settings = predictor.settings
@@ -75,8 +79,10 @@ class AttentionMaps:
         outside = [query for query in queries_Q2 if not (0 <= query[0] < height and 0 <= query[1] < width)]
         if outside:
             raise UserError(
+                "MSA-INFER-003",
                 f"--query is {outside[0][0]} {outside[0][1]}, expected row and column of a pixel, below {height} and {width} "
-                "here; correct it"
+                "here; correct it",
+                setting="--query",
             )
         with self._network():
             x_1CHW = self._input(image_HWC)
@@ -106,8 +112,10 @@ class AttentionMaps:
             if not is_out_of_memory(error):
                 raise
             raise UserError(
+                "MSA-INFER-004",
                 f"memory does not suffice for the maps of one image ({str(error).splitlines()[0]}), expected the whole image "
-                "to fit; lower evaluation.resize, or leave maps out of --write"
+                "to fit; lower evaluation.resize, or leave maps out of --write",
+                setting="evaluation.resize",
             ) from error
 
 

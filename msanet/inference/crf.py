@@ -20,8 +20,10 @@ def require_library() -> ModuleType:
         import pydensecrf.densecrf as densecrf
     except ImportError as error:
         raise UserError(
+            "MSA-INFER-005",
             "evaluation.crf is enabled but the package pydensecrf2 is not installed, expected it for the fully connected "
-            "CRF; run: pip install 'msanet[crf]'"
+            "CRF; run: pip install 'msanet[crf]'",
+            setting="evaluation.crf.enabled",
         ) from error
     return densecrf
 

@@ -88,8 +88,10 @@ def require_same(run: Run, deployed: Deployed, size: Size = None) -> None:
         chosen = expected.gather(1, labels.long().unsqueeze(1)).squeeze(1)
         if not ((logits - expected).abs().max() <= tolerance and (chosen >= expected.amax(1) - 2 * tolerance).all()):
             raise UserError(
+                "MSA-INFER-006",
                 f"the exported network says something else than the one in torch for an image of {height}x{width}, expected "
-                f"the same labels and logits within {TOLERANCE} of the largest; nothing is written, use another --to"
+                f"the same labels and logits within {TOLERANCE} of the largest; nothing is written, use another --to",
+                setting="--to",
             )
 
 
@@ -107,8 +109,10 @@ def _graph(network: nn.Module, metadata: ModelMetadata, size: Size) -> torch.exp
             return torch.export.export(Deployed(network, metadata), (example,), dynamic_shapes=(free,))
         except torch._dynamo.exc.UserError:
             raise UserError(
+                "MSA-INFER-007",
                 f"torch {torch.__version__} cannot export {metadata.name} for images of any size, as torch 2.13 does; give "
-                "the one size of your images by --size"
+                "the one size of your images by --size",
+                setting="--size",
             ) from None
 
 
@@ -180,7 +184,9 @@ def _require_onnx() -> Any:
         import onnxscript
     except ImportError as error:
         raise UserError(
-            f"--to onnx needs the package {error.name}, which is not installed; run: pip install 'msanet[export]'"
+            "MSA-INFER-005",
+            f"--to onnx needs the package {error.name}, which is not installed; run: pip install 'msanet[export]'",
+            setting="--to",
         ) from error
     return onnxscript
 

@@ -27,9 +27,11 @@ def _explained_lack_of_memory() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(
+            "MSA-INFER-004",
             f"memory does not suffice for one image ({str(error).splitlines()[0]}), expected its passes to fit; set "
             "evaluation.window or make it smaller, lower evaluation.window_batch, evaluation.resize or evaluation.scales, "
-            "or choose evaluation.precision bf16"
+            "or choose evaluation.precision bf16",
+            setting="evaluation.window",
         ) from error
 
 

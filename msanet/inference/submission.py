@@ -38,8 +38,10 @@ class SubmissionFormat:
         match = self.pattern.fullmatch(image.stem)
         if match is None or is_video(image):
             raise UserError(
+                "MSA-INFER-008",
                 f"'{image}' is not named like an image of {self.spec.name}, expected names such as '{self.example}'; give the "
-                "files of the test set under their own names"
+                "files of the test set under their own names",
+                setting="--images",
             )
         return Path(self.target.format(match[1]))
 
@@ -47,8 +49,10 @@ class SubmissionFormat:
         """Raise UserError unless a network has the dataset's classes in their order."""
         if classes != self.spec.classes:
             raise UserError(
+                "MSA-INFER-009",
                 f"the network knows {len(classes)} classes ({', '.join(classes[:3])}, ...), expected the {self.spec.num_classes} "
-                f"of {self.spec.name} in their order ({', '.join(self.spec.classes[:3])}, ...); train on {self.spec.name}"
+                f"of {self.spec.name} in their order ({', '.join(self.spec.classes[:3])}, ...); train on {self.spec.name}",
+                setting="--submission",
             )
 
     def require_free(self, out: Path, names: Iterable[Path]) -> None:
@@ -57,7 +61,9 @@ class SubmissionFormat:
         for path in out.rglob("*.png"):
             if path not in own and self.pattern.match(path.stem):
                 raise UserError(
-                    f"'{path}' lies in --out already, expected nothing but this submission; choose another folder"
+                    "MSA-INFER-010",
+                    f"'{path}' lies in --out already, expected nothing but this submission; choose another folder",
+                    setting="--out",
                 )
 
 

@@ -121,7 +121,7 @@ def _named(what: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{what}: {error}") from error
+        raise UserError(error.code, f"{what}: {error}", error.setting) from error
 
 
 def _read_image(path: Path) -> UInt8:
@@ -129,6 +129,8 @@ def _read_image(path: Path) -> UInt8:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"'{path}' cannot be read ({os.strerror(error.errno or 0).lower()}), expected an image; check the file"
+            "MSA-INFER-011",
+            f"'{path}' cannot be read ({os.strerror(error.errno or 0).lower()}), expected an image; check the file",
+            setting="--images",
         ) from error
     return decode_image(data, str(path))

@@ -51,7 +51,11 @@ class AttentionToScale(SegmentationNetwork):
         self.features = features or ("fc7" if "fc7" in network.feature_channels else "penultimate")
         if self.features not in network.feature_channels:
             known = sorted(network.feature_channels)
-            raise UserError(f"model.features is '{self.features}', no feature here; {nearest(self.features, known)}")
+            raise UserError(
+                "MSA-MODEL-005",
+                f"model.features is '{self.features}', no feature here; {nearest(self.features, known)}",
+                setting="model.features",
+            )
         count = len(self.scales)
         self.feature_channels = {"scale_weights": count}
         self.classifier_names = tuple(f"network.{name}" for name in network.classifier_names)
@@ -127,7 +131,11 @@ def parse_scales(text: str) -> tuple[Fraction, ...]:
     except (ValueError, ZeroDivisionError):
         scales = ()
     if not scales or min(scales) <= 0:
-        raise UserError(f"model.scales is '{text}', expected positive numbers such as '1,0.75,0.5'; correct it")
+        raise UserError(
+            "MSA-MODEL-004",
+            f"model.scales is '{text}', expected positive numbers such as '1,0.75,0.5'; correct it",
+            setting="model.scales",
+        )
     return scales
 
 

@@ -52,22 +52,28 @@ def save_network(path: Path, weights: dict[str, Tensor], metadata: ModelMetadata
 def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelMetadata]:
     """Weights by name, and the metadata. Raises UserError if the file is missing, damaged or not one of ours."""
     if not path.is_file():
-        raise UserError(f"checkpoint '{path}' is not there, expected a model.safetensors of a run; check the path")
+        raise UserError(
+            "MSA-MODEL-007", f"checkpoint '{path}' is not there, expected a model.safetensors of a run; check the path"
+        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         weights = load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"checkpoint '{path}' cannot be read ({error}); use another checkpoint of the run") from None
+        raise UserError(
+            "MSA-MODEL-008", f"checkpoint '{path}' cannot be read ({error}); use another checkpoint of the run"
+        ) from None
     if METADATA not in metadata:
         raise UserError(
-            f"'{path}' holds no model metadata, so it is no checkpoint of ours; give a run's model.safetensors"
+            "MSA-MODEL-009",
+            f"'{path}' holds no model metadata, so it is no checkpoint of ours; give a run's model.safetensors",
         )
     try:
         return weights, ModelMetadata.model_validate_json(metadata[METADATA])
     except ValidationError as error:
         raise UserError(
-            f"the model metadata of '{path}' is damaged ({error.errors()[0]['msg']}); use another checkpoint"
+            "MSA-MODEL-010",
+            f"the model metadata of '{path}' is damaged ({error.errors()[0]['msg']}); use another checkpoint",
         ) from None
 
 
@@ -79,7 +85,7 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, ModelMeta
             require_same_tensors(metadata.build(), weights, str(path))
     except (RuntimeError, TypeError):  # torch's words for sizes beyond 64 bits
         raise UserError(
-            f"the model metadata of '{path}' asks for an impossible network; use another checkpoint"
+            "MSA-MODEL-011", f"the model metadata of '{path}' asks for an impossible network; use another checkpoint"
         ) from None
     model = metadata.build()
     apply_weights(model, weights, str(path))
@@ -91,8 +97,9 @@ def require_same_classes(metadata: ModelMetadata, classes: tuple[str, ...], data
     if metadata.classes == classes:
         return
     raise UserError(
+        "MSA-MODEL-012",
         f"the checkpoint knows {len(metadata.classes)} classes of {metadata.dataset} ({', '.join(metadata.classes[:3])}, ...), '{data}' has "
-        f"{len(classes)} ({', '.join(classes[:3])}, ...); evaluate on a dataset with the same classes"
+        f"{len(classes)} ({', '.join(classes[:3])}, ...); evaluate on a dataset with the same classes",
     )
 
 
@@ -110,6 +117,7 @@ def require_same_tensors(model: nn.Module, weights: dict[str, Tensor], origin: s
     if missing or extra or shapes:
         first = (missing + extra + shapes)[0]
         raise UserError(
+            "MSA-MODEL-013",
             f"'{origin}' is of another network: {len(missing)} tensors are missing, {len(extra)} are unknown and "
-            f"{len(shapes)} have another shape, first '{first}'; use the checkpoint with its own model settings"
+            f"{len(shapes)} have another shape, first '{first}'; use the checkpoint with its own model settings",
         )

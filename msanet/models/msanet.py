@@ -142,9 +142,15 @@ class MSANet(SegmentationNetwork):
 
 def _require_approximation(pool: int, window: int) -> None:
     if pool < 1:
-        raise UserError(f"model.attention_pool is {pool}, expected 1 (exact) or more; correct it")
+        raise UserError(
+            "MSA-MODEL-003",
+            f"model.attention_pool is {pool}, expected 1 (exact) or more; correct it",
+            setting="model.attention_pool",
+        )
     if window < 0 or window % pool:
         raise UserError(
+            "MSA-MODEL-006",
             f"model.attention_window is {window} and model.attention_pool {pool}, expected a window of 0 (exact) or a "
-            "multiple of the pool; correct one of them"
+            "multiple of the pool; correct one of them",
+            setting="model.attention_window",
         )

@@ -126,7 +126,11 @@ def _from_torchvision(model: SegmentationNetwork, weights: Weights, file: Path) 
     trunk, holds, advice = _recognise(weights, file)
     prefix = "network." if isinstance(model, AttentionToScale) else ""
     if not isinstance(getattr(model.get_submodule(prefix[:-1]), "trunk", None), trunk):
-        raise UserError(f"'{file}' holds {holds}, which is no part of this network; {advice}")
+        raise UserError(
+            "MSA-MODEL-016",
+            f"'{file}' holds {holds}, which is no part of this network; {advice}",
+            setting="model.pretrained",
+        )
     own = model.state_dict()
     taken, unused = {}, []
     for name, tensor in weights.items():
@@ -187,7 +191,11 @@ def _recognise(weights: Weights, file: Path) -> tuple[type[nn.Module], str, str]
             advice = f"use it for deeplabv3 with model.backbone={backbone}, model.norm={norms} and model.width=1"
             return ResNet, f"torchvision's {backbone}", advice
         return ResNet, f"a ResNet of {blocks} blocks", "use torchvision's resnet50 or resnet101"
-    raise UserError(f"'{file}' holds tensors such as {', '.join(list(weights)[:3])}; expected {_EXPECTED}")
+    raise UserError(
+        "MSA-MODEL-015",
+        f"'{file}' holds tensors such as {', '.join(list(weights)[:3])}; expected {_EXPECTED}",
+        setting="model.pretrained",
+    )
 
 
 def _require_fit(own: Weights, offer: _Offer, file: Path) -> None:
@@ -203,18 +211,28 @@ def _require_fit(own: Weights, offer: _Offer, file: Path) -> None:
     }
     listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
     if listed:
-        raise UserError(f"'{file}' holds {offer.holds}, which does not fit this network ({listed}); {offer.advice}")
+        raise UserError(
+            "MSA-MODEL-016",
+            f"'{file}' holds {offer.holds}, which does not fit this network ({listed}); {offer.advice}",
+            setting="model.pretrained",
+        )
     for name, tensor in offer.weights.items():
         low, high = tensor.to(own[name].dtype).aminmax()  # NaN if there is one; without a copy as isfinite makes
         if not (low.isfinite() and high.isfinite()):
-            raise UserError(f"'{file}' gives '{name}' values that are not finite; use another file")
+            raise UserError(
+                "MSA-MODEL-017",
+                f"'{file}' gives '{name}' values that are not finite; use another file",
+                setting="model.pretrained",
+            )
 
 
 def _read(file: Path) -> tuple[Weights, ModelMetadata | None]:
     """All tensors by name, and the metadata if the file is ours."""
     if not file.is_file():
         raise UserError(
-            f"model.pretrained: '{file}' is not there, expected {_EXPECTED}; give the file, or a checkpoint's folder"
+            "MSA-MODEL-007",
+            f"model.pretrained: '{file}' is not there, expected {_EXPECTED}; give the file, or a checkpoint's folder",
+            setting="model.pretrained",
         )
     with file.open("rb") as stream:
         start = stream.read(16)
@@ -225,7 +243,11 @@ def _read(file: Path) -> tuple[Weights, ModelMetadata | None]:
     found = (
         "is a pointer of Git LFS, fetch the file itself" if start.startswith(b"version https") else "is no such file"
     )
-    raise UserError(f"model.pretrained: '{file}' {found if start else 'is empty'}; expected {_EXPECTED}")
+    raise UserError(
+        "MSA-MODEL-015",
+        f"model.pretrained: '{file}' {found if start else 'is empty'}; expected {_EXPECTED}",
+        setting="model.pretrained",
+    )
 
 
 def _read_safetensors(file: Path) -> tuple[Weights, ModelMetadata | None]:
@@ -234,7 +256,9 @@ def _read_safetensors(file: Path) -> tuple[Weights, ModelMetadata | None]:
             metadata = opened.metadata() or {}
         return load_weights(file) if METADATA in metadata else (_state_dict(load_file(file), file), None)
     except safetensors.SafetensorError as error:
-        raise UserError(f"'{file}' is damaged ({error}); copy it again") from None
+        raise UserError(
+            "MSA-MODEL-008", f"'{file}' is damaged ({error}); copy it again", setting="model.pretrained"
+        ) from None
 
 
 def _read_pickle(file: Path, mmap: bool) -> Any:
@@ -244,11 +268,15 @@ def _read_pickle(file: Path, mmap: bool) -> Any:
     except Exception as error:  # a damaged pickle can raise anything
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             raise UserError(
+                "MSA-MODEL-018",
                 f"'{file}' holds more than tensors, or is damaged, and is not loaded, since that could run code of its maker; "
-                "where you trust it, save its state_dict as .safetensors"
+                "where you trust it, save its state_dict as .safetensors",
+                setting="model.pretrained",
             ) from None
         raise UserError(
-            f"'{file}' is damaged ({type(error).__name__}: {str(error).partition('.')[0]}); copy it again"
+            "MSA-MODEL-008",
+            f"'{file}' is damaged ({type(error).__name__}: {str(error).partition('.')[0]}); copy it again",
+            setting="model.pretrained",
         ) from None
 
 
@@ -258,7 +286,9 @@ def _state_dict(found: Any, file: Path) -> Weights:
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise UserError(f"'{file}' holds no tensors by name; expected {_EXPECTED}")
+        raise UserError(
+            "MSA-MODEL-015", f"'{file}' holds no tensors by name; expected {_EXPECTED}", setting="model.pretrained"
+        )
     return {str(name).removeprefix("module."): tensor.detach() for name, tensor in found.items()}
 
 

@@ -23,7 +23,9 @@ def write_picture(path: Path, picture: UInt8) -> None:
     if not done:
         height, width = picture.shape[:2]
         raise UserError(
-            f"'{path}' cannot hold {width}x{height} pixels; cut the image, or leave this output out of --write"
+            "MSA-EVAL-016",
+            f"'{path}' cannot hold {width}x{height} pixels; cut the image, or leave this output out of --write",
+            setting="--write",
         )
     with atomic_file(path, lasting=False) as temporary:
         temporary.write_bytes(data.tobytes())

@@ -39,7 +39,11 @@ class VideoReader:
         self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
         self._first = self._next()
         if self._first is None:
-            raise UserError(f"'{path}' cannot be read as a video, no frame of it; replace or remove the file")
+            raise UserError(
+                "MSA-EVAL-017",
+                f"'{path}' cannot be read as a video, no frame of it; replace or remove the file",
+                setting="--images",
+            )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if math.isfinite(rate) and rate > 0 else _USUAL_RATE
         self.count = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
@@ -85,8 +89,10 @@ class VideoWriter:
             self._writer = cv2.VideoWriter(str(self._path), cv2.CAP_FFMPEG, fourcc, self._rate, (width, height))
         if not self._writer.isOpened() or self._size != (height, width):
             raise UserError(
+                "MSA-EVAL-018",
                 f"{width}x{height} pixels at {self._rate:g} frames per second do not fit into '{self._path.name}', expected "
-                "frames of one size; write pictures of each frame instead, --write palette"
+                "frames of one size; write pictures of each frame instead, --write palette",
+                setting="--write",
             )
         self.require_space()
         self._writer.write(cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2BGR))

@@ -43,7 +43,9 @@ def spatial_attention(a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor, pool: int 
         return attended_NLC.transpose(1, 2).reshape(b_NCHW.shape)
     if torch.compiler.is_exporting() and isinstance(b_NCHW.shape[2], torch.SymInt):
         raise UserError(
-            "a network with model.attention_window cannot be exported for images of any size, expected one size; give --size"
+            "MSA-MODEL-020",
+            "a network with model.attention_window cannot be exported for images of any size, expected one size; give --size",
+            setting="--size",
         )
     bands = []
     for rows in _bands(b_NCHW.shape[2], window):
