@@ -17,7 +17,8 @@ ENTRIES: dict[str, Entry] = {
     ),
     "MSA-INFER-004": Entry(
         "The device is out of memory for one image.",
-        "Set or reduce `evaluation.window`, reduce `evaluation.window_batch`, `evaluation.resize` or `evaluation.scales`, or set `evaluation.precision=bf16`.",
+        "Set or reduce `evaluation.window`, `evaluation.window_batch`, `evaluation.resize` or `evaluation.scales`, or set "
+        "`evaluation.precision=bf16`.",
     ),
     "MSA-INFER-005": Entry(
         "An optional package is not installed.",

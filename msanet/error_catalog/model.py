@@ -60,7 +60,8 @@ ENTRIES: dict[str, Entry] = {
         "Upgrade msanet to the version that the error names, or newer.",
     ),
     "MSA-MODEL-015": Entry(
-        "The file for `model.pretrained` contains neither a checkpoint of msanet nor torchvision's VGG-16, ResNet-50 or ResNet-101.",
+        "The file for `model.pretrained` contains neither a checkpoint of msanet nor torchvision's VGG-16, "
+        "ResNet-50 or ResNet-101.",
         "Give one of these files. A Git LFS pointer has to be fetched first.",
     ),
     "MSA-MODEL-016": Entry(

@@ -35,7 +35,7 @@ def attention_to_scale(
         known = sorted(MODELS.keys() - {"attention_to_scale"})
         raise UserError(
             "MSA-MODEL-001",
-            f"model.network is '{network}', which can have no scales; {nearest(network, known)}",
+            f"model.network is '{network}', which attention_to_scale cannot wrap; {nearest(network, known)}",
             setting="model.network",
         )
     if attention_channels < 1:
@@ -50,7 +50,7 @@ def attention_to_scale(
     except ValueError:
         raise UserError(
             "MSA-MODEL-004",
-            f"model.network_options is '{network_options}', expected KEY=VALUE,...; correct it",
+            f"model.network_options is '{network_options}', expected KEY=VALUE,...; fix it",
             setting="model.network_options",
         ) from None
     return AttentionToScale(
@@ -76,7 +76,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
 }
 
 _WIDEST = 64
-"""Times the papers' channels; beyond it a typing error, or a metadata from elsewhere, that would fill any memory."""
+"""Times the papers' channels; beyond it is a typing error, or metadata from elsewhere, that would fill any memory."""
 
 
 def build_model(name: str, num_classes: int, **options: Any) -> SegmentationNetwork:
@@ -92,11 +92,11 @@ def check_model(name: str, options: dict[str, Any]) -> None:
 
 
 def check_model_options(name: str, options: dict[str, Any]) -> None:
-    """Hold `options` against the constructor's arguments: names and types. Raises UserError with the nearest name."""
+    """Check `options` against the constructor's arguments: names and types. Raises UserError with the nearest name."""
     if name not in MODELS:
         raise UserError(
             "MSA-MODEL-001",
-            f"model.name is '{name}', which is no network here; {nearest(name, sorted(MODELS))}",
+            f"model.name is '{name}', which is not a known network; {nearest(name, sorted(MODELS))}",
             setting="model.name",
         )
     known = model_options(name)
@@ -130,7 +130,7 @@ def model_options(name: str) -> dict[str, tuple[Any, Any]]:
 
 
 def describe(kind: Any) -> str:
-    """A type as users would say it: `one of full, fusion, none`."""
+    """A type in words for users: `one of full, fusion, none`."""
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
     return getattr(kind, "__name__", str(kind))

@@ -17,7 +17,7 @@ from msanet.models.blocks import (
     ordered_as,
     scaled_channels,
 )
-from msanet.models.network import Scores, SegmentationNetwork
+from msanet.models.network import HeadOutput, SegmentationNetwork
 from msanet.models.resnet import Backbone, ResNet
 
 
@@ -55,15 +55,15 @@ class DeepLabV3(SegmentationNetwork):
                 conv_norm_relu(c1024, middle, 3, norm=norm), nn.Conv2d(middle, num_classes, 1)
             )
             self.classifier_names = ("classifier", "auxiliary.1")
-            self.extra_weights = (0.4,)
+            self.auxiliary_weights = (0.4,)
         self.apply(init_he_normal)
 
-    def score(self, image_NCHW: Tensor) -> Scores:
-        """See `SegmentationNetwork.score`."""
+    def forward_head(self, image_NCHW: Tensor) -> HeadOutput:
+        """See `SegmentationNetwork.forward_head`."""
         layer3, layer4 = self.trunk(image_NCHW)  # 1024 x 14 x 14, 2048 x 14 x 14
         x = self.run(self.aspp, layer4)  # 256 x 14 x 14
-        extra = (self.auxiliary(layer3),) if self.training and self.auxiliary else ()
-        return Scores(self.classifier(x), {"penultimate": x}, extra)
+        auxiliary = (self.auxiliary(layer3),) if self.training and self.auxiliary else ()
+        return HeadOutput(self.classifier(x), {"penultimate": x}, auxiliary)
 
 
 class ASPP(nn.Module):

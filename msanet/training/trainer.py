@@ -132,7 +132,7 @@ class Trainer:
         with part("counting labels"):
             counts = self._count(batches)
         factor = self.batches.groups * self.batches.accumulation  # a group has one gradient on all its ranks
-        extra_weights, rng = self.engine.module.extra_weights, rng_state()
+        extra_weights, rng = self.engine.module.auxiliary_weights, rng_state()
         with part("guard"):
             self.guard.begin()
         for batch in batches:

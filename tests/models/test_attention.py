@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from msanet.errors import UserError
 from msanet.models import build_model
+from msanet.models.attention import chunks, kernels
 from msanet.models.attention.chunks import attend_in_chunks
-from msanet.models.attention.kernels import chosen_kernels, unlogged_choices
-from msanet.models.attention.spatial import attend, attention_weights, chunks, kernels, pooled, spatial_attention
+from msanet.models.attention.kernels import unlogged_choices
+from msanet.models.attention.spatial import attend, attention_weights, pooled, spatial_attention
 from msanet.models.msanet import MSANet
 from msanet.models.peak_memory import peak_bytes
 
@@ -45,7 +46,7 @@ def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> lis
 
 @pytest.fixture(autouse=True)
 def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, empty in (("_chosen", {}), ("_unsaid", []), ("_warned", set())):
+    for name, empty in (("_chosen", {}), ("_unlogged", []), ("_warned", set())):
         monkeypatch.setattr(kernels, name, empty)
 
 
@@ -100,14 +101,14 @@ def test_the_scores_are_never_all_in_memory(candidates: tuple[str, ...], monkeyp
 def test_where_no_kernel_fits_it_says_so_and_what_the_explicit_form_would_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("cudnn",))  # which a CPU has not
     inputs = tensors(700, 1100)
-    with pytest.warns(RuntimeWarning) as said:
+    with pytest.warns(RuntimeWarning) as caught:
         attend(*inputs)
         attend(*tensors(50, 60))
     assert len(said) == 1
     sentence = str(said[0].message)
     assert "no fused attention kernel takes torch.float64 with 5 channels on cpu (cudnn: No viable backend" in sentence
     assert "2 x 700 x 1100 scores, 0.0123 GB" in sentence
-    assert {choice.kernel for choice in chosen_kernels().values()} == {"chunks"}
+    assert {choice.kernel for choice in kernels._chosen.values()} == {"chunks"}
 
 
 def without_the_highest(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
@@ -136,7 +137,7 @@ def test_a_kernel_that_is_fast_and_wrong_is_not_taken(
     monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("cudnn", "flash"))
     monkeypatch.setattr(kernels, "_seconds", lambda timed, *_: 1.0 if timed is kernel else 2.0)
     attend(*inputs)
-    assert next(iter(chosen_kernels().values())) == ("flash", {})
+    assert next(iter(kernels._chosen.values())) == ("flash", {})
     kernels._chosen.clear()
     monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("cudnn",))
     with pytest.warns(RuntimeWarning, match="cudnn: gives wrong numbers for scores far below 0"):
@@ -148,7 +149,7 @@ def test_a_kernel_that_is_fast_and_wrong_is_not_taken(
 def test_a_kernel_that_is_right_is_taken(dtype: torch.dtype, channels: int) -> None:
     for backward in (True, False):
         attend(*(x.requires_grad_(backward) for x in (x.detach() for x in tensors(300, 200, channels, dtype))))
-    assert [choice.kernel for choice in chosen_kernels().values()] == ["flash"] * 2
+    assert [choice.kernel for choice in kernels._chosen.values()] == ["flash"] * 2
 
 
 def test_the_fastest_is_chosen_once_for_each_case(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +168,7 @@ def test_the_fastest_is_chosen_once_for_each_case(monkeypatch: pytest.MonkeyPatc
         with torch.no_grad():
             attend(*tensors(60, 60))
     assert timed == ["flash", "chunks"] * 2
-    found = {case.backward: choice for case, choice in chosen_kernels().items()}
+    found = {case.backward: choice for case, choice in kernels._chosen.items()}
     assert found[True] == ("chunks", {"flash": 2.0, "chunks": 1.0})
     assert found[False].kernel == "flash"
     attend(*tensors(60, 65))
@@ -188,7 +189,7 @@ def test_nothing_is_timed_where_runs_must_be_alike(monkeypatch: pytest.MonkeyPat
         attend(*tensors())
     finally:
         torch.use_deterministic_algorithms(False)
-    assert next(iter(chosen_kernels().values())) == ("chunks", {})
+    assert next(iter(kernels._chosen.values())) == ("chunks", {})
 
 
 def test_timing_leaves_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +201,7 @@ def test_timing_leaves_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(5)
     with torch.autocast("cpu", torch.bfloat16):
         found = with_gradients(lambda *x: checkpoint(attend, *x, use_reentrant=False), inputs)  # type: ignore[return-value]
-    assert len(next(iter(chosen_kernels().values())).seconds) == 2
+    assert len(next(iter(kernels._chosen.values())).seconds) == 2
     assert torch.rand(3).equal(expected_noise)
     for one, other in zip(found, with_gradients(explicit, inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
@@ -265,7 +266,7 @@ def test_a_strided_or_single_channel_is_no_reason_for_the_explicit_form() -> Non
     for inputs in (strided, single):
         assert inputs[0].stride(2) == 7
         torch.testing.assert_close(attend(*inputs), explicit(*inputs))
-    assert {choice.kernel for choice in chosen_kernels().values()} == {"flash"}
+    assert {choice.kernel for choice in kernels._chosen.values()} == {"flash"}
 
 
 @pytest.mark.parametrize("size", [(6, 8), (7, 9), (1, 5)])

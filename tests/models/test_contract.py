@@ -31,12 +31,12 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 def test_shapes_at_any_size(case: str, size: tuple[int, int]) -> None:
     model = network(case).eval()
     with torch.no_grad():
-        logits, found = model(images(2, *size)), model.score(images(2, *size))
+        logits, found = model(images(2, *size)), model.forward_head(images(2, *size))
     assert logits.shape == (2, CLASSES, *size)
     assert logits.isfinite().all() and logits.std() > 0
-    assert found.scores.shape == (2, CLASSES, -(-size[0] // model.stride), -(-size[1] // model.stride))
+    assert found.logits.shape == (2, CLASSES, -(-size[0] // model.stride), -(-size[1] // model.stride))
     assert {name: feature.shape[1] for name, feature in found.features.items()} == model.feature_channels
-    assert found.extra == ()
+    assert found.auxiliary == ()
 
 
 @every_network
@@ -150,8 +150,8 @@ def test_auxiliary_heads_speak_only_in_training() -> None:
     output = model.train()(images(2, 65, 97))
     assert isinstance(output, TrainingOutput)
     assert output.logits.shape == (2, CLASSES, 65, 97)
-    assert [extra.shape for extra in output.extra] == [(2, CLASSES, 65, 97)]
-    assert model.extra_weights == (0.4,)
+    assert [extra.shape for extra in output.auxiliary] == [(2, CLASSES, 65, 97)]
+    assert model.auxiliary_weights == (0.4,)
     assert isinstance(model.eval()(images(2)), Tensor)
     assert isinstance(network("deeplabv3").train()(images(2)), Tensor)
 

@@ -126,7 +126,7 @@ def test_fcn_fc7_is_the_fully_connected_layers_at_the_centre(vgg: PlainVGG, vgg_
         linear6 = vgg.classifier[:2](map_NCHW.flatten(1))
         torch.testing.assert_close(fc6[:, :, 3, 3], linear6)
         torch.testing.assert_close(fc7[:, :, 3, 3], vgg.classifier[:5](map_NCHW.flatten(1)))
-        torch.testing.assert_close(model.score(image).features["penultimate"][:, :, 3, 3], fc7[:, :, 3, 3])
+        torch.testing.assert_close(model.forward_head(image).features["penultimate"][:, :, 3, 3], fc7[:, :, 3, 3])
         assert not torch.allclose(fc6[:, :, 2, 3], linear6)
 
 

@@ -128,7 +128,7 @@ def test_fc_features_are_after_dropout_in_training_only() -> None:
     x = torch.randn(1, 3, 64, 64)
     rates = {}
     for mode in (True, False):
-        features = model.train(mode).score(x).features
+        features = model.train(mode).forward_head(x).features
         rates[mode] = [(features[name] == 0).float().mean().item() for name in ("fc6", "fc7")]
         torch.testing.assert_close(model.fc8(features["fc7"]), features["fc8"])
     for training, evaluation in zip(rates[True], rates[False], strict=True):
@@ -156,7 +156,7 @@ def test_fcn_skips_start_as_the_coarser_network() -> None:
     assert not unexpected
     x = torch.randn(1, 3, 192, 192)
     with torch.no_grad():
-        scores, expected = fine.score(x).scores, coarse.score(x).scores
+        scores, expected = fine.forward_head(x).logits, coarse.forward_head(x).logits
     for _ in range(2):
         expected = F.interpolate(expected, scale_factor=2, mode="bilinear", align_corners=False)
     torch.testing.assert_close(scores[..., 3:-3, 3:-3], expected[..., 3:-3, 3:-3])
@@ -168,7 +168,7 @@ def test_msc_sees_the_image_and_four_poolings_at_an_eighth() -> None:
     seen = []
     for layers in model.side:
         layers.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].shape[1:], output.shape[1:])))
-    model.score(torch.randn(1, 3, 64, 96))
+    model.forward_head(torch.randn(1, 3, 64, 96))
     c = model.trunk.channels
     sources = [(3, 64, 96), (c[0], 32, 48), (c[1], 16, 24), (c[2], 8, 12), (c[3], 8, 12)]
     assert seen == [(source, (13, 8, 12)) for source in sources]

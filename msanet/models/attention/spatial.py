@@ -8,18 +8,18 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.nn import functional as F
 
 from msanet.errors import UserError
-from msanet.models.attention.kernels import KERNELS, choose, unmeasured
+from msanet.models.attention.kernels import KERNELS, choose, attend_untimed
 
 
 def attend(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
     """softmax(Q K^T) V, exact, one head, scale 1: (N, L, C). L queries may be any number, S keys another.
 
-    The kernel: `msanet.models.attention.kernels.choose`, and `unmeasured` where nothing can be timed, which is in a graph
+    The kernel: `msanet.models.attention.kernels.choose`, and `attend_untimed` where nothing can be timed, which is in a graph
     (export, torch.compile) and on tensors without values. Autocast casts as for `scaled_dot_product_attention`.
     """
     query, key, value = (_rows(x) for x in (query_NLC, key_NSC, value_NSC))
     if torch.compiler.is_compiling() or is_fake(query) or query.is_meta or not query.numel():
-        return unmeasured(query, key, value)
+        return attend_untimed(query, key, value)
     kind = query.device.type
     if torch.is_autocast_enabled(kind) and query.dtype != torch.float64:
         query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
@@ -44,7 +44,7 @@ def spatial_attention(a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor, pool: int 
     if torch.compiler.is_exporting() and isinstance(b_NCHW.shape[2], torch.SymInt):
         raise UserError(
             "MSA-MODEL-020",
-            "a network with model.attention_window cannot be exported for images of any size, expected one size; give --size",
+            "a network with model.attention_window cannot be exported for images of any size, expected one size; set --size",
             setting="--size",
         )
     bands = []
