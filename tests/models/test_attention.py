@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from support.errors import raises_user_error
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.attention import chunks, kernels
 from msanet.models.attention.chunks import attend_in_chunks
@@ -104,8 +104,8 @@ def test_where_no_kernel_fits_it_says_so_and_what_the_explicit_form_would_cost(m
     with pytest.warns(RuntimeWarning) as caught:
         attend(*inputs)
         attend(*tensors(50, 60))
-    assert len(said) == 1
-    sentence = str(said[0].message)
+    assert len(caught) == 1
+    sentence = str(caught[0].message)
     assert "no fused attention kernel takes torch.float64 with 5 channels on cpu (cudnn: No viable backend" in sentence
     assert "2 x 700 x 1100 scores, 0.0123 GB" in sentence
     assert {choice.kernel for choice in kernels._chosen.values()} == {"chunks"}
@@ -174,9 +174,9 @@ def test_the_fastest_is_chosen_once_for_each_case(monkeypatch: pytest.MonkeyPatc
     attend(*tensors(60, 65))
     attend(*tensors(60, 60, dtype=torch.float32))
     assert len(timed) == 8
-    said = unlogged_choices()
-    assert len(said) == 4 and unlogged_choices() == []
-    assert said[0].startswith(
+    caught = unlogged_choices()
+    assert len(caught) == 4 and unlogged_choices() == []
+    assert caught[0].startswith(
         "attention by chunks: up to 64 queries, 64 keys, 5 channels, torch.float64 on cpu, with backward"
     )
 
@@ -333,15 +333,15 @@ def test_what_approximations_cost_on_a_smooth_map() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "code", "setting"),
     [
-        ({"attention_pool": 0}, "model.attention_pool is 0, expected 1"),
-        ({"attention_window": -1}, "model.attention_window is -1"),
-        ({"attention_window": 5, "attention_pool": 2}, "a multiple of the pool"),
+        ({"attention_pool": 0}, "MSA-MODEL-003", "model.attention_pool"),
+        ({"attention_window": -1}, "MSA-MODEL-006", "model.attention_window"),
+        ({"attention_window": 5, "attention_pool": 2}, "MSA-MODEL-006", "model.attention_window"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any], code: str, setting: str) -> None:
+    with raises_user_error(code, setting):
         build_model("msanet", 3, width=0.05, **options)
 
 
@@ -371,5 +371,5 @@ def test_windows_are_exported_for_one_size_only() -> None:
     found = torch.export.export(Windowed(), inputs).module()(*inputs)
     assert found.equal(Windowed()(*inputs))
     rows = torch.export.Dim("rows", min=2, max=64)
-    with pytest.raises(UserError, match="model.attention_window cannot be exported for images of any size"):
+    with raises_user_error("MSA-MODEL-020", setting="--size"):
         torch.export.export(Windowed(), inputs, dynamic_shapes=({2: rows},) * 3)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.errors import raises_user_error
 from torch import Tensor, nn
 
-from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.attention_to_scale import AttentionToScale, Merge, parse_scales, weighted_sum
 from msanet.models.network import HeadOutput, SegmentationNetwork, TrainingOutput
@@ -248,28 +248,29 @@ def test_all_scales_begin_with_nearly_equal_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "code", "setting", "value"),
     [
-        ({"network": "unett"}, "model.network is 'unett', which can have no scales; did you mean 'unet'?"),
-        ({"network": "attention_to_scale"}, "which can have no scales"),
-        ({"network_options": "widht=1"}, "did you mean 'width'?"),
-        ({"features": "fc9"}, "model.features is 'fc9'"),
-        ({"scales": "1,half"}, "model.scales is '1,half'"),
-        ({"scales": "1,0"}, "expected positive numbers"),
-        ({"scales": ""}, "expected positive numbers"),
-        ({"merge": "sum"}, "expected one of attention, average, max"),
-        ({"attention_kernel": 2}, "expected one of 1, 3"),
-        ({"attention_kernel": 3.0}, "model.attention_kernel is 3.0, expected one of 1, 3"),
-        ({"attention_layers": True}, "model.attention_layers is True, expected one of 1, 2"),
+        ({"network": "unett"}, "MSA-MODEL-001", "model.network", "'unet'"),
+        ({"network": "attention_to_scale"}, "MSA-MODEL-001", "model.network", "attention_to_scale"),
+        ({"network_options": "widht=1"}, "MSA-MODEL-002", "model.widht", "'width'"),
+        ({"features": "fc9"}, "MSA-MODEL-005", "model.features", "'fc9'"),
+        ({"scales": "1,half"}, "MSA-MODEL-004", "model.scales", "'1,half'"),
+        ({"scales": "1,0"}, "MSA-MODEL-004", "model.scales", "'1,0'"),
+        ({"scales": ""}, "MSA-MODEL-004", "model.scales", "''"),
+        ({"merge": "sum"}, "MSA-MODEL-003", "model.merge", "attention, average, max"),
+        ({"attention_kernel": 2}, "MSA-MODEL-003", "model.attention_kernel", "1, 3"),
+        ({"attention_kernel": 3.0}, "MSA-MODEL-003", "model.attention_kernel", "3.0"),
+        ({"attention_layers": True}, "MSA-MODEL-003", "model.attention_layers", "True"),
         (
             {"network": "deeplabv3", "network_options": "output_stride=16.0"},
-            "model.output_stride is 16.0, expected one",
+            "MSA-MODEL-003",
+            "model.output_stride",
+            "16.0",
         ),
-        ({"attention_channels": -4}, "model.attention_channels is -4, expected 1 or more"),
-        ({"attention_channels": 0}, "model.attention_channels is 0, expected 1 or more"),
+        ({"attention_channels": -4}, "MSA-MODEL-003", "model.attention_channels", "-4"),
+        ({"attention_channels": 0}, "MSA-MODEL-003", "model.attention_channels", "0"),
     ],
 )
-def test_bad_options_are_refused(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError) as error:
+def test_bad_options_are_refused(options: dict[str, Any], code: str, setting: str, value: str) -> None:
+    with raises_user_error(code, setting, mentions=value):
         small(**options)
-    assert words in str(error.value)
