@@ -66,7 +66,7 @@ class Segmented:
 class Segmenter:
     """One network, one image in it at a time, for any number of threads.
 
-    settings: how images go through it; where these say neither `resize` nor `window`, images above `limits.side` are scaled
+    settings: how images go through it; where these set neither `resize` nor `window`, images above `limits.side` are scaled
     down. map_names: what `maps` returns, empty for networks without maps. queries: whether maps belong to a pixel.
     Labels have the image's own size.
     """
@@ -87,7 +87,7 @@ class Segmenter:
     def segment(self, data: bytes, name: str = "image") -> Segmented:
         """Labels of an encoded image; `name` is for errors.
 
-        Raises UserError if it is no image or too large a one, or memory does not suffice.
+        Raises UserError if it is not an image or too large, or when out of memory.
         """
         with self._lock:
             image_HWC = decode(data, name, self.limits.megapixels)
@@ -110,7 +110,7 @@ class Segmenter:
             image_HWC = self._kept.get(key)
             if image_HWC is None:
                 raise UserError(
-                    "MSA-DEMO-002", f"the image is not among the last {_KEPT}, which alone are kept; drop it again"
+                    "MSA-DEMO-002", f"the image is not among the last {_KEPT}, and only these are kept; drop it again"
                 )
             maps = AttentionMaps(self._predictor(self._settings_for(image_HWC)))
             if not self.queries:
@@ -170,8 +170,8 @@ class Attention:
 
 def decode(data: bytes, name: str, megapixels: float) -> UInt8:
     """(H, W, 3) uint8 RGB, upright as its EXIF orientation says. Raises UserError; too large an image is not decoded."""
-    picture = open_image(data, name)
-    height, width = picture.size
+    image = open_image(data, name)
+    height, width = image.size
     if height * width > megapixels * 1e6:
         found = math.ceil(height * width / 1e5) / 10
         raise UserError(
@@ -185,7 +185,7 @@ def decode(data: bytes, name: str, megapixels: float) -> UInt8:
             "MSA-DEMO-005",
             f"'{name}' has {width}x{height} pixels, expected sides of at most {_MAX_SIDE}; cut it into parts",
         )
-    pixels_HWC = picture.window(0, 0, height, width)
+    pixels_HWC = image.window(0, 0, height, width)
     turn = _turn(data)
     if turn is not None:
         pixels_HWC = np.asarray(Image.fromarray(pixels_HWC).transpose(turn))

@@ -1,11 +1,13 @@
 """The page on a socket, until Ctrl-C."""
 
 import ipaddress
+import logging
 import socket
-import sys
 
 from msanet.demo.segmenter import Segmenter
 from msanet.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _IDLE = 30.0  # seconds without a byte after which a connection is closed
 
@@ -30,15 +32,14 @@ def serve(segmenter: Segmenter, host: str, port: int) -> None:
         server_version, sys_version = "msanet", ""
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            """Who looks at what is nobody's business."""
+            """Requests are not logged: they are private."""
 
     bound = _bind(host, port)
     address = bound.getsockname()
     if not ipaddress.ip_address(address[0]).is_loopback:
-        print(
-            f"warning: --host {host} shows the page to other machines, without password or encryption; "
-            "only do so in a network that you trust",
-            file=sys.stderr,
+        logger.warning(
+            f"--host {host} shows the page to other machines, without password or encryption; "
+            "only do so in a network that you trust"
         )
     server = make_server(
         address[0], address[1], create_app(segmenter, host), threaded=True, request_handler=Handler, fd=bound.fileno()

@@ -136,21 +136,21 @@ def class_weights(weights: list[float], classes: tuple[str, ...]) -> list[Diagno
         found.append(Diagnostic("advice", "loss", text))
     unused = [name for name, weight in zip(classes, weights, strict=True) if not weight]
     if unused:
-        text = f"loss.class_weights is 0 for '{unused[0]}', so it is judged but not learnt, expected above 0; or ignore its id"
+        text = f"loss.class_weights is 0 for '{unused[0]}', so it is judged but not learned, expected above 0; or ignore its id"
         found.append(Diagnostic("warning", "loss", text))
     return found
 
 
-def batch_norm(network: nn.Module, batches: BatchPlan, is_synchronised: bool, has_option: bool) -> list[Diagnostic]:
+def batch_norm(network: nn.Module, batches: BatchPlan, is_synchronized: bool, has_option: bool) -> list[Diagnostic]:
     """How many images BatchNorm's statistics are of. has_option: whether the network can have another norm."""
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return [Diagnostic("ok", "batch norm", "the network has none")]
-    images = batches.micro_batch_size * (batches.groups if is_synchronised else 1)
+    images = batches.micro_batch_size * (batches.groups if is_synchronized else 1)
     if images >= _SMALL_NORM:
         return [Diagnostic("ok", "batch norm", f"its statistics are of {images} images")]
     suggestions = ["trainer.micro_batch_size (less accumulation)"] if batches.accumulation > 1 else []
-    if batches.groups > 1 and not is_synchronised:
+    if batches.groups > 1 and not is_synchronized:
         suggestions.append("trainer.sync_batchnorm=true")
     suggestions.append(
         "model.norm=group, or frozen with pretrained weights" if has_option else "a larger trainer.global_batch_size"

@@ -75,7 +75,7 @@ def stretching(looks: Sequence[SampleStatistics], data: DataConfig) -> list[Diag
 
 
 def normalization(looks: Sequence[SampleStatistics], data: DataConfig) -> list[Diagnostic]:
-    """Whether mean and standard deviation are those of such images: RGB, in grey values."""
+    """Whether mean and standard deviation are those of such images: RGB, in gray values."""
     mean = np.mean([look.mean for look in looks], axis=0)
     std = np.sqrt(np.maximum(np.mean([look.square for look in looks], axis=0) - mean**2, 0))
     given, given_std = np.array(data.mean), np.array(data.std)
@@ -83,13 +83,13 @@ def normalization(looks: Sequence[SampleStatistics], data: DataConfig) -> list[D
     if max(look.brightest for look in looks) <= 1:
         return [
             _colors(
-                "fault", "no image has a grey value above 1, expected 0 to 255; pack images that are not scaled to 0..1"
+                "fault", "no image has a gray value above 1, expected 0 to 255; pack images that are not scaled to 0..1"
             )
         ]
     if given.max() <= 1 < mean.max() or given_std.max() <= 1:
         return [
             _colors(
-                "warning", f"data.mean or data.std is in 0..1, expected grey values 0 to 255; the images' own: {own}"
+                "warning", f"data.mean or data.std is in 0..1, expected gray values 0 to 255; the images' own: {own}"
             )
         ]
     distance, reverse = np.abs(mean - given).sum(), np.abs(mean - given[::-1]).sum()

@@ -32,7 +32,7 @@ class ReliabilityBin:
 
 
 class Calibration:
-    """Counts labelled pixels by confidence. histogram_2L: int64 (wrong, right) x (LEVELS + 1), which may be all-reduced.
+    """Counts labeled pixels by confidence. histogram_2L: int64 (wrong, right) x (LEVELS + 1), which may be all-reduced.
 
     1 MB. Since it holds every level, the number of bins may be chosen afterwards.
     """

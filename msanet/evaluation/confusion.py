@@ -16,7 +16,7 @@ def confusion_matrix(ground_truth: Tensor, prediction: Tensor, num_classes: int)
     if matrix[:, num_classes].any():
         raise UserError(
             "MSA-EVAL-002",
-            f"prediction holds {IGNORE_INDEX} (void) on labelled pixels, expected only train ids 0 to {num_classes - 1}; "
+            f"prediction holds {IGNORE_INDEX} (void) on labeled pixels, expected only train ids 0 to {num_classes - 1}; "
             "use a protocol that counts void",
             setting="evaluation.protocol",
         )
@@ -24,12 +24,12 @@ def confusion_matrix(ground_truth: Tensor, prediction: Tensor, num_classes: int)
 
 
 def confusion_matrix_with_void(ground_truth: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
-    """(K, K + 1) int64 counts like `confusion_matrix`; the last column is predicted void (255) on a labelled pixel.
+    """(K, K + 1) int64 counts like `confusion_matrix`; the last column is predicted void (255) on a labeled pixel.
 
-    Raises UserError if a ground truth is neither a class nor 255, or a prediction on a labelled pixel is neither.
+    Raises UserError if a ground truth is neither a class nor 255, or a prediction on a labeled pixel is neither.
     """
     assert ground_truth.shape == prediction.shape, f"{ground_truth.shape} and {prediction.shape}"
-    # Counted by pairs of bytes, six times as fast on a CPU as counting the labelled pixels only, and a value that
+    # Counted by pairs of bytes, six times as fast on a CPU as counting the labeled pixels only, and a value that
     # should not be there shows.
     pairs = _bytes(ground_truth, "label").flatten().int().mul_(256).add_(_bytes(prediction, "prediction").flatten())
     counts = torch.bincount(pairs, minlength=256**2).reshape(256, 256)[:IGNORE_INDEX]

@@ -23,7 +23,7 @@ from msanet.evaluation.cost import Cost, peak_memory
 from msanet.evaluation.instances import instance_rows, no_instances
 from msanet.evaluation.metrics import scores
 from msanet.evaluation.per_image_counts import ImageCounts, collect_counts, image_counts
-from msanet.evaluation.result import EvaluationResult, Panel
+from msanet.evaluation.result import EvaluatedImage, EvaluationResult
 from msanet.inference.panel_attention import panel_maps
 from msanet.inference.predictor import Predictor
 
@@ -54,26 +54,26 @@ def evaluate(
     was_training = model.training
     model.eval()
     predictor = Predictor(model, settings, mean, std, lockstep)
-    tally = EvaluationAccumulator(source.manifest.classes, len(source), settings, predictor.device)
+    accumulator = EvaluationAccumulator(source.manifest.classes, len(source), settings, predictor.device)
     mine = evaluation_slice(len(source), rank, world_size)
     with_instances = settings.protocol == "official-cityscapes"
     samples = evaluation_loader(source, rank, world_size, settings.num_workers if mine else 0, with_instances)
     if lockstep or should_stop:
-        samples = _together(samples, predictor, -(-len(source) // world_size), should_stop)
+        samples = _synchronized(samples, predictor, -(-len(source) // world_size), should_stop)
     bar = tqdm(
         samples, f"evaluate {source.split}", len(mine), unit="image", leave=False, disable=not distributed.is_main()
     )
     try:
         for sample in bar:
-            distributed.report_progress(f"judging image {sample.key}")
-            tally.add(sample, predictor)
-            distributed.report_progress("waiting for the next image to compute_scores")
+            distributed.report_progress(f"evaluating image {sample.key}")
+            accumulator.add(sample, predictor)
+            distributed.report_progress("waiting for the next image")
     finally:
         model.train(was_training)
-    return tally.of_all_ranks(source)
+    return accumulator.gather(source)
 
 
-def _together(
+def _synchronized(
     samples: Iterator[EvaluationSample], predictor: Predictor, longest: int, should_stop: Callable[[], bool] | None
 ) -> Iterator[EvaluationSample]:
     """The same samples, of which all ranks take the next, or give up, at the same time.
@@ -105,8 +105,8 @@ class EvaluationAccumulator:
         self.calibration = Calibration(device) if settings.calibration else None
         self.boundary = BoundaryCounts(len(self.classes)) if settings.boundary else None
         self.spread = _spread(num_samples, settings.panels)
-        self.panels: list[Panel] = []
-        self.worst: list[tuple[float, int, Panel]] = []  # a heap whose first has the highest mIoU
+        self.panels: list[EvaluatedImage] = []
+        self.worst: list[tuple[float, int, EvaluatedImage]] = []  # a heap whose first has the highest mIoU
 
     def add(self, sample: EvaluationSample, predictor: Predictor) -> None:
         """Predict and count one image."""
@@ -128,7 +128,7 @@ class EvaluationAccumulator:
             self.boundary.update(sample.label_HW.numpy(), prediction_HW.cpu().numpy())
         self._keep_for_report(sample, prediction_HW, matrix, predictor)
 
-    def of_all_ranks(self, source: ShardSource) -> EvaluationResult:
+    def gather(self, source: ShardSource) -> EvaluationResult:
         """Counts of all ranks, the same on each. A collective."""
         manifest = source.manifest
         distributed.barrier()
@@ -152,7 +152,7 @@ class EvaluationAccumulator:
             self.settings.protocol,
             self.boundary.scores() if self.boundary else None,
             self.calibration.bins() if self.calibration else (),
-            self._panels_of_all_ranks(),
+            self._gather_images(),
             Cost(max(cost.seconds for cost in costs), max(cost.peak_memory for cost in costs)),
         )
 
@@ -165,7 +165,7 @@ class EvaluationAccumulator:
         if not is_worst and sample.number not in self.spread:
             return
         image_HWC, label_HW = sample.image_HWC.numpy(), sample.label_HW.numpy()
-        panel = Panel(sample.number, sample.key, image_HWC, label_HW, prediction_HW.cpu().numpy())
+        panel = EvaluatedImage(sample.number, sample.key, image_HWC, label_HW, prediction_HW.cpu().numpy())
         if sample.number in self.spread:
             self.panels.append(replace(panel, maps=panel_maps(predictor, sample.image_HWC)))
         if is_worst:
@@ -173,7 +173,7 @@ class EvaluationAccumulator:
             if len(self.worst) > self.settings.worst:
                 heapq.heappop(self.worst)
 
-    def _panels_of_all_ranks(self) -> tuple[Panel, ...]:
+    def _gather_images(self) -> tuple[EvaluatedImage, ...]:
         """On rank 0: those spread over the split in its order, then the worst ones, worst first."""
         candidates = distributed.gather_objects([entry[:2] for entry in self.worst])
         found = sorted((entry for part in candidates for entry in part), reverse=True)[: self.settings.worst]

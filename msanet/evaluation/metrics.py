@@ -7,10 +7,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Scores:
-    """All fractions 0..1. Per class (by train id): iou and accuracy, NaN where undefined; support: labelled pixels.
+    """All fractions 0..1. Per class (by train id): iou and accuracy, NaN where undefined; support: labeled pixels.
 
     A class with neither ground truth nor prediction has no IoU and is excluded from the mean; a class that was
-    predicted but never labelled counts as 0. `notes` says which classes these rules met.
+    predicted but never labeled counts as 0. `notes` says which classes these rules met.
     """
 
     mean_iou: float
@@ -24,7 +24,7 @@ class Scores:
 
 
 def scores(matrix: np.ndarray, classes: tuple[str, ...]) -> Scores:
-    """Scores of an integer confusion matrix (rows ground truth). All NaN where no pixel is labelled.
+    """Scores of an integer confusion matrix (rows ground truth). All NaN where no pixel is labeled.
 
     matrix: (K, K), or (K, K + 1) whose last column is predicted void, which misses the class of the ground truth.
     """
@@ -58,19 +58,19 @@ def constant_baseline(matrix_KK: np.ndarray, classes: tuple[str, ...]) -> tuple[
 def class_notes(
     classes: tuple[str, ...], support_K: np.ndarray, predicted_K: np.ndarray, absent: str = "excluded from the mean"
 ) -> tuple[str, ...]:
-    """Sentences on classes that are not both labelled and predicted. absent: what became of those that are neither."""
+    """Sentences on classes that are not both labeled and predicted. absent: what became of those that are neither."""
     neither = [name for name, s, p in zip(classes, support_K, predicted_K, strict=True) if not s and not p]
     invented = [name for name, s, p in zip(classes, support_K, predicted_K, strict=True) if not s and p]
     notes = []
     if neither:
-        notes.append(f"Neither labelled nor predicted, {absent}: {', '.join(neither)}.")
+        notes.append(f"Neither labeled nor predicted, {absent}: {', '.join(neither)}.")
     if invented:
-        notes.append(f"Predicted but never labelled, counted as IoU 0: {', '.join(invented)}.")
+        notes.append(f"Predicted but never labeled, counted as IoU 0: {', '.join(invented)}.")
     return tuple(notes)
 
 
 def _void_note(pixels: int) -> tuple[str, ...]:
-    return (f"Predicted void on {pixels} labelled pixels, counted as missed.",) if pixels else ()
+    return (f"Predicted void on {pixels} labeled pixels, counted as missed.",) if pixels else ()
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

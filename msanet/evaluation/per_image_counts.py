@@ -39,7 +39,7 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """Pixels by class, int64 (..., K): predicted right, labelled, and predicted (on labelled pixels)."""
+    """Pixels by class, int64 (..., K): predicted right, labeled, and predicted (on labeled pixels)."""
 
     right: np.ndarray
     support: np.ndarray

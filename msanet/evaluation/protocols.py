@@ -57,34 +57,36 @@ def compute_scores(
 
     instances: rows of `instance_rows` over all images, in any order; None where their maps are not known.
 
-    A class that is neither labelled nor predicted has no IoU. `default` and `official-cityscapes` leave it out of the
-    mean; in `official-voc` its 0/0 makes the mean NaN too, as MATLAB's mean does. Predicted void on a labelled pixel
+    A class that is neither labeled nor predicted has no IoU. `default` and `official-cityscapes` leave it out of the
+    mean; in `official-voc` its 0/0 makes the mean NaN too, as MATLAB's mean does. Predicted void on a labeled pixel
     is a miss in the first two; the devkit refuses results with a value that is no class, and so does `official-voc`,
-    which however sees only labelled pixels.
+    which however sees only labeled pixels.
 
     Raises UserError where the classes are not those of the protocol's dataset.
     """
-    plain = scores(matrix, classes)
+    default_scores = scores(matrix, classes)
     if protocol == "official-cityscapes":
         _expect(classes, CITYSCAPES, protocol)
-        return _judge_cityscapes(matrix, plain, instances)
+        return _scores_cityscapes(matrix, default_scores, instances)
     if protocol == "official-voc":
         _expect(classes, VOC, protocol)
-        return ProtocolScores(protocol, _judge_voc(matrix, plain))
-    return ProtocolScores(protocol, plain)
+        return ProtocolScores(protocol, _scores_voc(matrix, default_scores))
+    return ProtocolScores(protocol, default_scores)
 
 
-def _judge_cityscapes(matrix: np.ndarray, plain: Scores, instances: np.ndarray | None) -> ProtocolScores:
+def _scores_cityscapes(matrix: np.ndarray, default_scores: Scores, instances: np.ndarray | None) -> ProtocolScores:
     categories = {name: _iou(*_pixels(matrix, members)) for name, members in CATEGORIES.items()}
     protocol_scores = ProtocolScores(
-        "official-cityscapes", replace(plain, mean_iou=_mean_of_defined(plain.iou_K)), _named(categories)
+        "official-cityscapes",
+        replace(default_scores, mean_iou=_mean_of_defined(default_scores.iou_K)),
+        _named(categories),
     )
     if instances is None:
         note = (
             "Judged without instance maps, so there is no instance-weighted IoU (iIoU); evaluate with "
             "evaluation.protocol=official-cityscapes, on a split that was packed with --instances."
         )
-        return replace(protocol_scores, scores=replace(protocol_scores.scores, notes=(*plain.notes, note)))
+        return replace(protocol_scores, scores=replace(protocol_scores.scores, notes=(*default_scores.notes, note)))
     by_class, by_category = weighted_pixels(instances)
 
     def iiou(members: tuple[int, ...], right: float, missed: float) -> float:
@@ -97,21 +99,21 @@ def _judge_cityscapes(matrix: np.ndarray, plain: Scores, instances: np.ndarray |
     )
 
 
-def _judge_voc(matrix: np.ndarray, plain: Scores) -> Scores:
+def _scores_voc(matrix: np.ndarray, default_scores: Scores) -> Scores:
     num_classes = len(VOC.classes)
     if matrix[:, num_classes:].any():
         raise UserError(
             "MSA-EVAL-002",
-            f"prediction is void on {int(matrix[:, num_classes:].sum())} labelled pixels, expected a class of VOC everywhere, "
+            f"prediction is void on {int(matrix[:, num_classes:].sum())} labeled pixels, expected a class of VOC everywhere, "
             "as the devkit does; predict background there or choose another protocol",
             setting="evaluation.protocol",
         )
     total = 0.0
-    for iou in plain.iou_K.tolist():
+    for iou in default_scores.iou_K.tolist():
         total += iou
     absent = "so that the devkit gives no mean"
-    notes = class_notes(VOC.classes, plain.support_K, matrix.sum(axis=0)[:num_classes], absent)
-    return replace(plain, mean_iou=total / num_classes, notes=notes)
+    notes = class_notes(VOC.classes, default_scores.support_K, matrix.sum(axis=0)[:num_classes], absent)
+    return replace(default_scores, mean_iou=total / num_classes, notes=notes)
 
 
 def _pixels(matrix: np.ndarray, members: tuple[int, ...]) -> tuple[int, int, int]:

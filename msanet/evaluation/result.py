@@ -25,7 +25,7 @@ WORST_LISTED = 20
 
 
 @dataclass(frozen=True)
-class Panel:
+class EvaluatedImage:
     """What the report shows of one image, uint8: image_HWC, ground_truth_HW and prediction_HW as train ids.
 
     is_worst: shown because it is one of the worst, not because it is one of those spread over the split, which alone have
@@ -49,32 +49,32 @@ class EvaluationResult:
     cost: not in the files, which are the same however many machines there were.
     """
 
-    records: PerImageCounts
+    per_image_counts: PerImageCounts
     times_seen: np.ndarray
     world_size: int
     protocol: Protocol = "default"
     boundary: BoundaryScores | None = None
     calibration: tuple[ReliabilityBin, ...] = ()
-    panels: tuple[Panel, ...] = ()
+    shown_images: tuple[EvaluatedImage, ...] = ()
     cost: Cost | None = None
 
     @property
     def split(self) -> str:
-        return self.records.split
+        return self.per_image_counts.split
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self.records.classes
+        return self.per_image_counts.classes
 
     @cached_property
     def matrix(self) -> np.ndarray:
         """(K, K + 1) int64 counts over all images, the last column predicted void."""
-        return self.records.total()
+        return self.per_image_counts.total()
 
     @cached_property
     def protocol_scores(self) -> ProtocolScores:
         """The figures by `protocol`."""
-        return compute_scores(self.matrix, self.classes, self.protocol, self.records.instances)
+        return compute_scores(self.matrix, self.classes, self.protocol, self.per_image_counts.instances)
 
     @property
     def num_missing(self) -> int:
@@ -107,7 +107,7 @@ class EvaluationResult:
             "mean_accuracy": scores.mean_accuracy,
             "pixel_accuracy": scores.pixel_accuracy,
             "frequency_weighted_iou": scores.frequency_weighted_iou,
-            "mean_dice": mean_of_defined(dice(self.records.class_counts().sum())),
+            "mean_dice": mean_of_defined(dice(self.per_image_counts.class_counts().sum())),
             "classes": self._classes(),
             **{
                 kind: _named(getattr(self.protocol_scores, kind))
@@ -117,7 +117,7 @@ class EvaluationResult:
             "constant_baseline": {"class": name, "mean_iou": baseline},
             "boundary": self._boundary(),
             "calibration": self._calibration(),
-            "worst_images": [vars(image) for image in worst(self.records, WORST_LISTED)],
+            "worst_images": [vars(image) for image in worst(self.per_image_counts, WORST_LISTED)],
             "confusion_matrix": square.tolist(),
             "predicted_void": int(self.matrix[:, len(self.classes) :].sum()),
             "num_images": int((self.times_seen > 0).sum()),
@@ -131,17 +131,19 @@ class EvaluationResult:
     @cached_property
     def _bootstrap(self) -> tuple[list[float], dict[str, list[float]]] | None:
         """95 % intervals of the mIoU and of each class; None for fewer than two images."""
-        if len(self.records) < 2 or self.protocol == "official-voc":  # whose mean is another where a class is absent
+        if (
+            len(self.per_image_counts) < 2 or self.protocol == "official-voc"
+        ):  # whose mean is another where a class is absent
             return None
-        found = bootstrap(self.records)
-        mean = found.figures["mean_iou"]
+        found = bootstrap(self.per_image_counts)
+        mean = found.metrics["mean_iou"]
         return [mean.low, mean.high], {name: [iou.low, iou.high] for name, iou in found.iou.items()}
 
     def _intervals(self) -> dict[str, Any]:
         return {"mean_iou_interval": self._bootstrap[0]} if self._bootstrap else {}
 
     def _classes(self) -> dict[str, dict[str, Any]]:
-        scores, counts = self.protocol_scores.scores, self.records.class_counts().sum()
+        scores, counts = self.protocol_scores.scores, self.per_image_counts.class_counts().sum()
         columns = {
             "iou": scores.iou_K,
             "accuracy": scores.accuracy_K,
@@ -184,7 +186,7 @@ def require_writable(folder: Path) -> None:
 
 def write_evaluation(folder: Path, evaluation: EvaluationResult) -> Path:
     """Write `evaluation-<split>.npz` and then `.json`, each whole or not at all; returns the latter's path."""
-    write_per_image_counts(per_image_counts_file(folder, evaluation.split), evaluation.records)
+    write_per_image_counts(per_image_counts_file(folder, evaluation.split), evaluation.per_image_counts)
     path = evaluation_file(folder, evaluation.split)
     write_text(path, json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + "\n")
     return path

@@ -18,7 +18,7 @@ from msanet.evaluation.metrics import scores
 from msanet.evaluation.protocols import NAMED
 from msanet.inference.panel_attention import PanelMaps
 from msanet.report.html_report import Panel, ReportData, write_report
-from msanet.report.panels import pictures
+from msanet.report.panels import comparison_images
 from msanet.secrets import masked, without_secrets
 
 CONFIG_FILE = "config.yaml"
@@ -51,7 +51,7 @@ def write_run_report(
         commands=_commands(run, command or command_line()),
         metrics=read_lines(run / METRICS_FILE),
         evaluation=figures,
-        panels=[_panel(shown, palette, evaluation.classes) for shown in evaluation.panels],
+        panels=[_panel(shown, palette, evaluation.classes) for shown in evaluation.shown_images],
         environment=environment(),
     )
     write_report(folder / REPORT_FILE, report)
@@ -107,14 +107,14 @@ def environment() -> dict[str, str]:
     }
 
 
-def _panel(shown: result.Panel, palette: Sequence[tuple[int, int, int]], classes: tuple[str, ...]) -> Panel:
+def _panel(shown: result.EvaluatedImage, palette: Sequence[tuple[int, int, int]], classes: tuple[str, ...]) -> Panel:
     matrix = confusion_matrix_with_void(
         torch.from_numpy(shown.ground_truth_HW), torch.from_numpy(shown.prediction_HW), len(classes)
     ).numpy()
-    drawn = pictures(shown.image_HWC, shown.ground_truth_HW, shown.prediction_HW, palette)
+    drawn = comparison_images(shown.image_HWC, shown.ground_truth_HW, shown.prediction_HW, palette)
     maps = shown.maps or PanelMaps()
-    is_labelled_K = matrix.sum(axis=1) > 0  # over these, as the worst images are found
-    iou_K = scores(matrix, classes).iou_K[is_labelled_K]
+    is_labeled_K = matrix.sum(axis=1) > 0  # over these, as the worst images are found
+    iou_K = scores(matrix, classes).iou_K[is_labeled_K]
     iou = float(iou_K.mean()) if len(iou_K) else None
     return Panel(shown.key, drawn, iou, shown.is_worst, attention=maps.attention, scales=maps.scales)
 

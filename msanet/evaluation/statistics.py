@@ -22,7 +22,7 @@ from msanet.evaluation.metrics import ratio
 from msanet.evaluation.per_image_counts import ClassCounts, PerImageCounts
 
 RESAMPLES = 2000
-FIGURES = ("mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
+METRICS = ("mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
 _Row = TypeVar("_Row")
 _CHUNK = 2**22
 """Numbers of images drawn at once (32 MB)."""
@@ -39,9 +39,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Intervals of the FIGURES by name, and of the IoU by class."""
+    """Intervals of the METRICS by name, and of the IoU by class."""
 
-    figures: dict[str, Interval]
+    metrics: dict[str, Interval]
     iou: dict[str, Interval]
 
 
@@ -57,16 +57,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences of the FIGURES by name, and of the IoU by class. notes: sentences on what was compared."""
+    """Differences of the METRICS by name, and of the IoU by class. notes: sentences on what was compared."""
 
-    figures: dict[str, Difference]
+    metrics: dict[str, Difference]
     iou: dict[str, Difference]
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class WorstImage:
-    """mean_iou: of this image alone, over the classes that it is labelled with. cost: by how much the mIoU over all images
+    """mean_iou: of this image alone, over the classes that it is labeled with. cost: by how much the mIoU over all images
     would rise if every pixel of this one were right."""
 
     key: str
@@ -74,13 +74,13 @@ class WorstImage:
     cost: float
 
 
-def bootstrap(records: PerImageCounts, resamples: int = RESAMPLES, seed: int = 0) -> Bootstrap:
+def bootstrap(per_image: PerImageCounts, resamples: int = RESAMPLES, seed: int = 0) -> Bootstrap:
     """Intervals by resampling images; the same for the same seed. Raises UserError where there are no images."""
-    counts = records.class_counts()
-    values = _figures(counts.sum())
-    drawn = np.concatenate([_figures(part) for (part,) in _resampled((counts,), resamples, seed)])
+    counts = per_image.class_counts()
+    values = _metrics(counts.sum())
+    drawn = np.concatenate([_metrics(part) for (part,) in _resampled((counts,), resamples, seed)])
     intervals = [Interval(*row) for row in zip(values.tolist(), *_percentiles(drawn), strict=True)]
-    return Bootstrap(*_by_name(records.classes, intervals))
+    return Bootstrap(*_by_name(per_image.classes, intervals))
 
 
 def paired_difference(
@@ -99,8 +99,8 @@ def paired_difference(
             f"the labels of {len(changed)} images differ between the runs ('{first.keys[changed[0]]}', ...), expected the "
             "same; evaluate both on the same shards",
         )
-    a, b = (_figures(counts.sum()) for counts in pair)
-    drawn = np.concatenate([_figures(two) - _figures(one) for one, two in _resampled(pair, resamples, seed)])
+    a, b = (_metrics(counts.sum()) for counts in pair)
+    drawn = np.concatenate([_metrics(two) - _metrics(one) for one, two in _resampled(pair, resamples, seed)])
     with np.errstate(invalid="ignore"):
         above = (drawn > 0).sum(axis=0) / np.isfinite(drawn).sum(axis=0)
     low, high = _percentiles(drawn)
@@ -112,9 +112,9 @@ def paired_difference(
     return Comparison(*_by_name(first.classes, rows), notes)
 
 
-def worst(records: PerImageCounts, count: int, by: Literal["iou", "cost"] = "iou") -> list[WorstImage]:
+def worst(per_image: PerImageCounts, count: int, by: Literal["iou", "cost"] = "iou") -> list[WorstImage]:
     """The `count` worst images by their own mIoU or by their cost; those without labels are left out."""
-    counts = records.class_counts()
+    counts = per_image.class_counts()
     iou = _iou(counts)
     means = _mean(np.where(counts.support > 0, iou, np.nan))
     perfect = ClassCounts(
@@ -122,12 +122,12 @@ def worst(records: PerImageCounts, count: int, by: Literal["iou", "cost"] = "iou
     )  # what it would add to the sum
     costs = _mean(_iou(counts.sum() + perfect)) - _mean(_iou(counts.sum()))
     order = np.argsort(means if by == "iou" else -costs, kind="stable")
-    labelled = [int(i) for i in order if np.isfinite(means[i])]
-    return [WorstImage(records.keys[i], float(means[i]), float(costs[i])) for i in labelled[:count]]
+    labeled = [int(i) for i in order if np.isfinite(means[i])]
+    return [WorstImage(per_image.keys[i], float(means[i]), float(costs[i])) for i in labeled[:count]]
 
 
 def dice(counts: ClassCounts) -> np.ndarray:
-    """(..., K) 2 TP / (2 TP + FP + FN), also called F1 (Dice 1945); NaN for a class neither labelled nor predicted."""
+    """(..., K) 2 TP / (2 TP + FP + FN), also called F1 (Dice 1945); NaN for a class neither labeled nor predicted."""
     return ratio(2 * counts.right, counts.support + counts.predicted)
 
 
@@ -135,7 +135,7 @@ def _resampled(pair: tuple[ClassCounts, ...], resamples: int, seed: int) -> Iter
     """Sums (R, K) over drawn images, chunk by chunk; every member of `pair` is summed over the same images."""
     num_images, num_classes = pair[0].right.shape
     if not num_images:
-        raise UserError("MSA-EVAL-015", "the records hold no images, expected at least one; run the evaluation again")
+        raise UserError("MSA-EVAL-015", "the per_image hold no images, expected at least one; run the evaluation again")
     # Whole numbers far below 2^53, so that float64 sums are exact in any order and BLAS may do them.
     table = np.concatenate(
         [part for counts in pair for part in (counts.right, counts.support, counts.predicted)], axis=1
@@ -151,8 +151,8 @@ def _resampled(pair: tuple[ClassCounts, ...], resamples: int, seed: int) -> Iter
         yield tuple(ClassCounts(*np.moveaxis(sums[:, i], 1, 0)) for i in range(len(pair)))
 
 
-def _figures(counts: ClassCounts) -> np.ndarray:
-    """(..., 4 + K): FIGURES, then the IoU of each class, as `metrics.scores` has them."""
+def _metrics(counts: ClassCounts) -> np.ndarray:
+    """(..., 4 + K): METRICS, then the IoU of each class, as `metrics.scores` has them."""
     iou, total = _iou(counts), counts.support.sum(axis=-1)
     figures = (
         _mean(iou),
@@ -184,7 +184,7 @@ def _percentiles(drawn_RF: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def _by_name(classes: tuple[str, ...], rows: list[_Row]) -> tuple[dict[str, _Row], dict[str, _Row]]:
-    return dict(zip(FIGURES, rows, strict=False)), dict(zip(classes, rows[len(FIGURES) :], strict=True))
+    return dict(zip(METRICS, rows, strict=False)), dict(zip(classes, rows[len(METRICS) :], strict=True))
 
 
 def _aligned(first: PerImageCounts, second: PerImageCounts) -> ClassCounts:

@@ -1,6 +1,6 @@
 """A trained network as one file for use elsewhere: an ONNX or torch.export graph that needs none of this code, or weights.
 
-What is written is run before it gets its name, and must say what the network says.
+A file is run before it gets its name, and its output must equal the network's.
 """
 
 import logging
@@ -33,7 +33,7 @@ Size = tuple[int, int] | None
 class Deployed(nn.Module):
     """A network in evaluation mode as it is used: images in, labels out; the normalization is inside.
 
-    forward: RGB images (N, 3, H, W) float32 in grey values from 0 to 255 -> logits (N, K, H, W) float32, and labels
+    forward: RGB images (N, 3, H, W) float32 in gray values from 0 to 255 -> logits (N, K, H, W) float32, and labels
     (N, H, W) uint8, the train id of the likeliest class.
     """
 
@@ -62,10 +62,10 @@ class Format(NamedTuple):
 
 @torch.no_grad()
 def export_network(path: Path, target: str, network: nn.Module, metadata: ModelMetadata, size: Size = None) -> None:
-    """Write `network`, which is on the CPU, to `path` in the format `target` of FORMATS; `path` is whole or absent.
+    """Write `network`, which is on the CPU, to `path` in the format `target` of FORMATS; `path` is complete or absent.
 
-    size: see `Size`; the batch is free in any case. Raises UserError where the file says something else than the
-    network, and where a package is missing.
+    size: see `Size`; the batch is free in any case. Raises UserError where the file's output differs from the
+    network's, and where a package is missing.
     """
     with atomic_file(path) as temporary:
         FORMATS[target].write(temporary, network.eval(), metadata, size)
@@ -89,8 +89,8 @@ def require_same(run: Run, deployed: Deployed, size: Size = None) -> None:
         if not ((logits - expected).abs().max() <= tolerance and (chosen >= expected.amax(1) - 2 * tolerance).all()):
             raise UserError(
                 "MSA-INFER-006",
-                f"the exported network says something else than the one in torch for an image of {height}x{width}, expected "
-                f"the same labels and logits within {TOLERANCE} of the largest; nothing is written, use another --to",
+                f"the exported model's output differs from PyTorch's for an image of {height}x{width}, expected "
+                f"the same labels and logits within {TOLERANCE} of the largest; nothing was written, use another --to",
                 setting="--to",
             )
 
@@ -110,8 +110,8 @@ def _graph(network: nn.Module, metadata: ModelMetadata, size: Size) -> torch.exp
         except torch._dynamo.exc.UserError:
             raise UserError(
                 "MSA-INFER-007",
-                f"torch {torch.__version__} cannot export {metadata.name} for images of any size, as torch 2.13 does; give "
-                "the one size of your images by --size",
+                f"torch {torch.__version__} cannot export {metadata.name} for images of any size, as torch 2.13 does; set "
+                "--size to the one size of your images",
                 setting="--size",
             ) from None
 

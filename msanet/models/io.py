@@ -121,7 +121,8 @@ def parse_metadata(text: str, origin: str) -> ModelMetadata:
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(
             "MSA-MODEL-014",
-            f"'{origin}' has model metadata of format version {version}, written by msanet {str(tree.get('msanet_version'))[:40]!r}, "
+            f"'{origin}' has model metadata of format version {version}, written by msanet "
+            f"{str(tree.get('msanet_version'))[:40]!r}, "
             f"expected at most {FORMAT_VERSION}, the newest that msanet {__version__} reads; upgrade msanet",
         )
     if version == 1 and isinstance(tree, dict) and "msanet_version" not in tree:
@@ -151,7 +152,8 @@ def require_same_classes(metadata: ModelMetadata, classes: tuple[str, ...], data
         return
     raise UserError(
         "MSA-MODEL-012",
-        f"the checkpoint has {len(metadata.classes)} classes of {metadata.dataset} ({', '.join(metadata.classes[:3])}, ...), '{data}' has "
+        f"the checkpoint has {len(metadata.classes)} classes of {metadata.dataset} ({', '.join(metadata.classes[:3])}, ...), "
+        f"'{data}' has "
         f"{len(classes)} ({', '.join(classes[:3])}, ...); evaluate on a dataset with the same classes",
     )
 
@@ -163,7 +165,7 @@ def apply_weights(model: nn.Module, weights: dict[str, Tensor], origin: str) -> 
 
 
 def require_same_tensors(model: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
-    """Raise UserError that names the first difference unless names and shapes are the network's, which may be on the meta device."""
+    """Raise UserError that names the first difference unless names and shapes are the network's, also for one on meta."""
     own = model.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]

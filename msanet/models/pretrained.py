@@ -82,9 +82,9 @@ class _Mapping:
 def initialize(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -> WeightReport:
     """Fill `model` from the file `path`, or from the checkpoint that is the folder `path`.
 
-    classes: names by train id of the classes that the network is to learn. A checkpoint of msanet must match it tensor by tensor; where
-    it has other classes, even the same number of them, the head (`classifier_names`) is left as it is. One of an unwrapped network also loads
-    into `AttentionToScale` around it. Of torchvision's files the trunk must match; fc6 and fc7 of VGG-16 become
+    classes: names by train id of the classes to learn. A checkpoint of msanet must match the network tensor by tensor; where
+    it has other classes, even the same number of them, the head (`classifier_names`) is left as it is. One of an unwrapped network
+    also loads into `AttentionToScale` around it. Of torchvision's files the trunk must match; fc6 and fc7 of VGG-16 become
     convolutions, see `_as_convolution`. Raises UserError, and leaves the model unchanged, on anything else.
     """
     file = path / "model.safetensors" if path.is_dir() else path
@@ -281,7 +281,8 @@ def _read_pickle(file: Path, mmap: bool) -> Any:
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             raise UserError(
                 "MSA-MODEL-018",
-                f"'{file}' contains more than tensors, or is damaged, and is not loaded, since that could run code of whoever made it; "
+                f"'{file}' contains more than tensors, or is damaged, and is not loaded, since that could run the code of "
+                "whoever made it; "
                 "if you trust it, save its state_dict as .safetensors",
                 setting="model.pretrained",
             ) from None

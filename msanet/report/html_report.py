@@ -33,12 +33,12 @@ _FOLDER = Path(__file__).parent
 class Panel:
     """What is shown of one image. key: the sample's name. iou: its own, 0 to 1.
 
-    pictures: {caption: (H, W, 3) uint8 RGB}, the input first. attention: {module: (R, C, h, w) uint8}, a map for each of
+    images: {caption: (H, W, 3) uint8 RGB}, the input first. attention: {module: (R, C, h, w) uint8}, a map for each of
     R x C queries in the middles of equal parts of the image. scales: {scale: (h, w) uint8}, its weight times 255.
     """
 
     key: str
-    pictures: Mapping[str, UInt8]
+    images: Mapping[str, UInt8]
     iou: float | None = None
     is_worst: bool = False
     attention: Mapping[str, UInt8] = field(default_factory=dict)
@@ -133,9 +133,9 @@ def _calibration(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _sprite(maps_RCHW: UInt8) -> str:
-    """The maps of all queries in one picture, in rows and columns as their queries lie.
+    """The maps of all queries in one image, in rows and columns as their queries lie.
 
-    In inferno, whose 0 is black: the page adds its light to the grey image, which stays as it is where a weight is 0.
+    In inferno, whose 0 is black: the page adds its light to the gray image, which stays as it is where a weight is 0.
     """
     rows, columns, height, width = maps_RCHW.shape
     levels_HW = np.ascontiguousarray(maps_RCHW.swapaxes(1, 2)).reshape(rows * height, columns * width)

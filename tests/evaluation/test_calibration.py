@@ -62,7 +62,7 @@ def test_parts_add_up_to_the_whole() -> None:
     assert torch.equal(total, whole.histogram_2L) and total.dtype == torch.int64 and total.sum() == 6 * 30 * 20
 
 
-def test_nothing_labelled_gives_no_number() -> None:
+def test_nothing_labeled_gives_no_number() -> None:
     calibration = Calibration()
     calibration.update(torch.ones(2, 2), torch.zeros(2, 2), torch.full((2, 2), 255))
     assert math.isnan(expected_calibration_error(calibration.bins()))

@@ -28,11 +28,11 @@ def test_a_class_that_was_invented_counts_as_zero() -> None:
     result = scores(np.array([[6, 2], [0, 0]]), ("a", "b"))
     assert result.iou_K.tolist() == [0.75, 0.0]
     assert result.mean_iou == pytest.approx(0.375)
-    assert result.mean_accuracy == pytest.approx(0.75)  # accuracy is over labelled classes
+    assert result.mean_accuracy == pytest.approx(0.75)  # accuracy is over labeled classes
     assert "counted as IoU 0: b." in result.notes[0]
 
 
-def test_nothing_labelled_gives_no_number() -> None:
+def test_nothing_labeled_gives_no_number() -> None:
     result = scores(np.zeros((2, 2), np.int64), ("a", "b"))
     assert np.isnan([result.mean_iou, result.pixel_accuracy, result.frequency_weighted_iou]).all()
 

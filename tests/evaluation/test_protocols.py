@@ -203,7 +203,7 @@ def test_plain_is_scores_and_counts_void_as_missed() -> None:
     assert found.protocol == "default" and found.categories is None
     assert found.scores.iou_K.tolist() == [0.6, 0.0] and found.scores.support_K.tolist() == [10, 0]
     assert found.scores.pixel_accuracy == 0.6
-    assert found.scores.notes[-1] == "Predicted void on 2 labelled pixels, counted as missed."
+    assert found.scores.notes[-1] == "Predicted void on 2 labeled pixels, counted as missed."
 
 
 @pytest.mark.parametrize(("protocol", "spec"), [("official-cityscapes", VOC), ("official-voc", CITYSCAPES)])
@@ -301,7 +301,7 @@ def test_voc_refuses_void_as_the_devkit_does(test_data: Path) -> None:
     prediction = np.full_like(truth, VOID)
     with pytest.raises(ValueError, match="out of range"):
         devkit([(truth, prediction)])
-    with pytest.raises(UserError, match=r"void on \d+ labelled pixels, expected a class of VOC everywhere"):
+    with pytest.raises(UserError, match=r"void on \d+ labeled pixels, expected a class of VOC everywhere"):
         _voc([(truth, prediction)])
 
 
@@ -310,7 +310,7 @@ def test_void_has_its_own_column(dtype: torch.dtype) -> None:
     truth = torch.tensor([[0, 0, 1, 1, 255, 255]], dtype=dtype)
     prediction = torch.tensor([[0, 255, 255, 0, 1, 255]], dtype=dtype)
     assert confusion_matrix_with_void(truth, prediction, 2).tolist() == [[1, 0, 1], [1, 0, 1]]
-    with pytest.raises(UserError, match=r"void\) on labelled pixels"):
+    with pytest.raises(UserError, match=r"void\) on labeled pixels"):
         confusion_matrix(truth, prediction, 2)
     assert confusion_matrix(truth, prediction.clamp(max=1), 2).tolist() == [[1, 1], [1, 1]]
 

@@ -9,7 +9,7 @@ from msanet.errors import UserError
 from msanet.evaluation import statistics
 from msanet.evaluation.metrics import scores
 from msanet.evaluation.per_image_counts import PerImageCounts, collect_counts, image_counts
-from msanet.evaluation.statistics import FIGURES, bootstrap, dice, paired_difference, worst
+from msanet.evaluation.statistics import METRICS, bootstrap, dice, paired_difference, worst
 
 
 def make(matrices: np.ndarray, keys: list[str] | None = None) -> PerImageCounts:
@@ -36,7 +36,7 @@ def slow(matrices: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, n
     for _ in range(resamples):
         drawn = rng.integers(0, len(matrices), len(matrices))
         result = scores(matrices[drawn].sum(axis=0), tuple("abcdefgh"[: matrices.shape[1]]))
-        figures.append([getattr(result, name) for name in FIGURES])
+        figures.append([getattr(result, name) for name in METRICS])
         ious.append(result.iou_K)
     return np.array(figures), np.array(ious)
 
@@ -50,8 +50,8 @@ def test_intervals_are_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch, chu
     figures, ious = slow(matrices, 101, 7)
     whole = scores(matrices.sum(axis=0), ("a", "b", "c", "d"))
     assert 20 < np.isnan(ious[:, 3]).sum() < 60
-    for i, name in enumerate(FIGURES):
-        found = result.figures[name]
+    for i, name in enumerate(METRICS):
+        found = result.metrics[name]
         assert found.value == pytest.approx(getattr(whole, name), rel=1e-12)
         assert [found.low, found.high] == pytest.approx(np.percentile(figures[:, i], (2.5, 97.5)), rel=1e-12)
         assert found.low < found.value < found.high
@@ -70,7 +70,7 @@ def test_the_seed_decides() -> None:
 def test_equal_images_leave_no_doubt_and_absent_classes_no_figure() -> None:
     matrix = np.array([[6, 2, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0]])
     result = bootstrap(make(np.stack([matrix] * 5)), 30)
-    mean = result.figures["mean_iou"]
+    mean = result.metrics["mean_iou"]
     assert mean.low == mean.value == mean.high == pytest.approx((6 / 9 + 3 / 6) / 2)
     assert all(np.isnan([result.iou["c"].value, result.iou["c"].low, result.iou["c"].high]))
     with pytest.raises(UserError, match="no images"):
@@ -91,7 +91,7 @@ def test_intervals_cover_what_they_claim() -> None:
         return matrices
 
     truth = scores(draw(200_000).sum(axis=0), ("a", "b")).mean_iou
-    intervals = [bootstrap(make(draw(60)), 300, seed).figures["mean_iou"] for seed in range(200)]
+    intervals = [bootstrap(make(draw(60)), 300, seed).metrics["mean_iou"] for seed in range(200)]
     covered = sum(interval.low <= truth <= interval.high for interval in intervals)
     assert 176 <= covered <= 198  # 190 expected, standard deviation 3; percentiles are a little narrow at 60
 
@@ -103,14 +103,14 @@ def test_pairs_are_those_of_a_slow_loop_over_the_same_images() -> None:
     two[:, 0, 0] += one[:, 0, 1] // 2
     result = paired_difference(make(one), make(two), resamples=101, seed=5)
     (figures_1, ious_1), (figures_2, ious_2) = slow(one, 101, 5), slow(two, 101, 5)
-    for i, name in enumerate(FIGURES):
-        found, drawn = result.figures[name], figures_2[:, i] - figures_1[:, i]
+    for i, name in enumerate(METRICS):
+        found, drawn = result.metrics[name], figures_2[:, i] - figures_1[:, i]
         assert [found.difference.low, found.difference.high] == pytest.approx(np.percentile(drawn, (2.5, 97.5)))
         assert found.difference.value == pytest.approx(found.second - found.first)
         assert found.share_above == (drawn > 0).mean()
     drawn = ious_2[:, 3] - ious_1[:, 3]
     assert result.iou["d"].share_above == np.nanmean(drawn > 0) == 0.0
-    assert result.figures["mean_iou"].first == scores(one.sum(axis=0), ("a", "b", "c", "d")).mean_iou
+    assert result.metrics["mean_iou"].first == scores(one.sum(axis=0), ("a", "b", "c", "d")).mean_iou
     assert result.notes == ()
 
 
@@ -120,11 +120,11 @@ def test_a_pair_is_narrower_than_its_runs() -> None:
     better = one.copy()
     better[:, 0, 0] += 3 * (one[:, 0, 1] > 3)
     better[:, 0, 1] -= 3 * (one[:, 0, 1] > 3)
-    pair = paired_difference(make(one), make(better)).figures["mean_iou"]
-    alone = bootstrap(make(one)).figures["mean_iou"]
+    pair = paired_difference(make(one), make(better)).metrics["mean_iou"]
+    alone = bootstrap(make(one)).metrics["mean_iou"]
     assert pair.difference.low > 0 and pair.share_above == 1.0
     assert pair.difference.high - pair.difference.low < 0.5 * (alone.high - alone.low)
-    same = paired_difference(make(one), make(one)).figures["mean_iou"]
+    same = paired_difference(make(one), make(one)).metrics["mean_iou"]
     assert (same.difference.low, same.difference.high, same.share_above) == (0, 0, 0)
 
 
@@ -150,7 +150,7 @@ def test_runs_on_other_data_are_not_compared() -> None:
         with pytest.raises(UserError, match=what):
             paired_difference(records, other, 10)
     repacked = paired_difference(records, replace(records, digest="1" * 64), 10)
-    assert "two packings" in repacked.notes[0] and repacked.figures["mean_iou"].difference.value == 0
+    assert "two packings" in repacked.notes[0] and repacked.metrics["mean_iou"].difference.value == 0
 
 
 def test_the_worst_by_hand() -> None:
@@ -159,7 +159,7 @@ def test_the_worst_by_hand() -> None:
             [[8, 0, 0], [0, 8, 0]],  # all right
             [[4, 4, 0], [0, 0, 0]],  # class a only, half missed; b was invented: mIoU of a is 1/2
             [[0, 0, 0], [0, 1, 3]],  # 1/4, three quarters predicted void
-            [[0, 0, 0], [0, 0, 0]],  # nothing labelled
+            [[0, 0, 0], [0, 0, 0]],  # nothing labeled
         ]
     )
     records = make(matrices)

@@ -51,7 +51,7 @@ def test_gradients_reach_every_parameter(case: str) -> None:
 
 
 @every_network
-def test_nothing_labelled_is_no_loss_and_no_gradient(case: str) -> None:
+def test_nothing_labeled_is_no_loss_and_no_gradient(case: str) -> None:
     model, image = network(case), images(2)
     loss = training_loss(model, image, torch.full((2, 64, 96), IGNORE_INDEX, dtype=torch.uint8))
     loss.backward()
@@ -203,7 +203,7 @@ def test_group_norm_has_32_groups_or_the_next_divisor_that_leaves_two_channels()
 
 @pytest.mark.parametrize(("stride", "size"), [(8, (40, 64)), (16, (65, 97)), (1, (5, 7))])
 def test_upsampling_puts_a_cell_at_the_centre_of_its_pixels(stride: int, size: tuple[int, int]) -> None:
-    """Cells that hold their centre's row and column become pixels that hold theirs, wherever cells lie on both sides."""
+    """Cells that hold their center's row and column become pixels that hold theirs, wherever cells lie on both sides."""
     rows, columns = (torch.arange(-(-n // stride)) * stride + (stride - 1) / 2 for n in size)
     cells = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
     pixels = upsample(cells, stride, size)

@@ -116,7 +116,7 @@ def test_vgg_trunk_says_what_the_file_says(vgg: PlainVGG, vgg_file: Path) -> Non
 
 
 def test_fcn_fc7_is_the_fully_connected_layers_at_the_centre(vgg: PlainVGG, vgg_file: Path) -> None:
-    """On a 7x7 map the kernel of the same-padded convolution lies on all of it at the centre cell only."""
+    """On a 7x7 map the kernel of the same-padded convolution lies on all of it at the center cell only."""
     model = network("fcn").eval()
     initialize(model, vgg_file, CLASSES)
     image = torch.randn(2, 3, 224, 224)
@@ -351,7 +351,7 @@ def test_whole_networks_are_refused(vgg: PlainVGG, tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "MSA-MODEL-015", "Git LFS"),
         (b"<!DOCTYPE html><title>404</title>", "MSA-MODEL-015", "VGG-16"),
         (b"PK\x03\x04 and no more", "MSA-MODEL-008", "damaged"),
-        (b"\x80\x02hello", "MSA-MODEL-018", "damaged"),
+        (b"\x80\x02hello", "MSA-MODEL-008", "damaged"),
         (b"\x40\x00\x00\x00\x00\x00\x00\x00{", "MSA-MODEL-008", "damaged"),
     ],
 )

@@ -163,7 +163,7 @@ def test_image_pooling_is_the_mean_of_the_whole_map() -> None:
     assert unmoved[30:, 30:].max() == 0
 
 
-def test_a_single_value_is_normalised_by_running_statistics() -> None:
+def test_a_single_value_is_normalized_by_running_statistics() -> None:
     norm = ImageBatchNorm2d(2).train()
     pair, one = torch.tensor([[1.0, 2.0], [3.0, 6.0]])[..., None, None], torch.tensor([[5.0, 7.0]])[..., None, None]
     assert norm(pair).flatten().tolist() == pytest.approx([-1, -1, 1, 1], abs=1e-4)  # as BatchNorm2d

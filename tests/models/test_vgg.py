@@ -75,7 +75,7 @@ def test_dilation_gives_the_same_numbers_more_densely() -> None:
     torch.manual_seed(0)
     decimated, dense = VGG16(0.02), VGG16(0.02, pool_strides=(2, 2, 2, 1, 2))
     dense.load_state_dict(decimated.state_dict())
-    dense.features[23] = nn.MaxPool2d(2, stride=1)  # the window of the decimating pooling, not the centred 3x3
+    dense.features[23] = nn.MaxPool2d(2, stride=1)  # the window of the decimating pooling, not the centerd 3x3
     x = torch.randn(1, 3, 256, 256)
     with torch.no_grad():
         coarse, fine = decimated.features[:30](x), dense.features[:30](x)  # to conv5_3

@@ -17,9 +17,9 @@ LABEL = np.array([[0, 1], [255, 0]], dtype=np.uint8)
 
 def test_colorise_paints_classes_and_ignore() -> None:
     expected = [[[10, 20, 30], [200, 100, 0]], [[0, 0, 0], [10, 20, 30]]]
-    picture = colorize(LABEL, PALETTE)
-    assert picture.dtype == np.uint8
-    assert picture.tolist() == expected
+    shown = colorize(LABEL, PALETTE)
+    assert shown.dtype == np.uint8
+    assert shown.tolist() == expected
     assert colorize(LABEL, PALETTE, ignore_color=(1, 2, 3))[1, 0].tolist() == [1, 2, 3]
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support.errors import raises_user_error
 
-from msanet.errors import UserError
 from msanet.files import atomic_file
-from msanet.report.prediction import write_picture
+from msanet.report.prediction import write_image
 from msanet.report.video import VideoReader, new_video
 
 
@@ -41,15 +41,15 @@ def test_errors_of_the_disk_name_the_file(tmp_path: Path) -> None:
     assert raised.value.filename == str(tmp_path / "a.png")
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
-        write_picture(tmp_path / "file" / "a.png", frame(0))
+        write_image(tmp_path / "file" / "a.png", frame(0))
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_pictures_that_a_format_cannot_hold_are_refused(tmp_path: Path) -> None:
+def test_images_that_a_format_cannot_hold_are_refused(tmp_path: Path) -> None:
     wide = np.zeros((1, 70_000, 3), np.uint8)
-    with pytest.raises(UserError, match="cannot hold 70000x1 pixels"):
-        write_picture(tmp_path / "a.jpg", wide)
-    write_picture(tmp_path / "a.png", wide)
+    with raises_user_error("MSA-EVAL-016", setting="--write", mentions="70000x1"):
+        write_image(tmp_path / "a.jpg", wide)
+    write_image(tmp_path / "a.png", wide)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -88,12 +88,12 @@ def test_a_video_that_ends_early_is_said(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_file_without_a_frame_is_no_video(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video" * 100)
-    with pytest.raises(UserError, match="cannot be read as a video"):
+    with raises_user_error("MSA-EVAL-017", setting="--images"):
         VideoReader(tmp_path / "a.mp4")
 
 
 def test_frames_of_another_size_and_full_disks_leave_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="expected frames of one size"), new_video(tmp_path / "a.mp4", 25.0) as video:
+    with raises_user_error("MSA-EVAL-018", setting="--write"), new_video(tmp_path / "a.mp4", 25.0) as video:
         video.write(frame(0))
         video.write(frame(0, width=32))
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))

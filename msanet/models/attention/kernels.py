@@ -112,8 +112,8 @@ def unlogged_choices() -> list[str]:
 def choose(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> str:
     """The name in KERNELS of what computes this attention; found once for each `Case`, without synchronizing after that.
 
-    Only kernels that are right on a small probe are taken, see `_reason_against`. Where several are, each is timed on random tensors
-    of these sizes, forward and, if one follows, backward. Timings differ from run to run, and kernels in the last bits: under
+    Only kernels that are right on a small probe are taken, see `_reason_against`. Where several are, each is timed on random
+    tensors of these sizes, forward and, if one follows, backward. Timings differ from run to run, and kernels in the last bits: under
     torch.use_deterministic_algorithms the first is taken.
     """
     tensors = (query_NLC, key_NSC, value_NSC)

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.nn import functional as F
 
 from msanet.errors import UserError
-from msanet.models.attention.kernels import KERNELS, choose, attend_untimed
+from msanet.models.attention.kernels import KERNELS, attend_untimed, choose
 
 
 def attend(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
