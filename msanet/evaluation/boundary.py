@@ -1,4 +1,4 @@
-"""How well outlines are met: Boundary IoU and boundary F1, from whole numbers that may be added over images and ranks.
+"""How well boundaries match: Boundary IoU and boundary F1, from integers that may be added over images and ranks.
 
 Boundary IoU (Cheng et al. 2021, equation 2, and the authors' boundary_iou package): the IoU of the pixels of a class that lie
 within d of its outline, inside it, in the ground truth and in the prediction. d is 2 % of the image's diagonal, rounded,
@@ -68,7 +68,7 @@ class BoundaryCounts:
         self._count_contours(ground_truth_HW, prediction_HW, known)
 
     def scores(self) -> BoundaryScores:
-        """The figures of all that was counted."""
+        """The scores of all that was counted."""
         both, truth, prediction, truth_contour, truth_met, prediction_contour, prediction_met = self.counts_7K
         iou = ratio(both, truth + prediction - both)
         precision, recall = ratio(prediction_met, prediction_contour), ratio(truth_met, truth_contour)

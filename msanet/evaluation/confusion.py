@@ -8,9 +8,9 @@ from msanet.errors import UserError
 
 
 def confusion_matrix(ground_truth: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
-    """(K, K) int64 counts of pixels by (ground truth, prediction); pixels whose ground truth is 255 are left out.
+    """(K, K) int64 counts of pixels by (ground truth, prediction); pixels whose ground truth is 255 are ignored.
 
-    ground_truth, prediction: integer tensors of one shape, train ids. Raises UserError if a counted one is no class.
+    ground_truth, prediction: integer tensors of one shape, train ids. Raises UserError if a counted prediction is void.
     """
     matrix = confusion_matrix_with_void(ground_truth, prediction, num_classes)
     if matrix[:, num_classes].any():

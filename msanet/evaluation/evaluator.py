@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from msanet import distributed
 from msanet.config import EvaluationConfig
@@ -26,13 +25,14 @@ from msanet.evaluation.per_image_counts import ImageCounts, collect_counts, imag
 from msanet.evaluation.result import EvaluatedImage, EvaluationResult
 from msanet.inference.panel_attention import panel_maps
 from msanet.inference.predictor import Predictor
+from msanet.logs import track
 
 _STOP = 2**31
-"""What a rank that was asked to stop says in place of a number of forwards."""
+"""What a rank that was asked to stop sends instead of a number of forwards."""
 
 
 class EvaluationInterrupted(Exception):
-    """An evaluation that a rank asked to stop. Raised on all ranks, after the same image."""
+    """A rank asked the evaluation to stop. Raised on all ranks, after the same image."""
 
 
 def evaluate(
@@ -48,7 +48,7 @@ def evaluate(
 
     lockstep: all ranks run the same number of forwards (ZeRO-3 runs collectives inside them); a rank whose image needs
     fewer than another's, or that has none left, makes up for it with idle ones. No rank needs another's disk.
-    should_stop: asked before each image; where it says so on one rank, EvaluationInterrupted is raised on all.
+    should_stop: asked before each image; where it is true on one rank, EvaluationInterrupted is raised on all.
     """
     rank, world_size = distributed.rank(), distributed.world_size()
     was_training = model.training
@@ -60,11 +60,9 @@ def evaluate(
     samples = evaluation_loader(source, rank, world_size, settings.num_workers if mine else 0, with_instances)
     if lockstep or should_stop:
         samples = _synchronized(samples, predictor, -(-len(source) // world_size), should_stop)
-    bar = tqdm(
-        samples, f"evaluate {source.split}", len(mine), unit="image", leave=False, disable=not distributed.is_main()
-    )
+    tracked = track(samples, f"evaluate {source.split}", len(mine), unit="image", disable=not distributed.is_main())
     try:
-        for sample in bar:
+        for sample in tracked:
             distributed.report_progress(f"evaluating image {sample.key}")
             accumulator.add(sample, predictor)
             distributed.report_progress("waiting for the next image")
@@ -76,7 +74,7 @@ def evaluate(
 def _synchronized(
     samples: Iterator[EvaluationSample], predictor: Predictor, longest: int, should_stop: Callable[[], bool] | None
 ) -> Iterator[EvaluationSample]:
-    """The same samples, of which all ranks take the next, or give up, at the same time.
+    """The same samples, of which all ranks take the next, or stop, at the same time.
 
     In lockstep this rank runs, around each, as many forwards as the rank with the largest image at that place.
     """
@@ -120,7 +118,7 @@ class EvaluationAccumulator:
         self.images.append(image_counts(sample.number, sample.key, matrix))
         if self.instances is not None:
             if sample.instance_ids_HW is None:
-                self.instances = None  # packed without: figures from some of the images would be no figures
+                self.instances = None  # packed without: scores of some of the images only would be wrong
             else:
                 ids_HW = sample.instance_ids_HW.to(self.device)
                 self.instances.append(instance_rows(sample.number, ids_HW, prediction_HW))

@@ -1,4 +1,4 @@
-"""What a matrix is worth by the rules of the official tools, equal to them to the last digit.
+"""Scores by the rules of the official tools, equal to theirs to the last digit.
 
 `default`: scores() of msanet.evaluation.metrics. `official-cityscapes`: evalPixelLevelSemanticLabeling of cityscapesscripts
 2.3.0. `official-voc`: VOCevalseg.m of the VOC 2012 devkit.
@@ -29,7 +29,7 @@ class NamedScores:
 
 @dataclass(frozen=True)
 class ProtocolScores:
-    """The figures of one matrix by one protocol.
+    """The scores of one matrix by one protocol.
 
     scores: its mean_iou, iou_K and notes follow the protocol. categories, class_instances (iIoU by class) and
     category_instances (iIoU by category): of official-cityscapes only, the last two only where instances were counted.
@@ -47,17 +47,17 @@ NAMED = {
     "class_instances": "iIoU of classes",
     "category_instances": "iIoU of categories",
 }
-"""Fields of a ProtocolScores, of official-cityscapes only -> what they are called."""
+"""Fields of a ProtocolScores, of official-cityscapes only -> their names in tables."""
 
 
 def compute_scores(
     matrix: np.ndarray, classes: tuple[str, ...], protocol: Protocol, instances: np.ndarray | None = None
 ) -> ProtocolScores:
-    """Judge an integer matrix (K, K), or (K, K + 1) with predicted void as its last column; rows ground truth.
+    """Scores of an integer matrix (K, K), or (K, K + 1) with predicted void as its last column; rows ground truth.
 
     instances: rows of `instance_rows` over all images, in any order; None where their maps are not known.
 
-    A class that is neither labeled nor predicted has no IoU. `default` and `official-cityscapes` leave it out of the
+    A class that is neither labeled nor predicted has no IoU. `default` and `official-cityscapes` exclude it from the
     mean; in `official-voc` its 0/0 makes the mean NaN too, as MATLAB's mean does. Predicted void on a labeled pixel
     is a miss in the first two; the devkit refuses results with a value that is no class, and so does `official-voc`,
     which however sees only labeled pixels.
@@ -83,7 +83,7 @@ def _scores_cityscapes(matrix: np.ndarray, default_scores: Scores, instances: np
     )
     if instances is None:
         note = (
-            "Judged without instance maps, so there is no instance-weighted IoU (iIoU); evaluate with "
+            "Evaluated without instance maps, so there is no instance-weighted IoU (iIoU); evaluate with "
             "evaluation.protocol=official-cityscapes, on a split that was packed with --instances."
         )
         return replace(protocol_scores, scores=replace(protocol_scores.scores, notes=(*default_scores.notes, note)))
@@ -146,7 +146,7 @@ def _expect(classes: tuple[str, ...], spec: DatasetSpec, protocol: Protocol) -> 
     if classes != spec.classes:
         raise UserError(
             "MSA-EVAL-010",
-            f"protocol {protocol} was asked for {len(classes)} classes ({', '.join(classes[:3])}, ...), expected the "
+            f"protocol {protocol} was requested for {len(classes)} classes ({', '.join(classes[:3])}, ...), expected the "
             f"{spec.num_classes} of {spec.name} ({', '.join(spec.classes[:3])}, ...); choose protocol default",
             setting="evaluation.protocol",
         )

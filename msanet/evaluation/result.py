@@ -1,4 +1,4 @@
-"""What an evaluation found, and the two files it leaves: figures as JSON, and every image's counts."""
+"""The result of an evaluation, and its two files: metrics as JSON, and every image's counts."""
 
 import json
 from dataclasses import dataclass
@@ -43,10 +43,17 @@ class EvaluatedImage:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """One evaluation of one split, the same on every rank; panels only on rank 0.
+    """One evaluation of one split, the same on every rank; shown_images only on rank 0.
 
-    times_seen: how often each sample of the split was counted. calibration: rows of the reliability diagram, if asked for.
-    cost: not in the files, which are the same however many machines there were.
+    Args:
+        per_image_counts: Of all images.
+        times_seen: How often each sample of the split was counted.
+        world_size: Ranks of the evaluation.
+        protocol: Whose rules the scores follow.
+        boundary: Boundary scores, if asked for.
+        calibration: Rows of the reliability diagram, if asked for.
+        shown_images: Images of the report.
+        cost: Not in the files, which do not depend on the number of machines.
     """
 
     per_image_counts: PerImageCounts
@@ -73,7 +80,7 @@ class EvaluationResult:
 
     @cached_property
     def protocol_scores(self) -> ProtocolScores:
-        """The figures by `protocol`."""
+        """The scores by `protocol`."""
         return compute_scores(self.matrix, self.classes, self.protocol, self.per_image_counts.instances)
 
     @property
@@ -90,16 +97,16 @@ class EvaluationResult:
         return not self.num_missing and not self.num_duplicate
 
     def summary(self) -> dict[str, float]:
-        """The figures that go into metrics.jsonl."""
+        """The metrics that go into metrics.jsonl."""
         names = ("mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
         return {f"{self.split}/{name}": getattr(self.protocol_scores.scores, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `evaluation-<split>.json`; undefined figures are null."""
+        """The content of `evaluation-<split>.json`; undefined values are null."""
         scores = self.protocol_scores.scores
         name, baseline = constant_baseline(self.matrix, self.classes)
         square = self.matrix[:, : len(self.classes)]
-        figures = {
+        metrics = {
             "split": self.split,
             "protocol": self.protocol,
             "mean_iou": scores.mean_iou,
@@ -126,7 +133,7 @@ class EvaluationResult:
             "world_size": self.world_size,
             "notes": list(scores.notes),
         }
-        return _without_nan(figures)
+        return _without_nan(metrics)
 
     @cached_property
     def _bootstrap(self) -> tuple[list[float], dict[str, list[float]]] | None:
@@ -178,14 +185,14 @@ def evaluation_file(run: Path, split: str) -> Path:
 
 
 def require_writable(folder: Path) -> None:
-    """Make the folder. Raises OSError where no file can be made in it, before there is anything to lose."""
+    """Make the folder. Raises OSError where no file can be made in it, before any work is done."""
     folder.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(dir=folder, prefix=".writable-"):
         pass
 
 
 def write_evaluation(folder: Path, evaluation: EvaluationResult) -> Path:
-    """Write `evaluation-<split>.npz` and then `.json`, each whole or not at all; returns the latter's path."""
+    """Write `evaluation-<split>.npz` and then `.json`, each complete or not at all; returns the latter's path."""
     write_per_image_counts(per_image_counts_file(folder, evaluation.split), evaluation.per_image_counts)
     path = evaluation_file(folder, evaluation.split)
     write_text(path, json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + "\n")
@@ -193,15 +200,15 @@ def write_evaluation(folder: Path, evaluation: EvaluationResult) -> Path:
 
 
 def require_complete(evaluation: EvaluationResult, source: ShardSource) -> None:
-    """Raise UserError, naming images, if any was missed or counted twice: such a figure must not be published."""
+    """Raise UserError, naming images, if any was missed or counted twice: such scores must not be published."""
     if evaluation.is_complete:
         return
-    wrong = np.flatnonzero(evaluation.times_seen != 1)
-    names = ", ".join(source.key(int(number)) for number in wrong[:3])
+    miscounted = np.flatnonzero(evaluation.times_seen != 1)
+    names = ", ".join(source.key(int(number)) for number in miscounted[:3])
     raise UserError(
         "MSA-EVAL-011",
         f"{evaluation.num_missing} images of split '{evaluation.split}' were missed and {evaluation.num_duplicate} counted "
-        f"more than once ({names}, ...), expected each of {len(evaluation.times_seen)} exactly once; do not use these figures",
+        f"more than once ({names}, ...), expected each of {len(evaluation.times_seen)} exactly once; do not use these scores",
     )
 
 

@@ -1,4 +1,4 @@
-"""The report of a run folder: what lies in it, and the panels of an evaluation, as one HTML page."""
+"""The report of a run folder: its files, and the images of an evaluation, as one HTML page."""
 
 import json
 import platform
@@ -24,7 +24,7 @@ from msanet.secrets import masked, without_secrets
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 COMMAND_FILE = "command.txt"
-"""The command lines that started or continued the run, one per line."""
+"""The command lines that started or resumed the run, one per line."""
 REPORT_FILE = "report.html"
 
 
@@ -37,11 +37,11 @@ def write_run_report(
 ) -> Path:
     """Write FOLDER/report.html from a run's files and this evaluation.
 
-    command: this process's unless given. run: the folder of the run, where the report lies elsewhere. Passwords and keys
+    command: this process's unless given. run: the folder of the run, where the report is written elsewhere. Passwords and keys
     in addresses are left out of what is shown; see `without_secrets`.
     """
     run = run or folder
-    figures = evaluation.to_json() | {"cost": vars(evaluation.cost) if evaluation.cost else None}
+    metrics = evaluation.to_json() | {"cost": vars(evaluation.cost) if evaluation.cost else None}
     report = ReportData(
         title=f"{run.resolve().name}: {evaluation.split}",
         config_yaml=without_secrets(_text(run / CONFIG_FILE)),
@@ -50,7 +50,7 @@ def write_run_report(
         palette=palette,
         commands=_commands(run, command or command_line()),
         metrics=read_lines(run / METRICS_FILE),
-        evaluation=figures,
+        evaluation=metrics,
         panels=[_panel(shown, palette, evaluation.classes) for shown in evaluation.shown_images],
         environment=environment(),
     )
@@ -64,21 +64,21 @@ def command_line() -> str:
 
 
 def score_table(evaluation: result.EvaluationResult) -> str:
-    """The figures for a terminal: per class, then the means beside the best constant prediction."""
-    figures = evaluation.to_json()
+    """The scores for a terminal: per class, then the means and those of the best constant prediction."""
+    metrics = evaluation.to_json()
     lines = [f"{'class':<20} {'IoU':>7} {'accuracy':>9} {'pixels':>14}"]
-    for name, row in figures["classes"].items():
+    for name, row in metrics["classes"].items():
         lines.append(f"{name:<20} {_percent(row['iou']):>7} {_percent(row['accuracy']):>9} {row['support']:>14,}")
-    baseline, bounds = figures["constant_baseline"], figures.get("mean_iou_interval")
+    baseline, bounds = metrics["constant_baseline"], metrics.get("mean_iou_interval")
     interval = f"95 % interval {_percent(bounds[0])} to {_percent(bounds[1])}; " if bounds else ""
     lines += [
-        f"pixel accuracy {_percent(figures['pixel_accuracy'])}, mean accuracy {_percent(figures['mean_accuracy'])}, "
-        f"frequency-weighted IoU {_percent(figures['frequency_weighted_iou'])}",
-        f"mIoU {_percent(figures['mean_iou'])} ({interval}all pixels '{baseline['class']}': {_percent(baseline['mean_iou'])})",
-        *(f"{what} {_percent(figures[kind]['mean'])}" for kind, what in NAMED.items() if kind in figures),
-        f"{figures['num_images']} of {len(evaluation.times_seen)} images of '{evaluation.split}' on {evaluation.world_size} "
+        f"pixel accuracy {_percent(metrics['pixel_accuracy'])}, mean accuracy {_percent(metrics['mean_accuracy'])}, "
+        f"frequency-weighted IoU {_percent(metrics['frequency_weighted_iou'])}",
+        f"mIoU {_percent(metrics['mean_iou'])} ({interval}all pixels '{baseline['class']}': {_percent(baseline['mean_iou'])})",
+        *(f"{what} {_percent(metrics[kind]['mean'])}" for kind, what in NAMED.items() if kind in metrics),
+        f"{metrics['num_images']} of {len(evaluation.times_seen)} images of '{evaluation.split}' on {evaluation.world_size} "
         f"ranks, {evaluation.num_missing} missing, {evaluation.num_duplicate} counted twice",
-        *figures["notes"],
+        *metrics["notes"],
     ]
     return "\n".join(lines)
 

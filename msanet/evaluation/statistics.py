@@ -1,13 +1,13 @@
-"""What a figure over few images is worth: bootstrap intervals, two runs on the same images, and the worst images.
+"""Uncertainty of metrics over few images: bootstrap intervals, two runs on the same images, and the worst images.
 
-Resampled are whole images with replacement, as many as there are (Efron 1979; Efron and Tibshirani 1993, chapters 13 and
-16), and each figure is computed anew from the sum of their counts, by the rules of `msanet.evaluation.metrics`. The interval
+Images are resampled with replacement, the same number of them (Efron 1979; Efron and Tibshirani 1993, chapters 13 and
+16), and each metric is computed again from the sum of their counts, by the rules of `msanet.evaluation.metrics`. The interval
 is that of percentiles 2.5 to 97.5. What it does not cover:
 
 - Images are taken as independent. Those of one video or city are not, and the true interval is then wider.
-- The network is given: another seed of training is another network. An interval that leaves out 0 says that these two
+- The network is given: another seed of training is another network. An interval that excludes 0 means that these two
   networks differ on such images, not that their recipes do.
-- A resample may lack a rare class, which it then leaves out of its mean; a class seen in few images has a rough interval,
+- A resample may lack a rare class, which its mean then excludes; a class seen in few images has a rough interval,
   and no resample has a class that no image has.
 """
 
@@ -30,7 +30,7 @@ _CHUNK = 2**22
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure over all images, and its 95 % interval; NaN where undefined."""
+    """A metric over all images, and its 95 % interval; NaN where undefined."""
 
     value: float
     low: float
@@ -39,7 +39,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Intervals of the METRICS by name, and of the IoU by class."""
+    """Intervals of METRICS by name, and of the IoU by class."""
 
     metrics: dict[str, Interval]
     iou: dict[str, Interval]
@@ -47,7 +47,7 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of two runs, the second minus the first, and the share of resamples in which the second is above."""
+    """A metric of two runs, the second minus the first, and the share of resamples in which the second is above."""
 
     first: float
     second: float
@@ -57,7 +57,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences of the METRICS by name, and of the IoU by class. notes: sentences on what was compared."""
+    """Differences of METRICS by name, and of the IoU by class. notes: sentences on what was compared."""
 
     metrics: dict[str, Difference]
     iou: dict[str, Difference]
@@ -89,7 +89,7 @@ def paired_difference(
     """The second run minus the first, by resampling the same images for both; the same for the same seed.
 
     What is hard in an image is hard for both and cancels, so that the interval is narrower than those of the two runs
-    suggest. Raises UserError if the runs were not judged on the same labels.
+    suggest. Raises UserError if the runs were not evaluated on the same labels.
     """
     pair = (first.class_counts(), _aligned(first, second))
     changed = np.flatnonzero((pair[0].support != pair[1].support).any(axis=1))
@@ -113,7 +113,7 @@ def paired_difference(
 
 
 def worst(per_image: PerImageCounts, count: int, by: Literal["iou", "cost"] = "iou") -> list[WorstImage]:
-    """The `count` worst images by their own mIoU or by their cost; those without labels are left out."""
+    """The `count` worst images by their own mIoU or by their cost; those without labels are skipped."""
     counts = per_image.class_counts()
     iou = _iou(counts)
     means = _mean(np.where(counts.support > 0, iou, np.nan))
@@ -135,8 +135,10 @@ def _resampled(pair: tuple[ClassCounts, ...], resamples: int, seed: int) -> Iter
     """Sums (R, K) over drawn images, chunk by chunk; every member of `pair` is summed over the same images."""
     num_images, num_classes = pair[0].right.shape
     if not num_images:
-        raise UserError("MSA-EVAL-015", "the per_image hold no images, expected at least one; run the evaluation again")
-    # Whole numbers far below 2^53, so that float64 sums are exact in any order and BLAS may do them.
+        raise UserError(
+            "MSA-EVAL-015", "the per-image counts contain no images, expected at least one; run the evaluation again"
+        )
+    # Integers far below 2^53, so that float64 sums are exact in any order and BLAS may do them.
     table = np.concatenate(
         [part for counts in pair for part in (counts.right, counts.support, counts.predicted)], axis=1
     )
@@ -154,13 +156,13 @@ def _resampled(pair: tuple[ClassCounts, ...], resamples: int, seed: int) -> Iter
 def _metrics(counts: ClassCounts) -> np.ndarray:
     """(..., 4 + K): METRICS, then the IoU of each class, as `metrics.scores` has them."""
     iou, total = _iou(counts), counts.support.sum(axis=-1)
-    figures = (
+    metrics = (
         _mean(iou),
         _mean(ratio(counts.right, counts.support)),
         ratio(counts.right.sum(axis=-1), total),
         ratio(np.nansum(iou * counts.support, axis=-1), total),
     )
-    return np.concatenate([np.stack(figures, axis=-1), iou], axis=-1)
+    return np.concatenate([np.stack(metrics, axis=-1), iou], axis=-1)
 
 
 def _iou(counts: ClassCounts) -> np.ndarray:
@@ -194,14 +196,14 @@ def _aligned(first: PerImageCounts, second: PerImageCounts) -> ClassCounts:
         if mine != theirs:
             raise UserError(
                 "MSA-EVAL-012",
-                f"{what} is {mine} in one run and {theirs} in the other, expected the same; compare like with like",
+                f"{what} is {mine} in one run and {theirs} in the other, expected the same; compare runs on the same data",
             )
     place = {key: number for number, key in enumerate(second.keys)}
     if len(place) != len(second) or set(first.keys) != place.keys() or len(first) != len(second):
         lacking = next(iter(set(first.keys) ^ place.keys()), first.keys[0] if first.keys else "")
         raise UserError(
             "MSA-EVAL-013",
-            f"the runs hold {len(first)} and {len(second)} images and not the same ones ('{lacking}', ...), expected each image "
+            f"the runs have {len(first)} and {len(second)} images and not the same ones ('{lacking}', ...), expected each image "
             "once in both; evaluate both on the same shards",
         )
     order = [place[key] for key in first.keys]

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from support.errors import raises_user_error
 
-from msanet.errors import UserError
 from msanet.evaluation.calibration import LEVELS, Calibration, expected_calibration_error
 
 
@@ -70,5 +70,5 @@ def test_nothing_labeled_gives_no_number() -> None:
 
 
 def test_a_broken_network_is_told() -> None:
-    with pytest.raises(UserError, match="confidence is NaN.*earlier checkpoint"):
+    with raises_user_error("MSA-EVAL-001"):
         Calibration().update(torch.tensor([0.5, float("nan")]), torch.zeros(2), torch.zeros(2))

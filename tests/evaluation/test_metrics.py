@@ -1,4 +1,4 @@
-"""Counting and figures, against hand-made numbers and torchmetrics."""
+"""Counting and metrics, against hand-made numbers and torchmetrics."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from msanet.evaluation.metrics import constant_baseline, scores
 HAND = np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
 
 
-def test_figures_by_hand() -> None:
+def test_metrics_by_hand() -> None:
     result = scores(HAND, ("a", "b", "c"))
     assert result.iou_K[:2] == pytest.approx([6 / 9, 3 / 6]) and np.isnan(result.iou_K[2])
     assert result.accuracy_K[:2] == pytest.approx([6 / 8, 3 / 4])

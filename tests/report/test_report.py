@@ -161,8 +161,8 @@ def test_confusion_matrix_is_normalized_by_row() -> None:
 
 def test_incomplete_evaluation_raises_an_alarm() -> None:
     text = render(_report(evaluation=_evaluation() | {"num_images": 98, "num_missing": 3}))
-    assert "98 of 101" in text and "3 missing, 0 twice" in text and "metadata tile alarm" in text
-    assert "metadata tile alarm" in render(_report(evaluation=_evaluation() | {"num_duplicate": 1}))
+    assert "98 of 101" in text and "3 missing, 0 twice" in text and "card tile alarm" in text
+    assert "card tile alarm" in render(_report(evaluation=_evaluation() | {"num_duplicate": 1}))
 
 
 def test_hostile_text_is_escaped_everywhere() -> None:
