@@ -229,7 +229,8 @@ def read_per_image_counts(path: Path) -> PerImageCounts:
     if not is_known:
         raise UserError(
             "MSA-EVAL-008",
-            f"'{path}' is damaged or not a file written by msanet, expected {FORMAT}, version {VERSION}; run the evaluation again",
+            f"'{path}' is damaged or not a file written by msanet, expected {FORMAT}, version {VERSION}; run "
+            "the evaluation again",
         )
     problem = _find_problem(about, arrays)
     if problem:

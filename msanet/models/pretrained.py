@@ -83,7 +83,7 @@ def initialize(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -
     """Fill `model` from the file `path`, or from the checkpoint that is the folder `path`.
 
     classes: names by train id of the classes to learn. A checkpoint of msanet must match the network tensor by tensor; where
-    it has other classes, even the same number of them, the head (`classifier_names`) is left as it is. One of an unwrapped network
+    it has other classes, even the same number of them, the head (`classifier_names`) stays as it is. One of an unwrapped network
     also loads into `AttentionToScale` around it. Of torchvision's files the trunk must match; fc6 and fc7 of VGG-16 become
     convolutions, see `_as_convolution`. Raises UserError, and leaves the model unchanged, on anything else.
     """

@@ -79,7 +79,7 @@ CANDIDATES: dict[str, tuple[str, ...]] = {"cuda": ("cudnn", "flash", "efficient"
 """By type of device, the fused kernels there may be, the likeliest to be fast first."""
 
 
-class Case(NamedTuple):
+class AttentionCase(NamedTuple):
     """What a choice is made for. queries, keys: orders of magnitude, the next power of 4; backward: whether one follows."""
 
     device: str
@@ -97,8 +97,8 @@ class Choice(NamedTuple):
     seconds: dict[str, float]
 
 
-_chosen: dict[Case, Choice] = {}
-_unlogged: list[Case] = []
+_chosen: dict[AttentionCase, Choice] = {}
+_unlogged: list[AttentionCase] = []
 _warned: set[tuple[object, ...]] = set()
 
 
@@ -110,16 +110,16 @@ def unlogged_choices() -> list[str]:
 
 
 def choose(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> str:
-    """The name in KERNELS of what computes this attention; found once for each `Case`, without synchronizing after that.
+    """The name in KERNELS of what computes this attention; found once for each `AttentionCase`, without synchronizing after that.
 
     Only kernels that are right on a small probe are taken, see `_reason_against`. Where several are, each is timed on random
-    tensors of these sizes, forward and, if one follows, backward. Timings differ from run to run, and kernels in the last bits: under
-    torch.use_deterministic_algorithms the first is taken.
+    tensors of these sizes, forward and, if one follows, backward. Timings differ from run to run, and kernels in the last bits:
+    under torch.use_deterministic_algorithms the first is taken.
     """
     tensors = (query_NLC, key_NSC, value_NSC)
     backward = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     magnitudes = (_magnitude(query_NLC.shape[1]), _magnitude(key_NSC.shape[1]))
-    case = Case(str(query_NLC.device), query_NLC.dtype, value_NSC.shape[2], *magnitudes, backward)
+    case = AttentionCase(str(query_NLC.device), query_NLC.dtype, value_NSC.shape[2], *magnitudes, backward)
     if case not in _chosen:
         with _isolated(query_NLC.device):
             _chosen[case] = _choice(tensors, backward)
@@ -225,7 +225,7 @@ def _magnitude(positions: int) -> int:
     return int(4 ** -(-(positions - 1).bit_length() // 2))
 
 
-def _sentence(case: Case, choice: Choice) -> str:
+def _sentence(case: AttentionCase, choice: Choice) -> str:
     timed = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in choice.seconds.items())
     return (
         f"attention by {choice.kernel}: up to {case.queries} queries, {case.keys} keys, {case.channels} channels, "
