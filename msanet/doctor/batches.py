@@ -136,7 +136,7 @@ def class_weights(weights: list[float], classes: tuple[str, ...]) -> list[Diagno
         found.append(Diagnostic("advice", "loss", text))
     unused = [name for name, weight in zip(classes, weights, strict=True) if not weight]
     if unused:
-        text = f"loss.class_weights is 0 for '{unused[0]}', which is not learned but evaluated, expected above 0; or ignore its id"
+        text = f"loss.class_weights is 0 for '{unused[0]}', which is evaluated but not learned, expected above 0; or ignore it"
         found.append(Diagnostic("warning", "loss", text))
     return found
 

@@ -78,7 +78,7 @@ def dominant_class(train: SplitInfo, classes: Sequence[str]) -> list[Diagnostic]
             "warning",
             "labels",
             f"'{classes[largest]}' has {share:.1%} of the labeled pixels, expected at most {_DOMINANT:.0%}: a network that "
-            "predicts nothing else is nearly right; set data.cat_max_ratio=0.75, loss.class_weights=median_frequency or loss.dice",
+            "predicts nothing else is right; set data.cat_max_ratio=0.75, loss.class_weights=median_frequency or loss.dice",
         )
     ]
 
