@@ -1,4 +1,4 @@
-"""Losses as sums over pixels or images, divided by counts of the whole global batch.
+"""Losses as sums over pixels or images, divided by counts of the global batch.
 
 So a gradient does not depend on how a batch is shared among ranks and micro-batches. A crop without a labeled pixel
 adds nothing to sum or count, and gives zero gradients.

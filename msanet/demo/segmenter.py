@@ -169,7 +169,7 @@ class Attention:
 
 
 def decode(data: bytes, name: str, megapixels: float) -> UInt8:
-    """(H, W, 3) uint8 RGB, upright as its EXIF orientation says. Raises UserError; too large an image is not decoded."""
+    """(H, W, 3) uint8 RGB, upright by its EXIF orientation. Raises UserError; too large an image is not decoded."""
     image = open_image(data, name)
     height, width = image.size
     if height * width > megapixels * 1e6:

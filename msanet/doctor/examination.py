@@ -79,8 +79,8 @@ def _sample_statistics(case: Case, split: str, diagnostics: list[Diagnostic]) ->
     info = _split(case.manifest, split)
     if info is None:
         return []
-    statistics, faults = shards.sample_split(ShardSource(case.storage, split, case.manifest), case.count)
-    diagnostics += shards.readable(split, info.samples, statistics, faults)
+    statistics, errors = shards.sample_split(ShardSource(case.storage, split, case.manifest), case.count)
+    diagnostics += shards.readable(split, info.samples, statistics, errors)
     return statistics
 
 

@@ -33,7 +33,7 @@ def sizes(statistics: Sequence[SampleStatistics], data: DataConfig, micro_batch_
 
 
 def padding(statistics: Sequence[SampleStatistics], data: DataConfig) -> list[Diagnostic]:
-    """The share of a crop that lies beside the image, the mean over scales and images."""
+    """The share of a crop that lies outside the image, the mean over scales and images."""
     if data.crop is None:
         return []
     factors = np.linspace(*data.random_scale, _SCALES)

@@ -43,14 +43,14 @@ def sample_statistics(image_HWC: np.ndarray, label_HW: np.ndarray, key: str) -> 
 
 def sample_split(source: ShardSource, count: int) -> tuple[list[SampleStatistics], list[str]]:
     """(statistics, sentences about those that cannot be read) of `count` samples spread evenly over the split."""
-    statistics, faults = [], []
+    statistics, errors = [], []
     for number in spread(len(source), count):
         try:
             sample = source.read(number)
             statistics.append(sample_statistics(*decode_sample(sample), sample["__key__"]))
-        except UserError as fault:
-            faults.append(str(fault))
-    return statistics, faults
+        except UserError as error:
+            errors.append(str(error))
+    return statistics, errors
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -79,16 +79,16 @@ def splits_there(manifest: Manifest, wanted: Sequence[tuple[str, str]]) -> list[
     return diagnostics
 
 
-def readable(split: str, total: int, statistics: Sequence[SampleStatistics], faults: Sequence[str]) -> list[Diagnostic]:
+def readable(split: str, total: int, statistics: Sequence[SampleStatistics], errors: Sequence[str]) -> list[Diagnostic]:
     """Whether the samples that were tried are complete; the first error is shown."""
-    tried = len(statistics) + len(faults)
-    if not faults:
+    tried = len(statistics) + len(errors)
+    if not errors:
         return [Diagnostic("ok", "shards", f"{tried} of {total} samples of {split} read and decoded")]
     return [
         Diagnostic(
             "fault",
             "shards",
-            f"{len(faults)} of {tried} samples of {split} cannot be read, expected all: {faults[0]}; `python -m sharding "
+            f"{len(errors)} of {tried} samples of {split} cannot be read, expected all: {errors[0]}; `python -m sharding "
             "verify` lists everything that is damaged",
         )
     ]

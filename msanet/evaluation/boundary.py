@@ -125,7 +125,7 @@ def _contour(label_HW: np.ndarray, known_HW: np.ndarray) -> np.ndarray:
 def _num_near(points: np.ndarray, others: np.ndarray, reach: float, shape: tuple[int, ...]) -> int:
     """How many points have one of the others nearer than `reach` pixels (Euclidean). Both are flat places in `shape`.
 
-    The disc around a point is a union of rectangles, and an integral image tells for each whether it is empty: as exact
+    The disc around a point is a union of rectangles, and an integral image shows for each whether it is empty: as exact
     as a distance transform, and faster, since contours have few points.
     """
     height, width = shape

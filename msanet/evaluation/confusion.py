@@ -16,7 +16,7 @@ def confusion_matrix(ground_truth: Tensor, prediction: Tensor, num_classes: int)
     if matrix[:, num_classes].any():
         raise UserError(
             "MSA-EVAL-002",
-            f"prediction holds {IGNORE_INDEX} (void) on labeled pixels, expected only train ids 0 to {num_classes - 1}; "
+            f"prediction contains {IGNORE_INDEX} (void) on labeled pixels, expected only train ids 0 to {num_classes - 1}; "
             "use a protocol that counts void",
             setting="evaluation.protocol",
         )
@@ -44,7 +44,7 @@ def _bytes(values: Tensor, what: str) -> Tensor:
     if values.dtype != torch.uint8 and values.numel() and not 0 <= values.min() <= values.max() <= 255:
         raise UserError(
             "MSA-EVAL-003",
-            f"{what} holds values from {int(values.min())} to {int(values.max())}, expected train ids of 0 to 255; convert it",
+            f"{what} contains values from {int(values.min())} to {int(values.max())}, expected train ids of 0 to 255; convert it",
         )
     return values.to(torch.uint8)
 
@@ -54,5 +54,5 @@ def _expect_known(counts: Tensor, num_classes: int, what: str) -> None:
     if unknown:
         raise UserError(
             "MSA-EVAL-003",
-            f"{what} holds the value(s) {unknown}, expected train ids 0 to {num_classes - 1} or {IGNORE_INDEX}; convert it",
+            f"{what} contains the value(s) {unknown}, expected train ids 0 to {num_classes - 1} or {IGNORE_INDEX}; convert it",
         )

@@ -106,7 +106,7 @@ def _labels(instances: Tensor) -> list[int]:
         if not is_label or (LABELS[label].train_id != IGNORE_INDEX and not LABELS[label].has_instances):
             raise UserError(
                 "MSA-EVAL-004",
-                f"instance map holds the id {instance}, expected label ids of Cityscapes, or {_PER_LABEL} times one of "
+                f"instance map contains the id {instance}, expected label ids of Cityscapes, or {_PER_LABEL} times one of "
                 "those with instances plus a number; use the _instanceIds.png that belongs to the label",
             )
     return labels

@@ -19,6 +19,7 @@ from msanet.documents import is_line
 from msanet.errors import UserError, nearest
 from msanet.evaluation.instances import are_valid
 from msanet.files import atomic_file
+from msanet.run_layout import RunLayout
 
 FORMAT = "msanet per-image confusion counts"
 VERSION = 1
@@ -190,7 +191,7 @@ def merge_classes(per_image: PerImageCounts, groups: Mapping[str, Sequence[str]]
 
 def per_image_counts_file(run: Path, split: str) -> Path:
     """RUN/evaluation-<split>.npz."""
-    return run / f"evaluation-{split}.npz"
+    return RunLayout(run).per_image_counts(split)
 
 
 def write_per_image_counts(path: Path, per_image: PerImageCounts) -> None:
@@ -284,7 +285,7 @@ def _find_problem(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str |
         or (starts[1:] < starts[:-1]).any()
         or starts[-1] != len(cells)
     ):
-        return "images and cells do not belong together"
+        return "images and cells do not match"
     size = len(classes) * (len(classes) + 1)
     if (
         len(counts) != len(cells)
@@ -293,12 +294,12 @@ def _find_problem(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str |
         or (cells < 0).any()
         or (cells >= size).any()
     ):
-        return "cells and counts do not belong together"
+        return "cells and counts do not match"
     instances = arrays.get("instances")
     if instances is not None and (instances.ndim != 2 or instances.shape[1] != 5 or instances.dtype != np.int64):
         return "'instances' is of another kind"
     if instances is not None and not are_valid(instances):
-        return "'instances' holds ids or pixels that cannot be"
+        return "'instances' contains ids or pixels that cannot be"
     return None
 
 

@@ -20,6 +20,7 @@ from msanet.evaluation.protocols import NAMED, NamedScores, Protocol, ProtocolSc
 from msanet.evaluation.statistics import bootstrap, dice, worst
 from msanet.files import write_text
 from msanet.inference.panel_attention import PanelMaps
+from msanet.run_layout import RunLayout
 
 WORST_LISTED = 20
 
@@ -181,7 +182,7 @@ class EvaluationResult:
 
 def evaluation_file(run: Path, split: str) -> Path:
     """RUN/evaluation-<split>.json."""
-    return run / f"evaluation-{split}.json"
+    return RunLayout(run).evaluation(split)
 
 
 def require_writable(folder: Path) -> None:

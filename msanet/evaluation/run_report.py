@@ -19,13 +19,12 @@ from msanet.evaluation.protocols import NAMED
 from msanet.inference.panel_attention import PanelMaps
 from msanet.report.html_report import Panel, ReportData, write_report
 from msanet.report.panels import comparison_images
+from msanet.run_layout import RunLayout
 from msanet.secrets import masked, without_secrets
 
-CONFIG_FILE = "config.yaml"
-METRICS_FILE = "metrics.jsonl"
-COMMAND_FILE = "command.txt"
-"""The command lines that started or resumed the run, one per line."""
-REPORT_FILE = "report.html"
+_NAMES = RunLayout(Path())
+CONFIG_FILE, METRICS_FILE = _NAMES.config.name, _NAMES.metrics.name
+COMMAND_FILE, REPORT_FILE = _NAMES.command.name, _NAMES.report.name
 
 
 def write_run_report(
@@ -41,21 +40,22 @@ def write_run_report(
     in addresses are left out of what is shown; see `without_secrets`.
     """
     run = run or folder
+    layout, path = RunLayout(run), RunLayout(folder).report
     metrics = evaluation.to_json() | {"cost": vars(evaluation.cost) if evaluation.cost else None}
     report = ReportData(
         title=f"{run.resolve().name}: {evaluation.split}",
-        config_yaml=without_secrets(_text(run / CONFIG_FILE)),
+        config_yaml=without_secrets(_text(layout.config)),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         classes=evaluation.classes,
         palette=palette,
         commands=_commands(run, command or command_line()),
-        metrics=read_lines(run / METRICS_FILE),
+        metrics=read_lines(layout.metrics),
         evaluation=metrics,
         panels=[_panel(shown, palette, evaluation.classes) for shown in evaluation.shown_images],
         environment=environment(),
     )
-    write_report(folder / REPORT_FILE, report)
-    return folder / REPORT_FILE
+    write_report(path, report)
+    return path
 
 
 def command_line() -> str:
@@ -121,7 +121,7 @@ def _panel(shown: result.EvaluatedImage, palette: Sequence[tuple[int, int, int]]
 
 def _commands(run: Path, own: str) -> dict[str, str]:
     """What made the run, one line per start, and what made this evaluation, unless that was the training itself."""
-    made = without_secrets(_text(run / COMMAND_FILE)).rstrip()
+    made = without_secrets(_text(RunLayout(run).command)).rstrip()
     own = without_secrets(own)
     commands = {"training": made} if made else {}
     return commands if own in made.splitlines() else {**commands, "evaluation" if made else "this report": own}

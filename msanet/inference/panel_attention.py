@@ -25,7 +25,7 @@ LONGEST_SIDE = 80
 """Of one map, in pixels; larger ones are averaged over areas."""
 
 LEVELS = 16
-"""Shades of a map: fewer make a smaller file, and more are hardly told apart."""
+"""Shades of a map: fewer make a smaller file, and more are hard to distinguish."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def _explain_out_of_memory() -> Iterator[None]:
 class Predictor:
     """Puts images through a network, which is in evaluation mode, on the network's device.
 
-    A pass is the image at one of `settings.scales`, flipped or not, whole or in sliding windows. Its size is that of
+    A pass is the image at one of `settings.scales`, flipped or not, at once or in sliding windows. Its size is that of
     `settings.resize` (else the image's own) times the scale, rounded; its logits are flipped back and resized
     (bilinear) to the image's own size. Where there are several passes their softmax probabilities are averaged, as in
     mmsegmentation (SegTTAModel) and in DeepLab's TensorFlow code.
@@ -236,7 +236,7 @@ def _argmax(scores_1KHW: Tensor) -> Tensor:
 
 
 def _softmax_of(highest_1HW: Tensor, logits_1KHW: Tensor) -> Tensor:
-    """The softmax of the highest logits alone, some rows at a time: a third of the time of a whole softmax on a CPU.
+    """The softmax of the highest logits alone, some rows at a time: a third of the time of a full softmax on a CPU.
 
     What is 80 below the highest adds 1e-35 to a sum of 1 or more; exp of less would be subnormal, and 50 times as slow.
     """

@@ -27,7 +27,7 @@ class AttentionToScale(SegmentationNetwork):
     sees, by default fc7 or the penultimate features. attention_kernel, _channels, _layers: the head, section 4.1's variants.
 
     Scores and features of all scales are resized to the score map of the image itself, which is the finest scale's where
-    that is 1 as in the paper. A scaled image is rounded up to whole cells, so that all maps lie on one another exactly.
+    that is 1 as in the paper. A scaled image is rounded up to full cells, so that all maps lie on one another exactly.
     The only entry of `HeadOutput.features` is `scale_weights`: see the method of that name.
     """
 
@@ -88,7 +88,7 @@ class AttentionToScale(SegmentationNetwork):
         return self.forward_head(image_NCHW).features["scale_weights"]
 
     def _scaled(self, image_NCHW: Tensor) -> list[Tensor]:
-        """The image at each scale; height and width become whole cells before and after."""
+        """The image at each scale; height and width become full cells before and after."""
         if self.scales == (1,):
             return [image_NCHW]
         image_NCHW = pad_to_multiple(image_NCHW, self.stride)

@@ -77,7 +77,7 @@ def conv_norm_relu(
     dilation: int = 1,
     norm: Norm = "batch",
 ) -> nn.Sequential:
-    """Convolution without bias (the norm has one), norm, ReLU. padding: that of the same size unless told."""
+    """Convolution without bias (the norm has one), norm, ReLU. padding: by default the one that keeps the size."""
     padding = dilation * (kernel // 2) if padding is None else padding
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False),

@@ -142,8 +142,8 @@ def _from_torchvision(model: SegmentationNetwork, weights: Weights, file: Path) 
     for name, tensor in weights.items():
         layer, _, part = name.rpartition(".")
         if layer in _FULLY_CONNECTED:
-            ours, side = _FULLY_CONNECTED[layer]
-            target = f"{prefix}{ours}.{part}"
+            own_layer, side = _FULLY_CONNECTED[layer]
+            target = f"{prefix}{own_layer}.{part}"
             taken[target] = _as_convolution(tensor, side, own[target].shape) if target in own else tensor
         elif _is_under(name, ("classifier", "fc")):
             unused.append(name)
@@ -156,7 +156,7 @@ def _from_torchvision(model: SegmentationNetwork, weights: Weights, file: Path) 
 
 
 _FULLY_CONNECTED = {"classifier.0": ("fc.fc6", 7), "classifier.3": ("fc.fc7", 1)}
-"""VGG-16's layers: the name here, and the side of the map that the layer sees whole."""
+"""VGG-16's layers: the name here, and the side of the map that the layer covers."""
 
 
 def _as_convolution(weight: Tensor, side: int, shape: Sequence[int]) -> Tensor:
@@ -212,14 +212,14 @@ def _require_fit(own: Weights, mapping: _Mapping, file: Path) -> None:
     def matches(name: str, tensor: Tensor) -> bool:
         return own[name].shape == tensor.shape and own[name].is_floating_point() == tensor.is_floating_point()
 
-    faults = {
+    mismatches = {
         "missing in the file": sorted(own.keys() - mapping.weights.keys() - set(mapping.optional)),
         "not in the network": sorted(mapping.weights.keys() - own.keys()),
         "of another shape or type": [
             name for name, t in mapping.weights.items() if name in own and not matches(name, t)
         ],
     }
-    listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
+    listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in mismatches.items() if names)
     if listed:
         raise UserError(
             "MSA-MODEL-016",

@@ -60,7 +60,7 @@ def color_table(palette: Sequence[RGB], ignore_color: RGB = IGNORE_COLOR) -> UIn
         raise ValueError(f"palette has {len(palette)} colors, expected 1 to {IGNORE_INDEX}; give one per class")
     colors_K3 = np.array([*palette, ignore_color])
     if colors_K3.shape[1:] != (3,) or colors_K3.min() < 0 or colors_K3.max() > 255:
-        raise ValueError("palette holds a color that is not RGB, expected three numbers from 0 to 255; fix it")
+        raise ValueError("palette contains a color that is not RGB, expected three numbers from 0 to 255; fix it")
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(palette)] = colors_K3[:-1]
     table[IGNORE_INDEX] = colors_K3[-1]
@@ -78,7 +78,7 @@ def check_label(label_HW: NDArray[Any], num_classes: int) -> None:
     unknown = [int(value) for value in present if num_classes <= value != IGNORE_INDEX]
     if unknown:
         raise ValueError(
-            f"label holds the id(s) {unknown}, expected train ids 0 to {num_classes - 1} or {IGNORE_INDEX}; "
+            f"label contains the id(s) {unknown}, expected train ids 0 to {num_classes - 1} or {IGNORE_INDEX}; "
             "map it to train ids or choose the palette of its dataset"
         )
 

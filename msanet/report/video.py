@@ -32,7 +32,7 @@ def is_video(path: Path) -> bool:
 class VideoReader:
     """The frames of a video, one in memory at a time.
 
-    rate: frames per second. count: frames as the file's header tells, an estimate. Raises UserError if no frame can be read.
+    rate: frames per second. count: frames as the file's header announces, an estimate. Raises UserError if no frame can be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -112,7 +112,7 @@ class VideoWriter:
 @contextmanager
 def new_video(path: Path, rate: float) -> Iterator[VideoWriter]:
     """A video that is at `path` when the block has ended without an error. Raises OSError if frames are missing in it."""
-    # FFmpeg tells the container from the ending.
+    # FFmpeg detects the container from the extension.
     with atomic_file(path, path.with_name(path.stem + PARTIAL + path.suffix), lasting=False) as temporary:
         writer = VideoWriter(temporary, rate)
         try:

@@ -1,7 +1,7 @@
 """Which kernel computes attention: of the exact ones that fit, the fastest by measurement, and never the explicit form.
 
 The explicit form writes all L x S scores to memory, and torch takes it silently where no fused kernel fits. Here each kernel is
-asked for by name (torch then raises instead), and where none fits, chunks are taken and a warning says so.
+asked for by name (torch then raises instead), and where none fits, chunks are taken, with a warning.
 """
 
 import time
@@ -31,7 +31,7 @@ _BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
-"""cuDNN's last: what takes the first that fits has not looked at its numbers, see `_reason_against`."""
+"""cuDNN's last: where the first that fits is taken, its numbers were not checked, see `_reason_against`."""
 _PROBE_POSITIONS = 192
 
 

@@ -29,7 +29,7 @@ def attend(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
 def spatial_attention(a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor, pool: int = 1, window: int = 0) -> Tensor:
     """sum_i C_i s_ij with s_ij = exp(A_i . B_j) / sum_i exp(A_i . B_j); all (N, C, H, W), i and j run over H x W.
 
-    Equation 1's softmax runs over i, the index of A and C. In the words of scaled dot-product attention: query B,
+    Equation 1's softmax runs over i, the index of A and C. In terms of scaled dot-product attention: query B,
     key A, value C, one head, scale 1 (the paper has no 1/sqrt(d)). Never holds the HW x HW map, which at 2048x1024
     would be 550 GB in bf16.
 
@@ -115,12 +115,12 @@ def _windows(x_NCHW: Tensor, side: int) -> Tensor:
 
 
 def _bands(size: int, window: int) -> Iterator[slice]:
-    """What whole windows cover of an axis, and the rest; either only where there is some."""
-    whole = size - size % window
-    if whole:
-        yield slice(0, whole)
-    if whole < size:
-        yield slice(whole, size)
+    """The part of an axis that full windows cover, and the rest; either only where there is some."""
+    covered = size - size % window
+    if covered:
+        yield slice(0, covered)
+    if covered < size:
+        yield slice(covered, size)
 
 
 def _cells(band: slice, pool: int) -> slice:
