@@ -18,10 +18,14 @@ from msanet.errors import UserError
 class SegmentationLoss(nn.Module):
     """The terms of the section `loss`, weighted: cross-entropy, Dice, Lovasz-Softmax.
 
-    histogram: labeled pixels per class of the training split, for median-frequency weights. Raises UserError where the
-    settings do not fit the number of classes.
-
     forward: logits (N, K, H, W), uint8 labels (N, H, W) and the `counts` of the global batch -> scalar, in float32 or better.
+
+    Args:
+        config: Terms and their weights.
+        histogram: Labeled pixels per class of the training split, for median-frequency weights.
+
+    Raises:
+        UserError: The settings do not fit the number of classes.
     """
 
     weights_K: Tensor | None
@@ -60,9 +64,12 @@ def cross_entropy_sum(
 ) -> Tensor:
     """Sum of -w[label] log softmax(logits)[label] over labeled pixels, float32 or better.
 
-    ohem_ratio: of each image only this share of its labeled pixels, those with the largest loss (online hard example
-    mining, Shrivastava et al. 2016, by image so that it does not depend on the micro-batch).
-    labels_NHW: uint8 train ids, 255 ignored.
+    Args:
+        logits_NKHW: Any floating type.
+        labels_NHW: uint8 train ids, 255 ignored.
+        weights_K: w; 1 unless given.
+        ohem_ratio: Of each image only this share of its labeled pixels, those with the largest loss (online hard example
+            mining, Shrivastava et al. 2016, by image so that it does not depend on the micro-batch).
     """
     logits_NKHW = logits_NKHW.to(torch.promote_types(logits_NKHW.dtype, torch.float32))
     labels, weights_K = labels_NHW.long(), None if weights_K is None else weights_K.to(logits_NKHW.dtype)

@@ -122,7 +122,7 @@ def test_a_batch_without_a_label_gives_zero_and_zero_gradients(options: dict[str
 
 
 @pytest.mark.parametrize("options", CONFIGS, ids=str)
-def test_ignored_pixels_have_no_say(options: dict[str, Any]) -> None:
+def test_ignored_pixels_do_not_affect_the_loss(options: dict[str, Any]) -> None:
     logits, labels = batch()
     changed = torch.where((labels == 255)[:, None], torch.randn_like(logits) * 9, logits)
     loss = SegmentationLoss(config(**options), [1, 2, 3]).double()

@@ -46,9 +46,18 @@ def evaluate(
 ) -> EvaluationResult:
     """Put every image of the split through the network once and count. A collective: every rank calls it.
 
-    lockstep: all ranks run the same number of forwards (ZeRO-3 runs collectives inside them); a rank whose image needs
-    fewer than another's, or that has none left, makes up for it with idle ones. No rank needs another's disk.
-    should_stop: asked before each image; where it is true on one rank, EvaluationInterrupted is raised on all.
+    Args:
+        model: The network; it is put into evaluation mode meanwhile.
+        source: The split. No rank needs another's disk.
+        settings: How images go through the network, and what is counted.
+        mean: Normalization, RGB in gray values.
+        std: Likewise.
+        lockstep: All ranks run the same number of forwards (ZeRO-3 runs collectives inside them); a rank whose image needs
+            fewer than another's, or that has none left, makes up for it with idle ones.
+        should_stop: Asked before each image.
+
+    Raises:
+        EvaluationInterrupted: On all ranks, where `should_stop` is true on one.
     """
     rank, world_size = distributed.rank(), distributed.world_size()
     was_training = model.training

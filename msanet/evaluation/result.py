@@ -27,10 +27,16 @@ WORST_LISTED = 20
 
 @dataclass(frozen=True)
 class EvaluatedImage:
-    """What the report shows of one image, uint8: image_HWC, ground_truth_HW and prediction_HW as train ids.
+    """One image that the report shows, uint8; labels as train ids.
 
-    is_worst: shown because it is one of the worst, not because it is one of those spread over the split, which alone have
-    maps, where the network has any.
+    Args:
+        number: In the split.
+        key: Of the sample.
+        image_HWC: RGB.
+        ground_truth_HW: Train ids.
+        prediction_HW: Train ids.
+        is_worst: Shown because it is one of the worst, not because it is one of those spread over the split.
+        maps: Of those spread over the split, where the network has any.
     """
 
     number: int

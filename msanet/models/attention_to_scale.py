@@ -21,14 +21,21 @@ Merge = Literal["attention", "average", "max"]
 class AttentionToScale(SegmentationNetwork):
     """One network sees the image at several scales (a share-net); its score maps are merged to one, then upsampled.
 
-    merge: `attention` weighs scales by position, with one weight for all classes (equations 1 and 2); `average` has the
-    weight 1/S; `max` is taken class by class. extra_supervision: in training also each scale's own scores, weight 1 in the
-    loss; auxiliary heads of the network come along from the finest scale. features: the name of what the attention head
-    sees, by default fc7 or the penultimate features. attention_kernel, _channels, _layers: the head, section 4.1's variants.
-
-    Scores and features of all scales are resized to the score map of the image itself, which is the finest scale's where
-    that is 1 as in the paper. A scaled image is rounded up to full cells, so that all maps lie on one another exactly.
+    Logits and features of all scales are resized to the score map of the image itself, which is the finest scale's where
+    that is 1 as in the paper. A scaled image is rounded up to full cells, so that all maps are aligned exactly.
     The only entry of `HeadOutput.features` is `scale_weights`: see the method of that name.
+
+    Args:
+        network: The wrapped network.
+        scales: Of the image, any positive numbers.
+        merge: `attention` weights scales by position, with one weight for all classes (equations 1 and 2); `average` has
+            the weight 1/S; `max` is taken class by class.
+        extra_supervision: In training also each scale's own logits, weight 1 in the loss; auxiliary heads of the network
+            are kept from the finest scale.
+        features: Name of what the attention head sees, by default fc7 or the penultimate features.
+        attention_kernel: Of the head's first layer; this and the next two are section 4.1's variants.
+        attention_channels: Of the head's hidden layers.
+        attention_layers: Of the head.
     """
 
     def __init__(

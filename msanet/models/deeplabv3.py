@@ -24,11 +24,17 @@ from msanet.models.resnet import Backbone, ResNet
 class DeepLabV3(SegmentationNetwork):
     """A dilated ResNet, multi-grid 1, 2, 4 in its last layer, ASPP at rates 6, 12, 18 (doubled at stride 8), a classifier.
 
-    backbone, output_stride: as named. auxiliary: in training also logits from layer3, weight 0.4 in the loss (Zhao et al.
-    2017, section 3.2; DeepLabv3 has none), by a 3x3 and a 1x1 convolution. norm: see `Norm`.
-
     A ResNet's cells lie at pixels 0, stride, 2 stride, ..., half a cell before where `upsample` puts them. The shift is
-    the same everywhere and at every image size, so the convolutions learn it; torchvision's DeepLabv3 is alike.
+    the same everywhere and at every image size, so the convolutions learn it, as in torchvision's DeepLabv3.
+
+    Args:
+        num_classes: Outputs per pixel.
+        width: Multiplies every channel count.
+        backbone: ResNet-50 or ResNet-101.
+        output_stride: Of the network's own logits.
+        auxiliary: In training also logits from layer3, weight 0.4 in the loss (Zhao et al. 2017, section 3.2; DeepLabv3
+            has none), by a 3x3 and a 1x1 convolution.
+        norm: See `Norm`.
     """
 
     def __init__(

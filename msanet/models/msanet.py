@@ -23,13 +23,16 @@ ATTENTION_CELLS = {"quarter": 4, "half": 2}
 class MSANet(SegmentationNetwork):
     """Logits for every pixel of an image of any size.
 
-    num_classes: outputs per pixel. width: multiplies every channel count (1 is the paper's network, 19.56 million
-    parameters with 21 classes). attention: `full` is the paper's network; `none` is its "MSANet without attention",
-    read as decoder blocks that get no second input; `fusion` keeps the modules' fused features but skips equation 1
-    (E = D), the other reading of that ablation. norm: see `Norm`; the paper's is `batch`.
-
-    attention_pool, attention_window: approximations of equation 1 in both modules, exact at 1 and 0, in positions a side; see
-    `spatial_attention`. A window is a multiple of the pool.
+    Args:
+        num_classes: Outputs per pixel.
+        width: Multiplies every channel count; 1 is the paper's network, 19.56 million parameters with 21 classes.
+        attention: `full` is the paper's network; `none` is its "MSANet without attention", read as decoder blocks that
+            get no second input; `fusion` keeps the modules' fused features but skips equation 1 (E = D), the other
+            reading of that ablation.
+        norm: See `Norm`; the paper's is `batch`.
+        attention_pool: Approximation of equation 1 in both modules, in positions a side, exact at 1; see
+            `spatial_attention`.
+        attention_window: Likewise, exact at 0; a multiple of the pool.
     """
 
     stride = 1  # of the score map; the encoder's is 8

@@ -31,10 +31,15 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Panel:
-    """What is shown of one image. key: the sample's name. iou: its own, 0 to 1.
+    """What the report shows of one sample.
 
-    images: {caption: (H, W, 3) uint8 RGB}, the input first. attention: {module: (R, C, h, w) uint8}, a map for each of
-    R x C queries in the middles of equal parts of the image. scales: {scale: (h, w) uint8}, its weight times 255.
+    Args:
+        key: Its name.
+        images: {caption: (H, W, 3) uint8 RGB}, the input first.
+        iou: Its own mean IoU, 0 to 1.
+        is_worst: Shown as one of the worst images.
+        attention: {module: (R, C, h, w) uint8}, a map for each of R x C queries in the middles of equal parts of the image.
+        scales: {scale: (h, w) uint8}, its weight times 255.
     """
 
     key: str
@@ -47,12 +52,22 @@ class Panel:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report shows; every optional piece may be missing, and non-finite numbers read as absent.
+    """All that a report shows; every optional part may be missing, and non-finite numbers read as absent.
 
-    metrics: the lines of metrics.jsonl. evaluation: the content of evaluation-val.json, where `num_images` counts
-    each evaluated image once and `num_missing` those of the split that were not evaluated, and `cost`, its seconds and
-    peak_memory in bytes. palette, classes: one color and one name per train id. commands: {what it made: command line}.
-    environment: {what: version or description}. Nothing here is made secret: that is the caller's part.
+    Nothing here is masked: secrets are the caller's part.
+
+    Args:
+        title: Of the page.
+        config_yaml: The resolved configuration.
+        created: Date and time.
+        classes: One name per train id.
+        palette: One color per train id.
+        commands: {what it made: command line}.
+        metrics: The lines of metrics.jsonl.
+        evaluation: The content of evaluation-val.json, where `num_images` counts each evaluated image once and
+            `num_missing` those of the split that were not evaluated, and `cost`, its seconds and peak_memory in bytes.
+        panels: The images.
+        environment: {what: version or description}.
     """
 
     title: str

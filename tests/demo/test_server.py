@@ -147,7 +147,7 @@ def test_in_a_browser_an_image_is_dropped_and_its_maps_follow_the_mouse(tmp_path
         until("element('message').textContent.includes(\"'text.png'\")")
 
 
-def test_the_command_line_refuses_what_makes_no_sense(tmp_path: Path) -> None:
+def test_invalid_options_are_refused(tmp_path: Path) -> None:
     words = ["--checkpoint", str(tmp_path / "model.safetensors")]
     job = demo_job("", [*words, "--max-megapixels", "2.5", "evaluation.flip=true"])
     assert (job.host, job.port, job.limits) == ("127.0.0.1", 7860, Limits(megapixels=2.5)) and job.settings.flip

@@ -125,7 +125,7 @@ def test_images_of_several_sizes_need_a_crop() -> None:
     assert levels(images.sizes([GRAY], DataConfig(), 2)) == ["ok"]
 
 
-def test_padding_is_the_share_of_the_crop_beside_the_image() -> None:
+def test_padding_is_the_share_of_the_crop_outside_the_image() -> None:
     assert images.padding([GRAY], DataConfig()) == images.padding([GRAY], DataConfig(crop=(36, 44))) == []
     (diagnostic,) = images.padding([GRAY], DataConfig(crop=(72, 44)))
     assert diagnostic.level == "advice" and diagnostic.text.startswith("50% of a crop of 44x72")

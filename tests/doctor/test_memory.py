@@ -23,7 +23,7 @@ def narrow() -> Any:
     return build_model("msanet", len(HISTOGRAM), width=0.05)
 
 
-def test_the_peak_is_what_is_alive_at_once() -> None:
+def test_peak_memory_counts_what_is_alive_at_once() -> None:
     with FakeTensorMode():
         layer = nn.Linear(10, 20, bias=False)
 

@@ -33,7 +33,7 @@ def _report(run: Path, evaluation: EvaluationResult, command: str) -> str:
     return html.unescape(write_run_report(run, palette, evaluation, command).read_text())
 
 
-def test_evaluate_hands_over_maps_and_what_it_took(tmp_path: Path, evaluation: EvaluationResult) -> None:
+def test_evaluate_returns_maps_and_its_cost(tmp_path: Path, evaluation: EvaluationResult) -> None:
     spread, worst = evaluation.shown_images[:2], evaluation.shown_images[2:]
     assert all(panel.maps and panel.maps.attention for panel in spread)
     assert [panel.maps for panel in worst] == [None, None]
@@ -82,7 +82,7 @@ def test_both_commands_are_shown_and_no_secret(tmp_path: Path, evaluation: Evalu
         ("me@host: /data/a?b=c", "me@host: /data/a?b=c"),
     ],
 )
-def test_what_is_masked(text: str, shown: str) -> None:
+def test_secrets_are_masked(text: str, shown: str) -> None:
     assert without_secrets(text) == shown
 
 

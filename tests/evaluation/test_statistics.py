@@ -67,7 +67,7 @@ def test_the_seed_decides() -> None:
     assert bootstrap(per_image, 50, 1) != bootstrap(per_image, 50, 2)
 
 
-def test_equal_images_leave_no_doubt_and_absent_classes_no_metric() -> None:
+def test_equal_images_have_no_interval_and_absent_classes_no_metric() -> None:
     matrix = np.array([[6, 2, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0]])
     result = bootstrap(make(np.stack([matrix] * 5)), 30)
     mean = result.metrics["mean_iou"]
@@ -128,7 +128,7 @@ def test_a_pair_is_narrower_than_its_runs() -> None:
     assert (same.difference.low, same.difference.high, same.share_above) == (0, 0, 0)
 
 
-def test_the_order_of_images_in_the_second_run_is_no_matter() -> None:
+def test_the_order_of_images_in_the_second_run_does_not_matter() -> None:
     one, two = random_matrices(seed=1), random_matrices(seed=1)
     two[:, 0, :2] = two[:, 0, 1::-1]
     names = [f"image_{i}" for i in range(12)]

@@ -49,7 +49,7 @@ def test_scale_weights_are_the_networks_at_the_images_size() -> None:
     assert np.allclose(sum(resized.values()), 1, atol=1e-5)
 
 
-def test_a_cell_of_the_weights_lies_over_its_pixels() -> None:
+def test_scale_weights_are_aligned_with_pixels() -> None:
     """Of the left half black, the right half white, at stride 8."""
     model = network("attention_to_scale", network="deeplab_largefov", scales="1,0.5")
     pixels = np.zeros((64, 96, 3), np.uint8)
@@ -93,7 +93,7 @@ def test_attention_is_of_the_pixel_that_was_asked_for(resize: tuple[int, int] | 
             assert near.max() == found[name][query].max()
 
 
-def test_positions_at_the_border_lie_over_their_pixels() -> None:
+def test_positions_at_the_border_are_aligned_with_pixels() -> None:
     """8 rows of positions cover 32 pixels, of which the image has 30."""
     model, last_row = network("msanet"), torch.zeros(1, 1, 8, 11)
     last_row[:, :, 7] = 1

@@ -81,7 +81,7 @@ def test_without_kernels_the_probabilities_come_back() -> None:
     assert torch.allclose(refined, probabilities, atol=1e-6)
 
 
-def test_a_lone_wrong_pixel_is_mended_and_its_surroundings_stay() -> None:
+def test_a_single_wrong_pixel_is_corrected_and_its_neighbors_stay() -> None:
     probabilities = torch.full((2, 12, 16), 0.1)
     probabilities[0] = 0.9
     probabilities[:, 5, 7] = torch.tensor([0.2, 0.8])

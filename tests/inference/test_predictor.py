@@ -317,7 +317,7 @@ def test_confidence_is_the_probability_of_the_label(settings: dict[str, Any]) ->
     torch.testing.assert_close(confidence, predictor.probabilities(image).amax(dim=0))
 
 
-def test_logits_beyond_what_a_device_resizes_in_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_beyond_the_channels_last_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     image, small = random_image(21, 30), predictor(SmallNet(), resize=(11, 15))
     expected, orders = small.probabilities(image), []
     resize = F.interpolate

@@ -98,7 +98,9 @@ def test_the_scores_are_never_all_in_memory(candidates: tuple[str, ...], monkeyp
     assert peak(explicit) > scores
 
 
-def test_where_no_kernel_fits_it_says_so_and_what_the_explicit_form_would_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_fitting_kernel_a_warning_names_the_cost_of_the_explicit_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("cudnn",))  # which a CPU has not
     inputs = tensors(700, 1100)
     with pytest.warns(RuntimeWarning) as caught:
@@ -146,7 +148,7 @@ def test_a_kernel_that_is_fast_and_wrong_is_not_taken(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("channels", [1, 8, 256])
-def test_a_kernel_that_is_right_is_taken(dtype: torch.dtype, channels: int) -> None:
+def test_a_correct_kernel_is_chosen(dtype: torch.dtype, channels: int) -> None:
     for backward in (True, False):
         attend(*(x.requires_grad_(backward) for x in (x.detach() for x in tensors(300, 200, channels, dtype))))
     assert [choice.kernel for choice in kernels._chosen.values()] == ["flash"] * 2
@@ -181,7 +183,7 @@ def test_the_fastest_is_chosen_once_for_each_case(monkeypatch: pytest.MonkeyPatc
     )
 
 
-def test_nothing_is_timed_where_runs_must_be_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_timed_in_deterministic_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("chunks", "flash"))
     monkeypatch.setattr(kernels, "_seconds", lambda *_: pytest.fail("timed"))
     torch.use_deterministic_algorithms(True)
@@ -192,7 +194,7 @@ def test_nothing_is_timed_where_runs_must_be_alike(monkeypatch: pytest.MonkeyPat
     assert next(iter(kernels._chosen.values())) == ("chunks", {})
 
 
-def test_timing_leaves_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timing_does_not_affect_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpointing counts what is saved in the forward pass, and noise comes from the global generator."""
     monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("flash", "chunks"))
     inputs = tensors()
@@ -234,7 +236,7 @@ def test_zeros_fill_channels_up_and_change_nothing(monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_more_than_a_grid_holds_are_done_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_a_cuda_grid_allows_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[int] = []
     attention = torch.nn.functional.scaled_dot_product_attention
 
@@ -252,7 +254,7 @@ def test_more_than_a_grid_holds_are_done_in_turn(monkeypatch: pytest.MonkeyPatch
     assert done == [2, 2, 1] and kernels.MOST_AT_ONCE["cuda"] == 2**16 - 1
 
 
-def test_where_nothing_is_looked_at_cudnn_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_probing_cudnn_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(kernels, "fused", lambda backends, *x: asked.extend(b.name for b in backends) or x[0])
     with FakeTensorMode():
@@ -260,7 +262,7 @@ def test_where_nothing_is_looked_at_cudnn_comes_last(monkeypatch: pytest.MonkeyP
     assert asked == ["FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"]
 
 
-def test_a_strided_or_single_channel_is_no_reason_for_the_explicit_form() -> None:
+def test_strided_and_single_channels_use_a_fused_kernel() -> None:
     strided = [x.detach().mT.contiguous().mT for x in tensors()]
     single = [x.detach()[..., 0].contiguous().unsqueeze(1).mT for x in tensors()]
     for inputs in (strided, single):
@@ -281,7 +283,7 @@ def test_windows_are_attention_within_each_of_them(size: tuple[int, int]) -> Non
 
 @pytest.mark.parametrize("size", [(6, 8), (7, 9), (1, 5)])
 @pytest.mark.parametrize(("pool", "window"), [(1, 0), (2, 0), (3, 0), (1, 4), (2, 4)])
-def test_the_map_of_weights_is_what_is_added(size: tuple[int, int], pool: int, window: int) -> None:
+def test_attention_weights_reproduce_the_output(size: tuple[int, int], pool: int, window: int) -> None:
     """Also for the approximations: sum over i of C_i s_ij, with all positions i of the image."""
     a, b, c = maps(*size)
     weights_NQHW = attention_weights(a, b, torch.arange(size[0] * size[1]), pool, window)

@@ -124,7 +124,7 @@ def test_scale_one_alone_is_the_network_itself(network: str, size: tuple[int, in
         assert model(image).equal(model.network(image))
 
 
-def test_the_image_is_resized_bilinearly_to_whole_cells() -> None:
+def test_the_image_is_resized_bilinearly_to_full_cells() -> None:
     network = Known({8: [0.0], 6: [0.0], 4: [0.0]})
     image = images(1, 8, 12)
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_the_image_is_resized_bilinearly_to_whole_cells() -> None:
     torch.testing.assert_close(network.seen[2], nn.functional.avg_pool2d(image, 2))  # bilinear by exactly 1/2
 
 
-def test_scores_of_all_scales_lie_on_one_another() -> None:
+def test_logits_of_all_scales_are_aligned() -> None:
     """A network whose score is the mean row of its cell, in shares of the image, at a size that no scale divides."""
 
     class Rows(Known):

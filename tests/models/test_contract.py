@@ -51,7 +51,7 @@ def test_gradients_reach_every_parameter(case: str) -> None:
 
 
 @every_network
-def test_nothing_labeled_is_no_loss_and_no_gradient(case: str) -> None:
+def test_unlabeled_images_give_zero_loss_and_gradient(case: str) -> None:
     model, image = network(case), images(2)
     loss = training_loss(model, image, torch.full((2, 64, 96), IGNORE_INDEX, dtype=torch.uint8))
     loss.backward()
@@ -104,7 +104,7 @@ def test_weights_go_into_another_network_of_the_same_options(case: str) -> None:
 
 
 @every_network
-def test_classifier_names_are_what_depends_on_the_classes(case: str) -> None:
+def test_classifier_names_cover_what_depends_on_the_classes(case: str) -> None:
     name, options = CASES[case]
     model, other = network(case), build_model(name, CLASSES + 3, width=0.05, **options)
     theirs = dict(other.named_parameters())
@@ -214,7 +214,7 @@ def test_upsampling_puts_a_cell_at_the_centre_of_its_pixels(stride: int, size: t
     torch.testing.assert_close(pixels[..., top:bottom, left:right], expected[..., top:bottom, left:right])
 
 
-def test_upsampling_beyond_what_a_device_does_in_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upsampling_beyond_the_channels_last_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     cells = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     expected = upsample(cells, 2, (8, 10))
     for most, contiguous in ((480, False), (479, True)):

@@ -110,7 +110,7 @@ def test_bf16_autocast_and_channels_last_agree_with_fp32(options: dict[str, Any]
     assert (low.argmax(1) == expected.argmax(1)).float().mean() > 0.9
 
 
-def test_what_replaces_attention() -> None:
+def test_attention_options_of_the_ablation() -> None:
     assert small(attention="none").msam_half is None
     assert small(attention="none").decoder[1][0][0].in_channels == 32  # 256 / 8 and nothing concatenated
     assert small(attention="fusion").decoder[1][0][0].in_channels == 64

@@ -106,7 +106,7 @@ def refuses(code: str, name: str, path: Path, *expected: str, **options: Any) ->
 # --- torchvision's VGG-16 ---
 
 
-def test_vgg_trunk_says_what_the_file_says(vgg: PlainVGG, vgg_file: Path) -> None:
+def test_vgg_trunk_equals_the_file(vgg: PlainVGG, vgg_file: Path) -> None:
     image = torch.randn(1, 3, 64, 96)
     model = network("fcn").eval()
     initialize(model, vgg_file, CLASSES)
@@ -339,7 +339,7 @@ def test_code_is_not_run(form: str, tmp_path: Path) -> None:
     assert marker.exists(), "the file would have run code"
 
 
-def test_whole_networks_are_refused(vgg: PlainVGG, tmp_path: Path) -> None:
+def test_pickled_networks_are_refused(vgg: PlainVGG, tmp_path: Path) -> None:
     torch.save(vgg, tmp_path / "model.pth")
     assert refuses("MSA-MODEL-018", "fcn", tmp_path / "model.pth", "state_dict")
 
@@ -398,7 +398,7 @@ def is_head(name: str, model: SegmentationNetwork) -> bool:
 
 @pytest.mark.parametrize("classes", [OTHERS, ("cat", "dog", "boat")], ids=["more", "the same number"])
 @pytest.mark.parametrize("name", MODELS)
-def test_other_classes_leave_the_head_new_and_nothing_else(name: str, classes: tuple[str, ...], tmp_path: Path) -> None:
+def test_other_classes_reinitialize_only_the_head(name: str, classes: tuple[str, ...], tmp_path: Path) -> None:
     path, trained = checkpoint(tmp_path, name, width=0.05)
     model = network(name, classes, width=0.05)
     fresh = {key: tensor.clone() for key, tensor in model.state_dict().items()}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models.torchvision_figures import figures, outputs, stored, torchvision_trunk
+from models.torchvision_outputs import summaries, outputs, stored, torchvision_trunk
 from torch import nn
 from torch.nn import functional as F
 
@@ -48,8 +48,8 @@ def test_names_and_shapes_are_torchvisions() -> None:
     assert parameters(trunk) == VGG_PARAMETERS
 
 
-def test_same_figures_as_torchvision() -> None:
-    found = figures(outputs(VGG16(), "vgg16"))
+def test_same_outputs_as_torchvision() -> None:
+    found = summaries(outputs(VGG16(), "vgg16"))
     assert len(found) == 5
     torch.testing.assert_close(found, stored("vgg16"), rtol=1e-9, atol=1e-9)
 
@@ -58,7 +58,7 @@ def test_same_numbers_as_torchvision() -> None:
     pytest.importorskip("torchvision")
     ours, theirs = (outputs(trunk, "vgg16") for trunk in (VGG16(), torchvision_trunk("vgg16")))
     torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(figures(theirs), stored("vgg16"), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(summaries(theirs), stored("vgg16"), rtol=1e-9, atol=1e-9)
 
 
 def test_poolings_halve_or_keep() -> None:

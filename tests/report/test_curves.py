@@ -11,7 +11,7 @@ from msanet.report.curves import MAX_HOVERS, MAX_POINTS, charts, number, series,
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, "1", True, 10**400, [1]])
-def test_what_is_no_number_reads_as_none(value: object) -> None:
+def test_values_that_are_not_numbers_read_as_none(value: object) -> None:
     assert number(value) is None
 
 

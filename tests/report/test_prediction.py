@@ -24,7 +24,7 @@ def write(path: Path, count: int, rate: float = 25.0) -> Path:
     return path
 
 
-def test_a_file_that_is_not_finished_leaves_the_one_before(tmp_path: Path) -> None:
+def test_an_unfinished_file_keeps_the_previous_one(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.png"
     with atomic_file(path) as temporary:
         temporary.write_text("first")

@@ -104,7 +104,7 @@ def _report(**changes: Any) -> ReportData:
     return replace(base, **changes)
 
 
-def test_report_holds_the_figures() -> None:
+def test_report_contains_the_metrics() -> None:
     text = html.unescape(render(_report()))
     for figure in ("61.23%", "5.12% for always answering \u201croad\u201d", "77.27%", "65.00%", "101 of 101"):
         assert figure in text, figure
@@ -118,7 +118,7 @@ def test_report_holds_the_figures() -> None:
     assert 'alarm"' not in text
 
 
-def test_report_holds_what_a_full_evaluation_adds() -> None:
+def test_report_contains_what_a_full_evaluation_adds() -> None:
     text = html.unescape(render(_report(evaluation=_evaluation() | _rich())))
     for figure in ("95% interval 58.12 to 63.30%", "70.1 to 80.0%", "left:70.1%;width:9.9%", "boundary F1", "88.8%"):
         assert figure in text, figure
