@@ -5,31 +5,25 @@ all of it fits is checked before the first tensor is copied, so a network is ini
 """
 
 import math
-import pickle
 import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import safetensors
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from msanet.errors import UserError
 from msanet.models import MODELS, model_options
 from msanet.models.attention_to_scale import AttentionToScale
-from msanet.models.io import ModelMetadata, load_weights, metadata_json
+from msanet.models.io import ModelMetadata
 from msanet.models.network import SegmentationNetwork
 from msanet.models.resnet import BLOCKS, ResNet
 from msanet.models.vgg import VGG16
+from msanet.models.weight_files import EXPECTED, Weights, read_weights
 
 Rgb = tuple[float, float, float]
-Weights = dict[str, Tensor]
 
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-_EXPECTED = "a checkpoint written by msanet, or torchvision's VGG-16, ResNet-50 or ResNet-101 as .pth or .safetensors"
 _COUNTER = ".num_batches_tracked"  # not in torchvision's older files, and used by no layer here
 
 
@@ -88,7 +82,7 @@ def initialize(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -
     convolutions, see `_as_convolution`. Raises UserError, and leaves the model unchanged, on anything else.
     """
     file = path / "model.safetensors" if path.is_dir() else path
-    weights, metadata = _read(file)
+    weights, metadata = read_weights(file)
     mapping = (
         _from_checkpoint(model, weights, metadata, classes) if metadata else _from_torchvision(model, weights, file)
     )
@@ -201,7 +195,7 @@ def _recognize_torchvision(weights: Weights, file: Path) -> tuple[type[nn.Module
         return ResNet, f"a ResNet of {blocks} blocks", "use torchvision's resnet50 or resnet101"
     raise UserError(
         "MSA-MODEL-015",
-        f"'{file}' contains tensors such as {', '.join(list(weights)[:3])}; expected {_EXPECTED}",
+        f"'{file}' contains tensors such as {', '.join(list(weights)[:3])}; expected {EXPECTED}",
         setting="model.pretrained",
     )
 
@@ -234,75 +228,6 @@ def _require_fit(own: Weights, mapping: _Mapping, file: Path) -> None:
                 f"'{file}' gives '{name}' values that are not finite; use another file",
                 setting="model.pretrained",
             )
-
-
-def _read(file: Path) -> tuple[Weights, ModelMetadata | None]:
-    """All tensors by name, and the metadata if msanet wrote the file."""
-    if not file.is_file():
-        raise UserError(
-            "MSA-MODEL-007",
-            f"model.pretrained: '{file}' does not exist, expected {_EXPECTED}; give the file, or a checkpoint's folder",
-            setting="model.pretrained",
-        )
-    with file.open("rb") as stream:
-        start = stream.read(16)
-    if start[8:9] == b"{":  # after the length of the header
-        return _read_safetensors(file)
-    if start.startswith((b"PK", b"\x80")):
-        return _state_dict(_read_pickle(file, mmap=start.startswith(b"PK")), file), None
-    found = (
-        "is a pointer of Git LFS, fetch the file itself"
-        if start.startswith(b"version https")
-        else "is neither of these"
-    )
-    raise UserError(
-        "MSA-MODEL-015",
-        f"model.pretrained: '{file}' {found if start else 'is empty'}; expected {_EXPECTED}",
-        setting="model.pretrained",
-    )
-
-
-def _read_safetensors(file: Path) -> tuple[Weights, ModelMetadata | None]:
-    try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            is_msanet = metadata_json(opened.metadata() or {}) is not None
-        return load_weights(file) if is_msanet else (_state_dict(load_file(file), file), None)
-    except safetensors.SafetensorError as error:
-        raise UserError(
-            "MSA-MODEL-008", f"'{file}' is damaged ({error}); copy it again", setting="model.pretrained"
-        ) from None
-
-
-def _read_pickle(file: Path, mmap: bool) -> Any:
-    """What `torch.save` wrote. mmap: read tensors only when they are copied; not for the format before PyTorch 1.6."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # a damaged pickle can raise anything
-        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
-            raise UserError(
-                "MSA-MODEL-018",
-                f"'{file}' contains more than tensors, or is damaged, and is not loaded, since that could run the code of "
-                "whoever made it; "
-                "if you trust it, save its state_dict as .safetensors",
-                setting="model.pretrained",
-            ) from None
-        raise UserError(
-            "MSA-MODEL-008",
-            f"'{file}' is damaged ({type(error).__name__}: {str(error).partition('.')[0]}); copy it again",
-            setting="model.pretrained",
-        ) from None
-
-
-def _state_dict(found: Any, file: Path) -> Weights:
-    """The tensors by name in what training scripts save: also under `state_dict` or `model`, and from DataParallel."""
-    for key in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise UserError(
-            "MSA-MODEL-015", f"'{file}' contains no tensors by name; expected {_EXPECTED}", setting="model.pretrained"
-        )
-    return {str(name).removeprefix("module."): tensor.detach() for name, tensor in found.items()}
 
 
 def _is_under(name: str, prefixes: Collection[str]) -> bool:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 import torch
-from models.torchvision_outputs import summaries, outputs, stored, torchvision_trunk
+from models.torchvision_outputs import outputs, stored, summaries, torchvision_trunk
 from torch import nn
 
 from msanet.models import build_model

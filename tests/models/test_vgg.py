@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models.torchvision_outputs import summaries, outputs, stored, torchvision_trunk
+from models.torchvision_outputs import outputs, stored, summaries, torchvision_trunk
 from torch import nn
 from torch.nn import functional as F
 
