@@ -45,7 +45,7 @@ class SegmentationLoss(nn.Module):
 
     def forward(self, logits_NKHW: Tensor, labels_NHW: Tensor, counts_2: Tensor) -> Tensor:
         logits_NKHW = logits_NKHW.to(torch.promote_types(logits_NKHW.dtype, torch.float32))  # never sum in bf16
-        # Weights may add up to less than 1, and are no reason for another loss.
+        # Weights may add up to less than 1, which must not change the loss.
         pixels, images = torch.where(counts_2 > 0, counts_2, 1).to(logits_NKHW.dtype)
         terms = self.config
         loss = logits_NKHW.new_zeros(())

@@ -12,7 +12,7 @@ _NAMED = 8
 
 
 def binary_masks(train: SplitInfo, classes: Sequence[str]) -> list[Diagnostic]:
-    """Masks whose objects are 255, which is ignored: one class only, besides ignored pixels."""
+    """Masks with 255 for objects, which is ignored: only one class in addition to ignored pixels."""
     used = [k for k, pixels in enumerate(train.histogram) if pixels]
     if len(classes) < 2 or used != [0] or not train.ignored:
         return []

@@ -9,7 +9,7 @@ too, which is taken as ignored where the ground truth is.
 Boundary F1 (Csurka et al. 2013, section 2.3): precision is the share of predicted contour pixels of a class with a contour
 pixel of the ground truth nearer than 0.75 % of the diagonal (Euclidean distance), recall the same with the roles swapped.
 Their contours are not defined to the pixel; here they are pixels of the class with one of the four neighbors labeled
-otherwise. The image's border and that of an ignored region are no contour: no network draws them.
+otherwise. The image's border and that of an ignored region are not contours, since no network predicts them.
 
 Both papers average over images (or over instances); here pixels are counted over all images and divided once, as for mIoU.
 """
@@ -112,7 +112,7 @@ def _near_outline(label_HW: np.ndarray, depth: int) -> np.ndarray:
 
 
 def _contour(label_HW: np.ndarray, known_HW: np.ndarray) -> np.ndarray:
-    """(H, W) bool: whether one of the four neighbors is labeled otherwise; ignored pixels are no neighbors."""
+    """(H, W) bool: whether one of the four neighbors is labeled differently; ignored pixels are not neighbors."""
     contour = np.zeros(label_HW.shape, dtype=bool)
     for axis in (0, 1):
         one, next_one = (slice(None),) * axis + (slice(1, None),), (slice(None),) * axis + (slice(-1),)

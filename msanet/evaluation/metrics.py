@@ -1,4 +1,4 @@
-"""Metrics from a confusion matrix; MSANet paper, equations 3 and 4 (whose printed bracket is a misprint), Long et al. 2015."""
+"""Metrics from a confusion matrix; MSANet paper, equations 3 and 4 (with a misprinted bracket), Long et al. 2015."""
 
 from dataclasses import dataclass
 

@@ -59,7 +59,7 @@ def compute_scores(
 
     A class that is neither labeled nor predicted has no IoU. `default` and `official-cityscapes` exclude it from the
     mean; in `official-voc` its 0/0 makes the mean NaN too, as MATLAB's mean does. Predicted void on a labeled pixel
-    is a miss in the first two; the devkit refuses results with a value that is no class, and so does `official-voc`,
+    is a miss in the first two; the devkit refuses results with a value that is not a class, and so does `official-voc`,
     which however sees only labeled pixels.
 
     Raises UserError where the classes are not those of the protocol's dataset.

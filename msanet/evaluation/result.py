@@ -147,7 +147,7 @@ class EvaluationResult:
         """95 % intervals of the mIoU and of each class; None for fewer than two images."""
         if (
             len(self.per_image_counts) < 2 or self.protocol == "official-voc"
-        ):  # whose mean is another where a class is absent
+        ):  # its mean differs where a resample lacks a class
             return None
         found = bootstrap(self.per_image_counts)
         mean = found.metrics["mean_iou"]

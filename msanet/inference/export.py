@@ -1,4 +1,4 @@
-"""A trained network as one file for use elsewhere: an ONNX or torch.export graph that needs none of this code, or weights.
+"""A trained network as one file for use elsewhere: an ONNX or torch.export graph that does not need msanet, or weights.
 
 A file is run before it gets its name, and its output must equal the network's.
 """
@@ -98,7 +98,7 @@ def require_same(run: Run, deployed: Deployed, size: Size = None) -> None:
 def _graph(network: nn.Module, metadata: ModelMetadata, size: Size) -> torch.export.ExportedProgram:
     """The deployed network as a graph, with a free batch and, where `size` is None, free height and width from 1 on.
 
-    Raises UserError where torch cannot leave the size free: 2.11 for networks on ResNet, whose pooling pads.
+    Raises UserError where torch cannot export a free size: 2.11 for networks on ResNet, whose pooling pads.
     """
     batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
     free = {0: batch} if size else {0: batch, 2: height, 3: width}

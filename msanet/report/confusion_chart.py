@@ -55,7 +55,7 @@ def row_shares(matrix: ArrayLike, num_classes: int) -> tuple[NDArray[np.float64]
 
 
 def _labels(index: int, name: str, color: RGB, cell: int) -> str:
-    """Name and color of one class, beside its row and above its column."""
+    """Name and color of one class, next to its row and above its column."""
     middle = index * cell + cell / 2
     text = html.escape(name if len(name) <= 24 else name[:23] + "\u2026")
     chip = min(10, cell - 4)

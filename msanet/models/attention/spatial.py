@@ -64,7 +64,7 @@ def attention_weights(a_NCHW: Tensor, b_NCHW: Tensor, queries_Q: Tensor, pool: i
     """
     height, width = a_NCHW.shape[2:]
     keys = pooled(a_NCHW, pool)
-    with torch.autocast(a_NCHW.device.type, enabled=False):  # whose product would be rounded, unlike a kernel's scores
+    with torch.autocast(a_NCHW.device.type, enabled=False):  # its product would be rounded, unlike a kernel's scores
         scores_NQP = b_NCHW.flatten(2)[:, :, queries_Q].transpose(1, 2).float() @ keys.flatten(2).float()
     scores = scores_NQP.unflatten(2, keys.shape[2:])
     if window:
