@@ -86,13 +86,13 @@ def judging_times(sample: EvaluationSample, network: str) -> dict[str, float]:
     model = build_model(network, CLASSES).eval()
     settings = EvaluationConfig(panels=0, worst=1)
     predictor = Predictor(model, settings, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    tally = EvaluationAccumulator(CITYSCAPES.classes, 1, settings, predictor.device)
+    accumulator = EvaluationAccumulator(CITYSCAPES.classes, 1, settings, predictor.device)
     with torch.inference_mode():
         logits = predictor._scores(sample.image_HWC)
     inference = seconds(lambda: predictor.labels(sample.image_HWC))
     predictor._scores = lambda image_HWC: logits  # type: ignore[method-assign]
     labels = min(seconds(lambda: predictor.labels(sample.image_HWC)) for _ in range(3))
-    beyond = min(seconds(lambda: tally.add(sample, predictor)) for _ in range(3)) - labels
+    beyond = min(seconds(lambda: accumulator.add(sample, predictor)) for _ in range(3)) - labels
     return {"inference": inference, "evaluator beyond it": beyond}
 
 

@@ -145,7 +145,7 @@ def _kept_bytes(network: SegmentationNetwork, height: int, width: int) -> int:
     image_NCHW, label_NHW = torch.randn(1, 3, height, width), torch.zeros(1, height, width, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = network.train()(image_NCHW)
-        loss = combined_loss(output, network.extra_weights, lambda logits: F.cross_entropy(logits, label_NHW))
+        loss = combined_loss(output, network.auxiliary_weights, lambda logits: F.cross_entropy(logits, label_NHW))
     del loss  # held up to here: the graph, and with it what was kept
     return sum(kept.values())
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from harness import print_table, write_json  # noqa: E402
 
 from msanet.datasets import CAMVID, IGNORE_INDEX  # noqa: E402
-from msanet.losses import count_labelled, cross_entropy_sum  # noqa: E402
+from msanet.losses import cross_entropy_sum  # noqa: E402
 from msanet.models import build_model  # noqa: E402
 from msanet.models.network import SegmentationNetwork, combined_loss  # noqa: E402
 
@@ -108,14 +108,14 @@ def by_heart(subject: Subject, source: Path, max_steps: int) -> dict[str, Any]:
 def training_loss(model: SegmentationNetwork, images_NCHW: Tensor, labels_NHW: Tensor) -> Tensor:
     """Mean cross-entropy per labelled pixel, with that of auxiliary heads."""
     term = partial(cross_entropy_sum, labels_NHW=labels_NHW)
-    return combined_loss(model(images_NCHW), model.extra_weights, term) / count_labelled(labels_NHW)
+    return combined_loss(model(images_NCHW), model.auxiliary_weights, term) / torch.count_nonzero(labels_NHW != IGNORE_INDEX)
 
 
 @torch.no_grad()
 def pixel_accuracy(model: SegmentationNetwork, images_NCHW: Tensor, labels_NHW: Tensor) -> float:
     """Share of labelled pixels that are right, in evaluation mode."""
     right = model.eval()(images_NCHW).argmax(1) == labels_NHW
-    return right.sum().item() / count_labelled(labels_NHW).item()
+    return right.sum().item() / torch.count_nonzero(labels_NHW != IGNORE_INDEX).item()
 
 
 def read_images(source: Path, size_HW: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
-"""Losses as sums over pixels or images, divided by counts of the whole global batch.
+"""Losses as sums over pixels or images, divided by counts of the global batch.
 
-So a gradient does not depend on how a batch is shared among ranks and micro-batches. A crop without a labelled pixel
+So a gradient does not depend on how a batch is shared among ranks and micro-batches. A crop without a labeled pixel
 adds nothing to sum or count, and gives zero gradients.
 """
 
@@ -18,10 +18,14 @@ from msanet.errors import UserError
 class SegmentationLoss(nn.Module):
     """The terms of the section `loss`, weighted: cross-entropy, Dice, Lovasz-Softmax.
 
-    histogram: labelled pixels per class of the training split, for median-frequency weights. Raises UserError where the
-    settings do not fit the number of classes.
-
     forward: logits (N, K, H, W), uint8 labels (N, H, W) and the `counts` of the global batch -> scalar, in float32 or better.
+
+    Args:
+        config: Terms and their weights.
+        histogram: Labeled pixels per class of the training split, for median-frequency weights.
+
+    Raises:
+        UserError: The settings do not fit the number of classes.
     """
 
     weights_K: Tensor | None
@@ -33,15 +37,15 @@ class SegmentationLoss(nn.Module):
 
     def counts(self, labels_NHW: Tensor) -> Tensor:
         """What sums are divided by, (2,) float64, from the labels alone: pixels (weighted, or the hardest), images."""
-        labelled_N = (labels_NHW != IGNORE_INDEX).sum(dim=(1, 2))
-        pixels = _number_kept(labelled_N, self.config.ohem_ratio).sum()
+        labeled_N = (labels_NHW != IGNORE_INDEX).sum(dim=(1, 2))
+        pixels = _number_kept(labeled_N, self.config.ohem_ratio).sum()
         if self.weights_K is not None and self.config.ohem_ratio == 1:
             pixels = _weight_map(labels_NHW, self.weights_K).sum(dtype=torch.float64)
-        return torch.stack([pixels.double(), (labelled_N > 0).sum().double()])
+        return torch.stack([pixels.double(), (labeled_N > 0).sum().double()])
 
     def forward(self, logits_NKHW: Tensor, labels_NHW: Tensor, counts_2: Tensor) -> Tensor:
         logits_NKHW = logits_NKHW.to(torch.promote_types(logits_NKHW.dtype, torch.float32))  # never sum in bf16
-        # Weights may add up to less than 1, and are no reason for another loss.
+        # Weights may add up to less than 1, which must not change the loss.
         pixels, images = torch.where(counts_2 > 0, counts_2, 1).to(logits_NKHW.dtype)
         terms = self.config
         loss = logits_NKHW.new_zeros(())
@@ -58,11 +62,14 @@ class SegmentationLoss(nn.Module):
 def cross_entropy_sum(
     logits_NKHW: Tensor, labels_NHW: Tensor, weights_K: Tensor | None = None, ohem_ratio: float = 1.0
 ) -> Tensor:
-    """Sum of -w[label] log softmax(logits)[label] over labelled pixels, float32 or better.
+    """Sum of -w[label] log softmax(logits)[label] over labeled pixels, float32 or better.
 
-    ohem_ratio: of each image only this share of its labelled pixels, those with the largest loss (online hard example
-    mining, Shrivastava et al. 2016, by image so that it does not depend on the micro-batch).
-    labels_NHW: uint8 train ids, 255 ignored.
+    Args:
+        logits_NKHW: Any floating type.
+        labels_NHW: uint8 train ids, 255 ignored.
+        weights_K: w; 1 unless given.
+        ohem_ratio: Of each image only this share of its labeled pixels, those with the largest loss (online hard example
+            mining, Shrivastava et al. 2016, by image so that it does not depend on the micro-batch).
     """
     logits_NKHW = logits_NKHW.to(torch.promote_types(logits_NKHW.dtype, torch.float32))
     labels, weights_K = labels_NHW.long(), None if weights_K is None else weights_K.to(logits_NKHW.dtype)
@@ -78,10 +85,10 @@ def cross_entropy_sum(
 def dice_sum(logits_NKHW: Tensor, labels_NHW: Tensor) -> Tensor:
     """Sum over images of 1 - Dice, the mean over the classes present in the image's labels (Milletari et al. 2016).
 
-    Dice of a class is 2 sum(p y) / (sum(p) + sum(y)) over labelled pixels, p being the softmax (not its square).
+    Dice of a class is 2 sum(p y) / (sum(p) + sum(y)) over labeled pixels, p being the softmax (not its square).
     """
-    truth_NKHW, labelled_N1HW = _one_hot(labels_NHW, logits_NKHW)
-    p_NKHW = logits_NKHW.softmax(dim=1) * labelled_N1HW
+    truth_NKHW, labeled_N1HW = _one_hot(labels_NHW, logits_NKHW)
+    p_NKHW = logits_NKHW.softmax(dim=1) * labeled_N1HW
     overlap_NK = (p_NKHW * truth_NKHW).sum(dim=(2, 3))
     present_NK = truth_NKHW.sum(dim=(2, 3))
     dice_NK = 2 * overlap_NK / (p_NKHW.sum(dim=(2, 3)) + present_NK).clamp(min=1e-6)
@@ -91,15 +98,15 @@ def dice_sum(logits_NKHW: Tensor, labels_NHW: Tensor) -> Tensor:
 
 def lovasz_sum(logits_NKHW: Tensor, labels_NHW: Tensor) -> Tensor:
     """Sum over images of the Lovasz-Softmax loss, the mean over the classes present (Berman et al. 2018, section 3.1)."""
-    truth_NKHW, labelled_N1HW = _one_hot(labels_NHW, logits_NKHW)
+    truth_NKHW, labeled_N1HW = _one_hot(labels_NHW, logits_NKHW)
     # Ignored pixels have error 0 and no truth: they sort last and change no Jaccard index.
-    errors_NKP = ((truth_NKHW - logits_NKHW.softmax(dim=1)).abs() * labelled_N1HW).flatten(2)
+    errors_NKP = ((truth_NKHW - logits_NKHW.softmax(dim=1)).abs() * labeled_N1HW).flatten(2)
     errors_NKP, order_NKP = errors_NKP.sort(dim=2, descending=True, stable=True)  # ties would depend on the batch
     sorted_truth_NKP = truth_NKHW.flatten(2).gather(2, order_NKP)
-    sorted_labelled_NKP = labelled_N1HW.flatten(2).expand_as(order_NKP).gather(2, order_NKP)
+    sorted_labeled_NKP = labeled_N1HW.flatten(2).expand_as(order_NKP).gather(2, order_NKP)
     present_NK1 = sorted_truth_NKP.sum(dim=2, keepdim=True)
     intersection_NKP = present_NK1 - sorted_truth_NKP.cumsum(dim=2)
-    union_NKP = present_NK1 + (sorted_labelled_NKP - sorted_truth_NKP).cumsum(dim=2)
+    union_NKP = present_NK1 + (sorted_labeled_NKP - sorted_truth_NKP).cumsum(dim=2)
     jaccard_NKP = 1 - intersection_NKP / union_NKP.clamp(min=1)
     steps_NKP = jaccard_NKP.diff(dim=2, prepend=torch.zeros_like(jaccard_NKP[..., :1]))
     is_present_NK = present_NK1.squeeze(2) > 0
@@ -107,15 +114,10 @@ def lovasz_sum(logits_NKHW: Tensor, labels_NHW: Tensor) -> Tensor:
     return (loss_NK.sum(dim=1) / is_present_NK.sum(dim=1).clamp(min=1)).sum()
 
 
-def count_labelled(labels_NHW: Tensor) -> Tensor:
-    """Number of pixels that count, an int64 scalar on the labels' device."""
-    return torch.count_nonzero(labels_NHW != IGNORE_INDEX)
-
-
 def class_weights(chosen: str | Sequence[float], histogram: Sequence[int]) -> Tensor | None:
     """(K,) float32 weights, or None for `none`. `median_frequency`: the median of the classes' shares over each one's own.
 
-    Shares are of all labelled pixels of the split (Eigen and Fergus 2015 take only images that show the class); a class
+    Shares are of all labeled pixels of the split (Eigen and Fergus 2015 take only images that show the class); a class
     that never occurs has weight 1. Raises UserError if the given weights are not one for each class.
     """
     if chosen == "none":
@@ -126,14 +128,16 @@ def class_weights(chosen: str | Sequence[float], histogram: Sequence[int]) -> Te
         return torch.where(counts > 0, median / counts.clamp(min=1), 1.0).float()
     if len(chosen) != len(histogram):
         raise UserError(
+            "MSA-MODEL-019",
             f"loss.class_weights has {len(chosen)} weights, expected one for each of the {len(histogram)} classes; add or "
-            "remove some"
+            "remove some",
+            setting="loss.class_weights",
         )
     return torch.tensor([float(weight) for weight in chosen])
 
 
-def _number_kept(labelled_N: Tensor, ohem_ratio: float) -> Tensor:
-    return labelled_N if ohem_ratio == 1 else torch.ceil(labelled_N.double() * ohem_ratio).long()
+def _number_kept(labeled_N: Tensor, ohem_ratio: float) -> Tensor:
+    return labeled_N if ohem_ratio == 1 else torch.ceil(labeled_N.double() * ohem_ratio).long()
 
 
 def _weight_map(labels_NHW: Tensor, weights_K: Tensor) -> Tensor:
@@ -142,8 +146,8 @@ def _weight_map(labels_NHW: Tensor, weights_K: Tensor) -> Tensor:
 
 
 def _one_hot(labels_NHW: Tensor, logits_NKHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Truth (N, K, H, W), zero where ignored, and which pixels are labelled (N, 1, H, W), both in the logits' type."""
-    labelled_NHW = labels_NHW != IGNORE_INDEX
-    classes = torch.where(labelled_NHW, labels_NHW, 0).long()
-    truth_NKHW = F.one_hot(classes, logits_NKHW.shape[1]).permute(0, 3, 1, 2) * labelled_NHW[:, None]
-    return truth_NKHW.to(logits_NKHW.dtype), labelled_NHW[:, None].to(logits_NKHW.dtype)
+    """Truth (N, K, H, W), zero where ignored, and which pixels are labeled (N, 1, H, W), both in the logits' type."""
+    labeled_NHW = labels_NHW != IGNORE_INDEX
+    classes = torch.where(labeled_NHW, labels_NHW, 0).long()
+    truth_NKHW = F.one_hot(classes, logits_NKHW.shape[1]).permute(0, 3, 1, 2) * labeled_NHW[:, None]
+    return truth_NKHW.to(logits_NKHW.dtype), labeled_NHW[:, None].to(logits_NKHW.dtype)

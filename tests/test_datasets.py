@@ -49,9 +49,9 @@ def test_every_known_id_maps_and_every_other_is_refused(spec) -> None:  # type: 
     expected = [spec.train_ids[int(value)] for value in known[0]]
     assert spec.to_train_ids(known)[0].tolist() == expected
     unknown = next(value for value in range(256) if value not in spec.train_ids)
-    with pytest.raises(UserError, match=rf"label holds the value\(s\) \[{unknown}\]"):
+    with pytest.raises(UserError, match=rf"\[{unknown}\]"):
         spec.to_train_ids(np.full((2, 2), unknown, np.uint8))
-    with pytest.raises(UserError, match="uint16 values"):
+    with pytest.raises(UserError, match="uint16"):
         spec.to_train_ids(np.zeros((2, 2), np.uint16))
 
 

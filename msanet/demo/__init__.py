@@ -1,1 +1,1 @@
-"""A page for the browser: drop an image, see what the network makes of it."""
+"""A page for the browser: drop an image, see its labels."""

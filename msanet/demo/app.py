@@ -1,8 +1,8 @@
 """The page as a Flask application, behind checks of who asks.
 
-A page on loopback can be reached by every website that its user visits, so the browser's word on who asks is checked:
-`Host` against rebound names, `Origin` and `Sec-Fetch-Site` against foreign pages. Bodies stay in memory: nothing is
-written to disk.
+A page on loopback can be reached by every website that its user visits, so the browser's headers
+about the origin of a request are checked: `Host` against rebound names, `Origin` and `Sec-Fetch-Site` against foreign
+pages. Bodies stay in memory: nothing is written to disk.
 """
 
 import base64
@@ -60,11 +60,11 @@ def create_app(segmenter: Segmenter, host: str) -> Flask:
 
     @app.post("/maps")
     def maps() -> dict[str, Any]:
-        words = request.get_json()
+        body = request.get_json()
         try:
-            key, row, column = str(words["key"]), int(words["row"]), int(words["column"])
+            key, row, column = str(body["key"]), int(body["row"]), int(body["column"])
         except (KeyError, TypeError, ValueError):
-            raise UserError("the request has no key, row and column; reload the page") from None
+            raise UserError("MSA-DEMO-001", "the request has no key, row and column; reload the page") from None
         with _slot(slots):
             return {name: _packed(map_HW) for name, map_HW in segmenter.maps(key, row, column).items()}
 
@@ -90,20 +90,20 @@ def _explain_errors(app: Flask, limits: Limits) -> None:
 
     @app.errorhandler(UserError)
     def refused(error: UserError) -> tuple[dict[str, str], int]:
-        return {"error": str(error)}, 400
+        return {"error": str(error), "code": error.code}, 400
 
     @app.errorhandler(HTTPException)
     def failed(error: HTTPException) -> tuple[dict[str, str], int]:
         code = error.code or 500
         if isinstance(error, RequestEntityTooLarge):
             return {"error": f"the file is too large, expected at most {limits.megabytes:g} MB"}, code
-        return {"error": "the server failed; its terminal says why" if code == 500 else str(error.description)}, code
+        return {"error": "the server failed; its terminal shows why" if code == 500 else str(error.description)}, code
 
 
 @contextmanager
 def _slot(slots: threading.BoundedSemaphore) -> Iterator[None]:
     if not slots.acquire(blocking=False):
-        abort(503, f"{_WAITING} images are being worked on already; try again in a moment")
+        abort(503, f"{_WAITING} images are already being processed; try again in a moment")
     try:
         yield
     finally:
@@ -153,7 +153,7 @@ def _described(done: Segmented, num_classes: int) -> dict[str, Any]:
     encoded = cv2.imencode(".jpg", bgr_HWC, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
     return {
         "key": done.key,
-        "picture": "data:image/jpeg;base64," + base64.b64encode(encoded).decode(),
+        "image": "data:image/jpeg;base64," + base64.b64encode(encoded).decode(),
         "label": _packed(done.label_HW),
         "areas": np.bincount(done.label_HW.ravel(), minlength=num_classes).tolist(),
         "input": done.input_size,

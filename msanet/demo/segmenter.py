@@ -66,7 +66,7 @@ class Segmented:
 class Segmenter:
     """One network, one image in it at a time, for any number of threads.
 
-    settings: how images go through it; where these say neither `resize` nor `window`, images above `limits.side` are scaled
+    settings: how images go through it; where these set neither `resize` nor `window`, images above `limits.side` are scaled
     down. map_names: what `maps` returns, empty for networks without maps. queries: whether maps belong to a pixel.
     Labels have the image's own size.
     """
@@ -87,7 +87,7 @@ class Segmenter:
     def segment(self, data: bytes, name: str = "image") -> Segmented:
         """Labels of an encoded image; `name` is for errors.
 
-        Raises UserError if it is no image or too large a one, or memory does not suffice.
+        Raises UserError if it is not an image or too large, or when out of memory.
         """
         with self._lock:
             image_HWC = decode(data, name, self.limits.megapixels)
@@ -109,14 +109,17 @@ class Segmenter:
         with self._lock:
             image_HWC = self._kept.get(key)
             if image_HWC is None:
-                raise UserError(f"the image is not among the last {_KEPT}, which alone are kept; drop it again")
+                raise UserError(
+                    "MSA-DEMO-002", f"the image is not among the last {_KEPT}, and only these are kept; drop it again"
+                )
             maps = AttentionMaps(self._predictor(self._settings_for(image_HWC)))
             if not self.queries:
                 return {name: _small(map_HW) for name, map_HW in maps.scale_weights(image_HWC).items()}
             height, width = image_HWC.shape[:2]
             if not (0 <= row < height and 0 <= column < width):
                 raise UserError(
-                    f"pixel {row}, {column} is not in the image, expected below {height}, {width}; move back"
+                    "MSA-DEMO-003",
+                    f"pixel {row}, {column} is not in the image, expected below {height}, {width}; move back",
                 )
             if self._attention is None or self._attention[0] != key:
                 self._attention = None  # makes room
@@ -166,20 +169,23 @@ class Attention:
 
 
 def decode(data: bytes, name: str, megapixels: float) -> UInt8:
-    """(H, W, 3) uint8 RGB, upright as its EXIF orientation says. Raises UserError; too large an image is not decoded."""
-    picture = open_image(data, name)
-    height, width = picture.size
+    """(H, W, 3) uint8 RGB, upright by its EXIF orientation. Raises UserError; too large an image is not decoded."""
+    image = open_image(data, name)
+    height, width = image.size
     if height * width > megapixels * 1e6:
         found = math.ceil(height * width / 1e5) / 10
         raise UserError(
+            "MSA-DEMO-004",
             f"'{name}' has {width}x{height} pixels, {found:g} megapixels, expected at most {megapixels:g}; make it smaller, or "
-            f"start the page with --max-megapixels {math.ceil(found)}"
+            f"start the page with --max-megapixels {math.ceil(found)}",
+            setting="--max-megapixels",
         )
     if max(height, width) > _MAX_SIDE:
         raise UserError(
-            f"'{name}' has {width}x{height} pixels, expected sides of at most {_MAX_SIDE}; cut it into parts"
+            "MSA-DEMO-005",
+            f"'{name}' has {width}x{height} pixels, expected sides of at most {_MAX_SIDE}; cut it into parts",
         )
-    pixels_HWC = picture.window(0, 0, height, width)
+    pixels_HWC = image.window(0, 0, height, width)
     turn = _turn(data)
     if turn is not None:
         pixels_HWC = np.asarray(Image.fromarray(pixels_HWC).transpose(turn))

@@ -1,11 +1,13 @@
 """The page on a socket, until Ctrl-C."""
 
 import ipaddress
+import logging
 import socket
-import sys
 
 from msanet.demo.segmenter import Segmenter
 from msanet.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _IDLE = 30.0  # seconds without a byte after which a connection is closed
 
@@ -21,7 +23,8 @@ def serve(segmenter: Segmenter, host: str, port: int) -> None:
         from msanet.demo.app import create_app
     except ImportError as error:
         raise UserError(
-            "the package flask is not installed, expected it for the demo page; run: pip install 'msanet[demo]'"
+            "MSA-DEMO-006",
+            "the package flask is not installed, expected it for the demo page; run: pip install 'msanet[demo]'",
         ) from error
 
     class Handler(WSGIRequestHandler):
@@ -29,15 +32,14 @@ def serve(segmenter: Segmenter, host: str, port: int) -> None:
         server_version, sys_version = "msanet", ""
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            """Who looks at what is nobody's business."""
+            """Requests are not logged: they are private."""
 
     bound = _bind(host, port)
     address = bound.getsockname()
     if not ipaddress.ip_address(address[0]).is_loopback:
-        print(
-            f"warning: --host {host} shows the page to other machines, without password or encryption; "
-            "only do so in a network that you trust",
-            file=sys.stderr,
+        logger.warning(
+            f"--host {host} shows the page to other machines, without password or encryption; "
+            "only do so in a network that you trust"
         )
     server = make_server(
         address[0], address[1], create_app(segmenter, host), threaded=True, request_handler=Handler, fd=bound.fileno()
@@ -53,6 +55,8 @@ def _bind(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family)
     except OSError as error:
         raise UserError(
+            "MSA-DEMO-007",
             f"--host {host} --port {port} cannot be bound ({(error.strerror or str(error)).lower()}), expected a free port of "
-            "this machine; choose another --port, 0 for any"
+            "this machine; choose another --port, 0 for any",
+            setting="--port",
         ) from error

@@ -14,8 +14,8 @@ import torch
 
 from msanet.cli import train_config
 from msanet.cli.parser import Parser
+from msanet.doctor.diagnostics import as_text, as_tree, has_fault
 from msanet.doctor.examination import Case, examine
-from msanet.doctor.findings import as_text, as_tree, has_fault
 from msanet.errors import UserError, user_errors
 
 _SAMPLES = 50
@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise UserError(f"{option} is {value:g}, expected a number above 0; correct it")
         config = train_config(f"{__doc__}\n{_options_help(parser)}", rest)
         device_bytes = own.device_memory * 1e9 if own.device_memory else _device_bytes()
-        findings = examine(Case(config, own.ranks or _default_ranks(), device_bytes, own.samples))
-    print(json.dumps(as_tree(findings), indent=1) if own.json else as_text(findings))
-    return int(has_fault(findings))
+        diagnostics = examine(Case(config, own.ranks or _default_ranks(), device_bytes, own.samples))
+    print(json.dumps(as_tree(diagnostics), indent=1) if own.json else as_text(diagnostics))
+    return int(has_fault(diagnostics))
 
 
 def _parser() -> argparse.ArgumentParser:

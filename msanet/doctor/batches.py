@@ -4,7 +4,7 @@ from torch import nn
 
 from msanet.config import Config, OptimizerConfig, ScheduleConfig
 from msanet.data.loader import BatchPlan
-from msanet.doctor.findings import Diagnostic
+from msanet.doctor.diagnostics import Diagnostic
 from msanet.models.blocks import ImageBatchNorm2d
 
 _SMALL_NORM, _TINY_NORM = 4, 2
@@ -24,17 +24,17 @@ def steps(config: Config, batches: BatchPlan, samples: int, epoch_length: int, t
         f"{batches.world_size}) takes {batches.accumulation} x {batches.micro_batch_size} images a step, "
         f"{epoch_length / batches.groups:.4g} an epoch"
     )
-    findings = [Diagnostic("ok", "steps", text)]
+    diagnostics = [Diagnostic("ok", "steps", text)]
     if epochs < 1:
         text = f"the run ends after {epochs:.0%} of one epoch, expected at least one; raise trainer.steps or trainer.epochs"
-        findings.append(Diagnostic("warning", "steps", text))
+        diagnostics.append(Diagnostic("warning", "steps", text))
     if samples - epoch_length > 0.05 * samples:
         text = (
-            f"data.drop_last=true leaves out {samples - epoch_length} of {samples} samples each epoch, expected less than 5%; "
+            f"data.drop_last=true drops {samples - epoch_length} of {samples} samples each epoch, expected less than 5%; "
             "set data.drop_last=false or a smaller trainer.global_batch_size"
         )
-        findings.append(Diagnostic("advice", "steps", text))
-    return findings
+        diagnostics.append(Diagnostic("advice", "steps", text))
+    return diagnostics
 
 
 def idle_ranks(val_samples: int, ranks: int) -> list[Diagnostic]:
@@ -53,20 +53,20 @@ def intervals(config: Config, per_epoch: float, total: int) -> list[Diagnostic]:
     trainer, found = config.trainer, []
     if trainer.checkpoint_every_steps >= total:
         text = (
-            f"trainer.checkpoint_every_steps={trainer.checkpoint_every_steps} is never reached in {total} steps, so a run that is stopped "
-            f"starts anew, expected less; set it to about {max(1, total // 10)}"
+            f"trainer.checkpoint_every_steps={trainer.checkpoint_every_steps} is never reached in {total} steps, so an "
+            f"interrupted run starts again from step 0, expected less; set it to about {max(1, total // 10)}"
         )
         found.append(Diagnostic("advice", "intervals", text))
     if trainer.val_every_epochs * per_epoch >= total:
         text = (
-            f"trainer.val_every_epochs={trainer.val_every_epochs:g} epochs is the whole run of {total / per_epoch:.4g} or more, so "
-            "it is judged only at its end; set it lower to see how it goes"
+            f"trainer.val_every_epochs={trainer.val_every_epochs:g} epochs is the full run of {total / per_epoch:.4g} or more, "
+            "so validation runs only at its end; set it lower to follow the progress"
         )
         found.append(Diagnostic("advice", "intervals", text))
     if 0 < trainer.val_every_epochs * per_epoch < 1:
         text = (
-            f"trainer.val_every_epochs={trainer.val_every_epochs:g} epochs is less than one step ({1 / per_epoch:.4g} epochs), so "
-            "each step ends with a validation, expected many steps between; raise it"
+            f"trainer.val_every_epochs={trainer.val_every_epochs:g} epochs is less than one step ({1 / per_epoch:.4g} epochs), "
+            "so each step ends with a validation, expected many steps between; raise it"
         )
         found.append(Diagnostic("warning", "intervals", text))
     if trainer.log_every_steps > total:
@@ -80,14 +80,14 @@ def schedule(settings: ScheduleConfig, total: int) -> list[Diagnostic]:
     found = []
     if settings.name == "step" and settings.decay_every_steps >= total:
         text = (
-            f"schedule.decay_every_steps={settings.decay_every_steps} is not below the {total} steps of the run, so the learning rate never drops, "
-            f"expected drops; set it to about {max(1, total // 3)}, or schedule.name=poly"
+            f"schedule.decay_every_steps={settings.decay_every_steps} is not below the {total} steps of the run, "
+            f"so the learning rate never drops, expected drops; set it to about {max(1, total // 3)}, or schedule.name=poly"
         )
         found.append(Diagnostic("warning", "schedule", text))
     if settings.warmup_steps > total / 2:
         text = (
-            f"schedule.warmup_steps={settings.warmup_steps} is more than half of the {total} steps, expected a small share; set it to about "
-            f"{max(1, total // 20)}"
+            f"schedule.warmup_steps={settings.warmup_steps} is more than half of the {total} steps, expected a small share; "
+            f"set it to about {max(1, total // 20)}"
         )
         found.append(Diagnostic("warning", "schedule", text))
     return found
@@ -96,7 +96,7 @@ def schedule(settings: ScheduleConfig, total: int) -> list[Diagnostic]:
 def learning_rate(
     settings: OptimizerConfig, warmup: int, global_batch_size: int, is_pretrained: bool
 ) -> list[Diagnostic]:
-    """Rules of thumb, and said to be. classifier_lr_mult counts: it is the classifier that has the larger rate."""
+    """Rules of thumb, and named as such. classifier_lr_mult counts: it is the classifier that has the larger rate."""
     found = []
     if settings.name != "sgd" and settings.lr > _ADAM_MOST:
         text = (
@@ -115,8 +115,8 @@ def learning_rate(
         found.append(Diagnostic("advice", "learning rate", text))
     if global_batch_size > _WARM_FROM and not warmup:
         text = (
-            f"trainer.global_batch_size={global_batch_size} starts at the full learning rate, expected a warm-up above {_WARM_FROM} images "
-            "(a rule of thumb); set schedule.warmup_steps=500"
+            f"trainer.global_batch_size={global_batch_size} starts at the full learning rate, expected a warm-up above "
+            f"{_WARM_FROM} images (a rule of thumb); set schedule.warmup_steps=500"
         )
         found.append(Diagnostic("advice", "learning rate", text))
     return found or [
@@ -136,21 +136,21 @@ def class_weights(weights: list[float], classes: tuple[str, ...]) -> list[Diagno
         found.append(Diagnostic("advice", "loss", text))
     unused = [name for name, weight in zip(classes, weights, strict=True) if not weight]
     if unused:
-        text = f"loss.class_weights is 0 for '{unused[0]}', so it is judged but not learnt, expected above 0; or ignore its id"
+        text = f"loss.class_weights is 0 for '{unused[0]}', which is evaluated but not learned, expected above 0; or ignore it"
         found.append(Diagnostic("warning", "loss", text))
     return found
 
 
-def batch_norm(network: nn.Module, batches: BatchPlan, is_synchronised: bool, has_option: bool) -> list[Diagnostic]:
+def batch_norm(network: nn.Module, batches: BatchPlan, is_synchronized: bool, has_option: bool) -> list[Diagnostic]:
     """How many images BatchNorm's statistics are of. has_option: whether the network can have another norm."""
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return [Diagnostic("ok", "batch norm", "the network has none")]
-    images = batches.micro_batch_size * (batches.groups if is_synchronised else 1)
+    images = batches.micro_batch_size * (batches.groups if is_synchronized else 1)
     if images >= _SMALL_NORM:
         return [Diagnostic("ok", "batch norm", f"its statistics are of {images} images")]
     suggestions = ["trainer.micro_batch_size (less accumulation)"] if batches.accumulation > 1 else []
-    if batches.groups > 1 and not is_synchronised:
+    if batches.groups > 1 and not is_synchronized:
         suggestions.append("trainer.sync_batchnorm=true")
     suggestions.append(
         "model.norm=group, or frozen with pretrained weights" if has_option else "a larger trainer.global_batch_size"
@@ -158,7 +158,9 @@ def batch_norm(network: nn.Module, batches: BatchPlan, is_synchronised: bool, ha
     advice = f"expected {_SMALL_NORM} or more; set {', '.join(suggestions)}"
     if images <= _TINY_NORM and any(isinstance(module, ImageBatchNorm2d) for module in norms):
         what = (
-            "is left as it starts" if images == 1 else "sees two values a channel, whose normalized values are 1 and -1"
+            "keeps its initial values"
+            if images == 1
+            else "sees two values per channel, whose normalized values are 1 and -1"
         )
         text = f"BatchNorm's statistics are of {images} images, and that of the image pooling {what}, {advice}"
         return [Diagnostic("warning", "batch norm", text)]

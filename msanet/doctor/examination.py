@@ -1,4 +1,4 @@
-"""From a run's settings to findings: reads what the checks need and calls them, in the order in which they are shown."""
+"""From a run's settings to diagnostics: reads what the checks need and calls them, in the order in which they are shown."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import LocalStorage, Storage, open_storage
 from msanet.data.storage.cache import cache_folder
 from msanet.doctor import batches, images, labels, machine, memory, shards
-from msanet.doctor.findings import Diagnostic, has_fault
+from msanet.doctor.diagnostics import Diagnostic, has_fault
 from msanet.doctor.shards import SampleStatistics
 from msanet.errors import UserError
 from msanet.losses import class_weights
@@ -26,7 +26,7 @@ from msanet.training.engine.optimizer import deepspeed_config, total_steps
 from msanet.training.memory.auto_batch_size import largest_micro_batch, step_needs
 from msanet.training.memory.estimate import step_memory
 
-_LEAK_SAMPLES = 100_000
+_OVERLAP_SAMPLES = 100_000
 """Samples of a split whose names are compared; their indexes have about 60 MB."""
 
 
@@ -53,19 +53,21 @@ class Case:
 
 
 def examine(case: Case) -> list[Diagnostic]:
-    """All findings. Raises UserError only where there is nothing to examine: no manifest, or no such address."""
+    """All diagnostics. Raises UserError only where there is nothing to examine: no manifest or no such address."""
     data, manifest = case.config.data, case.manifest
-    findings = shards.splits_there(
+    diagnostics = shards.splits_there(
         manifest, (("data.train_split", data.train_split), ("data.val_split", data.val_split))
     )
     train, val = (_split(manifest, name) for name in (data.train_split, data.val_split))
-    looks = {name: _look(case, name, findings) for name in dict.fromkeys((data.train_split, data.val_split))}
+    statistics = {
+        name: _sample_statistics(case, name, diagnostics) for name in dict.fromkeys((data.train_split, data.val_split))
+    }
     if train and val:
-        findings += _accepted("shards", lambda: _train_val_overlap(case, train, val))
+        diagnostics += _accepted("shards", lambda: _train_val_overlap(case, train, val))
     if train:
-        findings += _label_findings(train, val, manifest.classes, looks[data.train_split])
-        findings += _run_findings(case, train, val, looks)
-    return [*findings, *_machine_findings(case)]
+        diagnostics += _label_diagnostics(train, val, manifest.classes, statistics[data.train_split])
+        diagnostics += _run_diagnostics(case, train, val, statistics)
+    return [*diagnostics, *_machine_diagnostics(case)]
 
 
 def _split(manifest: Manifest, name: str) -> SplitInfo | None:
@@ -73,50 +75,50 @@ def _split(manifest: Manifest, name: str) -> SplitInfo | None:
     return split if split and split.samples else None
 
 
-def _look(case: Case, split: str, findings: list[Diagnostic]) -> list[SampleStatistics]:
+def _sample_statistics(case: Case, split: str, diagnostics: list[Diagnostic]) -> list[SampleStatistics]:
     info = _split(case.manifest, split)
     if info is None:
         return []
-    looks, faults = shards.look_at_split(ShardSource(case.storage, split, case.manifest), case.count)
-    findings += shards.readable(split, info.samples, looks, faults)
-    return looks
+    statistics, errors = shards.sample_split(ShardSource(case.storage, split, case.manifest), case.count)
+    diagnostics += shards.readable(split, info.samples, statistics, errors)
+    return statistics
 
 
 def _train_val_overlap(case: Case, train: SplitInfo, val: SplitInfo) -> list[Diagnostic]:
     train_names, val_names = (
-        shards.image_names(shards.read_indexes(case.storage, split.shards), _LEAK_SAMPLES) for split in (train, val)
+        shards.image_names(shards.read_indexes(case.storage, split.shards), _OVERLAP_SAMPLES) for split in (train, val)
     )
-    return shards.train_val_overlap(train_names, val_names, is_all=max(train.samples, val.samples) <= _LEAK_SAMPLES)
+    return shards.train_val_overlap(train_names, val_names, is_all=max(train.samples, val.samples) <= _OVERLAP_SAMPLES)
 
 
-def _label_findings(
-    train: SplitInfo, val: SplitInfo | None, classes: Sequence[str], looks: Sequence[SampleStatistics]
+def _label_diagnostics(
+    train: SplitInfo, val: SplitInfo | None, classes: Sequence[str], statistics: Sequence[SampleStatistics]
 ) -> list[Diagnostic]:
     binary = labels.binary_masks(train, classes)
     ignored = [
-        finding
+        diagnostic
         for name, split in (("training", train), ("validation", val))
         if split
-        for finding in labels.ignored_share(name, split)
+        for diagnostic in labels.ignored_share(name, split)
     ]
     if binary or not sum(train.histogram):
-        return [*binary, *ignored, *labels.image_is_label(looks)]  # what else would be said follows from these
+        return [*binary, *ignored, *labels.image_is_label(statistics)]  # all others would follow from these
     return [
         *ignored,
         *labels.shifted_ids(train, val, classes),
         *labels.missing_classes(train, val, classes),
         *labels.dominant_class(train, classes),
         *labels.void_class(train, classes),
-        *labels.image_is_label(looks),
+        *labels.image_is_label(statistics),
     ]
 
 
-def _run_findings(
-    case: Case, train: SplitInfo, val: SplitInfo | None, looks: dict[str, list[SampleStatistics]]
+def _run_diagnostics(
+    case: Case, train: SplitInfo, val: SplitInfo | None, statistics: dict[str, list[SampleStatistics]]
 ) -> Iterator[Diagnostic]:
     """Those that need the batch plan; where there can be none, only why."""
     config = case.config
-    seen = looks[config.data.train_split]
+    seen = statistics[config.data.train_split]
     try:
         plan = _planned(case, seen)
         epoch_length = shuffle_order(case.manifest, config.data.train_split, shuffle_config(config)).epoch_length
@@ -137,11 +139,11 @@ def _run_findings(
     yield from batches.learning_rate(
         config.optimizer, config.schedule.warmup_steps, plan.global_batch_size, is_pretrained
     )
-    yield from _accepted("deepspeed", lambda: _deepspeed_findings(config, plan))
-    loss = list(_accepted("loss", lambda: _weight_findings(case, train)))
+    yield from _accepted("deepspeed", lambda: _deepspeed_diagnostics(config, plan))
+    loss = list(_accepted("loss", lambda: _weight_diagnostics(case, train)))
     yield from loss
     if not has_fault(loss):  # a training step is counted with its loss
-        yield from _accepted("network", lambda: _network_findings(case, plan, train, looks))
+        yield from _accepted("network", lambda: _network_diagnostics(case, plan, train, statistics))
 
 
 def _planned(case: Case, seen: Sequence[SampleStatistics]) -> BatchPlan:
@@ -154,18 +156,18 @@ def _planned(case: Case, seen: Sequence[SampleStatistics]) -> BatchPlan:
     return largest_micro_batch(config, most, needed, case.device_bytes)
 
 
-def _weight_findings(case: Case, train: SplitInfo) -> list[Diagnostic]:
+def _weight_diagnostics(case: Case, train: SplitInfo) -> list[Diagnostic]:
     weights = class_weights(case.config.loss.class_weights, train.histogram)
     return [] if weights is None else batches.class_weights(weights.tolist(), case.manifest.classes)
 
 
-def _deepspeed_findings(config: Config, plan: BatchPlan) -> list[Diagnostic]:
-    deepspeed_config(config, plan, parameters=1)  # refuses what is decided twice
+def _deepspeed_diagnostics(config: Config, plan: BatchPlan) -> list[Diagnostic]:
+    deepspeed_config(config, plan, parameters=1)  # refuses settings that are given twice
     return []
 
 
-def _network_findings(
-    case: Case, plan: BatchPlan, train: SplitInfo, looks: dict[str, list[SampleStatistics]]
+def _network_diagnostics(
+    case: Case, plan: BatchPlan, train: SplitInfo, statistics: dict[str, list[SampleStatistics]]
 ) -> Iterator[Diagnostic]:
     """BatchNorm, memory and disk; and whether the weights to start from fit."""
     config, trainer = case.config, case.config.trainer
@@ -176,11 +178,11 @@ def _network_findings(
         initialize(case.build(), config.model.pretrained, case.manifest.classes)
         yield Diagnostic("ok", "network", f"'{config.model.pretrained}' fits {config.model.name}")
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    size = _training_size(config, looks[config.data.train_split])
+    size = _training_size(config, statistics[config.data.train_split])
     if size:
         needed = step_memory(case.build, config, train.histogram, plan, size)
-        judged = _largest(looks[config.data.val_split])
-        maps = memory.evaluation_bytes(case.build, config.evaluation, judged) if judged else 0
+        validation_size = _largest(statistics[config.data.val_split])
+        maps = memory.evaluation_bytes(case.build, config.evaluation, validation_size) if validation_size else 0
         idle = needed.weights + needed.optimizer + 2 * needed.average  # the average is put into a copy of the network
         yield from memory.fits(needed, idle + maps, case.device_bytes, config)
         yield from memory.buckets(parameters, config)
@@ -189,10 +191,10 @@ def _network_findings(
             machine.free_shared_memory(), case.ranks, config.data.num_workers, config.data.prefetch_factor, batch
         )
     buffers = sum(buffer.numel() for buffer in network.buffers())
-    yield from _disk_findings(case, parameters, buffers)
+    yield from _disk_diagnostics(case, parameters, buffers)
 
 
-def _disk_findings(case: Case, parameters: int, buffers: int) -> list[Diagnostic]:
+def _disk_diagnostics(case: Case, parameters: int, buffers: int) -> list[Diagnostic]:
     config = case.config
     assert config.run.dir, "checked with the command line"
     place = machine.existing(config.run.dir)
@@ -201,7 +203,7 @@ def _disk_findings(case: Case, parameters: int, buffers: int) -> list[Diagnostic
     return machine.checkpoint_space(size, kept, shutil.disk_usage(place).free, place)
 
 
-def _machine_findings(case: Case) -> Iterator[Diagnostic]:
+def _machine_diagnostics(case: Case) -> Iterator[Diagnostic]:
     data, run, storage = case.config.data, case.config.run, case.config.storage
     assert run.dir, "checked with the command line"
     names = [path.name for path in checkpoint_folders(run.dir / "checkpoints")]
@@ -215,10 +217,10 @@ def _machine_findings(case: Case) -> Iterator[Diagnostic]:
     yield from machine.open_files(machine.file_limit(), data.num_workers, data.prefetch_factor, storage.max_connections)
 
 
-def _accepted(check: str, findings: Callable[[], Iterator[Diagnostic] | list[Diagnostic]]) -> Iterator[Diagnostic]:
-    """The findings of a function of the library's; where it refuses, its sentence as a fault."""
+def _accepted(check: str, diagnostics: Callable[[], Iterator[Diagnostic] | list[Diagnostic]]) -> Iterator[Diagnostic]:
+    """The diagnostics that a function of the library returns; a UserError of it as a fault."""
     try:
-        yield from findings()
+        yield from diagnostics()
     except UserError as refusal:
         yield Diagnostic("fault", check, str(refusal))
 
@@ -227,5 +229,5 @@ def _training_size(config: Config, seen: Sequence[SampleStatistics]) -> tuple[in
     return config.data.crop or config.data.resize or _largest(seen)
 
 
-def _largest(looks: Sequence[SampleStatistics]) -> tuple[int, int] | None:
-    return max((look.size for look in looks), key=lambda size: size[0] * size[1], default=None)
+def _largest(statistics: Sequence[SampleStatistics]) -> tuple[int, int] | None:
+    return max((sample.size for sample in statistics), key=lambda size: size[0] * size[1], default=None)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from msanet.config import DataConfig
-from msanet.doctor.findings import Diagnostic, Level
+from msanet.doctor.diagnostics import Diagnostic, Level
 from msanet.doctor.shards import SampleStatistics
 
 _PADDED, _MUCH_PADDED = 0.25, 0.5
@@ -14,11 +14,11 @@ _SPREAD = 2.5
 _SCALES = 9
 
 
-def sizes(looks: Sequence[SampleStatistics], data: DataConfig, micro_batch_size: int) -> list[Diagnostic]:
+def sizes(statistics: Sequence[SampleStatistics], data: DataConfig, micro_batch_size: int) -> list[Diagnostic]:
     """The median size; a fault where images of several sizes would have to make one batch."""
-    heights, widths = (sorted(look.size[axis] for look in looks) for axis in (0, 1))
-    middle = len(looks) // 2
-    several = len({look.size for look in looks}) > 1
+    heights, widths = (sorted(sample.size[axis] for sample in statistics) for axis in (0, 1))
+    middle = len(statistics) // 2
+    several = len({sample.size for sample in statistics}) > 1
     if several and not data.crop and not data.resize and micro_batch_size > 1:
         return [
             Diagnostic(
@@ -29,17 +29,17 @@ def sizes(looks: Sequence[SampleStatistics], data: DataConfig, micro_batch_size:
             )
         ]
     text = f"median size {widths[middle]}x{heights[middle]}" + (", of several" if several else ", the same for all")
-    return [Diagnostic("ok", "images", f"{text} {len(looks)} that were looked at")]
+    return [Diagnostic("ok", "images", f"{text} {len(statistics)} that were decoded")]
 
 
-def padding(looks: Sequence[SampleStatistics], data: DataConfig) -> list[Diagnostic]:
-    """The share of a crop that lies beside the image, the mean over scales and images."""
+def padding(statistics: Sequence[SampleStatistics], data: DataConfig) -> list[Diagnostic]:
+    """The share of a crop that lies outside the image, the mean over scales and images."""
     if data.crop is None:
         return []
     factors = np.linspace(*data.random_scale, _SCALES)
     inside = [
         min(1.0, size[0] * factor / data.crop[0]) * min(1.0, size[1] * factor / data.crop[1])
-        for size in (data.resize or look.size for look in looks)
+        for size in (data.resize or sample.size for sample in statistics)
         for factor in factors
     ]
     share = 1 - float(np.mean(inside))
@@ -55,12 +55,12 @@ def padding(looks: Sequence[SampleStatistics], data: DataConfig) -> list[Diagnos
     ]
 
 
-def stretching(looks: Sequence[SampleStatistics], data: DataConfig) -> list[Diagnostic]:
+def stretching(statistics: Sequence[SampleStatistics], data: DataConfig) -> list[Diagnostic]:
     """How much `data.resize` changes the ratio of the sides."""
     if data.resize is None:
         return []
     target = data.resize[1] / data.resize[0]
-    ratios = sorted(target / (look.size[1] / look.size[0]) for look in looks)
+    ratios = sorted(target / (sample.size[1] / sample.size[0]) for sample in statistics)
     ratio = ratios[len(ratios) // 2]
     if 1 / (1 + _STRETCHED) <= ratio <= 1 + _STRETCHED:
         return []
@@ -74,22 +74,22 @@ def stretching(looks: Sequence[SampleStatistics], data: DataConfig) -> list[Diag
     ]
 
 
-def normalization(looks: Sequence[SampleStatistics], data: DataConfig) -> list[Diagnostic]:
-    """Whether mean and standard deviation are those of such images: RGB, in grey values."""
-    mean = np.mean([look.mean for look in looks], axis=0)
-    std = np.sqrt(np.maximum(np.mean([look.square for look in looks], axis=0) - mean**2, 0))
+def normalization(statistics: Sequence[SampleStatistics], data: DataConfig) -> list[Diagnostic]:
+    """Whether mean and standard deviation are those of such images: RGB, in gray values."""
+    mean = np.mean([sample.mean for sample in statistics], axis=0)
+    std = np.sqrt(np.maximum(np.mean([sample.square for sample in statistics], axis=0) - mean**2, 0))
     given, given_std = np.array(data.mean), np.array(data.std)
     own = f"data.mean={_numbers(mean)} data.std={_numbers(std)}"
-    if max(look.brightest for look in looks) <= 1:
+    if max(sample.brightest for sample in statistics) <= 1:
         return [
             _colors(
-                "fault", "no image has a grey value above 1, expected 0 to 255; pack images that are not scaled to 0..1"
+                "fault", "no image has a gray value above 1, expected 0 to 255; pack images that are not scaled to 0..1"
             )
         ]
     if given.max() <= 1 < mean.max() or given_std.max() <= 1:
         return [
             _colors(
-                "warning", f"data.mean or data.std is in 0..1, expected grey values 0 to 255; the images' own: {own}"
+                "warning", f"data.mean or data.std is in 0..1, expected gray values 0 to 255; the images' own: {own}"
             )
         ]
     distance, reverse = np.abs(mean - given).sum(), np.abs(mean - given[::-1]).sum()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from msanet.data.manifest import SplitInfo
-from msanet.doctor.findings import Diagnostic
+from msanet.doctor.diagnostics import Diagnostic
 from msanet.doctor.shards import SampleStatistics
 
 _DOMINANT, _IGNORED = 0.95, 0.5
@@ -12,7 +12,7 @@ _NAMED = 8
 
 
 def binary_masks(train: SplitInfo, classes: Sequence[str]) -> list[Diagnostic]:
-    """Masks whose objects are 255, which is ignored: one class only, beside ignored pixels."""
+    """Masks with 255 for objects, which is ignored: only one class in addition to ignored pixels."""
     used = [k for k, pixels in enumerate(train.histogram) if pixels]
     if len(classes) < 2 or used != [0] or not train.ignored:
         return []
@@ -36,7 +36,7 @@ def shifted_ids(train: SplitInfo, val: SplitInfo | None, classes: Sequence[str])
             "warning",
             "labels",
             f"class 0 ('{classes[0]}') never occurs while the last ('{classes[-1]}') does, expected both: probably ids that "
-            "begin with 1; look at what `python -m sharding inspect --sheet` draws, then correct the table of ids and pack again",
+            "begin with 1; sample at what `python -m sharding inspect --sheet` draws, then fix the table of ids and pack again",
         )
     ]
 
@@ -44,27 +44,27 @@ def shifted_ids(train: SplitInfo, val: SplitInfo | None, classes: Sequence[str])
 def missing_classes(train: SplitInfo, val: SplitInfo | None, classes: Sequence[str]) -> list[Diagnostic]:
     """Classes without a training pixel."""
     absent = [k for k, pixels in enumerate(train.histogram) if not pixels]
-    judged = [classes[k] for k in absent if val and val.histogram[k]]
+    evaluated = [classes[k] for k in absent if val and val.histogram[k]]
     unused = [classes[k] for k in absent if not (val and val.histogram[k])]
-    findings = []
-    if judged:
+    diagnostics = []
+    if evaluated:
         text = (
-            f"{_listed(judged)} occur in validation and never in training, expected no such class: their IoU will be 0; put "
+            f"{_listed(evaluated)} occur in validation and never in training, expected none: their IoU will be 0; put "
             "images that show them into the training split, or ignore their ids"
         )
-        findings.append(Diagnostic("warning", "labels", text))
+        diagnostics.append(Diagnostic("warning", "labels", text))
     if unused:
         text = (
-            f"{_listed(unused)} never occur, expected all {len(classes)} classes to; leave them out of the classes, or correct "
+            f"{_listed(unused)} never occur, expected all {len(classes)} classes to; remove them from the classes, or fix "
             "the table of ids"
         )
-        findings.append(Diagnostic("warning", "labels", text))
+        diagnostics.append(Diagnostic("warning", "labels", text))
     if not absent:
         rarest = min(range(len(classes)), key=lambda k: train.histogram[k])
         share = train.histogram[rarest] / sum(train.histogram)
         text = f"all {len(classes)} classes occur in training, the rarest ('{classes[rarest]}') in {share:.2%} of its pixels"
-        findings.append(Diagnostic("ok", "labels", text))
-    return findings
+        diagnostics.append(Diagnostic("ok", "labels", text))
+    return diagnostics
 
 
 def dominant_class(train: SplitInfo, classes: Sequence[str]) -> list[Diagnostic]:
@@ -77,8 +77,8 @@ def dominant_class(train: SplitInfo, classes: Sequence[str]) -> list[Diagnostic]
         Diagnostic(
             "warning",
             "labels",
-            f"'{classes[largest]}' has {share:.1%} of the labelled pixels, expected at most {_DOMINANT:.0%}: a network that says "
-            "nothing else is nearly right; set data.cat_max_ratio=0.75, loss.class_weights=median_frequency or loss.dice",
+            f"'{classes[largest]}' has {share:.1%} of the labeled pixels, expected at most {_DOMINANT:.0%}: a network that "
+            "predicts nothing else is right; set data.cat_max_ratio=0.75, loss.class_weights=median_frequency or loss.dice",
         )
     ]
 
@@ -93,42 +93,42 @@ def ignored_share(name: str, split: SplitInfo) -> list[Diagnostic]:
             "fault" if share == 1 else "warning",
             "labels",
             f"{share:.1%} of the pixels of {name} are ignored, expected at most {_IGNORED:.0%}: probably a wrong table of ids "
-            "(such as labelIds read as trainIds); correct it and pack again",
+            "(such as labelIds read as trainIds); fix it and pack again",
         )
     ]
 
 
 def void_class(train: SplitInfo, classes: Sequence[str]) -> list[Diagnostic]:
-    """A class whose name says that it is none."""
-    found = [name for k, name in enumerate(classes) if _plain(name) in _VOID_NAMES and train.histogram[k]]
+    """A class whose name means that it should be ignored."""
+    found = [name for k, name in enumerate(classes) if _letters(name) in _VOID_NAMES and train.histogram[k]]
     if not found:
         return []
     return [
         Diagnostic(
             "warning",
             "labels",
-            f"{_listed(found)} is learnt and judged as a class, expected it to be ignored; map its id to 255 (in a classes "
+            f"{_listed(found)} is learned and evaluated as a class, expected it to be ignored; map its id to 255 (in a classes "
             "file: ignore) and pack again",
         )
     ]
 
 
-def image_is_label(looks: Sequence[SampleStatistics]) -> list[Diagnostic]:
+def image_is_label(statistics: Sequence[SampleStatistics]) -> list[Diagnostic]:
     """The mask in the place of the image."""
-    keys = [look.key for look in looks if look.image_is_label]
+    keys = [sample.key for sample in statistics if sample.image_is_label]
     if not keys:
         return []
     return [
         Diagnostic(
             "fault",
             "labels",
-            f"{len(keys)} of {len(looks)} images have the values of their labels (such as '{keys[0]}'), expected photographs; "
-            "correct the folders that were packed and pack again",
+            f"{len(keys)} of {len(statistics)} images have the values of their labels (such as '{keys[0]}'), expected "
+            "photographs; fix the folders that were packed and pack again",
         )
     ]
 
 
-def _plain(name: str) -> str:
+def _letters(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalpha())
 
 

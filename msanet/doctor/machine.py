@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from msanet.config import RunConfig
-from msanet.doctor.findings import Diagnostic
+from msanet.doctor.diagnostics import Diagnostic
 
 _FILES_OF_A_PROCESS = 256
 _TENSORS_OF_A_BATCH = 5
@@ -39,7 +39,7 @@ def checkpoint_space(size: int, keep: int, free: int, folder: Path) -> list[Diag
 
 
 def cache_space(dataset: int, most: int, free: int, folder: Path) -> list[Diagnostic]:
-    """Whether shards that are read from afar fit into the cache: its limit, and its disk."""
+    """Whether remote shards fit into the cache: its limit, and its disk."""
     room = min(most, free)
     if dataset <= room:
         return [
@@ -61,24 +61,22 @@ def run_folder(settings: RunConfig, folder: Path, checkpoints: list[str]) -> lis
         text = f"'{base}' cannot be written, expected a folder for run.dir='{folder}'; choose another, or change its permissions"
         return [Diagnostic("fault", "run folder", text)]
     if checkpoints and settings.resume == "never":
-        text = f"'{folder}' holds a run ({checkpoints[0]}) and run.resume is never, expected no run; choose another run.dir"
+        text = f"'{folder}' contains a run ({checkpoints[0]}) and run.resume is never, expected no run; choose another run.dir"
         return [Diagnostic("fault", "run folder", text)]
     if not checkpoints and settings.resume == "must":
-        text = f"'{folder}' holds no checkpoint and run.resume is must, expected one; correct run.dir, or set run.resume=auto"
+        text = f"'{folder}' contains no checkpoint and run.resume is must, expected one; fix run.dir, or set run.resume=auto"
         return [Diagnostic("fault", "run folder", text)]
     if checkpoints:
-        text = (
-            f"'{folder}' holds a run, and training goes on from {checkpoints[0]}; choose another run.dir for a new one"
-        )
+        text = f"'{folder}' contains a run, and training resumes from {checkpoints[0]}; choose another run.dir for a new one"
         return [Diagnostic("advice", "run folder", text)]
     if folder.is_dir() and any(folder.iterdir()):
-        text = f"'{folder}' is not empty and holds no checkpoint, expected an empty or new folder; its logs will be written over"
+        text = f"'{folder}' is not empty and contains no checkpoint, expected an empty or new one; its logs will be overwritten"
         return [Diagnostic("advice", "run folder", text)]
     return [Diagnostic("ok", "run folder", f"'{folder}' can be written")]
 
 
 def versions(requirements: Iterable[str] | None = None, installed: Callable[[str], str] = version) -> list[Diagnostic]:
-    """What is installed against what the project's metadata asks for, extras left out."""
+    """What is installed against what the project's metadata asks for, without extras."""
     if requirements is None:
         try:
             requirements = requires("msanet") or []
@@ -141,8 +139,8 @@ def shared_memory(free: int | None, ranks: int, workers: int, prefetch: int, bat
         return []
     text = (
         f"{workers} loader processes with {prefetch} micro-batches each need {needed / 1e9:.2f} GB of /dev/shm for {ranks} "
-        f"ranks, which has {free / 1e9:.2f} GB free, expected enough; enlarge it (docker: --shm-size), or lower data.prefetch_factor "
-        "or data.num_workers"
+        f"ranks, which has {free / 1e9:.2f} GB free, expected enough; enlarge it (docker: --shm-size), or lower "
+        "data.prefetch_factor or data.num_workers"
     )
     return [Diagnostic("fault", "shared memory", text)]
 

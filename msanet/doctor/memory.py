@@ -1,4 +1,4 @@
-"""What is said of memory: a training step's and a validation's against the device, and a checkpoint's size."""
+"""Checks of memory: a training step's and a validation's against the device, and a checkpoint's size."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from msanet.config import Config, EvaluationConfig
-from msanet.doctor.findings import Diagnostic
+from msanet.doctor.diagnostics import Diagnostic
 from msanet.inference.predictor import Predictor
 from msanet.models.network import SegmentationNetwork
 from msanet.models.peak_memory import peak_bytes
@@ -21,16 +21,16 @@ def evaluation_bytes(
     build: Callable[[], SegmentationNetwork], settings: EvaluationConfig, size: tuple[int, int]
 ) -> int:
     """Peak of activations and score maps for one validation image of `size`, without the CRF."""
-    plain = settings.model_copy(update={"crf": settings.crf.model_copy(update={"enabled": False})})
+    without_crf = settings.model_copy(update={"crf": settings.crf.model_copy(update={"enabled": False})})
     with FakeTensorMode(allow_non_fake_inputs=True):
         network = build().eval()
-        predictor = Predictor(network, plain, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        predictor = Predictor(network, without_crf, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
-        def judge() -> None:
+        def validate_one_image() -> None:
             image_HWC = torch.zeros(*size, 3, dtype=torch.uint8)
             predictor.labels_and_probabilities(image_HWC)
 
-        return peak_bytes(network, judge)
+        return peak_bytes(network, validate_one_image)
 
 
 def checkpoint_bytes(parameters: int, buffers: int, config: Config) -> int:
@@ -46,7 +46,7 @@ def fits(needed: StepMemory, evaluation: float, device: float | None, config: Co
         "workspace"
     )
     if device is None:
-        return [Diagnostic("ok", "memory", f"{what}; not judged, as no --device-memory is given")]
+        return [Diagnostic("ok", "memory", f"{what}; not checked, since --device-memory is not given")]
     share = max(needed.total, evaluation) / device
     if share <= _NEARLY_FULL:
         return [Diagnostic("ok", "memory", f"{what}; {share:.0%} of the device's {_gb(device)}")]
@@ -64,8 +64,8 @@ def buckets(parameters: int, config: Config) -> list[Diagnostic]:
         return []
     text = (
         f"ZeRO's buckets take {_gb(bucket_bytes(config, parameters))} a rank for a network of "
-        f"{parameters / 1e6:.1f} million parameters, expected about its gradients' {_gb(_FP32 * parameters)}; leave "
-        "deepspeed.zero_optimization.reduce_bucket_size out"
+        f"{parameters / 1e6:.1f} million parameters, expected about its gradients' {_gb(_FP32 * parameters)}; remove "
+        "deepspeed.zero_optimization.reduce_bucket_size"
     )
     return [Diagnostic("advice", "memory", text)]
 

@@ -9,7 +9,7 @@ from msanet.data.manifest import MAX_JSON_BYTES, Manifest, SampleIndex, ShardInd
 from msanet.data.samples import decode_sample
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import ByteRange, Storage
-from msanet.doctor.findings import Diagnostic
+from msanet.doctor.diagnostics import Diagnostic
 from msanet.errors import UserError
 
 _DUPLICATES = 0.01
@@ -18,7 +18,7 @@ _DUPLICATES = 0.01
 
 @dataclass(frozen=True)
 class SampleStatistics:
-    """What one decoded sample is like. size: (height, width); mean, square: of the RGB values and of their squares."""
+    """Statistics of one decoded sample. size: (height, width); mean, square: of the RGB values and of their squares."""
 
     key: str
     size: tuple[int, int]
@@ -28,8 +28,8 @@ class SampleStatistics:
     image_is_label: bool
 
 
-def look_at(image_HWC: np.ndarray, label_HW: np.ndarray, key: str) -> SampleStatistics:
-    """The figures of one sample, (H, W, 3) and (H, W) uint8."""
+def sample_statistics(image_HWC: np.ndarray, label_HW: np.ndarray, key: str) -> SampleStatistics:
+    """Statistics of one sample, (H, W, 3) and (H, W) uint8."""
     pixels_P3 = image_HWC.reshape(-1, 3).astype(np.float32)
     return SampleStatistics(
         key,
@@ -41,16 +41,16 @@ def look_at(image_HWC: np.ndarray, label_HW: np.ndarray, key: str) -> SampleStat
     )
 
 
-def look_at_split(source: ShardSource, count: int) -> tuple[list[SampleStatistics], list[str]]:
-    """(looks, sentences about those that cannot be read) of `count` samples spread evenly over the split."""
-    looks, faults = [], []
+def sample_split(source: ShardSource, count: int) -> tuple[list[SampleStatistics], list[str]]:
+    """(statistics, sentences about those that cannot be read) of `count` samples spread evenly over the split."""
+    statistics, errors = [], []
     for number in spread(len(source), count):
         try:
             sample = source.read(number)
-            looks.append(look_at(*decode_sample(sample), sample["__key__"]))
-        except UserError as fault:
-            faults.append(str(fault))
-    return looks, faults
+            statistics.append(sample_statistics(*decode_sample(sample), sample["__key__"]))
+        except UserError as error:
+            errors.append(str(error))
+    return statistics, errors
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -61,35 +61,35 @@ def spread(total: int, count: int) -> list[int]:
 
 def splits_there(manifest: Manifest, wanted: Sequence[tuple[str, str]]) -> list[Diagnostic]:
     """wanted: (setting, split that it names)."""
-    findings = []
+    diagnostics = []
     for setting, name in wanted:
         if name not in manifest.splits:
             has = ", ".join(sorted(manifest.splits)) or "none"
-            findings.append(
+            diagnostics.append(
                 Diagnostic(
                     "fault", "shards", f"{setting} is '{name}', expected a split of '{manifest.name}', which has: {has}"
                 )
             )
         elif not manifest.splits[name].samples:
-            findings.append(
+            diagnostics.append(
                 Diagnostic(
                     "fault", "shards", f"{setting} is '{name}', which has no samples, expected some; pack it again"
                 )
             )
-    return findings
+    return diagnostics
 
 
-def readable(split: str, total: int, looks: Sequence[SampleStatistics], faults: Sequence[str]) -> list[Diagnostic]:
-    """Whether the samples that were tried are whole; the first fault is told."""
-    tried = len(looks) + len(faults)
-    if not faults:
+def readable(split: str, total: int, statistics: Sequence[SampleStatistics], errors: Sequence[str]) -> list[Diagnostic]:
+    """Whether the samples that were tried are complete; the first error is shown."""
+    tried = len(statistics) + len(errors)
+    if not errors:
         return [Diagnostic("ok", "shards", f"{tried} of {total} samples of {split} read and decoded")]
     return [
         Diagnostic(
             "fault",
             "shards",
-            f"{len(faults)} of {tried} samples of {split} cannot be read, expected all: {faults[0]}; `python -m sharding "
-            "verify` lists all that is damaged",
+            f"{len(errors)} of {tried} samples of {split} cannot be read, expected all: {errors[0]}; `python -m sharding "
+            "verify` lists everything that is damaged",
         )
     ]
 
@@ -122,13 +122,13 @@ def train_val_overlap(
     if not shared:
         same_key = len(set(train.values()) & set(val.values()))
         more = f", though {same_key} keys occur in both" if same_key else ""
-        return [Diagnostic("ok", "leak", f"no image{compared} is in both splits{more}")]
+        return [Diagnostic("ok", "overlap", f"no image{compared} is in both splits{more}")]
     return [
         Diagnostic(
             "fault" if len(shared) > _DUPLICATES * len(val) else "warning",
-            "leak",
+            "overlap",
             f"{len(shared)}{compared} images of the validation split (such as {shared[0]}) are trained on too, byte for byte, "
-            "expected none; correct the lists of the splits and pack again",
+            "expected none; fix the lists of the splits and pack again",
         )
     ]
 

@@ -23,7 +23,7 @@ from msanet.evaluation.per_image_counts import (
 )
 from msanet.evaluation.protocols import NAMED, NamedScores, Protocol, compute_scores
 from msanet.evaluation.statistics import (
-    FIGURES,
+    METRICS,
     RESAMPLES,
     Difference,
     Interval,
@@ -33,7 +33,7 @@ from msanet.evaluation.statistics import (
     worst,
 )
 
-FIGURE_NAMES = dict(zip(FIGURES, ("mIoU", "mean accuracy", "pixel accuracy", "frequency-weighted IoU"), strict=True))
+FIGURE_NAMES = dict(zip(METRICS, ("mIoU", "mean accuracy", "pixel accuracy", "frequency-weighted IoU"), strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,8 +54,8 @@ def rescore(args: argparse.Namespace) -> dict[str, Any]:
     protocol_scores = compute_scores(records.total(), records.classes, args.protocol, records.instances)
     scores, intervals = protocol_scores.scores, bootstrap(records, args.resamples, args.seed)
     if args.protocol == "official-voc":  # whose mean is another where a resample lacks a class
-        mean = intervals.figures["mean_iou"]
-        intervals.figures["mean_iou"] = replace(mean, low=math.nan, high=math.nan)
+        mean = intervals.metrics["mean_iou"]
+        intervals.metrics["mean_iou"] = replace(mean, low=math.nan, high=math.nan)
     per_class = zip(
         records.classes,
         scores.iou_K,
@@ -70,7 +70,7 @@ def rescore(args: argparse.Namespace) -> dict[str, Any]:
         "protocol": args.protocol,
         "figures": {
             name: {"value": getattr(scores, name), "interval": _bounds(interval)}
-            for name, interval in intervals.figures.items()
+            for name, interval in intervals.metrics.items()
         },
         "classes": {
             name: {"iou": iou, "interval": _bounds(interval), "accuracy": accuracy, "dice": dice, "support": support}
@@ -88,7 +88,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     return {
         **_about(first, args),
         "runs": [str(args.run), str(args.run2)],
-        "figures": {name: _difference(row) for name, row in comparison.figures.items()},
+        "figures": {name: _difference(row) for name, row in comparison.metrics.items()},
         "classes": {name: _difference(row) for name, row in comparison.iou.items()},
         "notes": comparison.notes,
     }

@@ -1,4 +1,4 @@
-"""How well outlines are met: Boundary IoU and boundary F1, from whole numbers that may be added over images and ranks.
+"""How well boundaries match: Boundary IoU and boundary F1, from integers that may be added over images and ranks.
 
 Boundary IoU (Cheng et al. 2021, equation 2, and the authors' boundary_iou package): the IoU of the pixels of a class that lie
 within d of its outline, inside it, in the ground truth and in the prediction. d is 2 % of the image's diagonal, rounded,
@@ -8,8 +8,8 @@ too, which is taken as ignored where the ground truth is.
 
 Boundary F1 (Csurka et al. 2013, section 2.3): precision is the share of predicted contour pixels of a class with a contour
 pixel of the ground truth nearer than 0.75 % of the diagonal (Euclidean distance), recall the same with the roles swapped.
-Their contours are not defined to the pixel; here they are pixels of the class with one of the four neighbours labelled
-otherwise. The image's border and that of an ignored region are no contour: no network draws them.
+Their contours are not defined to the pixel; here they are pixels of the class with one of the four neighbors labeled
+otherwise. The image's border and that of an ignored region are not contours, since no network predicts them.
 
 Both papers average over images (or over instances); here pixels are counted over all images and divided once, as for mIoU.
 """
@@ -68,7 +68,7 @@ class BoundaryCounts:
         self._count_contours(ground_truth_HW, prediction_HW, known)
 
     def scores(self) -> BoundaryScores:
-        """The figures of all that was counted."""
+        """The scores of all that was counted."""
         both, truth, prediction, truth_contour, truth_met, prediction_contour, prediction_met = self.counts_7K
         iou = ratio(both, truth + prediction - both)
         precision, recall = ratio(prediction_met, prediction_contour), ratio(truth_met, truth_contour)
@@ -112,7 +112,7 @@ def _near_outline(label_HW: np.ndarray, depth: int) -> np.ndarray:
 
 
 def _contour(label_HW: np.ndarray, known_HW: np.ndarray) -> np.ndarray:
-    """(H, W) bool: whether one of the four neighbours is labelled otherwise; ignored pixels are no neighbours."""
+    """(H, W) bool: whether one of the four neighbors is labeled differently; ignored pixels are not neighbors."""
     contour = np.zeros(label_HW.shape, dtype=bool)
     for axis in (0, 1):
         one, next_one = (slice(None),) * axis + (slice(1, None),), (slice(None),) * axis + (slice(-1),)
@@ -125,7 +125,7 @@ def _contour(label_HW: np.ndarray, known_HW: np.ndarray) -> np.ndarray:
 def _num_near(points: np.ndarray, others: np.ndarray, reach: float, shape: tuple[int, ...]) -> int:
     """How many points have one of the others nearer than `reach` pixels (Euclidean). Both are flat places in `shape`.
 
-    The disc around a point is a union of rectangles, and an integral image tells for each whether it is empty: as exact
+    The disc around a point is a union of rectangles, and an integral image shows for each whether it is empty: as exact
     as a distance transform, and faster, since contours have few points.
     """
     height, width = shape

@@ -1,6 +1,6 @@
-"""Whether a network is as often right as it is sure: expected calibration error and reliability (Guo et al. 2017).
+"""Calibration, whether confidence equals accuracy: expected calibration error and reliability (Guo et al. 2017).
 
-Confidence is the largest probability of a pixel. It is rounded to 1/65,536 when counted, so that sums are whole numbers and
+Confidence is the largest probability of a pixel. It is rounded to 1/65,536 when counted, so that sums are integers and
 any number of ranks gives the same; that moves a mean confidence by less than 0.00001.
 """
 
@@ -32,7 +32,7 @@ class ReliabilityBin:
 
 
 class Calibration:
-    """Counts labelled pixels by confidence. histogram_2L: int64 (wrong, right) x (LEVELS + 1), which may be all-reduced.
+    """Counts labeled pixels by confidence. histogram_2L: int64 (wrong, right) x (LEVELS + 1), which may be all-reduced.
 
     1 MB. Since it holds every level, the number of bins may be chosen afterwards.
     """
@@ -41,13 +41,16 @@ class Calibration:
         self.histogram_2L = torch.zeros(2, LEVELS + 1, dtype=torch.int64, device=device)
 
     def update(self, confidence_HW: Tensor, prediction_HW: Tensor, ground_truth_HW: Tensor) -> None:
-        """Count one image. confidence: float, 0..1; the others integers; pixels whose ground truth is 255 are left out.
+        """Count one image. confidence: float, 0..1; the others integers; pixels whose ground truth is 255 are ignored.
 
-        All on one device, of any shape. Raises UserError where a confidence is no number.
+        All on one device, of any shape. Raises UserError where a confidence is NaN.
         """
         assert confidence_HW.shape == prediction_HW.shape == ground_truth_HW.shape, f"{confidence_HW.shape}"
         if confidence_HW.isnan().any():
-            raise UserError("a confidence is NaN, expected 0 to 1; the network is broken, take an earlier checkpoint")
+            raise UserError(
+                "MSA-EVAL-001",
+                "a confidence is NaN, expected 0 to 1; the network has diverged, use an earlier checkpoint",
+            )
         level = (confidence_HW.float().clamp(0, 1) * LEVELS).round().int()
         state = torch.where(ground_truth_HW == IGNORE_INDEX, 2, (prediction_HW == ground_truth_HW).int())
         counts = torch.bincount((state * (LEVELS + 1) + level).flatten(), minlength=3 * (LEVELS + 1))
@@ -56,7 +59,7 @@ class Calibration:
     def bins(self, num_bins: int = NUM_BINS) -> tuple[ReliabilityBin, ...]:
         """The rows of a reliability diagram, `num_bins` of equal width."""
         level = torch.arange(LEVELS + 1)
-        place = ((level * num_bins - 1) // LEVELS).clamp(min=0)  # whole numbers: no edge is a matter of rounding
+        place = ((level * num_bins - 1) // LEVELS).clamp(min=0)  # integers: no edge is a matter of rounding
         wrong, right = self.histogram_2L.cpu()
         pixels, correct, confidence = (
             torch.zeros(num_bins, dtype=torch.int64).index_add_(0, place, counts).tolist()

@@ -8,26 +8,28 @@ from msanet.errors import UserError
 
 
 def confusion_matrix(ground_truth: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
-    """(K, K) int64 counts of pixels by (ground truth, prediction); pixels whose ground truth is 255 are left out.
+    """(K, K) int64 counts of pixels by (ground truth, prediction); pixels whose ground truth is 255 are ignored.
 
-    ground_truth, prediction: integer tensors of one shape, train ids. Raises UserError if a counted one is no class.
+    ground_truth, prediction: integer tensors of one shape, train ids. Raises UserError if a counted prediction is void.
     """
     matrix = confusion_matrix_with_void(ground_truth, prediction, num_classes)
     if matrix[:, num_classes].any():
         raise UserError(
-            f"prediction holds {IGNORE_INDEX} (void) on labelled pixels, expected only train ids 0 to {num_classes - 1}; "
-            "use a protocol that counts void"
+            "MSA-EVAL-002",
+            f"prediction contains {IGNORE_INDEX} (void) on labeled pixels, expected only train ids 0 to {num_classes - 1}; "
+            "use a protocol that counts void",
+            setting="evaluation.protocol",
         )
     return matrix[:, :num_classes]
 
 
 def confusion_matrix_with_void(ground_truth: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
-    """(K, K + 1) int64 counts like `confusion_matrix`; the last column is predicted void (255) on a labelled pixel.
+    """(K, K + 1) int64 counts like `confusion_matrix`; the last column is predicted void (255) on a labeled pixel.
 
-    Raises UserError if a ground truth is neither a class nor 255, or a prediction on a labelled pixel is neither.
+    Raises UserError if a ground truth is neither a class nor 255, or a prediction on a labeled pixel is neither.
     """
     assert ground_truth.shape == prediction.shape, f"{ground_truth.shape} and {prediction.shape}"
-    # Counted by pairs of bytes, six times as fast on a CPU as counting the labelled pixels only, and a value that
+    # Counted by pairs of bytes, six times as fast on a CPU as counting the labeled pixels only, and a value that
     # should not be there shows.
     pairs = _bytes(ground_truth, "label").flatten().int().mul_(256).add_(_bytes(prediction, "prediction").flatten())
     counts = torch.bincount(pairs, minlength=256**2).reshape(256, 256)[:IGNORE_INDEX]
@@ -41,7 +43,8 @@ def confusion_matrix_with_void(ground_truth: Tensor, prediction: Tensor, num_cla
 def _bytes(values: Tensor, what: str) -> Tensor:
     if values.dtype != torch.uint8 and values.numel() and not 0 <= values.min() <= values.max() <= 255:
         raise UserError(
-            f"{what} holds values from {int(values.min())} to {int(values.max())}, expected train ids of 0 to 255; convert it"
+            "MSA-EVAL-003",
+            f"{what} contains values from {int(values.min())} to {int(values.max())}, expected train ids of 0 to 255; convert it",
         )
     return values.to(torch.uint8)
 
@@ -50,5 +53,6 @@ def _expect_known(counts: Tensor, num_classes: int, what: str) -> None:
     unknown = (counts[num_classes:].nonzero().flatten() + num_classes).tolist()
     if unknown:
         raise UserError(
-            f"{what} holds the value(s) {unknown}, expected train ids 0 to {num_classes - 1} or {IGNORE_INDEX}; convert it"
+            "MSA-EVAL-003",
+            f"{what} contains the value(s) {unknown}, expected train ids 0 to {num_classes - 1} or {IGNORE_INDEX}; convert it",
         )

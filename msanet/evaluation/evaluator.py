@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from msanet import distributed
 from msanet.config import EvaluationConfig
@@ -23,16 +22,17 @@ from msanet.evaluation.cost import Cost, peak_memory
 from msanet.evaluation.instances import instance_rows, no_instances
 from msanet.evaluation.metrics import scores
 from msanet.evaluation.per_image_counts import ImageCounts, collect_counts, image_counts
-from msanet.evaluation.result import EvaluationResult, Panel
+from msanet.evaluation.result import EvaluatedImage, EvaluationResult
 from msanet.inference.panel_attention import panel_maps
 from msanet.inference.predictor import Predictor
+from msanet.logs import track
 
 _STOP = 2**31
-"""What a rank that was asked to stop says in place of a number of forwards."""
+"""What a rank that was asked to stop sends instead of a number of forwards."""
 
 
 class EvaluationInterrupted(Exception):
-    """An evaluation that a rank asked to stop. Raised on all ranks, after the same image."""
+    """A rank asked the evaluation to stop. Raised on all ranks, after the same image."""
 
 
 def evaluate(
@@ -46,37 +46,44 @@ def evaluate(
 ) -> EvaluationResult:
     """Put every image of the split through the network once and count. A collective: every rank calls it.
 
-    lockstep: all ranks run the same number of forwards (ZeRO-3 runs collectives inside them); a rank whose image needs
-    fewer than another's, or that has none left, makes up for it with idle ones. No rank needs another's disk.
-    should_stop: asked before each image; where it says so on one rank, EvaluationInterrupted is raised on all.
+    Args:
+        model: The network; it is put into evaluation mode meanwhile.
+        source: The split. No rank needs another's disk.
+        settings: How images go through the network, and what is counted.
+        mean: Normalization, RGB in gray values.
+        std: Likewise.
+        lockstep: All ranks run the same number of forwards (ZeRO-3 runs collectives inside them); a rank whose image needs
+            fewer than another's, or that has none left, makes up for it with idle ones.
+        should_stop: Asked before each image.
+
+    Raises:
+        EvaluationInterrupted: On all ranks, where `should_stop` is true on one.
     """
     rank, world_size = distributed.rank(), distributed.world_size()
     was_training = model.training
     model.eval()
     predictor = Predictor(model, settings, mean, std, lockstep)
-    tally = EvaluationAccumulator(source.manifest.classes, len(source), settings, predictor.device)
+    accumulator = EvaluationAccumulator(source.manifest.classes, len(source), settings, predictor.device)
     mine = evaluation_slice(len(source), rank, world_size)
     with_instances = settings.protocol == "official-cityscapes"
     samples = evaluation_loader(source, rank, world_size, settings.num_workers if mine else 0, with_instances)
     if lockstep or should_stop:
-        samples = _together(samples, predictor, -(-len(source) // world_size), should_stop)
-    bar = tqdm(
-        samples, f"evaluate {source.split}", len(mine), unit="image", leave=False, disable=not distributed.is_main()
-    )
+        samples = _synchronized(samples, predictor, -(-len(source) // world_size), should_stop)
+    tracked = track(samples, f"evaluate {source.split}", len(mine), unit="image", disable=not distributed.is_main())
     try:
-        for sample in bar:
-            distributed.report_progress(f"judging image {sample.key}")
-            tally.add(sample, predictor)
-            distributed.report_progress("waiting for the next image to compute_scores")
+        for sample in tracked:
+            distributed.report_progress(f"evaluating image {sample.key}")
+            accumulator.add(sample, predictor)
+            distributed.report_progress("waiting for the next image")
     finally:
         model.train(was_training)
-    return tally.of_all_ranks(source)
+    return accumulator.gather(source)
 
 
-def _together(
+def _synchronized(
     samples: Iterator[EvaluationSample], predictor: Predictor, longest: int, should_stop: Callable[[], bool] | None
 ) -> Iterator[EvaluationSample]:
-    """The same samples, of which all ranks take the next, or give up, at the same time.
+    """The same samples, of which all ranks take the next, or stop, at the same time.
 
     In lockstep this rank runs, around each, as many forwards as the rank with the largest image at that place.
     """
@@ -105,8 +112,8 @@ class EvaluationAccumulator:
         self.calibration = Calibration(device) if settings.calibration else None
         self.boundary = BoundaryCounts(len(self.classes)) if settings.boundary else None
         self.spread = _spread(num_samples, settings.panels)
-        self.panels: list[Panel] = []
-        self.worst: list[tuple[float, int, Panel]] = []  # a heap whose first has the highest mIoU
+        self.panels: list[EvaluatedImage] = []
+        self.worst: list[tuple[float, int, EvaluatedImage]] = []  # a heap whose first has the highest mIoU
 
     def add(self, sample: EvaluationSample, predictor: Predictor) -> None:
         """Predict and count one image."""
@@ -120,7 +127,7 @@ class EvaluationAccumulator:
         self.images.append(image_counts(sample.number, sample.key, matrix))
         if self.instances is not None:
             if sample.instance_ids_HW is None:
-                self.instances = None  # packed without: figures from some of the images would be no figures
+                self.instances = None  # packed without: scores of some of the images only would be wrong
             else:
                 ids_HW = sample.instance_ids_HW.to(self.device)
                 self.instances.append(instance_rows(sample.number, ids_HW, prediction_HW))
@@ -128,7 +135,7 @@ class EvaluationAccumulator:
             self.boundary.update(sample.label_HW.numpy(), prediction_HW.cpu().numpy())
         self._keep_for_report(sample, prediction_HW, matrix, predictor)
 
-    def of_all_ranks(self, source: ShardSource) -> EvaluationResult:
+    def gather(self, source: ShardSource) -> EvaluationResult:
         """Counts of all ranks, the same on each. A collective."""
         manifest = source.manifest
         distributed.barrier()
@@ -152,7 +159,7 @@ class EvaluationAccumulator:
             self.settings.protocol,
             self.boundary.scores() if self.boundary else None,
             self.calibration.bins() if self.calibration else (),
-            self._panels_of_all_ranks(),
+            self._gather_images(),
             Cost(max(cost.seconds for cost in costs), max(cost.peak_memory for cost in costs)),
         )
 
@@ -165,7 +172,7 @@ class EvaluationAccumulator:
         if not is_worst and sample.number not in self.spread:
             return
         image_HWC, label_HW = sample.image_HWC.numpy(), sample.label_HW.numpy()
-        panel = Panel(sample.number, sample.key, image_HWC, label_HW, prediction_HW.cpu().numpy())
+        panel = EvaluatedImage(sample.number, sample.key, image_HWC, label_HW, prediction_HW.cpu().numpy())
         if sample.number in self.spread:
             self.panels.append(replace(panel, maps=panel_maps(predictor, sample.image_HWC)))
         if is_worst:
@@ -173,7 +180,7 @@ class EvaluationAccumulator:
             if len(self.worst) > self.settings.worst:
                 heapq.heappop(self.worst)
 
-    def _panels_of_all_ranks(self) -> tuple[Panel, ...]:
+    def _gather_images(self) -> tuple[EvaluatedImage, ...]:
         """On rank 0: those spread over the split in its order, then the worst ones, worst first."""
         candidates = distributed.gather_objects([entry[:2] for entry in self.worst])
         found = sorted((entry for part in candidates for entry in part), reverse=True)[: self.settings.worst]

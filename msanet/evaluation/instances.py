@@ -49,10 +49,10 @@ def instance_rows(number: int, instance_ids_HW: Tensor, prediction_HW: Tensor) -
     as any class of its category. Rows of several images are joined by np.concatenate, in any order.
     instance_ids_HW: int32, the values of an `_instanceIds.png`. prediction_HW: train ids or 255, on the same device.
 
-    The script counts a prediction of a class that is left out of the evaluation (caravan, trailer) as its category
+    The script counts a prediction of a class that is excluded from the evaluation (caravan, trailer) as its category
     (vehicle) here; train ids do not have these, so that it counts as void.
 
-    Raises UserError if an id is of no label, or of a label without instances.
+    Raises UserError if an id belongs to no label, or to a label without instances.
     """
     assert instance_ids_HW.shape == prediction_HW.shape, f"{instance_ids_HW.shape} and {prediction_HW.shape}"
     is_instance = instance_ids_HW > _PER_LABEL
@@ -67,7 +67,7 @@ def instance_rows(number: int, instance_ids_HW: Tensor, prediction_HW: Tensor) -
     return np.array(rows, dtype=np.int64) if rows else no_instances()
 
 
-def are_sound(rows: np.ndarray) -> bool:
+def are_valid(rows: np.ndarray) -> bool:
     """Whether rows (N, 5) int64 could come from `instance_rows`; for those out of a file."""
     _, instance, size, right, right_category = rows.T
     known = [label.id for label in LABELS if label.name in AVERAGE_INSTANCE_PIXELS]
@@ -105,8 +105,9 @@ def _labels(instances: Tensor) -> list[int]:
         is_label = label < len(LABELS)
         if not is_label or (LABELS[label].train_id != IGNORE_INDEX and not LABELS[label].has_instances):
             raise UserError(
-                f"instance map holds the id {instance}, expected label ids of Cityscapes, or {_PER_LABEL} times one of "
-                "those with instances plus a number; take the _instanceIds.png that belongs to the label"
+                "MSA-EVAL-004",
+                f"instance map contains the id {instance}, expected label ids of Cityscapes, or {_PER_LABEL} times one of "
+                "those with instances plus a number; use the _instanceIds.png that belongs to the label",
             )
     return labels
 

@@ -1,4 +1,4 @@
-"""Figures from a confusion matrix; MSANet paper, equations 3 and 4 (whose printed bracket is a misprint), Long et al. 2015."""
+"""Metrics from a confusion matrix; MSANet paper, equations 3 and 4 (with a misprinted bracket), Long et al. 2015."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Scores:
-    """All fractions 0..1. Per class (by train id): iou and accuracy, NaN where undefined; support: labelled pixels.
+    """All fractions 0..1. Per class (by train id): iou and accuracy, NaN where undefined; support: labeled pixels.
 
     A class with neither ground truth nor prediction has no IoU and is excluded from the mean; a class that was
-    predicted but never labelled counts as 0. `notes` says which classes these rules met.
+    predicted but never labeled counts as 0. `notes` names the classes that these rules apply to.
     """
 
     mean_iou: float
@@ -24,7 +24,7 @@ class Scores:
 
 
 def scores(matrix: np.ndarray, classes: tuple[str, ...]) -> Scores:
-    """Scores of an integer confusion matrix (rows ground truth). All NaN where no pixel is labelled.
+    """Scores of an integer confusion matrix (rows ground truth). All NaN where no pixel is labeled.
 
     matrix: (K, K), or (K, K + 1) whose last column is predicted void, which misses the class of the ground truth.
     """
@@ -58,25 +58,25 @@ def constant_baseline(matrix_KK: np.ndarray, classes: tuple[str, ...]) -> tuple[
 def class_notes(
     classes: tuple[str, ...], support_K: np.ndarray, predicted_K: np.ndarray, absent: str = "excluded from the mean"
 ) -> tuple[str, ...]:
-    """Sentences on classes that are not both labelled and predicted. absent: what became of those that are neither."""
+    """Sentences on classes that are not both labeled and predicted. absent: what happens to those that are neither."""
     neither = [name for name, s, p in zip(classes, support_K, predicted_K, strict=True) if not s and not p]
     invented = [name for name, s, p in zip(classes, support_K, predicted_K, strict=True) if not s and p]
     notes = []
     if neither:
-        notes.append(f"Neither labelled nor predicted, {absent}: {', '.join(neither)}.")
+        notes.append(f"Neither labeled nor predicted, {absent}: {', '.join(neither)}.")
     if invented:
-        notes.append(f"Predicted but never labelled, counted as IoU 0: {', '.join(invented)}.")
+        notes.append(f"Predicted but never labeled, counted as IoU 0: {', '.join(invented)}.")
     return tuple(notes)
 
 
 def _void_note(pixels: int) -> tuple[str, ...]:
-    return (f"Predicted void on {pixels} labelled pixels, counted as missed.",) if pixels else ()
+    return (f"Predicted void on {pixels} labeled pixels, counted as missed.",) if pixels else ()
 
 
-def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Element by element, NaN where there is no whole."""
+def ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Element by element, NaN where the total is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(whole > 0, part / whole, np.nan)
+        return np.where(total > 0, part / total, np.nan)
 
 
 def mean_of_defined(values: np.ndarray) -> float:

@@ -17,8 +17,9 @@ import numpy as np
 
 from msanet.documents import is_line
 from msanet.errors import UserError, nearest
-from msanet.evaluation.instances import are_sound
+from msanet.evaluation.instances import are_valid
 from msanet.files import atomic_file
+from msanet.run_layout import RunLayout
 
 FORMAT = "msanet per-image confusion counts"
 VERSION = 1
@@ -39,7 +40,7 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """Pixels by class, int64 (..., K): predicted right, labelled, and predicted (on labelled pixels)."""
+    """Pixels by class, int64 (..., K): predicted right, labeled, and predicted (on labeled pixels)."""
 
     right: np.ndarray
     support: np.ndarray
@@ -57,8 +58,8 @@ class ClassCounts:
 class PerImageCounts:
     """All images of one split in its order. A matrix has shape (K, K + 1), its last column predicted void.
 
-    starts: (N + 1,) int64; image i has cells[starts[i]:starts[i + 1]] (int32, row * (K + 1) + column, ascending) and as
-    many counts (int64). dataset, digest: name and digest of the manifest. instances: rows of
+    starts: (N + 1,) int64; image i has cells[starts[i]:starts[i + 1]] (int32, row * (K + 1) + column, ascending) and the
+    same number of counts (int64). dataset, digest: name and digest of the manifest. instances: rows of
     `msanet.evaluation.instances` (M, 5), None where there are none.
     """
 
@@ -87,14 +88,14 @@ class PerImageCounts:
         return matrix.reshape(self.num_classes, -1)
 
     def total(self, weights_N: np.ndarray | None = None) -> np.ndarray:
-        """(K, K + 1) int64: the sum over images, each taken weights_N times (whole numbers; once unless given)."""
+        """(K, K + 1) int64: the sum over images, each taken weights_N times (integers; once unless given)."""
         counts = self.counts if weights_N is None else self.counts * weights_N[self._images()]
         matrix = np.zeros(self.num_classes * (self.num_classes + 1), dtype=np.int64)
         np.add.at(matrix, self.cells, counts)
         return matrix.reshape(self.num_classes, -1)
 
     def class_counts(self) -> ClassCounts:
-        """(N, K) counts of each image, from which every figure but single confusions follows."""
+        """(N, K) counts of each image, from which every metric but single confusions follows."""
         images, (rows, columns) = self._images(), divmod(self.cells, self.num_classes + 1)
 
         def count(chosen: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -129,7 +130,7 @@ def collect_counts(
     images: Iterable[ImageCounts],
     instances: np.ndarray | None = None,
 ) -> PerImageCounts:
-    """Records from the images of all ranks, in any order."""
+    """The counts of all ranks' images, in any order."""
     ordered = sorted(images, key=lambda image: image.number)
     return PerImageCounts(
         dataset,
@@ -144,7 +145,7 @@ def collect_counts(
     )
 
 
-def merge_classes(records: PerImageCounts, groups: Mapping[str, Sequence[str]]) -> PerImageCounts:
+def merge_classes(per_image: PerImageCounts, groups: Mapping[str, Sequence[str]]) -> PerImageCounts:
     """The same images with the classes of each group as one: {new name: its classes}, the others as they are.
 
     A group stands where its first class stood. Confusions inside a group become right. instances are dropped: they
@@ -154,76 +155,89 @@ def merge_classes(records: PerImageCounts, groups: Mapping[str, Sequence[str]]) 
     group_of: dict[str, str] = {}
     for group, members in groups.items():
         for member in members:
-            if member not in records.classes:
+            if member not in per_image.classes:
                 raise UserError(
-                    f"class '{member}' of group '{group}' is unknown; {nearest(member, [*records.classes])}"
+                    "MSA-EVAL-005",
+                    f"class '{member}' of group '{group}' is unknown; {nearest(member, [*per_image.classes])}",
+                    setting="--merge",
                 )
             if member in group_of:
                 raise UserError(
-                    f"class '{member}' is in group '{group_of[member]}' and again in '{group}', expected once; leave one out"
+                    "MSA-EVAL-006",
+                    f"class '{member}' is in group '{group_of[member]}' and again in '{group}', expected once; remove one",
+                    setting="--merge",
                 )
             group_of[member] = group
     for group in groups:
-        if group in records.classes and group not in group_of:
+        if group in per_image.classes and group not in group_of:
             raise UserError(
-                f"group '{group}' has the name of a class outside it, expected a name of its own; choose another"
+                "MSA-EVAL-006",
+                f"group '{group}' has the name of a class outside it, expected a name of its own; choose another",
+                setting="--merge",
             )
-    name_of = {name: group_of.get(name, name) for name in records.classes}
+    name_of = {name: group_of.get(name, name) for name in per_image.classes}
     classes = tuple(dict.fromkeys(name_of.values()))
     place = np.array([classes.index(name) for name in name_of.values()] + [len(classes)])
-    rows, columns = divmod(records.cells, records.num_classes + 1)
+    rows, columns = divmod(per_image.cells, per_image.num_classes + 1)
     size = len(classes) * (len(classes) + 1)
-    cells = records._images() * size + place[rows] * (len(classes) + 1) + place[columns]
+    cells = per_image._images() * size + place[rows] * (len(classes) + 1) + place[columns]
     merged, where = np.unique(cells, return_inverse=True)
     counts = np.zeros(len(merged), dtype=np.int64)
-    np.add.at(counts, where, records.counts)
-    starts = np.searchsorted(merged, np.arange(len(records) + 1) * size)
+    np.add.at(counts, where, per_image.counts)
+    starts = np.searchsorted(merged, np.arange(len(per_image) + 1) * size)
     cells = (merged % size).astype(np.int32)
-    return replace(records, classes=classes, starts=starts, cells=cells, counts=counts, instances=None)
+    return replace(per_image, classes=classes, starts=starts, cells=cells, counts=counts, instances=None)
 
 
 def per_image_counts_file(run: Path, split: str) -> Path:
     """RUN/evaluation-<split>.npz."""
-    return run / f"evaluation-{split}.npz"
+    return RunLayout(run).per_image_counts(split)
 
 
-def write_per_image_counts(path: Path, records: PerImageCounts) -> None:
-    """Write the file whole or not at all."""
+def write_per_image_counts(path: Path, per_image: PerImageCounts) -> None:
+    """Write the file completely or not at all."""
     about = {
         "format": FORMAT,
         "version": VERSION,
-        "dataset": records.dataset,
-        "digest": records.digest,
-        "split": records.split,
-        "classes": records.classes,
+        "dataset": per_image.dataset,
+        "digest": per_image.digest,
+        "split": per_image.split,
+        "classes": per_image.classes,
     }
-    arrays: dict[str, Any] = {"starts": records.starts, "cells": records.cells, "counts": records.counts}
-    if records.instances is not None:
-        arrays["instances"] = records.instances
+    arrays: dict[str, Any] = {"starts": per_image.starts, "cells": per_image.cells, "counts": per_image.counts}
+    if per_image.instances is not None:
+        arrays["instances"] = per_image.instances
     with atomic_file(path) as temporary, temporary.open("wb") as file:
-        keys = np.array(records.keys, dtype=np.str_)
+        keys = np.array(per_image.keys, dtype=np.str_)
         np.savez_compressed(file, about=np.array(json.dumps(about)), keys=keys, **arrays)
 
 
 def read_per_image_counts(path: Path) -> PerImageCounts:
-    """Read and check the file. Raises UserError where it is not there, not ours or not sound."""
+    """Read and check the file. Raises UserError where it does not exist, is not written by msanet or is damaged."""
     if not path.is_file():
-        raise UserError(f"'{path}' is not there, expected the records of an evaluation; run launcher/evaluate.py first")
+        raise UserError(
+            "MSA-EVAL-007",
+            f"'{path}' does not exist, expected the per-image counts of an evaluation; run launcher/evaluate.py first",
+        )
     try:
         with zipfile.ZipFile(path) as file:
-            is_ours = sum(info.file_size for info in file.infolist()) <= MAX_BYTES
-            arrays = {name.removesuffix(".npy"): _array(file.read(name)) for name in file.namelist() if is_ours}
+            is_known = sum(info.file_size for info in file.infolist()) <= MAX_BYTES
+            arrays = {name.removesuffix(".npy"): _array(file.read(name)) for name in file.namelist() if is_known}
         about = json.loads(str(arrays.pop("about")))
-        is_ours = about["format"] == FORMAT and about["version"] == VERSION
+        is_known = about["format"] == FORMAT and about["version"] == VERSION
     except Exception:  # zipfile, its decoders and NumPy raise any kind where the bytes are not as they expect
-        is_ours = False
-    if not is_ours:
+        is_known = False
+    if not is_known:
         raise UserError(
-            f"'{path}' is damaged or no file of ours, expected {FORMAT}, version {VERSION}; run the evaluation again"
+            "MSA-EVAL-008",
+            f"'{path}' is damaged or not a file written by msanet, expected {FORMAT}, version {VERSION}; run "
+            "the evaluation again",
         )
-    fault = _fault(about, arrays)
-    if fault:
-        raise UserError(f"'{path}' is damaged ({fault}), expected sound records; run the evaluation again")
+    problem = _find_problem(about, arrays)
+    if problem:
+        raise UserError(
+            "MSA-EVAL-009", f"'{path}' is damaged ({problem}), expected consistent counts; run the evaluation again"
+        )
     names = (about["dataset"], about["digest"], about["split"])
     return PerImageCounts(
         *names,
@@ -247,7 +261,7 @@ def _array(data: bytes) -> np.ndarray:
     return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _fault(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str | None:
+def _find_problem(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str | None:
     """What is wrong with the content of a file."""
     kinds = {"keys": "U", "starts": "int64", "cells": "int32", "counts": "int64"}
     for name, kind in kinds.items():
@@ -271,7 +285,7 @@ def _fault(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str | None:
         or (starts[1:] < starts[:-1]).any()
         or starts[-1] != len(cells)
     ):
-        return "images and cells do not belong together"
+        return "images and cells do not match"
     size = len(classes) * (len(classes) + 1)
     if (
         len(counts) != len(cells)
@@ -280,12 +294,12 @@ def _fault(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str | None:
         or (cells < 0).any()
         or (cells >= size).any()
     ):
-        return "cells and counts do not belong together"
+        return "cells and counts do not match"
     instances = arrays.get("instances")
     if instances is not None and (instances.ndim != 2 or instances.shape[1] != 5 or instances.dtype != np.int64):
         return "'instances' is of another kind"
-    if instances is not None and not are_sound(instances):
-        return "'instances' holds ids or pixels that cannot be"
+    if instances is not None and not are_valid(instances):
+        return "'instances' contains ids or pixels that cannot be"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a matrix is worth by the rules of the official tools, equal to them to the last digit.
+"""Scores by the rules of the official tools, equal to theirs to the last digit.
 
 `default`: scores() of msanet.evaluation.metrics. `official-cityscapes`: evalPixelLevelSemanticLabeling of cityscapesscripts
 2.3.0. `official-voc`: VOCevalseg.m of the VOC 2012 devkit.
@@ -29,7 +29,7 @@ class NamedScores:
 
 @dataclass(frozen=True)
 class ProtocolScores:
-    """The figures of one matrix by one protocol.
+    """The scores of one matrix by one protocol.
 
     scores: its mean_iou, iou_K and notes follow the protocol. categories, class_instances (iIoU by class) and
     category_instances (iIoU by category): of official-cityscapes only, the last two only where instances were counted.
@@ -47,44 +47,46 @@ NAMED = {
     "class_instances": "iIoU of classes",
     "category_instances": "iIoU of categories",
 }
-"""Fields of a ProtocolScores, of official-cityscapes only -> what they are called."""
+"""Fields of a ProtocolScores, of official-cityscapes only -> their names in tables."""
 
 
 def compute_scores(
     matrix: np.ndarray, classes: tuple[str, ...], protocol: Protocol, instances: np.ndarray | None = None
 ) -> ProtocolScores:
-    """Judge an integer matrix (K, K), or (K, K + 1) with predicted void as its last column; rows ground truth.
+    """Scores of an integer matrix (K, K), or (K, K + 1) with predicted void as its last column; rows ground truth.
 
     instances: rows of `instance_rows` over all images, in any order; None where their maps are not known.
 
-    A class that is neither labelled nor predicted has no IoU. `default` and `official-cityscapes` leave it out of the
-    mean; in `official-voc` its 0/0 makes the mean NaN too, as MATLAB's mean does. Predicted void on a labelled pixel
-    is a miss in the first two; the devkit refuses results with a value that is no class, and so does `official-voc`,
-    which however sees only labelled pixels.
+    A class that is neither labeled nor predicted has no IoU. `default` and `official-cityscapes` exclude it from the
+    mean; in `official-voc` its 0/0 makes the mean NaN too, as MATLAB's mean does. Predicted void on a labeled pixel
+    is a miss in the first two; the devkit refuses results with a value that is not a class, and so does `official-voc`,
+    which however sees only labeled pixels.
 
     Raises UserError where the classes are not those of the protocol's dataset.
     """
-    plain = scores(matrix, classes)
+    default_scores = scores(matrix, classes)
     if protocol == "official-cityscapes":
         _expect(classes, CITYSCAPES, protocol)
-        return _judge_cityscapes(matrix, plain, instances)
+        return _scores_cityscapes(matrix, default_scores, instances)
     if protocol == "official-voc":
         _expect(classes, VOC, protocol)
-        return ProtocolScores(protocol, _judge_voc(matrix, plain))
-    return ProtocolScores(protocol, plain)
+        return ProtocolScores(protocol, _scores_voc(matrix, default_scores))
+    return ProtocolScores(protocol, default_scores)
 
 
-def _judge_cityscapes(matrix: np.ndarray, plain: Scores, instances: np.ndarray | None) -> ProtocolScores:
+def _scores_cityscapes(matrix: np.ndarray, default_scores: Scores, instances: np.ndarray | None) -> ProtocolScores:
     categories = {name: _iou(*_pixels(matrix, members)) for name, members in CATEGORIES.items()}
     protocol_scores = ProtocolScores(
-        "official-cityscapes", replace(plain, mean_iou=_mean_of_defined(plain.iou_K)), _named(categories)
+        "official-cityscapes",
+        replace(default_scores, mean_iou=_mean_of_defined(default_scores.iou_K)),
+        _named(categories),
     )
     if instances is None:
         note = (
-            "Judged without instance maps, so there is no instance-weighted IoU (iIoU); evaluate with "
+            "Evaluated without instance maps, so there is no instance-weighted IoU (iIoU); evaluate with "
             "evaluation.protocol=official-cityscapes, on a split that was packed with --instances."
         )
-        return replace(protocol_scores, scores=replace(protocol_scores.scores, notes=(*plain.notes, note)))
+        return replace(protocol_scores, scores=replace(protocol_scores.scores, notes=(*default_scores.notes, note)))
     by_class, by_category = weighted_pixels(instances)
 
     def iiou(members: tuple[int, ...], right: float, missed: float) -> float:
@@ -97,19 +99,21 @@ def _judge_cityscapes(matrix: np.ndarray, plain: Scores, instances: np.ndarray |
     )
 
 
-def _judge_voc(matrix: np.ndarray, plain: Scores) -> Scores:
+def _scores_voc(matrix: np.ndarray, default_scores: Scores) -> Scores:
     num_classes = len(VOC.classes)
     if matrix[:, num_classes:].any():
         raise UserError(
-            f"prediction is void on {int(matrix[:, num_classes:].sum())} labelled pixels, expected a class of VOC everywhere, "
-            "as the devkit does; predict background there or choose another protocol"
+            "MSA-EVAL-002",
+            f"prediction is void on {int(matrix[:, num_classes:].sum())} labeled pixels, expected a class of VOC everywhere, "
+            "as the devkit does; predict background there or choose another protocol",
+            setting="evaluation.protocol",
         )
     total = 0.0
-    for iou in plain.iou_K.tolist():
+    for iou in default_scores.iou_K.tolist():
         total += iou
     absent = "so that the devkit gives no mean"
-    notes = class_notes(VOC.classes, plain.support_K, matrix.sum(axis=0)[:num_classes], absent)
-    return replace(plain, mean_iou=total / num_classes, notes=notes)
+    notes = class_notes(VOC.classes, default_scores.support_K, matrix.sum(axis=0)[:num_classes], absent)
+    return replace(default_scores, mean_iou=total / num_classes, notes=notes)
 
 
 def _pixels(matrix: np.ndarray, members: tuple[int, ...]) -> tuple[int, int, int]:
@@ -141,6 +145,8 @@ def _mean_of_defined(values: Iterable[float]) -> float:
 def _expect(classes: tuple[str, ...], spec: DatasetSpec, protocol: Protocol) -> None:
     if classes != spec.classes:
         raise UserError(
-            f"protocol {protocol} was asked for {len(classes)} classes ({', '.join(classes[:3])}, ...), expected the "
-            f"{spec.num_classes} of {spec.name} ({', '.join(spec.classes[:3])}, ...); choose protocol default"
+            "MSA-EVAL-010",
+            f"protocol {protocol} was requested for {len(classes)} classes ({', '.join(classes[:3])}, ...), expected the "
+            f"{spec.num_classes} of {spec.name} ({', '.join(spec.classes[:3])}, ...); choose protocol default",
+            setting="evaluation.protocol",
         )

@@ -1,4 +1,4 @@
-"""What an evaluation found, and the two files it leaves: figures as JSON, and every image's counts."""
+"""The result of an evaluation, and its two files: metrics as JSON, and every image's counts."""
 
 import json
 from dataclasses import dataclass
@@ -20,16 +20,23 @@ from msanet.evaluation.protocols import NAMED, NamedScores, Protocol, ProtocolSc
 from msanet.evaluation.statistics import bootstrap, dice, worst
 from msanet.files import write_text
 from msanet.inference.panel_attention import PanelMaps
+from msanet.run_layout import RunLayout
 
 WORST_LISTED = 20
 
 
 @dataclass(frozen=True)
-class Panel:
-    """What the report shows of one image, uint8: image_HWC, ground_truth_HW and prediction_HW as train ids.
+class EvaluatedImage:
+    """One image that the report shows, uint8; labels as train ids.
 
-    is_worst: shown because it is one of the worst, not because it is one of those spread over the split, which alone have
-    maps, where the network has any.
+    Args:
+        number: In the split.
+        key: Of the sample.
+        image_HWC: RGB.
+        ground_truth_HW: Train ids.
+        prediction_HW: Train ids.
+        is_worst: Shown because it is one of the worst, not because it is one of those spread over the split.
+        maps: Of those spread over the split, where the network has any.
     """
 
     number: int
@@ -43,38 +50,45 @@ class Panel:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """One evaluation of one split, the same on every rank; panels only on rank 0.
+    """One evaluation of one split, the same on every rank; shown_images only on rank 0.
 
-    times_seen: how often each sample of the split was counted. calibration: rows of the reliability diagram, if asked for.
-    cost: not in the files, which are the same however many machines there were.
+    Args:
+        per_image_counts: Of all images.
+        times_seen: How often each sample of the split was counted.
+        world_size: Ranks of the evaluation.
+        protocol: Whose rules the scores follow.
+        boundary: Boundary scores, if asked for.
+        calibration: Rows of the reliability diagram, if asked for.
+        shown_images: Images of the report.
+        cost: Not in the files, which do not depend on the number of machines.
     """
 
-    records: PerImageCounts
+    per_image_counts: PerImageCounts
     times_seen: np.ndarray
     world_size: int
     protocol: Protocol = "default"
     boundary: BoundaryScores | None = None
     calibration: tuple[ReliabilityBin, ...] = ()
-    panels: tuple[Panel, ...] = ()
+    shown_images: tuple[EvaluatedImage, ...] = ()
     cost: Cost | None = None
 
     @property
     def split(self) -> str:
-        return self.records.split
+        return self.per_image_counts.split
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self.records.classes
+        return self.per_image_counts.classes
 
     @cached_property
     def matrix(self) -> np.ndarray:
         """(K, K + 1) int64 counts over all images, the last column predicted void."""
-        return self.records.total()
+        return self.per_image_counts.total()
 
     @cached_property
     def protocol_scores(self) -> ProtocolScores:
-        """The figures by `protocol`."""
-        return compute_scores(self.matrix, self.classes, self.protocol, self.records.instances)
+        """The scores by `protocol`."""
+        return compute_scores(self.matrix, self.classes, self.protocol, self.per_image_counts.instances)
 
     @property
     def num_missing(self) -> int:
@@ -90,16 +104,16 @@ class EvaluationResult:
         return not self.num_missing and not self.num_duplicate
 
     def summary(self) -> dict[str, float]:
-        """The figures that go into metrics.jsonl."""
+        """The metrics that go into metrics.jsonl."""
         names = ("mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
         return {f"{self.split}/{name}": getattr(self.protocol_scores.scores, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `evaluation-<split>.json`; undefined figures are null."""
+        """The content of `evaluation-<split>.json`; undefined values are null."""
         scores = self.protocol_scores.scores
         name, baseline = constant_baseline(self.matrix, self.classes)
         square = self.matrix[:, : len(self.classes)]
-        figures = {
+        metrics = {
             "split": self.split,
             "protocol": self.protocol,
             "mean_iou": scores.mean_iou,
@@ -107,7 +121,7 @@ class EvaluationResult:
             "mean_accuracy": scores.mean_accuracy,
             "pixel_accuracy": scores.pixel_accuracy,
             "frequency_weighted_iou": scores.frequency_weighted_iou,
-            "mean_dice": mean_of_defined(dice(self.records.class_counts().sum())),
+            "mean_dice": mean_of_defined(dice(self.per_image_counts.class_counts().sum())),
             "classes": self._classes(),
             **{
                 kind: _named(getattr(self.protocol_scores, kind))
@@ -117,7 +131,7 @@ class EvaluationResult:
             "constant_baseline": {"class": name, "mean_iou": baseline},
             "boundary": self._boundary(),
             "calibration": self._calibration(),
-            "worst_images": [vars(image) for image in worst(self.records, WORST_LISTED)],
+            "worst_images": [vars(image) for image in worst(self.per_image_counts, WORST_LISTED)],
             "confusion_matrix": square.tolist(),
             "predicted_void": int(self.matrix[:, len(self.classes) :].sum()),
             "num_images": int((self.times_seen > 0).sum()),
@@ -126,22 +140,24 @@ class EvaluationResult:
             "world_size": self.world_size,
             "notes": list(scores.notes),
         }
-        return _without_nan(figures)
+        return _without_nan(metrics)
 
     @cached_property
     def _bootstrap(self) -> tuple[list[float], dict[str, list[float]]] | None:
         """95 % intervals of the mIoU and of each class; None for fewer than two images."""
-        if len(self.records) < 2 or self.protocol == "official-voc":  # whose mean is another where a class is absent
+        if (
+            len(self.per_image_counts) < 2 or self.protocol == "official-voc"
+        ):  # its mean differs where a resample lacks a class
             return None
-        found = bootstrap(self.records)
-        mean = found.figures["mean_iou"]
+        found = bootstrap(self.per_image_counts)
+        mean = found.metrics["mean_iou"]
         return [mean.low, mean.high], {name: [iou.low, iou.high] for name, iou in found.iou.items()}
 
     def _intervals(self) -> dict[str, Any]:
         return {"mean_iou_interval": self._bootstrap[0]} if self._bootstrap else {}
 
     def _classes(self) -> dict[str, dict[str, Any]]:
-        scores, counts = self.protocol_scores.scores, self.records.class_counts().sum()
+        scores, counts = self.protocol_scores.scores, self.per_image_counts.class_counts().sum()
         columns = {
             "iou": scores.iou_K,
             "accuracy": scores.accuracy_K,
@@ -172,33 +188,34 @@ class EvaluationResult:
 
 def evaluation_file(run: Path, split: str) -> Path:
     """RUN/evaluation-<split>.json."""
-    return run / f"evaluation-{split}.json"
+    return RunLayout(run).evaluation(split)
 
 
 def require_writable(folder: Path) -> None:
-    """Make the folder. Raises OSError where no file can be made in it, before there is anything to lose."""
+    """Make the folder. Raises OSError where no file can be made in it, before any work is done."""
     folder.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(dir=folder, prefix=".writable-"):
         pass
 
 
 def write_evaluation(folder: Path, evaluation: EvaluationResult) -> Path:
-    """Write `evaluation-<split>.npz` and then `.json`, each whole or not at all; returns the latter's path."""
-    write_per_image_counts(per_image_counts_file(folder, evaluation.split), evaluation.records)
+    """Write `evaluation-<split>.npz` and then `.json`, each complete or not at all; returns the latter's path."""
+    write_per_image_counts(per_image_counts_file(folder, evaluation.split), evaluation.per_image_counts)
     path = evaluation_file(folder, evaluation.split)
     write_text(path, json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + "\n")
     return path
 
 
 def require_complete(evaluation: EvaluationResult, source: ShardSource) -> None:
-    """Raise UserError, naming images, if any was missed or counted twice: such a figure must not be published."""
+    """Raise UserError, naming images, if any was missed or counted twice: such scores must not be published."""
     if evaluation.is_complete:
         return
-    wrong = np.flatnonzero(evaluation.times_seen != 1)
-    names = ", ".join(source.key(int(number)) for number in wrong[:3])
+    miscounted = np.flatnonzero(evaluation.times_seen != 1)
+    names = ", ".join(source.key(int(number)) for number in miscounted[:3])
     raise UserError(
+        "MSA-EVAL-011",
         f"{evaluation.num_missing} images of split '{evaluation.split}' were missed and {evaluation.num_duplicate} counted "
-        f"more than once ({names}, ...), expected each of {len(evaluation.times_seen)} exactly once; do not use these figures"
+        f"more than once ({names}, ...), expected each of {len(evaluation.times_seen)} exactly once; do not use these scores",
     )
 
 

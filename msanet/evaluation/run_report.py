@@ -1,4 +1,4 @@
-"""The report of a run folder: what lies in it, and the panels of an evaluation, as one HTML page."""
+"""The report of a run folder: its files, and the images of an evaluation, as one HTML page."""
 
 import json
 import platform
@@ -18,14 +18,13 @@ from msanet.evaluation.metrics import scores
 from msanet.evaluation.protocols import NAMED
 from msanet.inference.panel_attention import PanelMaps
 from msanet.report.html_report import Panel, ReportData, write_report
-from msanet.report.panels import pictures
+from msanet.report.panels import comparison_images
+from msanet.run_layout import RunLayout
 from msanet.secrets import masked, without_secrets
 
-CONFIG_FILE = "config.yaml"
-METRICS_FILE = "metrics.jsonl"
-COMMAND_FILE = "command.txt"
-"""The command lines that started or continued the run, one per line."""
-REPORT_FILE = "report.html"
+_NAMES = RunLayout(Path())
+CONFIG_FILE, METRICS_FILE = _NAMES.config.name, _NAMES.metrics.name
+COMMAND_FILE, REPORT_FILE = _NAMES.command.name, _NAMES.report.name
 
 
 def write_run_report(
@@ -37,25 +36,26 @@ def write_run_report(
 ) -> Path:
     """Write FOLDER/report.html from a run's files and this evaluation.
 
-    command: this process's unless given. run: the folder of the run, where the report lies elsewhere. Passwords and keys
+    command: this process's unless given. run: the folder of the run, where the report is written elsewhere. Passwords and keys
     in addresses are left out of what is shown; see `without_secrets`.
     """
     run = run or folder
-    figures = evaluation.to_json() | {"cost": vars(evaluation.cost) if evaluation.cost else None}
+    layout, path = RunLayout(run), RunLayout(folder).report
+    metrics = evaluation.to_json() | {"cost": vars(evaluation.cost) if evaluation.cost else None}
     report = ReportData(
         title=f"{run.resolve().name}: {evaluation.split}",
-        config_yaml=without_secrets(_text(run / CONFIG_FILE)),
+        config_yaml=without_secrets(_text(layout.config)),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         classes=evaluation.classes,
         palette=palette,
         commands=_commands(run, command or command_line()),
-        metrics=read_lines(run / METRICS_FILE),
-        evaluation=figures,
-        panels=[_panel(shown, palette, evaluation.classes) for shown in evaluation.panels],
+        metrics=read_lines(layout.metrics),
+        evaluation=metrics,
+        panels=[_panel(shown, palette, evaluation.classes) for shown in evaluation.shown_images],
         environment=environment(),
     )
-    write_report(folder / REPORT_FILE, report)
-    return folder / REPORT_FILE
+    write_report(path, report)
+    return path
 
 
 def command_line() -> str:
@@ -64,21 +64,21 @@ def command_line() -> str:
 
 
 def score_table(evaluation: result.EvaluationResult) -> str:
-    """The figures for a terminal: per class, then the means beside the best constant prediction."""
-    figures = evaluation.to_json()
+    """The scores for a terminal: per class, then the means and those of the best constant prediction."""
+    metrics = evaluation.to_json()
     lines = [f"{'class':<20} {'IoU':>7} {'accuracy':>9} {'pixels':>14}"]
-    for name, row in figures["classes"].items():
+    for name, row in metrics["classes"].items():
         lines.append(f"{name:<20} {_percent(row['iou']):>7} {_percent(row['accuracy']):>9} {row['support']:>14,}")
-    baseline, bounds = figures["constant_baseline"], figures.get("mean_iou_interval")
+    baseline, bounds = metrics["constant_baseline"], metrics.get("mean_iou_interval")
     interval = f"95 % interval {_percent(bounds[0])} to {_percent(bounds[1])}; " if bounds else ""
     lines += [
-        f"pixel accuracy {_percent(figures['pixel_accuracy'])}, mean accuracy {_percent(figures['mean_accuracy'])}, "
-        f"frequency-weighted IoU {_percent(figures['frequency_weighted_iou'])}",
-        f"mIoU {_percent(figures['mean_iou'])} ({interval}all pixels '{baseline['class']}': {_percent(baseline['mean_iou'])})",
-        *(f"{what} {_percent(figures[kind]['mean'])}" for kind, what in NAMED.items() if kind in figures),
-        f"{figures['num_images']} of {len(evaluation.times_seen)} images of '{evaluation.split}' on {evaluation.world_size} "
+        f"pixel accuracy {_percent(metrics['pixel_accuracy'])}, mean accuracy {_percent(metrics['mean_accuracy'])}, "
+        f"frequency-weighted IoU {_percent(metrics['frequency_weighted_iou'])}",
+        f"mIoU {_percent(metrics['mean_iou'])} ({interval}all pixels '{baseline['class']}': {_percent(baseline['mean_iou'])})",
+        *(f"{what} {_percent(metrics[kind]['mean'])}" for kind, what in NAMED.items() if kind in metrics),
+        f"{metrics['num_images']} of {len(evaluation.times_seen)} images of '{evaluation.split}' on {evaluation.world_size} "
         f"ranks, {evaluation.num_missing} missing, {evaluation.num_duplicate} counted twice",
-        *figures["notes"],
+        *metrics["notes"],
     ]
     return "\n".join(lines)
 
@@ -107,21 +107,21 @@ def environment() -> dict[str, str]:
     }
 
 
-def _panel(shown: result.Panel, palette: Sequence[tuple[int, int, int]], classes: tuple[str, ...]) -> Panel:
+def _panel(shown: result.EvaluatedImage, palette: Sequence[tuple[int, int, int]], classes: tuple[str, ...]) -> Panel:
     matrix = confusion_matrix_with_void(
         torch.from_numpy(shown.ground_truth_HW), torch.from_numpy(shown.prediction_HW), len(classes)
     ).numpy()
-    drawn = pictures(shown.image_HWC, shown.ground_truth_HW, shown.prediction_HW, palette)
+    drawn = comparison_images(shown.image_HWC, shown.ground_truth_HW, shown.prediction_HW, palette)
     maps = shown.maps or PanelMaps()
-    is_labelled_K = matrix.sum(axis=1) > 0  # over these, as the worst images are found
-    iou_K = scores(matrix, classes).iou_K[is_labelled_K]
+    is_labeled_K = matrix.sum(axis=1) > 0  # over these, as the worst images are found
+    iou_K = scores(matrix, classes).iou_K[is_labeled_K]
     iou = float(iou_K.mean()) if len(iou_K) else None
     return Panel(shown.key, drawn, iou, shown.is_worst, attention=maps.attention, scales=maps.scales)
 
 
 def _commands(run: Path, own: str) -> dict[str, str]:
     """What made the run, one line per start, and what made this evaluation, unless that was the training itself."""
-    made = without_secrets(_text(run / COMMAND_FILE)).rstrip()
+    made = without_secrets(_text(RunLayout(run).command)).rstrip()
     own = without_secrets(own)
     commands = {"training": made} if made else {}
     return commands if own in made.splitlines() else {**commands, "evaluation" if made else "this report": own}

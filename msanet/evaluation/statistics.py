@@ -1,13 +1,13 @@
-"""What a figure over few images is worth: bootstrap intervals, two runs on the same images, and the worst images.
+"""Uncertainty of metrics over few images: bootstrap intervals, two runs on the same images, and the worst images.
 
-Resampled are whole images with replacement, as many as there are (Efron 1979; Efron and Tibshirani 1993, chapters 13 and
-16), and each figure is computed anew from the sum of their counts, by the rules of `msanet.evaluation.metrics`. The interval
+Images are resampled with replacement, the same number of them (Efron 1979; Efron and Tibshirani 1993, chapters 13 and
+16), and each metric is computed again from the sum of their counts, by the rules of `msanet.evaluation.metrics`. The interval
 is that of percentiles 2.5 to 97.5. What it does not cover:
 
 - Images are taken as independent. Those of one video or city are not, and the true interval is then wider.
-- The network is given: another seed of training is another network. An interval that leaves out 0 says that these two
+- The network is given: another seed of training is another network. An interval that excludes 0 means that these two
   networks differ on such images, not that their recipes do.
-- A resample may lack a rare class, which it then leaves out of its mean; a class seen in few images has a rough interval,
+- A resample may lack a rare class, which its mean then excludes; a class seen in few images has a rough interval,
   and no resample has a class that no image has.
 """
 
@@ -22,7 +22,7 @@ from msanet.evaluation.metrics import ratio
 from msanet.evaluation.per_image_counts import ClassCounts, PerImageCounts
 
 RESAMPLES = 2000
-FIGURES = ("mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
+METRICS = ("mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
 _Row = TypeVar("_Row")
 _CHUNK = 2**22
 """Numbers of images drawn at once (32 MB)."""
@@ -30,7 +30,7 @@ _CHUNK = 2**22
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure over all images, and its 95 % interval; NaN where undefined."""
+    """A metric over all images, and its 95 % interval; NaN where undefined."""
 
     value: float
     low: float
@@ -39,15 +39,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Intervals of the FIGURES by name, and of the IoU by class."""
+    """Intervals of METRICS by name, and of the IoU by class."""
 
-    figures: dict[str, Interval]
+    metrics: dict[str, Interval]
     iou: dict[str, Interval]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of two runs, the second minus the first, and the share of resamples in which the second is above."""
+    """A metric of two runs, the second minus the first, and the share of resamples in which the second is above."""
 
     first: float
     second: float
@@ -57,16 +57,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences of the FIGURES by name, and of the IoU by class. notes: sentences on what was compared."""
+    """Differences of METRICS by name, and of the IoU by class. notes: sentences on what was compared."""
 
-    figures: dict[str, Difference]
+    metrics: dict[str, Difference]
     iou: dict[str, Difference]
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class WorstImage:
-    """mean_iou: of this image alone, over the classes that it is labelled with. cost: by how much the mIoU over all images
+    """mean_iou: of this image alone, over the classes that it is labeled with. cost: by how much the mIoU over all images
     would rise if every pixel of this one were right."""
 
     key: str
@@ -74,13 +74,13 @@ class WorstImage:
     cost: float
 
 
-def bootstrap(records: PerImageCounts, resamples: int = RESAMPLES, seed: int = 0) -> Bootstrap:
+def bootstrap(per_image: PerImageCounts, resamples: int = RESAMPLES, seed: int = 0) -> Bootstrap:
     """Intervals by resampling images; the same for the same seed. Raises UserError where there are no images."""
-    counts = records.class_counts()
-    values = _figures(counts.sum())
-    drawn = np.concatenate([_figures(part) for (part,) in _resampled((counts,), resamples, seed)])
+    counts = per_image.class_counts()
+    values = _metrics(counts.sum())
+    drawn = np.concatenate([_metrics(part) for (part,) in _resampled((counts,), resamples, seed)])
     intervals = [Interval(*row) for row in zip(values.tolist(), *_percentiles(drawn), strict=True)]
-    return Bootstrap(*_by_name(records.classes, intervals))
+    return Bootstrap(*_by_name(per_image.classes, intervals))
 
 
 def paired_difference(
@@ -89,17 +89,18 @@ def paired_difference(
     """The second run minus the first, by resampling the same images for both; the same for the same seed.
 
     What is hard in an image is hard for both and cancels, so that the interval is narrower than those of the two runs
-    suggest. Raises UserError if the runs were not judged on the same labels.
+    suggest. Raises UserError if the runs were not evaluated on the same labels.
     """
     pair = (first.class_counts(), _aligned(first, second))
     changed = np.flatnonzero((pair[0].support != pair[1].support).any(axis=1))
     if len(changed):
         raise UserError(
+            "MSA-EVAL-014",
             f"the labels of {len(changed)} images differ between the runs ('{first.keys[changed[0]]}', ...), expected the "
-            "same; evaluate both on the same shards"
+            "same; evaluate both on the same shards",
         )
-    a, b = (_figures(counts.sum()) for counts in pair)
-    drawn = np.concatenate([_figures(two) - _figures(one) for one, two in _resampled(pair, resamples, seed)])
+    a, b = (_metrics(counts.sum()) for counts in pair)
+    drawn = np.concatenate([_metrics(two) - _metrics(one) for one, two in _resampled(pair, resamples, seed)])
     with np.errstate(invalid="ignore"):
         above = (drawn > 0).sum(axis=0) / np.isfinite(drawn).sum(axis=0)
     low, high = _percentiles(drawn)
@@ -111,9 +112,9 @@ def paired_difference(
     return Comparison(*_by_name(first.classes, rows), notes)
 
 
-def worst(records: PerImageCounts, count: int, by: Literal["iou", "cost"] = "iou") -> list[WorstImage]:
-    """The `count` worst images by their own mIoU or by their cost; those without labels are left out."""
-    counts = records.class_counts()
+def worst(per_image: PerImageCounts, count: int, by: Literal["iou", "cost"] = "iou") -> list[WorstImage]:
+    """The `count` worst images by their own mIoU or by their cost; those without labels are skipped."""
+    counts = per_image.class_counts()
     iou = _iou(counts)
     means = _mean(np.where(counts.support > 0, iou, np.nan))
     perfect = ClassCounts(
@@ -121,12 +122,12 @@ def worst(records: PerImageCounts, count: int, by: Literal["iou", "cost"] = "iou
     )  # what it would add to the sum
     costs = _mean(_iou(counts.sum() + perfect)) - _mean(_iou(counts.sum()))
     order = np.argsort(means if by == "iou" else -costs, kind="stable")
-    labelled = [int(i) for i in order if np.isfinite(means[i])]
-    return [WorstImage(records.keys[i], float(means[i]), float(costs[i])) for i in labelled[:count]]
+    labeled = [int(i) for i in order if np.isfinite(means[i])]
+    return [WorstImage(per_image.keys[i], float(means[i]), float(costs[i])) for i in labeled[:count]]
 
 
 def dice(counts: ClassCounts) -> np.ndarray:
-    """(..., K) 2 TP / (2 TP + FP + FN), also called F1 (Dice 1945); NaN for a class neither labelled nor predicted."""
+    """(..., K) 2 TP / (2 TP + FP + FN), also called F1 (Dice 1945); NaN for a class neither labeled nor predicted."""
     return ratio(2 * counts.right, counts.support + counts.predicted)
 
 
@@ -134,8 +135,10 @@ def _resampled(pair: tuple[ClassCounts, ...], resamples: int, seed: int) -> Iter
     """Sums (R, K) over drawn images, chunk by chunk; every member of `pair` is summed over the same images."""
     num_images, num_classes = pair[0].right.shape
     if not num_images:
-        raise UserError("the records hold no images, expected at least one; run the evaluation again")
-    # Whole numbers far below 2^53, so that float64 sums are exact in any order and BLAS may do them.
+        raise UserError(
+            "MSA-EVAL-015", "the per-image counts contain no images, expected at least one; run the evaluation again"
+        )
+    # Integers far below 2^53, so that float64 sums are exact in any order and BLAS may do them.
     table = np.concatenate(
         [part for counts in pair for part in (counts.right, counts.support, counts.predicted)], axis=1
     )
@@ -150,16 +153,16 @@ def _resampled(pair: tuple[ClassCounts, ...], resamples: int, seed: int) -> Iter
         yield tuple(ClassCounts(*np.moveaxis(sums[:, i], 1, 0)) for i in range(len(pair)))
 
 
-def _figures(counts: ClassCounts) -> np.ndarray:
-    """(..., 4 + K): FIGURES, then the IoU of each class, as `metrics.scores` has them."""
+def _metrics(counts: ClassCounts) -> np.ndarray:
+    """(..., 4 + K): METRICS, then the IoU of each class, as `metrics.scores` has them."""
     iou, total = _iou(counts), counts.support.sum(axis=-1)
-    figures = (
+    metrics = (
         _mean(iou),
         _mean(ratio(counts.right, counts.support)),
         ratio(counts.right.sum(axis=-1), total),
         ratio(np.nansum(iou * counts.support, axis=-1), total),
     )
-    return np.concatenate([np.stack(figures, axis=-1), iou], axis=-1)
+    return np.concatenate([np.stack(metrics, axis=-1), iou], axis=-1)
 
 
 def _iou(counts: ClassCounts) -> np.ndarray:
@@ -183,7 +186,7 @@ def _percentiles(drawn_RF: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def _by_name(classes: tuple[str, ...], rows: list[_Row]) -> tuple[dict[str, _Row], dict[str, _Row]]:
-    return dict(zip(FIGURES, rows, strict=False)), dict(zip(classes, rows[len(FIGURES) :], strict=True))
+    return dict(zip(METRICS, rows, strict=False)), dict(zip(classes, rows[len(METRICS) :], strict=True))
 
 
 def _aligned(first: PerImageCounts, second: PerImageCounts) -> ClassCounts:
@@ -192,14 +195,16 @@ def _aligned(first: PerImageCounts, second: PerImageCounts) -> ClassCounts:
         mine, theirs = getattr(first, what), getattr(second, what)
         if mine != theirs:
             raise UserError(
-                f"{what} is {mine} in one run and {theirs} in the other, expected the same; compare like with like"
+                "MSA-EVAL-012",
+                f"{what} is {mine} in one run and {theirs} in the other, expected the same; compare runs on the same data",
             )
     place = {key: number for number, key in enumerate(second.keys)}
     if len(place) != len(second) or set(first.keys) != place.keys() or len(first) != len(second):
         lacking = next(iter(set(first.keys) ^ place.keys()), first.keys[0] if first.keys else "")
         raise UserError(
-            f"the runs hold {len(first)} and {len(second)} images and not the same ones ('{lacking}', ...), expected each image "
-            "once in both; evaluate both on the same shards"
+            "MSA-EVAL-013",
+            f"the runs have {len(first)} and {len(second)} images and not the same ones ('{lacking}', ...), expected each image "
+            "once in both; evaluate both on the same shards",
         )
     order = [place[key] for key in first.keys]
     counts = second.class_counts()

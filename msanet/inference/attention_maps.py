@@ -1,4 +1,4 @@
-"""What a network weighs inside, as pictures: the weights of scales, and where attention looks for chosen pixels."""
+"""Attention maps as images: the weights of scales, and where attention looks for chosen pixels."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,15 +13,15 @@ from msanet.inference.predictor import Predictor, is_out_of_memory
 from msanet.models.attention_to_scale import AttentionToScale
 from msanet.models.blocks import upsample
 from msanet.models.msanet import ATTENTION_CELLS, MSANet
-from msanet.report.heat import Float, attention_picture, heat, scale_panel
+from msanet.report.heat import Float, attention_image, heat, scale_panel
 from msanet.report.palette import UInt8
 
 
 class AttentionMaps:
-    """AttentionMaps of a predictor's network: the whole image in one pass at scale 1, of `settings.resize` where set.
+    """Attention maps of a predictor's network: the full image in one pass at scale 1, of `settings.resize` where set.
 
-    queries_Q2: (row, column) of pixels of the image, for MSANet; its centre where there is none. Raises UserError where
-    the network has no maps or knows no queries, and where memory does not suffice.
+    queries_Q2: (row, column) of pixels of the image, for MSANet; its center where there is none. Raises UserError where
+    the network has no maps or takes no queries, and when out of memory.
     """
 
     def __init__(self, predictor: Predictor, queries_Q2: Sequence[tuple[int, int]] = ()) -> None:
@@ -29,20 +29,24 @@ class AttentionMaps:
         attends = isinstance(model, MSANet) and model.attends
         if not attends and not isinstance(model, AttentionToScale):
             raise UserError(
+                "MSA-INFER-001",
                 f"the network {type(model).__name__} has no maps, expected attention_to_scale, or msanet with "
-                "model.attention=full; leave maps out of --write"
+                "model.attention=full; remove maps from --write",
+                setting="--write",
             )
         if queries_Q2 and not attends:
             raise UserError(
-                "--query is given, expected it with msanet alone: attention_to_scale has no queries; leave it out"
+                "MSA-INFER-002",
+                "--query is given, expected it with msanet alone: attention_to_scale has no queries; remove it",
+                setting="--query",
             )
         self.model = model
         self.settings = predictor.settings
         self.mean, self.std = predictor.mean, predictor.std
         self.queries_Q2 = tuple(queries_Q2)
 
-    def pictures(self, image_HWC: UInt8) -> dict[str, UInt8]:
-        """{what the file's name ends with: RGB picture} of a uint8 RGB image (H, W, 3)."""
+    def images(self, image_HWC: UInt8) -> dict[str, UInt8]:
+        """{what the file's name ends with: RGB image} of a uint8 RGB image (H, W, 3)."""
         if isinstance(self.model, AttentionToScale):
             weights = self.scale_weights(image_HWC)
             single = {f".scale-{scale}.png": heat(map_HW) for scale, map_HW in weights.items()}
@@ -50,7 +54,7 @@ class AttentionMaps:
         height, width = image_HWC.shape[:2]
         queries_Q2 = self.queries_Q2 or ((height // 2, width // 2),)
         return {
-            f".attention-{name}.jpg": attention_picture(image_HWC, maps_QHW, queries_Q2)
+            f".attention-{name}.jpg": attention_image(image_HWC, maps_QHW, queries_Q2)
             for name, maps_QHW in self.attention(image_HWC, queries_Q2).items()
         }
 
@@ -75,8 +79,10 @@ class AttentionMaps:
         outside = [query for query in queries_Q2 if not (0 <= query[0] < height and 0 <= query[1] < width)]
         if outside:
             raise UserError(
+                "MSA-INFER-003",
                 f"--query is {outside[0][0]} {outside[0][1]}, expected row and column of a pixel, below {height} and {width} "
-                "here; correct it"
+                "here; fix it",
+                setting="--query",
             )
         with self._network():
             x_1CHW = self._input(image_HWC)
@@ -106,8 +112,10 @@ class AttentionMaps:
             if not is_out_of_memory(error):
                 raise
             raise UserError(
-                f"memory does not suffice for the maps of one image ({str(error).splitlines()[0]}), expected the whole image "
-                "to fit; lower evaluation.resize, or leave maps out of --write"
+                "MSA-INFER-004",
+                f"out of memory for the maps of one image ({str(error).splitlines()[0]}), expected the full image "
+                "to fit; lower evaluation.resize, or remove maps from --write",
+                setting="evaluation.resize",
             ) from error
 
 

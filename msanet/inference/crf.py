@@ -14,14 +14,16 @@ _LEAST_PROBABILITY = (
 )
 
 
-def require_library() -> ModuleType:
+def require_pydensecrf() -> ModuleType:
     """pydensecrf's module. Raises UserError where it is not installed."""
     try:
         import pydensecrf.densecrf as densecrf
     except ImportError as error:
         raise UserError(
+            "MSA-INFER-005",
             "evaluation.crf is enabled but the package pydensecrf2 is not installed, expected it for the fully connected "
-            "CRF; run: pip install 'msanet[crf]'"
+            "CRF; run: pip install 'msanet[crf]'",
+            setting="evaluation.crf.enabled",
         ) from error
     return densecrf
 
@@ -35,7 +37,7 @@ def refine(probabilities_KHW: Tensor, image_HWC: Tensor, settings: CrfConfig) ->
     passing is the permutohedral lattice's approximation. Runs on one CPU core; the same input gives the same bits.
     Raises UserError where pydensecrf2 is not installed.
     """
-    densecrf = require_library()
+    densecrf = require_pydensecrf()
     num_classes, height, width = probabilities_KHW.shape
     clamped_KN = probabilities_KHW.float().cpu().numpy().reshape(num_classes, -1).clip(min=_LEAST_PROBABILITY)
     model = densecrf.DenseCRF2D(width, height, num_classes)

@@ -1,6 +1,6 @@
-"""A trained network as one file for use elsewhere: an ONNX or torch.export graph that needs none of this code, or weights.
+"""A trained network as one file for use elsewhere: an ONNX or torch.export graph that does not need msanet, or weights.
 
-What is written is run before it gets its name, and must say what the network says.
+A file is run before it gets its name, and its output must equal the network's.
 """
 
 import logging
@@ -33,7 +33,7 @@ Size = tuple[int, int] | None
 class Deployed(nn.Module):
     """A network in evaluation mode as it is used: images in, labels out; the normalization is inside.
 
-    forward: RGB images (N, 3, H, W) float32 in grey values from 0 to 255 -> logits (N, K, H, W) float32, and labels
+    forward: RGB images (N, 3, H, W) float32 in gray values from 0 to 255 -> logits (N, K, H, W) float32, and labels
     (N, H, W) uint8, the train id of the likeliest class.
     """
 
@@ -62,10 +62,10 @@ class Format(NamedTuple):
 
 @torch.no_grad()
 def export_network(path: Path, target: str, network: nn.Module, metadata: ModelMetadata, size: Size = None) -> None:
-    """Write `network`, which is on the CPU, to `path` in the format `target` of FORMATS; `path` is whole or absent.
+    """Write `network`, which is on the CPU, to `path` in the format `target` of FORMATS; `path` is complete or absent.
 
-    size: see `Size`; the batch is free in any case. Raises UserError where the file says something else than the
-    network, and where a package is missing.
+    size: see `Size`; the batch is free in any case. Raises UserError where the file's output differs from the
+    network's, and where a package is missing.
     """
     with atomic_file(path) as temporary:
         FORMATS[target].write(temporary, network.eval(), metadata, size)
@@ -88,15 +88,17 @@ def require_same(run: Run, deployed: Deployed, size: Size = None) -> None:
         chosen = expected.gather(1, labels.long().unsqueeze(1)).squeeze(1)
         if not ((logits - expected).abs().max() <= tolerance and (chosen >= expected.amax(1) - 2 * tolerance).all()):
             raise UserError(
-                f"the exported network says something else than the one in torch for an image of {height}x{width}, expected "
-                f"the same labels and logits within {TOLERANCE} of the largest; nothing is written, use another --to"
+                "MSA-INFER-006",
+                f"the exported model's output differs from PyTorch's for an image of {height}x{width}, expected "
+                f"the same labels and logits within {TOLERANCE} of the largest; nothing was written, use another --to",
+                setting="--to",
             )
 
 
 def _graph(network: nn.Module, metadata: ModelMetadata, size: Size) -> torch.export.ExportedProgram:
     """The deployed network as a graph, with a free batch and, where `size` is None, free height and width from 1 on.
 
-    Raises UserError where torch cannot leave the size free: 2.11 for networks on ResNet, whose pooling pads.
+    Raises UserError where torch cannot export a free size: 2.11 for networks on ResNet, whose pooling pads.
     """
     batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
     free = {0: batch} if size else {0: batch, 2: height, 3: width}
@@ -107,8 +109,10 @@ def _graph(network: nn.Module, metadata: ModelMetadata, size: Size) -> torch.exp
             return torch.export.export(Deployed(network, metadata), (example,), dynamic_shapes=(free,))
         except torch._dynamo.exc.UserError:
             raise UserError(
-                f"torch {torch.__version__} cannot export {metadata.name} for images of any size, as torch 2.13 does; give "
-                "the one size of your images by --size"
+                "MSA-INFER-007",
+                f"torch {torch.__version__} cannot export {metadata.name} for images of any size, as torch 2.13 does; set "
+                "--size to the one size of your images",
+                setting="--size",
             ) from None
 
 
@@ -180,7 +184,9 @@ def _require_onnx() -> Any:
         import onnxscript
     except ImportError as error:
         raise UserError(
-            f"--to onnx needs the package {error.name}, which is not installed; run: pip install 'msanet[export]'"
+            "MSA-INFER-005",
+            f"--to onnx needs the package {error.name}, which is not installed; run: pip install 'msanet[export]'",
+            setting="--to",
         ) from error
     return onnxscript
 

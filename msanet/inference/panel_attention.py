@@ -1,20 +1,22 @@
-"""What a network weighs inside, small enough for a report: MSANet's attention for a grid of queries, weights of scales."""
+"""Attention maps and scale weights, small enough for a report: MSANet's attention for a grid of queries, weights of scales."""
 
-import sys
+import logging
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from msanet.errors import UserError
 from msanet.inference.attention_maps import AttentionMaps
 from msanet.inference.predictor import Predictor
+from msanet.logs import EVERY_RANK
 from msanet.models.attention_to_scale import AttentionToScale
 from msanet.models.msanet import MSANet
 from msanet.report.palette import UInt8
+
+logger = logging.getLogger(__name__)
 
 GRID = (6, 8)
 """Rows and columns of queries: the pixels in the middle of so many equal parts of the input."""
@@ -23,7 +25,7 @@ LONGEST_SIDE = 80
 """Of one map, in pixels; larger ones are averaged over areas."""
 
 LEVELS = 16
-"""Shades of a map: fewer make a smaller file, and more are hardly told apart."""
+"""Shades of a map: fewer make a smaller file, and more are hard to distinguish."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,13 @@ class PanelMaps:
 def panel_maps(predictor: Predictor, image_HWC: Tensor) -> PanelMaps | None:
     """AttentionMaps of a uint8 RGB image (H, W, 3), from the input that the predictor gives to the network.
 
-    None where the network has none; where it never sees the image whole, but in windows; in lockstep, where another forward
-    would be one too many; and, with a warning, where memory does not suffice.
+    None where the network has none; where it sees the image in windows only; in lockstep, where another forward would be
+    one too many; and, with a warning, when out of memory.
     """
     model = predictor.model
     attends = isinstance(model, MSANet) and model.attends
-    whole = predictor.settings.window is None and not predictor.lockstep
-    if not whole or not (attends or isinstance(model, AttentionToScale)):
+    sees_full_image = predictor.settings.window is None and not predictor.lockstep
+    if not sees_full_image or not (attends or isinstance(model, AttentionToScale)):
         return None
     maps = _GridMaps(predictor)
     image = image_HWC.cpu().numpy()
@@ -56,7 +58,7 @@ def panel_maps(predictor: Predictor, image_HWC: Tensor) -> PanelMaps | None:
             return PanelMaps(attention=maps.grid(image))
         return PanelMaps(scales={scale: _weight(map_HW) for scale, map_HW in maps.scale_weights(image).items()})
     except UserError as error:
-        tqdm.write(f"warning: the report lacks the maps of an image: {error}", file=sys.stderr)
+        logger.warning(f"the report lacks the attention maps of an image: {error}", extra=EVERY_RANK)
         return None
 
 

@@ -1,56 +1,60 @@
 """An image through a network: uint8 in; train ids or probabilities out, at the image's own size."""
 
-import sys
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from msanet import distributed
 from msanet.config import EvaluationConfig
 from msanet.data.image.color import normalize
 from msanet.errors import UserError
-from msanet.inference.crf import refine, require_library
+from msanet.inference.crf import refine, require_pydensecrf
+from msanet.logs import EVERY_RANK
 from msanet.models.blocks import bilinear
+
+logger = logging.getLogger(__name__)
 
 _IDLE_SIZE = (64, 64)
 
 
 @contextmanager
-def _explained_lack_of_memory() -> Iterator[None]:
+def _explain_out_of_memory() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"memory does not suffice for one image ({str(error).splitlines()[0]}), expected its passes to fit; set "
+            "MSA-INFER-004",
+            f"out of memory for one image ({str(error).splitlines()[0]}), expected its forward passes to fit; set "
             "evaluation.window or make it smaller, lower evaluation.window_batch, evaluation.resize or evaluation.scales, "
-            "or choose evaluation.precision bf16"
+            "or set evaluation.precision=bf16",
+            setting="evaluation.window",
         ) from error
 
 
 class Predictor:
     """Puts images through a network, which is in evaluation mode, on the network's device.
 
-    A pass is the image at one of `settings.scales`, mirrored or not, whole or in sliding windows. Its size is that of
-    `settings.resize` (else the image's own) times the scale, rounded; its logits are mirrored back and resized
+    A pass is the image at one of `settings.scales`, flipped or not, at once or in sliding windows. Its size is that of
+    `settings.resize` (else the image's own) times the scale, rounded; its logits are flipped back and resized
     (bilinear) to the image's own size. Where there are several passes their softmax probabilities are averaged, as in
     mmsegmentation (SegTTAModel) and in DeepLab's TensorFlow code.
 
-    Windows cover the input with `settings.overlap` between neighbours; the last one of a row or column is moved back to
+    Windows cover the input with `settings.overlap` between neighbors; the last one of a row or column is moved back to
     the border, and a window is never larger than the input. Their logits are averaged with weights that fall linearly
     from a window's middle to its borders. `settings.window_batch` windows are in the network at a time, and are summed
     one by one in a fixed order: the result does not depend on the batch (beyond the rounding of a device's convolutions).
-    Memory beside the network's: float32 maps of K x H x W, 160 MB each for 19 classes at 2048x1024: the sum of windows
+    Memory in addition to the network's: float32 maps of K x H x W, 160 MB each for 19 classes at 2048x1024: the sum of windows
     is one; where passes are averaged there are at most four at a time, those of a scaled pass in its own size.
 
-    Where memory does not suffice for a batch of windows, the batch is halved from there on and a warning says so.
-    lockstep: the number of forwards must be foreseeable (see `num_forwards`), so the batch is not halved.
-    Raises UserError where pydensecrf2 is missing for `settings.crf`, and, from all methods, where memory does not suffice.
+    Where a batch of windows runs out of memory, the batch is halved from there on, with a warning.
+    lockstep: the number of forwards must be known in advance (see `num_forwards`), so the batch is not halved.
+    Raises UserError where pydensecrf2 is missing for `settings.crf`, and, from all methods, when out of memory.
     """
 
     def __init__(
@@ -62,39 +66,37 @@ class Predictor:
         lockstep: bool = False,
     ) -> None:
         if settings.crf.enabled:
-            require_library()
+            require_pydensecrf()
         self.model = model
         self.settings = settings
         self.mean, self.std = mean, std
         self.lockstep = lockstep
         self.window_batch = settings.window_batch
         self.device = next(model.parameters()).device
-        self._passes = [
-            (scale, mirrored) for scale in settings.scales for mirrored in (False, True)[: 1 + settings.flip]
-        ]
+        self._passes = [(scale, flipped) for scale in settings.scales for flipped in (False, True)[: 1 + settings.flip]]
         self._are_logits = len(self._passes) == 1 and not settings.crf.enabled
 
     @torch.inference_mode()
-    @_explained_lack_of_memory()
+    @_explain_out_of_memory()
     def labels(self, image_HWC: Tensor) -> Tensor:
         """Train ids (H, W) uint8 of a uint8 RGB image (H, W, 3): the likeliest class of each pixel."""
-        return _likeliest(self._scores(image_HWC))
+        return _argmax(self._scores(image_HWC))
 
     @torch.inference_mode()
-    @_explained_lack_of_memory()
+    @_explain_out_of_memory()
     def probabilities(self, image_HWC: Tensor) -> Tensor:
         """Probabilities (K, H, W) float32 of a uint8 RGB image (H, W, 3); the CRF's marginals where it is enabled."""
         return self._as_probabilities(self._scores(image_HWC))
 
     @torch.inference_mode()
-    @_explained_lack_of_memory()
+    @_explain_out_of_memory()
     def labels_and_probabilities(self, image_HWC: Tensor) -> tuple[Tensor, Tensor]:
         """What `labels` and `probabilities` return, for the cost of one of them."""
         scores_1KHW = self._scores(image_HWC)
-        return _likeliest(scores_1KHW), self._as_probabilities(scores_1KHW)
+        return _argmax(scores_1KHW), self._as_probabilities(scores_1KHW)
 
     @torch.inference_mode()
-    @_explained_lack_of_memory()
+    @_explain_out_of_memory()
     def labels_and_confidence(self, image_HWC: Tensor) -> tuple[Tensor, Tensor]:
         """What `labels` returns, and the probability (H, W) float32 of each pixel's label, without all the others'."""
         scores_1KHW = self._scores(image_HWC)
@@ -126,8 +128,8 @@ class Predictor:
         if self._are_logits:
             return self._logits(image_1CHW, *self._passes[0])
         mean_1KHW = self._logits(image_1CHW, *self._passes[0]).softmax(dim=1)
-        for scale, mirrored in self._passes[1:]:
-            mean_1KHW += self._logits(image_1CHW, scale, mirrored).softmax(dim=1)
+        for scale, flipped in self._passes[1:]:
+            mean_1KHW += self._logits(image_1CHW, scale, flipped).softmax(dim=1)
         mean_1KHW /= len(self._passes)
         if self.settings.crf.enabled:
             return refine(mean_1KHW[0], image_HWC, self.settings.crf).unsqueeze(0)
@@ -136,14 +138,14 @@ class Predictor:
     def _as_probabilities(self, scores_1KHW: Tensor) -> Tensor:
         return (scores_1KHW.softmax(dim=1) if self._are_logits else scores_1KHW)[0]
 
-    def _logits(self, image_1CHW: Tensor, scale: float, mirrored: bool) -> Tensor:
+    def _logits(self, image_1CHW: Tensor, scale: float, flipped: bool) -> Tensor:
         """Logits (1, K, H, W) of one pass, at the image's own size."""
         own_size = (image_1CHW.shape[2], image_1CHW.shape[3])
         size = self._input_size(own_size, scale)
         x = image_1CHW
         if size != own_size:
             x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
-        logits = self._windowed(x.flip(3)).flip(3) if mirrored else self._windowed(x)
+        logits = self._windowed(x.flip(3)).flip(3) if flipped else self._windowed(x)
         if size != own_size:
             logits = bilinear(logits, own_size)
         return logits
@@ -180,23 +182,23 @@ class Predictor:
         return blended_KHW.unsqueeze(0)
 
     def _forward_if_it_fits(self, windows_NCHW: Tensor) -> Tensor | None:
-        """Logits, or None where memory did not suffice and `window_batch` is smaller now."""
+        """Logits, or None where it ran out of memory and `window_batch` is smaller now."""
         try:
             return self._forward(windows_NCHW)
         except RuntimeError as error:
             if len(windows_NCHW) == 1 or self.lockstep or not is_out_of_memory(error):
                 raise
         self.window_batch = len(windows_NCHW) // 2
-        tqdm.write(
-            f"warning: memory does not suffice for {len(windows_NCHW)} windows at a time; "
-            f"evaluation.window_batch is {self.window_batch} from here on",
-            file=sys.stderr,
+        logger.warning(
+            f"out of memory for {len(windows_NCHW)} windows at a time; evaluation.window_batch is {self.window_batch} "
+            "from here on",
+            extra=EVERY_RANK,
         )
         return None
 
     def _forward(self, x_NCHW: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            distributed.report_progress("judging windows of an image")
+            distributed.report_progress("predicting windows of an image")
             logits_NKHW: Tensor = self.model(x_NCHW.contiguous(memory_format=torch.channels_last))
         return logits_NKHW.float()
 
@@ -229,12 +231,12 @@ def _blend_weights(starts: list[int], window: int, length: int) -> Tensor:
     return torch.stack([triangle / total[start : start + window] for start in starts])
 
 
-def _likeliest(scores_1KHW: Tensor) -> Tensor:
+def _argmax(scores_1KHW: Tensor) -> Tensor:
     return scores_1KHW.max(dim=1).indices[0].to(torch.uint8)  # argmax is the same, and takes four times as long on CPUs
 
 
 def _softmax_of(highest_1HW: Tensor, logits_1KHW: Tensor) -> Tensor:
-    """The softmax of the highest logits alone, some rows at a time: a third of the time of a whole softmax on a CPU.
+    """The softmax of the highest logits alone, some rows at a time: a third of the time of a full softmax on a CPU.
 
     What is 80 below the highest adds 1e-35 to a sum of 1 or more; exp of less would be subnormal, and 50 times as slow.
     """
@@ -244,5 +246,5 @@ def _softmax_of(highest_1HW: Tensor, logits_1KHW: Tensor) -> Tensor:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory did not suffice, on a GPU or on the host."""
+    """Whether a GPU or the host is out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,4 +1,4 @@
-"""What the test servers of Cityscapes and VOC take: which names, which values, in which folders."""
+"""Submission formats of the Cityscapes and VOC benchmarks: which names, which values, in which folders."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from msanet.datasets import CITYSCAPES, IGNORE_INDEX, VOC, DatasetSpec
 from msanet.datasets.voc import voc_color
 from msanet.errors import UserError
 from msanet.report.palette import UInt8
-from msanet.report.prediction import write_palette, write_picture
+from msanet.report.prediction import write_image, write_palette
 from msanet.report.video import is_video
 
 _CITYSCAPES_IDS = np.zeros(256, np.uint8)  # train id -> id of labelIds PNGs; 0 is "unlabeled"
@@ -22,9 +22,14 @@ for _id, _train_id in CITYSCAPES.train_ids.items():
 
 @dataclass(frozen=True)
 class SubmissionFormat:
-    """A test server. pattern: names of its images without extension, its first group is what the result is called by.
+    """What a benchmark's server accepts.
 
-    target: path of the result without extension, `{}` being that group. write: (path, label (H, W) of train ids).
+    Args:
+        spec: The dataset.
+        pattern: Names of its images without extension; the first group names the result.
+        example: Such a name.
+        target: Path of the result without extension, `{}` being that group.
+        write: Writes a label (H, W) of train ids to a path.
     """
 
     spec: DatasetSpec
@@ -34,12 +39,14 @@ class SubmissionFormat:
     write: Callable[[Path, UInt8], None]
 
     def name(self, image: Path) -> Path:
-        """The result's name without extension, under the folder that is packed. Raises UserError for a foreign name."""
+        """The result's name without extension, under the folder that is packed. Raises UserError for any other name."""
         match = self.pattern.fullmatch(image.stem)
         if match is None or is_video(image):
             raise UserError(
+                "MSA-INFER-008",
                 f"'{image}' is not named like an image of {self.spec.name}, expected names such as '{self.example}'; give the "
-                "files of the test set under their own names"
+                "files of the test set under their own names",
+                setting="--images",
             )
         return Path(self.target.format(match[1]))
 
@@ -47,22 +54,26 @@ class SubmissionFormat:
         """Raise UserError unless a network has the dataset's classes in their order."""
         if classes != self.spec.classes:
             raise UserError(
-                f"the network knows {len(classes)} classes ({', '.join(classes[:3])}, ...), expected the {self.spec.num_classes} "
-                f"of {self.spec.name} in their order ({', '.join(self.spec.classes[:3])}, ...); train on {self.spec.name}"
+                "MSA-INFER-009",
+                f"the network has {len(classes)} classes ({', '.join(classes[:3])}, ...), expected the {self.spec.num_classes} "
+                f"of {self.spec.name} in their order ({', '.join(self.spec.classes[:3])}, ...); train on {self.spec.name}",
+                setting="--submission",
             )
 
     def require_free(self, out: Path, names: Iterable[Path]) -> None:
-        """Raise UserError if `out` holds other PNGs that the server's script could take for results of these images."""
+        """Raise UserError if `out` contains other PNGs that the server's script could take for results of these images."""
         own = {out / f"{name}.png" for name in names}
         for path in out.rglob("*.png"):
             if path not in own and self.pattern.match(path.stem):
                 raise UserError(
-                    f"'{path}' lies in --out already, expected nothing but this submission; choose another folder"
+                    "MSA-INFER-010",
+                    f"'{path}' is already in --out, expected nothing but this submission; choose another folder",
+                    setting="--out",
                 )
 
 
 def _write_cityscapes(path: Path, label_HW: UInt8) -> None:
-    write_picture(path, _CITYSCAPES_IDS[label_HW])
+    write_image(path, _CITYSCAPES_IDS[label_HW])
 
 
 def _write_voc(path: Path, label_HW: UInt8) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from msanet.config import EvaluationConfig
 from msanet.data.image.codec import decode_image
@@ -16,9 +15,10 @@ from msanet.errors import UserError
 from msanet.inference.attention_maps import AttentionMaps
 from msanet.inference.predictor import Predictor
 from msanet.inference.submission import SubmissionFormat
+from msanet.logs import track
 from msanet.models.io import ModelMetadata
 from msanet.report.palette import UInt8, overlay
-from msanet.report.prediction import write_palette, write_picture, write_probabilities
+from msanet.report.prediction import write_image, write_palette, write_probabilities
 from msanet.report.video import VideoReader, is_video, new_video
 
 ENDINGS = {
@@ -35,10 +35,18 @@ VIDEO_ENDING = ".overlay.mp4"
 
 
 class PredictionWriter:
-    """Predicts files, and writes what is asked for under one stem each.
+    """Predicts files, and writes the outputs of each under one stem.
 
-    kinds: keys of ENDINGS; None: palette and overlay of an image, the overlay of a video. settings: how images go through
-    the network. server: a submission's files and nothing else. Raises UserError where the network does not fit what is asked.
+    Args:
+        model: The network, in evaluation mode.
+        metadata: Its metadata.
+        settings: How images go through the network.
+        kinds: Keys of ENDINGS; None: palette and overlay of an image, the overlay of a video.
+        queries_Q2: (row, column) of pixels for the attention maps.
+        submission: Write the files of a benchmark's submission and nothing else.
+
+    Raises:
+        UserError: The network does not have what is asked for.
     """
 
     def __init__(
@@ -48,13 +56,13 @@ class PredictionWriter:
         settings: EvaluationConfig,
         kinds: Collection[str] | None = None,
         queries_Q2: Sequence[tuple[int, int]] = (),
-        server: SubmissionFormat | None = None,
+        submission: SubmissionFormat | None = None,
     ) -> None:
-        if server:
-            server.require_classes(metadata.classes)
+        if submission:
+            submission.require_classes(metadata.classes)
         self.metadata = metadata
-        self.server = server
-        default = () if server else ("palette", "overlay")
+        self.submission = submission
+        default = () if submission else ("palette", "overlay")
         self.kinds = frozenset(default if kinds is None else kinds)
         self.video_kinds = self.kinds - {"palette"} if kinds is None else self.kinds
         self.predictor = Predictor(model, settings, metadata.mean, metadata.std)
@@ -65,7 +73,7 @@ class PredictionWriter:
         """Predict an image or video and write STEM and an ending of ENDINGS for each kind; folders are made as needed.
 
         A video gives STEM.overlay.mp4, and of each frame the other kinds under STEM/000001 and so on. Raises UserError if the
-        file cannot be read or memory does not suffice for it, OSError if nothing can be written.
+        file cannot be read or when out of memory, OSError if nothing can be written.
         """
         if is_video(path):
             self._write_video(path, stem)
@@ -80,7 +88,7 @@ class PredictionWriter:
             shown = None
             if "overlay" in self.video_kinds:
                 shown = stack.enter_context(new_video(stem.with_name(stem.name + VIDEO_ENDING), video.rate))
-            frames = tqdm(video.frames(), path.name, total=video.count or None, unit="frame", leave=False)
+            frames = track(video.frames(), path.name, total=video.count or None, unit="frame")
             for number, image_HWC in enumerate(frames, start=1):
                 with _named(f"frame {number} of '{path}'"):
                     label_HW = self._write_image(image_HWC, stem / f"{number:06d}", self.video_kinds - {"overlay"})
@@ -93,7 +101,7 @@ class PredictionWriter:
         def path(kind: str) -> Path:
             return stem.with_name(stem.name + ENDINGS[kind])
 
-        maps = self.maps.pictures(image_HWC) if self.maps else {}
+        maps = self.maps.images(image_HWC) if self.maps else {}
         pixels_HWC = torch.from_numpy(image_HWC)
         if "probabilities" in kinds:
             labels, probabilities = self.predictor.labels_and_probabilities(pixels_HWC)
@@ -101,18 +109,18 @@ class PredictionWriter:
         else:
             labels = self.predictor.labels(pixels_HWC)
         label_HW = labels.cpu().numpy()
-        if self.server:
-            self.server.write(path("palette"), label_HW)
+        if self.submission:
+            self.submission.write(path("palette"), label_HW)
         if "palette" in kinds:
             write_palette(path("palette"), label_HW, self.metadata.palette)
         if "overlay" in kinds:
-            write_picture(path("overlay"), overlay(image_HWC, label_HW, self.metadata.palette))
+            write_image(path("overlay"), overlay(image_HWC, label_HW, self.metadata.palette))
         if "ids" in kinds:
-            write_picture(path("ids"), self._ids[label_HW])
+            write_image(path("ids"), self._ids[label_HW])
         if "train-ids" in kinds:
-            write_picture(path("train-ids"), label_HW)
-        for ending, picture in maps.items():
-            write_picture(stem.with_name(stem.name + ending), picture)
+            write_image(path("train-ids"), label_HW)
+        for ending, image in maps.items():
+            write_image(stem.with_name(stem.name + ending), image)
         return label_HW
 
 
@@ -121,7 +129,7 @@ def _named(what: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{what}: {error}") from error
+        raise UserError(error.code, f"{what}: {error}", error.setting) from error
 
 
 def _read_image(path: Path) -> UInt8:
@@ -129,6 +137,8 @@ def _read_image(path: Path) -> UInt8:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"'{path}' cannot be read ({os.strerror(error.errno or 0).lower()}), expected an image; check the file"
+            "MSA-INFER-011",
+            f"'{path}' cannot be read ({os.strerror(error.errno or 0).lower()}), expected an image; check the file",
+            setting="--images",
         ) from error
     return decode_image(data, str(path))

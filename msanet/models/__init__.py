@@ -33,14 +33,26 @@ def attention_to_scale(
     """`AttentionToScale` around the network of that name; network_options: its own, as `backbone=resnet101,norm=group`."""
     if network not in MODELS or network == "attention_to_scale":
         known = sorted(MODELS.keys() - {"attention_to_scale"})
-        raise UserError(f"model.network is '{network}', which can have no scales; {nearest(network, known)}")
+        raise UserError(
+            "MSA-MODEL-001",
+            f"model.network is '{network}', which attention_to_scale cannot wrap; {nearest(network, known)}",
+            setting="model.network",
+        )
     if attention_channels < 1:
-        raise UserError(f"model.attention_channels is {attention_channels}, expected 1 or more; choose for example 512")
+        raise UserError(
+            "MSA-MODEL-003",
+            f"model.attention_channels is {attention_channels}, expected 1 or more; choose for example 512",
+            setting="model.attention_channels",
+        )
     try:
         pairs = [part.partition("=") for part in network_options.split(",") if part.strip()]
         options = {key.strip(): parse_yaml(value) for key, _, value in pairs}
     except ValueError:
-        raise UserError(f"model.network_options is '{network_options}', expected KEY=VALUE,...; correct it") from None
+        raise UserError(
+            "MSA-MODEL-004",
+            f"model.network_options is '{network_options}', expected KEY=VALUE,...; fix it",
+            setting="model.network_options",
+        ) from None
     return AttentionToScale(
         build_model(network, num_classes, **{"width": width, **options}),
         parse_scales(scales),
@@ -64,7 +76,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
 }
 
 _WIDEST = 64
-"""Times the papers' channels; beyond it a typing error, or a metadata from elsewhere, that would fill any memory."""
+"""Times the papers' channels; beyond it is a typing error, or metadata from elsewhere, that would fill any memory."""
 
 
 def build_model(name: str, num_classes: int, **options: Any) -> SegmentationNetwork:
@@ -80,18 +92,32 @@ def check_model(name: str, options: dict[str, Any]) -> None:
 
 
 def check_model_options(name: str, options: dict[str, Any]) -> None:
-    """Hold `options` against the constructor's arguments: names and types. Raises UserError with the nearest name."""
+    """Check `options` against the constructor's arguments: names and types. Raises UserError with the nearest name."""
     if name not in MODELS:
-        raise UserError(f"model.name is '{name}', which is no network here; {nearest(name, sorted(MODELS))}")
+        raise UserError(
+            "MSA-MODEL-001",
+            f"model.name is '{name}', which is not a known network; {nearest(name, sorted(MODELS))}",
+            setting="model.name",
+        )
     known = model_options(name)
     for key, value in options.items():
         if key not in known:
-            raise UserError(f"model.{key} is not an option of '{name}'; {nearest(key, sorted(known))}")
+            raise UserError(
+                "MSA-MODEL-002",
+                f"model.{key} is not an option of '{name}'; {nearest(key, sorted(known))}",
+                setting=f"model.{key}",
+            )
         kind, _ = known[key]
         if not _fits(value, kind):
-            raise UserError(f"model.{key} is {value!r}, expected {describe(kind)}")
+            raise UserError(
+                "MSA-MODEL-003", f"model.{key} is {value!r}, expected {describe(kind)}", setting=f"model.{key}"
+            )
     if not 0 < options.get("width", 1) <= _WIDEST:  # not a number is neither
-        raise UserError(f"model.width is {options['width']}, expected a number above 0 and at most {_WIDEST}")
+        raise UserError(
+            "MSA-MODEL-003",
+            f"model.width is {options['width']}, expected a number above 0 and at most {_WIDEST}",
+            setting="model.width",
+        )
 
 
 def model_options(name: str) -> dict[str, tuple[Any, Any]]:
@@ -104,7 +130,7 @@ def model_options(name: str) -> dict[str, tuple[Any, Any]]:
 
 
 def describe(kind: Any) -> str:
-    """A type as users would say it: `one of full, fusion, none`."""
+    """A type in words for users: `one of full, fusion, none`."""
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
     return getattr(kind, "__name__", str(kind))

@@ -1,7 +1,7 @@
 """Activation checkpointing (Chen et al. 2016, "Training deep nets with sublinear memory cost") that is exact.
 
 torch's own recomputation runs a block's forward a second time, so that BatchNorm's running statistics would take each batch
-twice. Here the second run has the statistics of its batch, as the first, and leaves the running ones alone.
+twice. Here the second run has the statistics of its batch, as the first, and does not change the running ones.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,33 +16,35 @@ from torch.utils.checkpoint import checkpoint
 class Checkpointable(nn.Module):
     """A module that runs its large blocks by `run`.
 
-    recompute: keep a block's inputs only, and compute its activations again in the backward pass; set by
-    `checkpoint_activations`. compiler: gives what runs in a block's place, such as its compiled form; set by the trainer.
-    Neither has an effect in evaluation.
+    Args:
+        checkpointing: Keep a block's inputs only, and compute its activations again in the backward pass; set by
+            `checkpoint_activations`. No effect in evaluation.
+        compiler: Returns what runs in a block's place, such as its compiled form; set by the trainer. No effect in
+            evaluation.
     """
 
-    recompute = False
+    checkpointing = False
     compiler: Callable[[nn.Module], Callable[..., Any]] | None = None
 
     def run(self, block: nn.Module, *inputs: Any) -> Any:
-        """`block(*inputs)`; the same numbers, gradients and running statistics with recomputation as without."""
+        """`block(*inputs)`; the same numbers, gradients and running statistics with checkpointing as without."""
         forward = self.compiler(block) if self.compiler and self.training else block
-        if not (self.recompute and self.training and torch.is_grad_enabled()):
+        if not (self.checkpointing and self.training and torch.is_grad_enabled()):
             return forward(*inputs)
-        contexts = lambda: (nullcontext(), running_statistics_kept(block))  # noqa: E731
+        contexts = lambda: (nullcontext(), frozen_running_statistics(block))  # noqa: E731
         return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 def checkpoint_activations(model: nn.Module) -> None:
-    """From now on every `Checkpointable` in the model trades time for memory."""
+    """Turn on activation checkpointing in every `Checkpointable` of the model."""
     for module in model.modules():
         if isinstance(module, Checkpointable):
-            module.recompute = True
+            module.checkpointing = True
 
 
 @contextmanager
-def running_statistics_kept(block: nn.Module) -> Iterator[None]:
-    """BatchNorm inside `block` normalizes as in training, and what it updates are copies that are thrown away."""
+def frozen_running_statistics(block: nn.Module) -> Iterator[None]:
+    """BatchNorm inside `block` normalizes as in training, without changing its running statistics: it updates copies."""
     norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]
     for norm in norms:

@@ -1,6 +1,6 @@
 """Attention to Scale (Chen, Yang, Wang, Xu and Yuille 2016, sections 3.2, 3.3 and 4.1) around any other network.
 
-Equations 1 and 2 are the paper's: g = sum over s of w^s f^s, w the softmax over scales of what the attention head says.
+Equations 1 and 2 are the paper's: g = sum over s of w^s f^s, w the softmax over scales of the attention head's output.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from msanet.errors import UserError, nearest
 from msanet.models.blocks import init_he_normal, pad_to_multiple
-from msanet.models.network import Scores, SegmentationNetwork
+from msanet.models.network import HeadOutput, SegmentationNetwork
 
 Merge = Literal["attention", "average", "max"]
 
@@ -21,14 +21,21 @@ Merge = Literal["attention", "average", "max"]
 class AttentionToScale(SegmentationNetwork):
     """One network sees the image at several scales (a share-net); its score maps are merged to one, then upsampled.
 
-    merge: `attention` weighs scales by position, with one weight for all classes (equations 1 and 2); `average` has the
-    weight 1/S; `max` is taken class by class. extra_supervision: in training also each scale's own scores, weight 1 in the
-    loss; auxiliary heads of the network come along from the finest scale. features: the name of what the attention head
-    sees, by default fc7 or the penultimate features. attention_kernel, _channels, _layers: the head, section 4.1's variants.
+    Logits and features of all scales are resized to the score map of the image itself, which is the finest scale's where
+    that is 1 as in the paper. A scaled image is rounded up to full cells, so that all maps are aligned exactly.
+    The only entry of `HeadOutput.features` is `scale_weights`: see the method of that name.
 
-    Scores and features of all scales are resized to the score map of the image itself, which is the finest scale's where
-    that is 1 as in the paper. A scaled image is rounded up to whole cells, so that all maps lie on one another exactly.
-    The only entry of `Scores.features` is `scale_weights`: see the method of that name.
+    Args:
+        network: The wrapped network.
+        scales: Of the image, any positive numbers.
+        merge: `attention` weights scales by position, with one weight for all classes (equations 1 and 2); `average` has
+            the weight 1/S; `max` is taken class by class.
+        extra_supervision: In training also each scale's own logits, weight 1 in the loss; auxiliary heads of the network
+            are kept from the finest scale.
+        features: Name of what the attention head sees, by default fc7 or the penultimate features.
+        attention_kernel: Of the head's first layer; this and the next two are section 4.1's variants.
+        attention_channels: Of the head's hidden layers.
+        attention_layers: Of the head.
     """
 
     def __init__(
@@ -51,11 +58,15 @@ class AttentionToScale(SegmentationNetwork):
         self.features = features or ("fc7" if "fc7" in network.feature_channels else "penultimate")
         if self.features not in network.feature_channels:
             known = sorted(network.feature_channels)
-            raise UserError(f"model.features is '{self.features}', no feature here; {nearest(self.features, known)}")
+            raise UserError(
+                "MSA-MODEL-005",
+                f"model.features is '{self.features}', which is not a feature of the network; {nearest(self.features, known)}",
+                setting="model.features",
+            )
         count = len(self.scales)
         self.feature_channels = {"scale_weights": count}
         self.classifier_names = tuple(f"network.{name}" for name in network.classifier_names)
-        self.extra_weights = (1.0,) * (count if extra_supervision else 0) + network.extra_weights
+        self.auxiliary_weights = (1.0,) * (count if extra_supervision else 0) + network.auxiliary_weights
         self.attention: nn.Sequential | None = None
         if merge == "attention":
             channels = [count * network.feature_channels[self.features], *[attention_channels] * (attention_layers - 1)]
@@ -63,28 +74,28 @@ class AttentionToScale(SegmentationNetwork):
             if self.features == "fc8":  # the scores themselves
                 self.classifier_names += ("attention.0",)
 
-    def score(self, image_NCHW: Tensor) -> Scores:
-        """See `SegmentationNetwork.score`."""
+    def forward_head(self, image_NCHW: Tensor) -> HeadOutput:
+        """See `SegmentationNetwork.forward_head`."""
         rows, columns = (-(-size // self.stride) for size in image_NCHW.shape[-2:])
-        found = [self.network.score(image) for image in self._scaled(image_NCHW)]
-        scores = [resize(one.scores, (rows, columns)) for one in found]  # S times (N, C, h, w)
-        merged, weights = self._merged(torch.stack(scores, dim=1), [one.features[self.features] for one in found])
-        extra: tuple[Tensor, ...] = ()
+        outputs = [self.network.forward_head(image) for image in self._scaled(image_NCHW)]
+        scores = [resize(one.logits, (rows, columns)) for one in outputs]  # S times (N, C, h, w)
+        merged, weights = self._merged(torch.stack(scores, dim=1), [one.features[self.features] for one in outputs])
+        auxiliary: tuple[Tensor, ...] = ()
         if self.training:
-            finest = found[self.scales.index(max(self.scales))]
-            extra = tuple(scores) if self.extra_supervision else ()
-            extra += tuple(resize(head, (rows, columns)) for head in finest.extra)
-        return Scores(merged, {"scale_weights": weights}, extra)
+            finest = outputs[self.scales.index(max(self.scales))]
+            auxiliary = tuple(scores) if self.extra_supervision else ()
+            auxiliary += tuple(resize(head, (rows, columns)) for head in finest.auxiliary)
+        return HeadOutput(merged, {"scale_weights": weights}, auxiliary)
 
     def scale_weights(self, image_NCHW: Tensor) -> Tensor:
-        """How much each scale says at each cell of the score map, (N, S, h, w), 1 in sum; scales in the given order.
+        """The weight of each scale at each cell of the score map, (N, S, h, w), 1 in sum; scales in the given order.
 
         attention: equation 2. average: 1/S. max: the share of the classes whose maximum this scale has.
         """
-        return self.score(image_NCHW).features["scale_weights"]
+        return self.forward_head(image_NCHW).features["scale_weights"]
 
     def _scaled(self, image_NCHW: Tensor) -> list[Tensor]:
-        """The image at each scale; height and width become whole cells before and after."""
+        """The image at each scale; height and width become full cells before and after."""
         if self.scales == (1,):
             return [image_NCHW]
         image_NCHW = pad_to_multiple(image_NCHW, self.stride)
@@ -105,8 +116,8 @@ class AttentionToScale(SegmentationNetwork):
             return merged, torch.stack(won, dim=1)
         if self.attention is None:
             return scores_NSCHW.mean(dim=1), torch.full_like(scores_NSCHW[:, :, 0], 1 / count)
-        together = torch.cat([resize(feature, size) for feature in features], dim=1)
-        weights = self.attention(together).softmax(dim=1)
+        concatenated = torch.cat([resize(feature, size) for feature in features], dim=1)
+        weights = self.attention(concatenated).softmax(dim=1)
         return weighted_sum(scores_NSCHW, weights), weights
 
 
@@ -127,7 +138,11 @@ def parse_scales(text: str) -> tuple[Fraction, ...]:
     except (ValueError, ZeroDivisionError):
         scales = ()
     if not scales or min(scales) <= 0:
-        raise UserError(f"model.scales is '{text}', expected positive numbers such as '1,0.75,0.5'; correct it")
+        raise UserError(
+            "MSA-MODEL-004",
+            f"model.scales is '{text}', expected positive numbers such as '1,0.75,0.5'; fix it",
+            setting="model.scales",
+        )
     return scales
 
 

@@ -77,7 +77,7 @@ def conv_norm_relu(
     dilation: int = 1,
     norm: Norm = "batch",
 ) -> nn.Sequential:
-    """Convolution without bias (the norm has one), norm, ReLU. padding: that of the same size unless told."""
+    """Convolution without bias (the norm has one), norm, ReLU. padding: by default the one that keeps the size."""
     padding = dilation * (kernel // 2) if padding is None else padding
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False),
@@ -118,7 +118,7 @@ def pad_to_multiple(x_NCHW: Tensor, multiple: int) -> Tensor:
 
 
 def bilinear(x_NCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
-    """Resized, cell centres on pixel centres: (N, C, h, w) -> (N, C, H, W). Contiguous above `MOST_IN_CHANNELS_LAST`."""
+    """Resized, cell centers on pixel centers: (N, C, h, w) -> (N, C, H, W). Contiguous above `MOST_IN_CHANNELS_LAST`."""
     most = MOST_IN_CHANNELS_LAST.get(x_NCHW.device.type)
     if most and x_NCHW.shape[0] * x_NCHW.shape[1] * size_HW[0] * size_HW[1] > most:
         x_NCHW = x_NCHW.contiguous()
@@ -126,7 +126,7 @@ def bilinear(x_NCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
 
 
 def upsample(x_NCHW: Tensor, stride: int, size_HW: tuple[int, int]) -> Tensor:
-    """Bilinear by exactly `stride` (a cell's value lies at its centre), then cropped: (N, C, h, w) -> (N, C, H, W)."""
+    """Bilinear by exactly `stride` (a cell's value lies at its center), then cropped: (N, C, h, w) -> (N, C, H, W)."""
     if stride > 1:
         height, width = x_NCHW.shape[-2:]
         x_NCHW = bilinear(x_NCHW, (height * stride, width * stride))

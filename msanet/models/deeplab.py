@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from msanet.models.blocks import init_he_normal, pad_to_multiple, scaled_channels
-from msanet.models.network import Scores, SegmentationNetwork
+from msanet.models.network import HeadOutput, SegmentationNetwork
 from msanet.models.vgg import VGG16, FullyConnected
 
 
@@ -15,7 +15,7 @@ class DeepLabLargeFOV(SegmentationNetwork):
     """VGG-16 at output stride 8: pool4 and pool5 have stride 1, conv5 has dilation 2, fc6 is 3x3 with dilation 12.
 
     fc6 and fc7 have 1024 filters and dropout 0.5; fc8, the classifier, starts as N(0, 0.01). Pools 1 to 3 are VGG's own
-    2x2 (a reading: the released model has 3x3 everywhere), so that a cell's centre is that of its 8x8 pixels. The image
+    2x2 (a reading: the released model has 3x3 everywhere), so that a cell's center is that of its 8x8 pixels. The image
     is padded to a multiple of 8. Features are after ReLU and dropout, as Caffe's blobs of these names are.
     """
 
@@ -32,12 +32,12 @@ class DeepLabLargeFOV(SegmentationNetwork):
         self.trunk.apply(init_he_normal)
         self.fc.apply(init_he_normal)
 
-    def score(self, image_NCHW: Tensor) -> Scores:
-        """See `SegmentationNetwork.score`."""
+    def forward_head(self, image_NCHW: Tensor) -> HeadOutput:
+        """See `SegmentationNetwork.forward_head`."""
         pooled = self.trunk(pad_to_multiple(image_NCHW, self.stride))
         fc6, fc7 = self.run(self.fc, pooled[4])  # 1024 x 28 x 28
         fc8 = self.fc8(fc7)
-        return Scores(fc8, {"fc6": fc6, "fc7": fc7, "fc8": fc8})
+        return HeadOutput(fc8, {"fc6": fc6, "fc7": fc7, "fc8": fc8})
 
 
 class DeepLabMScLargeFOV(DeepLabLargeFOV):
@@ -55,8 +55,8 @@ class DeepLabMScLargeFOV(DeepLabLargeFOV):
         self.side.apply(init_he_normal)
         self.fc8 = _classifier(self.feature_channels["fc7"] + 5 * c128, num_classes)
 
-    def score(self, image_NCHW: Tensor) -> Scores:
-        """See `SegmentationNetwork.score`."""
+    def forward_head(self, image_NCHW: Tensor) -> HeadOutput:
+        """See `SegmentationNetwork.forward_head`."""
         image_NCHW = pad_to_multiple(image_NCHW, self.stride)
         pooled = self.trunk(image_NCHW)
         fc6, fc7 = self.run(self.fc, pooled[4])  # 1024 x 28 x 28
@@ -64,7 +64,7 @@ class DeepLabMScLargeFOV(DeepLabLargeFOV):
             self.run(layers, x) for layers, x in zip(self.side, (image_NCHW, *pooled[:4]), strict=True)
         ]  # 128 x 28 x 28 each
         fc8 = self.fc8(torch.cat([fc7, *side], dim=1))
-        return Scores(fc8, {"fc6": fc6, "fc7": fc7, "fc8": fc8})
+        return HeadOutput(fc8, {"fc6": fc6, "fc7": fc7, "fc8": fc8})
 
 
 def _side_layers(in_channels: int, channels: int, stride: int) -> nn.Sequential:

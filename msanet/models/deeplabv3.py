@@ -17,18 +17,24 @@ from msanet.models.blocks import (
     ordered_as,
     scaled_channels,
 )
-from msanet.models.network import Scores, SegmentationNetwork
+from msanet.models.network import HeadOutput, SegmentationNetwork
 from msanet.models.resnet import Backbone, ResNet
 
 
 class DeepLabV3(SegmentationNetwork):
     """A dilated ResNet, multi-grid 1, 2, 4 in its last layer, ASPP at rates 6, 12, 18 (doubled at stride 8), a classifier.
 
-    backbone, output_stride: as named. auxiliary: in training also logits from layer3, weight 0.4 in the loss (Zhao et al.
-    2017, section 3.2; DeepLabv3 has none), by a 3x3 and a 1x1 convolution. norm: see `Norm`.
-
     A ResNet's cells lie at pixels 0, stride, 2 stride, ..., half a cell before where `upsample` puts them. The shift is
-    the same everywhere and at every image size, so the convolutions learn it; torchvision's DeepLabv3 is alike.
+    the same everywhere and at every image size, so the convolutions learn it, as in torchvision's DeepLabv3.
+
+    Args:
+        num_classes: Outputs per pixel.
+        width: Multiplies every channel count.
+        backbone: ResNet-50 or ResNet-101.
+        output_stride: Of the network's own logits.
+        auxiliary: In training also logits from layer3, weight 0.4 in the loss (Zhao et al. 2017, section 3.2; DeepLabv3
+            has none), by a 3x3 and a 1x1 convolution.
+        norm: See `Norm`.
     """
 
     def __init__(
@@ -55,15 +61,15 @@ class DeepLabV3(SegmentationNetwork):
                 conv_norm_relu(c1024, middle, 3, norm=norm), nn.Conv2d(middle, num_classes, 1)
             )
             self.classifier_names = ("classifier", "auxiliary.1")
-            self.extra_weights = (0.4,)
+            self.auxiliary_weights = (0.4,)
         self.apply(init_he_normal)
 
-    def score(self, image_NCHW: Tensor) -> Scores:
-        """See `SegmentationNetwork.score`."""
+    def forward_head(self, image_NCHW: Tensor) -> HeadOutput:
+        """See `SegmentationNetwork.forward_head`."""
         layer3, layer4 = self.trunk(image_NCHW)  # 1024 x 14 x 14, 2048 x 14 x 14
         x = self.run(self.aspp, layer4)  # 256 x 14 x 14
-        extra = (self.auxiliary(layer3),) if self.training and self.auxiliary else ()
-        return Scores(self.classifier(x), {"penultimate": x}, extra)
+        auxiliary = (self.auxiliary(layer3),) if self.training and self.auxiliary else ()
+        return HeadOutput(self.classifier(x), {"penultimate": x}, auxiliary)
 
 
 class ASPP(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from msanet.models.blocks import init_he_normal, pad_to_multiple, scaled_channels
-from msanet.models.network import Scores, SegmentationNetwork
+from msanet.models.network import HeadOutput, SegmentationNetwork
 from msanet.models.vgg import VGG16, FullyConnected
 
 Variant = Literal["32s", "16s", "8s"]
@@ -44,8 +44,8 @@ class FCN(SegmentationNetwork):
             self.add_module(f"score_pool{pool}", score)
             self.classifier_names += (f"upscore_pool{pool}", f"score_pool{pool}")
 
-    def score(self, image_NCHW: Tensor) -> Scores:
-        """See `SegmentationNetwork.score`. The feature is fc7, at stride 32."""
+    def forward_head(self, image_NCHW: Tensor) -> HeadOutput:
+        """See `SegmentationNetwork.forward_head`. The feature is fc7, at stride 32."""
         height, width = image_NCHW.shape[-2:]
         pooled = self.trunk(pad_to_multiple(image_NCHW, 32))
         _, fc7 = self.run(self.fc, pooled[4])  # 4096 x 7 x 7
@@ -54,7 +54,7 @@ class FCN(SegmentationNetwork):
             scores = self.get_submodule(f"upscore_pool{pool}")(scores)
             scores = scores + self.get_submodule(f"score_pool{pool}")(pooled[pool - 1])
         rows, columns = -(-height // self.stride), -(-width // self.stride)
-        return Scores(scores[..., :rows, :columns], {"penultimate": fc7})
+        return HeadOutput(scores[..., :rows, :columns], {"penultimate": fc7})
 
 
 def _bilinear_upsampling(channels: int) -> nn.ConvTranspose2d:

@@ -1,31 +1,53 @@
-"""A trained network as one file: weights in safetensors, and a metadata that says how to build and feed it."""
+"""A trained network as one file: weights in safetensors, and metadata that says how to build the network and feed it."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from msanet import __version__
 from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.meta import on_meta_device
 from msanet.models.network import SegmentationNetwork
 
-METADATA = "msanet_card"
-"""Where a file holds its metadata, as JSON: safetensors' metadata, ONNX's `metadata_props`, torch.export's `extra_files`."""
+METADATA = "msanet_metadata"
+"""Key of the metadata, as JSON: in safetensors' metadata, ONNX's `metadata_props`, torch.export's `extra_files`."""
+
+FORMAT_VERSION = 2
+"""Of the metadata. Version 1 has no `format_version` and lies under `METADATA_V1`."""
+
+METADATA_V1 = "msanet_card"
 
 
 class ModelMetadata(BaseModel):
     """What must travel with weights so that they can be used without the run that made them.
 
-    options: the constructor's. classes, palette, ids: by train id, ids being the dataset's own label ids. mean, std: the
-    normalization in grey values. resize: (height, width) of the network's input in evaluation, or None for the image's.
+    Args:
+        format_version: Of these fields; always the newest, since `load_weights` upgrades older ones.
+        msanet_version: Version of msanet that wrote the file, empty where it is not known.
+        name: Of the network, a key of `MODELS`.
+        options: Of its constructor.
+        dataset: Name of the dataset.
+        dataset_digest: Of its manifest.
+        classes: Names by train id.
+        palette: RGB by train id.
+        ids: The dataset's own label ids by train id.
+        mean: Normalization, RGB in gray values from 0 to 255.
+        std: Likewise.
+        resize: (height, width) of the network's input in evaluation, None for the image's own.
+        step: Of the training.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    format_version: int = Field(FORMAT_VERSION, ge=FORMAT_VERSION, le=FORMAT_VERSION)
+    msanet_version: str = __version__
     name: str
     options: dict[str, bool | int | float | str]
     dataset: str
@@ -50,25 +72,63 @@ def save_network(path: Path, weights: dict[str, Tensor], metadata: ModelMetadata
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelMetadata]:
-    """Weights by name, and the metadata. Raises UserError if the file is missing, damaged or not one of ours."""
+    """Weights by name, and the metadata. Raises UserError if the file is missing, damaged or not written by msanet."""
     if not path.is_file():
-        raise UserError(f"checkpoint '{path}' is not there, expected a model.safetensors of a run; check the path")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        weights = load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"checkpoint '{path}' cannot be read ({error}); use another checkpoint of the run") from None
-    if METADATA not in metadata:
         raise UserError(
-            f"'{path}' holds no model metadata, so it is no checkpoint of ours; give a run's model.safetensors"
+            "MSA-MODEL-007",
+            f"checkpoint '{path}' does not exist, expected a model.safetensors of a run; check the path",
         )
     try:
-        return weights, ModelMetadata.model_validate_json(metadata[METADATA])
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        weights = load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(
+            "MSA-MODEL-008", f"checkpoint '{path}' cannot be read ({error}); use another checkpoint of the run"
+        ) from None
+    text = metadata_json(header)
+    if text is None:
+        raise UserError(
+            "MSA-MODEL-009",
+            f"'{path}' has no model metadata, so it is not a file written by msanet; give a run's model.safetensors",
+        )
+    try:
+        return weights, parse_metadata(text, str(path))
     except ValidationError as error:
         raise UserError(
-            f"the model metadata of '{path}' is damaged ({error.errors()[0]['msg']}); use another checkpoint"
+            "MSA-MODEL-010",
+            f"the model metadata of '{path}' is damaged ({error.errors()[0]['msg']}); use another checkpoint",
         ) from None
+
+
+def metadata_json(header: dict[str, str]) -> str | None:
+    """The metadata of a safetensors file's header, of any format version; None if msanet did not write the file."""
+    return header.get(METADATA, header.get(METADATA_V1))
+
+
+def parse_metadata(text: str, origin: str) -> ModelMetadata:
+    """Metadata from JSON of any known version.
+
+    Raises:
+        UserError: A newer version of msanet wrote it.
+        ValidationError: It is damaged.
+    """
+    try:
+        tree: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return ModelMetadata.model_validate_json(text)  # raises
+    version = tree.get("format_version", 1) if isinstance(tree, dict) else FORMAT_VERSION
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise UserError(
+            "MSA-MODEL-014",
+            f"'{origin}' has model metadata of format version {version}, written by msanet "
+            f"{str(tree.get('msanet_version'))[:40]!r}, "
+            f"expected at most {FORMAT_VERSION}, the newest that msanet {__version__} reads; upgrade msanet",
+        )
+    if version == 1 and isinstance(tree, dict) and "msanet_version" not in tree:
+        tree = {**tree, "format_version": FORMAT_VERSION, "msanet_version": ""}
+        return ModelMetadata.model_validate_json(json.dumps(tree))
+    return ModelMetadata.model_validate_json(text)
 
 
 def load_network(path: Path, device: torch.device) -> tuple[nn.Module, ModelMetadata]:
@@ -77,9 +137,9 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, ModelMeta
     try:
         with on_meta_device():
             require_same_tensors(metadata.build(), weights, str(path))
-    except (RuntimeError, TypeError):  # torch's words for sizes beyond 64 bits
+    except (RuntimeError, TypeError):  # how torch rejects sizes beyond 64 bits
         raise UserError(
-            f"the model metadata of '{path}' asks for an impossible network; use another checkpoint"
+            "MSA-MODEL-011", f"the model metadata of '{path}' asks for an impossible network; use another checkpoint"
         ) from None
     model = metadata.build()
     apply_weights(model, weights, str(path))
@@ -91,8 +151,10 @@ def require_same_classes(metadata: ModelMetadata, classes: tuple[str, ...], data
     if metadata.classes == classes:
         return
     raise UserError(
-        f"the checkpoint knows {len(metadata.classes)} classes of {metadata.dataset} ({', '.join(metadata.classes[:3])}, ...), '{data}' has "
-        f"{len(classes)} ({', '.join(classes[:3])}, ...); evaluate on a dataset with the same classes"
+        "MSA-MODEL-012",
+        f"the checkpoint has {len(metadata.classes)} classes of {metadata.dataset} ({', '.join(metadata.classes[:3])}, ...), "
+        f"'{data}' has "
+        f"{len(classes)} ({', '.join(classes[:3])}, ...); evaluate on a dataset with the same classes",
     )
 
 
@@ -103,13 +165,14 @@ def apply_weights(model: nn.Module, weights: dict[str, Tensor], origin: str) -> 
 
 
 def require_same_tensors(model: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
-    """Raise UserError that names the first difference unless names and shapes are the network's; for one on meta too."""
+    """Raise UserError that names the first difference unless names and shapes are the network's, also for one on meta."""
     own = model.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
     if missing or extra or shapes:
         first = (missing + extra + shapes)[0]
         raise UserError(
+            "MSA-MODEL-013",
             f"'{origin}' is of another network: {len(missing)} tensors are missing, {len(extra)} are unknown and "
-            f"{len(shapes)} have another shape, first '{first}'; use the checkpoint with its own model settings"
+            f"{len(shapes)} have another shape, first '{first}'; use the checkpoint with its own model settings",
         )

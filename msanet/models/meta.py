@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-_DRAWS = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_)
+_RANDOM_INITIALIZERS = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_)
 
 
 @contextmanager
@@ -18,15 +18,15 @@ def on_meta_device() -> Iterator[None]:
     PyTorch's meta device, and no random numbers: for these alone it would import its compiler, which takes a second and a
     folder that can be written.
     """
-    with torch.device("meta"), _NoDraws():
+    with torch.device("meta"), _SkipRandomInit():
         yield
 
 
-class _NoDraws(TorchFunctionMode):
+class _SkipRandomInit(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _DRAWS:
+        if func in _RANDOM_INITIALIZERS:
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return func(*args, **kwargs)

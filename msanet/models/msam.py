@@ -26,7 +26,7 @@ class MSAM(nn.Module):
 
     levels: one `LevelConv` per input, all giving the same output size. Output: (N, channels, H, W), where channels is
     the sum of the levels' out_channels. attend=False skips equation 1 and returns E = D: the same fused multi-level
-    features, an ablation. A, B, C, D are plain 1x1 convolutions without BN or ReLU (a reading: docs/models.md). pool, window:
+    features, an ablation. A, B, C, D are 1x1 convolutions without BN or ReLU (a reading: docs/models.md). pool, window:
     approximations, see `spatial_attention`; 1 and 0 are exact. attention: what computes equation 1 of A, B and C, replaceable.
     """
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from msanet.errors import UserError
 from msanet.models.blocks import Norm, conv_stack, init_he_normal, max_unpool, pad_to_multiple, scaled_channels
 from msanet.models.msam import MSAM, LevelConv
-from msanet.models.network import Scores, SegmentationNetwork
+from msanet.models.network import HeadOutput, SegmentationNetwork
 
 Attention = Literal["full", "fusion", "none"]
 ATTENTION_CELLS = {"quarter": 4, "half": 2}
@@ -23,13 +23,16 @@ ATTENTION_CELLS = {"quarter": 4, "half": 2}
 class MSANet(SegmentationNetwork):
     """Logits for every pixel of an image of any size.
 
-    num_classes: outputs per pixel. width: multiplies every channel count (1 is the paper's network, 19.56 million
-    parameters with 21 classes). attention: `full` is the paper's network; `none` is its "MSANet without attention",
-    read as decoder blocks that get no second input; `fusion` keeps the modules' fused features but skips equation 1
-    (E = D), the other reading of that ablation. norm: see `Norm`; the paper's is `batch`.
-
-    attention_pool, attention_window: approximations of equation 1 in both modules, exact at 1 and 0, in positions a side; see
-    `spatial_attention`. A window is a multiple of the pool.
+    Args:
+        num_classes: Outputs per pixel.
+        width: Multiplies every channel count; 1 is the paper's network, 19.56 million parameters with 21 classes.
+        attention: `full` is the paper's network; `none` is its "MSANet without attention", read as decoder blocks that
+            get no second input; `fusion` keeps the modules' fused features but skips equation 1 (E = D), the other
+            reading of that ablation.
+        norm: See `Norm`; the paper's is `batch`.
+        attention_pool: Approximation of equation 1 in both modules, in positions a side, exact at 1; see
+            `spatial_attention`.
+        attention_window: Likewise, exact at 0; a multiple of the pool.
     """
 
     stride = 1  # of the score map; the encoder's is 8
@@ -75,8 +78,8 @@ class MSANet(SegmentationNetwork):
         self.feature_channels = {"penultimate": c64}
         self.apply(init_he_normal)
 
-    def score(self, image_NCHW: Tensor) -> Scores:
-        """See `SegmentationNetwork.score`."""
+    def forward_head(self, image_NCHW: Tensor) -> HeadOutput:
+        """See `SegmentationNetwork.forward_head`."""
         height, width = image_NCHW.shape[-2:]
         x, levels, indices = self._levels(image_NCHW)
         x = F.max_pool2d(self.run(self.encoder[3], x), kernel_size=3, stride=1, padding=1)  # 512 x 28 x 28
@@ -89,7 +92,7 @@ class MSANet(SegmentationNetwork):
             size = (levels[level].shape[2], levels[level].shape[3])
             x = max_unpool(self.run(self.decoder[step], x), indices[level], size)
         x = self._run_exactly(self.decoder[3], x)  # 64 x 224 x 224
-        return Scores(
+        return HeadOutput(
             self._run_exactly(self.classifier, x)[..., :height, :width], {"penultimate": x[..., :height, :width]}
         )
 
@@ -142,9 +145,15 @@ class MSANet(SegmentationNetwork):
 
 def _require_approximation(pool: int, window: int) -> None:
     if pool < 1:
-        raise UserError(f"model.attention_pool is {pool}, expected 1 (exact) or more; correct it")
+        raise UserError(
+            "MSA-MODEL-003",
+            f"model.attention_pool is {pool}, expected 1 (exact) or more; fix it",
+            setting="model.attention_pool",
+        )
     if window < 0 or window % pool:
         raise UserError(
+            "MSA-MODEL-006",
             f"model.attention_window is {window} and model.attention_pool {pool}, expected a window of 0 (exact) or a "
-            "multiple of the pool; correct one of them"
+            "multiple of the pool; fix one of them",
+            setting="model.attention_window",
         )

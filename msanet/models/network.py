@@ -1,4 +1,4 @@
-"""What every network of the zoo promises: a score map at its own resolution, features by name, logits at any size."""
+"""The interface of every network: logits at its own resolution, features by name, logits at the size of the image."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,33 +9,35 @@ from msanet.models.activation_checkpointing import Checkpointable
 from msanet.models.blocks import upsample
 
 
-class Scores(NamedTuple):
-    """What `SegmentationNetwork.score` finds in an image (N, 3, H, W).
+class HeadOutput(NamedTuple):
+    """What `SegmentationNetwork.forward_head` returns for an image (N, 3, H, W).
 
-    scores: (N, num_classes, ceil(H / stride), ceil(W / stride)). features: by name as in `feature_channels`; a feature
-    may be coarser than the scores. extra: score maps of auxiliary heads, of the same size as scores; only in training.
+    Args:
+        logits: (N, num_classes, ceil(H / stride), ceil(W / stride)).
+        features: By name as in `feature_channels`; a feature may be coarser than the logits.
+        auxiliary: Logits of auxiliary heads, of the same size as logits; only in training.
     """
 
-    scores: Tensor
+    logits: Tensor
     features: dict[str, Tensor]
-    extra: tuple[Tensor, ...] = ()
+    auxiliary: tuple[Tensor, ...] = ()
 
 
 class TrainingOutput(NamedTuple):
     """What a network with auxiliary heads returns in training: logits, and those of each head, (N, num_classes, H, W)."""
 
     logits: Tensor
-    extra: tuple[Tensor, ...]
+    auxiliary: tuple[Tensor, ...]
 
 
 class SegmentationNetwork(Checkpointable):
-    """A fully convolutional network for images of any size; subclasses write `score`, and call large blocks by `run`.
+    """A fully convolutional network for images of any size; subclasses define `forward_head`, and call large blocks by `run`.
 
-    stride: pixels per cell of the score map. feature_channels: the features that a wrapper may attend on, by name.
+    stride: pixels per cell of the network's own logits. feature_channels: the features that a wrapper may attend on, by name.
     classifier_names: prefixes of the parameters that depend on the number of classes, all of them: what has a learning
-    rate of its own in fine-tuning, and what is left out when a checkpoint has other classes. extra_weights: the weight in
+    rate of its own in fine-tuning, and what is not loaded when a checkpoint has other classes. auxiliary_weights: the weight in
     the loss of each auxiliary head. Parameters live in sub-modules and are used only inside their forward, so that
-    hooks that gather them (ZeRO-3) also work for a caller of `score`.
+    hooks that gather them (ZeRO-3) also work for a caller of `forward_head`.
 
     forward: (N, 3, H, W) normalized image -> (N, num_classes, H, W) logits; `TrainingOutput` in training where there are
     auxiliary heads.
@@ -44,28 +46,28 @@ class SegmentationNetwork(Checkpointable):
     stride: int
     feature_channels: dict[str, int]
     classifier_names: tuple[str, ...] = ("classifier",)
-    extra_weights: tuple[float, ...] = ()
+    auxiliary_weights: tuple[float, ...] = ()
 
-    def score(self, image_NCHW: Tensor) -> Scores:
-        """Scores at the network's own resolution; see `Scores`."""
+    def forward_head(self, image_NCHW: Tensor) -> HeadOutput:
+        """Logits at the network's own resolution, before upsampling; see `HeadOutput`."""
         raise NotImplementedError
 
     def forward(self, image_NCHW: Tensor) -> Tensor | TrainingOutput:
         size = (image_NCHW.shape[2], image_NCHW.shape[3])
-        found = self.score(image_NCHW)
-        logits = upsample(found.scores, self.stride, size)
-        if not found.extra:
+        output = self.forward_head(image_NCHW)
+        logits = upsample(output.logits, self.stride, size)
+        if not output.auxiliary:
             return logits
-        return TrainingOutput(logits, tuple(upsample(extra, self.stride, size) for extra in found.extra))
+        return TrainingOutput(logits, tuple(upsample(auxiliary, self.stride, size) for auxiliary in output.auxiliary))
 
 
 def combined_loss(
-    output: Tensor | TrainingOutput, extra_weights: Sequence[float], loss: Callable[[Tensor], Tensor]
+    output: Tensor | TrainingOutput, auxiliary_weights: Sequence[float], loss: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """`loss` of the logits, plus that of each auxiliary head times its weight."""
     if isinstance(output, Tensor):
         return loss(output)
     total = loss(output.logits)
-    for weight, extra in zip(extra_weights, output.extra, strict=True):
-        total = total + weight * loss(extra)
+    for weight, auxiliary in zip(auxiliary_weights, output.auxiliary, strict=True):
+        total = total + weight * loss(auxiliary)
     return total

@@ -15,8 +15,8 @@ def peak_bytes(network: nn.Module, work: Callable[[], object], keeps_gradients: 
 
     For use inside torch's FakeTensorMode, in which `network` was built too. Each piece of memory counts once, from the
     operator that makes it to the end of its last tensor. Of what an operator needs only inside itself, a CPU's copies of a
-    convolution's weight in the backward pass are counted, since they matter beside small activations; a GPU's workspaces
-    are not. keeps_gradients: parameters' gradients stay; otherwise each is dropped as soon as it is whole.
+    convolution's weight in the backward pass are counted, since they matter compared with small activations; a GPU's workspaces
+    are not. keeps_gradients: parameters' gradients stay; otherwise each is dropped as soon as it is complete.
     """
     with _LiveMemory() as live:
         live.leave_out(*network.parameters(), *network.buffers())

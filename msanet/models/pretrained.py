@@ -1,35 +1,29 @@
-"""Weights to start from, out of a file: a checkpoint of ours, or torchvision's VGG-16, ResNet-50 or ResNet-101.
+"""Pretrained weights from a file: a checkpoint of msanet, or torchvision's VGG-16, ResNet-50 or ResNet-101.
 
-What a file holds is told from its content. Nothing is downloaded, and nothing is unpickled that could run code. Whether all
-of it fits is settled before the first tensor is copied, so a network is initialized as reported or left as it was.
+What a file contains is detected from its content. Nothing is downloaded, and nothing is unpickled that could run code. Whether
+all of it fits is checked before the first tensor is copied, so a network is initialized as reported or left as it was.
 """
 
 import math
-import pickle
 import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import safetensors
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from msanet.errors import UserError
 from msanet.models import MODELS, model_options
 from msanet.models.attention_to_scale import AttentionToScale
-from msanet.models.io import METADATA, ModelMetadata, load_weights
+from msanet.models.io import ModelMetadata
 from msanet.models.network import SegmentationNetwork
 from msanet.models.resnet import BLOCKS, ResNet
 from msanet.models.vgg import VGG16
+from msanet.models.weight_files import EXPECTED, Weights, read_weights
 
 Rgb = tuple[float, float, float]
-Weights = dict[str, Tensor]
 
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-_EXPECTED = "a checkpoint of ours, or torchvision's VGG-16, ResNet-50 or ResNet-101 as .pth or .safetensors"
 _COUNTER = ".num_batches_tracked"  # not in torchvision's older files, and used by no layer here
 
 
@@ -37,9 +31,13 @@ _COUNTER = ".num_batches_tracked"  # not in torchvision's older files, and used 
 class WeightReport:
     """What `initialize` did, tensors by name.
 
-    source: the file and what it holds. taken: the network's tensors that come from the file. kept: those left as freshly
-    initialized. unused: the file's that went nowhere. mean, std: the normalization of the images that the weights were
-    trained on, in grey values.
+    Args:
+        source: The file and what it contains.
+        taken: The network's tensors that come from the file.
+        kept: Those left as freshly initialized.
+        unused: The file's tensors that were not used.
+        mean: Of the images that the weights were trained on, RGB in gray values from 0 to 255.
+        std: Their standard deviation, likewise.
     """
 
     source: str
@@ -63,10 +61,10 @@ class WeightReport:
 
 
 @dataclass(frozen=True)
-class _Offer:
-    """A file's tensors under the network's names. optional: the network's that need not be among them."""
+class _Mapping:
+    """A file's tensors under the network's names. optional: the network's tensors that need not be among them."""
 
-    holds: str
+    description: str
     advice: str
     weights: Weights
     optional: Collection[str]
@@ -78,62 +76,68 @@ class _Offer:
 def initialize(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -> WeightReport:
     """Fill `model` from the file `path`, or from the checkpoint that is the folder `path`.
 
-    classes: names by train id of what the network is to learn. A checkpoint of ours must match it tensor by tensor; where
-    it has other classes, be it as many, the head (`classifier_names`) is left as it is. One of a plain network also goes
-    into `AttentionToScale` around it. Of torchvision's files the trunk must match; fc6 and fc7 of VGG-16 become
-    convolutions, see `_as_convolution`. Raises UserError, and leaves the model alone, on anything else.
+    classes: names by train id of the classes to learn. A checkpoint of msanet must match the network tensor by tensor; where
+    it has other classes, even the same number of them, the head (`classifier_names`) stays as it is. One of an unwrapped network
+    also loads into `AttentionToScale` around it. Of torchvision's files the trunk must match; fc6 and fc7 of VGG-16 become
+    convolutions, see `_as_convolution`. Raises UserError, and leaves the model unchanged, on anything else.
     """
     file = path / "model.safetensors" if path.is_dir() else path
-    weights, metadata = _read(file)
-    offer = _from_checkpoint(model, weights, metadata, classes) if metadata else _from_torchvision(model, weights, file)
+    weights, metadata = read_weights(file)
+    mapping = (
+        _from_checkpoint(model, weights, metadata, classes) if metadata else _from_torchvision(model, weights, file)
+    )
     own = model.state_dict()
-    _require_fit(own, offer, file)
-    for name, tensor in offer.weights.items():
+    _require_fit(own, mapping, file)
+    for name, tensor in mapping.weights.items():
         own[name].copy_(tensor)
     return WeightReport(
-        source=f"'{file}', {offer.holds}",
-        taken=tuple(name for name in own if name in offer.weights),
-        kept=tuple(name for name in own if name not in offer.weights),
-        unused=offer.unused,
-        mean=offer.mean,
-        std=offer.std,
+        source=f"'{file}', {mapping.description}",
+        taken=tuple(name for name in own if name in mapping.weights),
+        kept=tuple(name for name in own if name not in mapping.weights),
+        unused=mapping.unused,
+        mean=mapping.mean,
+        std=mapping.std,
     )
 
 
 def _from_checkpoint(
     model: SegmentationNetwork, weights: Weights, metadata: ModelMetadata, classes: Sequence[str]
-) -> _Offer:
+) -> _Mapping:
     wrapped = isinstance(model, AttentionToScale) and metadata.name != "attention_to_scale"
     prefix = "network." if wrapped else ""
     heads = () if metadata.classes == tuple(classes) else model.classifier_names
-    left_out = [name for name in weights if _is_under(prefix + name, heads)]
+    unused = [name for name in weights if _is_under(prefix + name, heads)]
     defaults = (
         {key: default for key, (_, default) in model_options(metadata.name).items()} if metadata.name in MODELS else {}
     )
     options = ", ".join(f"{key}={value!r}" for key, value in {**defaults, **metadata.options}.items())
-    return _Offer(
-        holds=f"{metadata.name} of {len(metadata.classes)} classes of {metadata.dataset} at step {metadata.step}",
+    return _Mapping(
+        description=f"{metadata.name} of {len(metadata.classes)} classes of {metadata.dataset} at step {metadata.step}",
         advice=f"give the network the options it was trained with ({options}), or start from another file",
-        weights={prefix + name: tensor for name, tensor in weights.items() if name not in left_out},
+        weights={prefix + name: tensor for name, tensor in weights.items() if name not in unused},
         optional=[name for name in model.state_dict() if _is_under(name, heads) or not name.startswith(prefix)],
-        unused=tuple(left_out),
+        unused=tuple(unused),
         mean=metadata.mean,
         std=metadata.std,
     )
 
 
-def _from_torchvision(model: SegmentationNetwork, weights: Weights, file: Path) -> _Offer:
-    trunk, holds, advice = _recognise(weights, file)
+def _from_torchvision(model: SegmentationNetwork, weights: Weights, file: Path) -> _Mapping:
+    trunk, description, advice = _recognize_torchvision(weights, file)
     prefix = "network." if isinstance(model, AttentionToScale) else ""
     if not isinstance(getattr(model.get_submodule(prefix[:-1]), "trunk", None), trunk):
-        raise UserError(f"'{file}' holds {holds}, which is no part of this network; {advice}")
+        raise UserError(
+            "MSA-MODEL-016",
+            f"'{file}' contains {description}, which is not a part of this network; {advice}",
+            setting="model.pretrained",
+        )
     own = model.state_dict()
     taken, unused = {}, []
     for name, tensor in weights.items():
         layer, _, part = name.rpartition(".")
         if layer in _FULLY_CONNECTED:
-            ours, side = _FULLY_CONNECTED[layer]
-            target = f"{prefix}{ours}.{part}"
+            own_layer, side = _FULLY_CONNECTED[layer]
+            target = f"{prefix}{own_layer}.{part}"
             taken[target] = _as_convolution(tensor, side, own[target].shape) if target in own else tensor
         elif _is_under(name, ("classifier", "fc")):
             unused.append(name)
@@ -142,11 +146,11 @@ def _from_torchvision(model: SegmentationNetwork, weights: Weights, file: Path) 
     filled = {name.removeprefix(prefix).split(".")[0] for name in taken}  # trunk, and fc unless the file ends before it
     required = [prefix + part for part in filled]
     optional = [name for name in own if name.endswith(_COUNTER) or not _is_under(name, required)]
-    return _Offer(holds, advice, taken, optional, tuple(unused))
+    return _Mapping(description, advice, taken, optional, tuple(unused))
 
 
 _FULLY_CONNECTED = {"classifier.0": ("fc.fc6", 7), "classifier.3": ("fc.fc7", 1)}
-"""VGG-16's layers: the name here, and the side of the map that the layer sees whole."""
+"""VGG-16's layers: the name here, and the side of the map that the layer covers."""
 
 
 def _as_convolution(weight: Tensor, side: int, shape: Sequence[int]) -> Tensor:
@@ -167,99 +171,63 @@ def _as_convolution(weight: Tensor, side: int, shape: Sequence[int]) -> Tensor:
     return kernel_OCKK[::filters, ::inputs, ::taps, ::taps]
 
 
-def _recognise(weights: Weights, file: Path) -> tuple[type[nn.Module], str, str]:
-    """The trunk that torchvision's file is for, what it holds, and where that fits. Raises UserError on anything else."""
+def _recognize_torchvision(weights: Weights, file: Path) -> tuple[type[nn.Module], str, str]:
+    """The trunk that torchvision's file is for, what it contains, and where that fits. Raises UserError on anything else."""
     if "features.0.weight" in weights:
         convolutions = sum(name.startswith("features.") and tensor.ndim == 4 for name, tensor in weights.items())
-        plain = "features.1.weight" not in weights
-        holds = f"torchvision's VGG-{convolutions + 3}{'' if plain else ' with BatchNorm'}"
-        if plain and convolutions == 13:
-            return VGG16, holds, "use it for fcn, deeplab_largefov or deeplab_msc_largefov with model.width=1"
-        return VGG16, holds, "use torchvision's VGG-16 without BatchNorm"
+        without_norm = "features.1.weight" not in weights
+        description = f"torchvision's VGG-{convolutions + 3}{'' if without_norm else ' with BatchNorm'}"
+        if without_norm and convolutions == 13:
+            return VGG16, description, "use it for fcn, deeplab_largefov or deeplab_msc_largefov with model.width=1"
+        return VGG16, description, "use torchvision's VGG-16 without BatchNorm"
     if {"conv1.weight", "layer1.0.conv2.weight"} <= weights.keys():
         layers = [{name.split(".")[1] for name in weights if name.startswith(f"layer{n}.")} for n in (1, 2, 3, 4)]
         blocks = tuple(map(len, layers))
         backbone = next((name for name, known in BLOCKS.items() if known == blocks), None)
         channels = weights["conv1.weight"].shape[:1]
-        plain = weights["layer1.0.conv2.weight"].shape[:2] == channels + channels  # no wide one, no ResNeXt
-        if backbone and plain and "layer1.0.conv3.weight" in weights:
+        is_standard = (
+            weights["layer1.0.conv2.weight"].shape[:2] == channels + channels
+        )  # neither a wide ResNet nor a ResNeXt
+        if backbone and is_standard and "layer1.0.conv3.weight" in weights:
             norms = "batch or model.norm=frozen" if "bn1.running_mean" in weights else "group"
             advice = f"use it for deeplabv3 with model.backbone={backbone}, model.norm={norms} and model.width=1"
             return ResNet, f"torchvision's {backbone}", advice
         return ResNet, f"a ResNet of {blocks} blocks", "use torchvision's resnet50 or resnet101"
-    raise UserError(f"'{file}' holds tensors such as {', '.join(list(weights)[:3])}; expected {_EXPECTED}")
+    raise UserError(
+        "MSA-MODEL-015",
+        f"'{file}' contains tensors such as {', '.join(list(weights)[:3])}; expected {EXPECTED}",
+        setting="model.pretrained",
+    )
 
 
-def _require_fit(own: Weights, offer: _Offer, file: Path) -> None:
+def _require_fit(own: Weights, mapping: _Mapping, file: Path) -> None:
     """Raise UserError that lists every tensor without a counterpart, or names one that is not finite."""
 
     def matches(name: str, tensor: Tensor) -> bool:
         return own[name].shape == tensor.shape and own[name].is_floating_point() == tensor.is_floating_point()
 
-    faults = {
-        "missing in the file": sorted(own.keys() - offer.weights.keys() - set(offer.optional)),
-        "not in the network": sorted(offer.weights.keys() - own.keys()),
-        "of another shape or type": [name for name, t in offer.weights.items() if name in own and not matches(name, t)],
+    mismatches = {
+        "missing in the file": sorted(own.keys() - mapping.weights.keys() - set(mapping.optional)),
+        "not in the network": sorted(mapping.weights.keys() - own.keys()),
+        "of another shape or type": [
+            name for name, t in mapping.weights.items() if name in own and not matches(name, t)
+        ],
     }
-    listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
+    listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in mismatches.items() if names)
     if listed:
-        raise UserError(f"'{file}' holds {offer.holds}, which does not fit this network ({listed}); {offer.advice}")
-    for name, tensor in offer.weights.items():
+        raise UserError(
+            "MSA-MODEL-016",
+            f"'{file}' contains {mapping.description}, which does not fit this network ({listed}); {mapping.advice}",
+            setting="model.pretrained",
+        )
+    for name, tensor in mapping.weights.items():
         low, high = tensor.to(own[name].dtype).aminmax()  # NaN if there is one; without a copy as isfinite makes
         if not (low.isfinite() and high.isfinite()):
-            raise UserError(f"'{file}' gives '{name}' values that are not finite; use another file")
-
-
-def _read(file: Path) -> tuple[Weights, ModelMetadata | None]:
-    """All tensors by name, and the metadata if the file is ours."""
-    if not file.is_file():
-        raise UserError(
-            f"model.pretrained: '{file}' is not there, expected {_EXPECTED}; give the file, or a checkpoint's folder"
-        )
-    with file.open("rb") as stream:
-        start = stream.read(16)
-    if start[8:9] == b"{":  # after the length of the header
-        return _read_safetensors(file)
-    if start.startswith((b"PK", b"\x80")):
-        return _state_dict(_read_pickle(file, mmap=start.startswith(b"PK")), file), None
-    found = (
-        "is a pointer of Git LFS, fetch the file itself" if start.startswith(b"version https") else "is no such file"
-    )
-    raise UserError(f"model.pretrained: '{file}' {found if start else 'is empty'}; expected {_EXPECTED}")
-
-
-def _read_safetensors(file: Path) -> tuple[Weights, ModelMetadata | None]:
-    try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-        return load_weights(file) if METADATA in metadata else (_state_dict(load_file(file), file), None)
-    except safetensors.SafetensorError as error:
-        raise UserError(f"'{file}' is damaged ({error}); copy it again") from None
-
-
-def _read_pickle(file: Path, mmap: bool) -> Any:
-    """What `torch.save` wrote. mmap: read tensors only when they are copied; not for the format before PyTorch 1.6."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # a damaged pickle can raise anything
-        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             raise UserError(
-                f"'{file}' holds more than tensors, or is damaged, and is not loaded, since that could run code of its maker; "
-                "where you trust it, save its state_dict as .safetensors"
-            ) from None
-        raise UserError(
-            f"'{file}' is damaged ({type(error).__name__}: {str(error).partition('.')[0]}); copy it again"
-        ) from None
-
-
-def _state_dict(found: Any, file: Path) -> Weights:
-    """The tensors by name in what training scripts save: also under `state_dict` or `model`, and from DataParallel."""
-    for key in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise UserError(f"'{file}' holds no tensors by name; expected {_EXPECTED}")
-    return {str(name).removeprefix("module."): tensor.detach() for name, tensor in found.items()}
+                "MSA-MODEL-017",
+                f"'{file}' gives '{name}' values that are not finite; use another file",
+                setting="model.pretrained",
+            )
 
 
 def _is_under(name: str, prefixes: Collection[str]) -> bool:

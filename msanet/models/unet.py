@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msanet.models.blocks import Norm, conv_stack, init_he_normal, pad_to_multiple, scaled_channels
-from msanet.models.network import Scores, SegmentationNetwork
+from msanet.models.network import HeadOutput, SegmentationNetwork
 
 
 class UNet(SegmentationNetwork):
-    """Four times two 3x3 convolutions and a pooling, and the same way back with the encoder's maps beside it.
+    """Four times two 3x3 convolutions and a pooling, and the same way back with the encoder's maps concatenated.
 
-    Same-padded convolutions with a norm (readings; the paper's are unpadded and plain), so that nothing is cropped but
+    Same-padded convolutions with a norm (readings; the paper's are unpadded and have no norm), so that nothing is cropped but
     what brought the image to a multiple of 16. norm: see `Norm`.
     """
 
@@ -34,8 +34,8 @@ class UNet(SegmentationNetwork):
         self.feature_channels = {"penultimate": channels[0]}
         self.apply(init_he_normal)
 
-    def score(self, image_NCHW: Tensor) -> Scores:
-        """See `SegmentationNetwork.score`."""
+    def forward_head(self, image_NCHW: Tensor) -> HeadOutput:
+        """See `SegmentationNetwork.forward_head`."""
         height, width = image_NCHW.shape[-2:]
         x = self.run(self.encoder[0], pad_to_multiple(image_NCHW, 16))
         levels = []  # 64 x 224 x 224, 128 x 112 x 112, 256 x 56 x 56, 512 x 28 x 28
@@ -44,4 +44,4 @@ class UNet(SegmentationNetwork):
             x = self.run(block, F.max_pool2d(x, 2))  # at last 1024 x 14 x 14
         for up, block, level in zip(self.up, self.decoder, reversed(levels), strict=True):
             x = self.run(block, torch.cat([level, up(x)], dim=1))
-        return Scores(self.classifier(x)[..., :height, :width], {"penultimate": x[..., :height, :width]})
+        return HeadOutput(self.classifier(x)[..., :height, :width], {"penultimate": x[..., :height, :width]})

@@ -11,7 +11,7 @@ from msanet.report.palette import RGB
 MAX_NUMBERED = 21
 """Up to this many classes every cell shows its number."""
 
-_SMALLEST = 0.0005  # shares below 0.05 % would be invisible; leaving them out keeps 80 classes small
+_SMALLEST = 0.0005  # shares below 0.05 % would be invisible; dropping them keeps 80 classes small
 
 
 def confusion_svg(matrix: ArrayLike, classes: Sequence[str], palette: Sequence[RGB]) -> str:
@@ -44,7 +44,7 @@ def row_shares(matrix: ArrayLike, num_classes: int) -> tuple[NDArray[np.float64]
     try:
         counts_KK = np.nan_to_num(np.asarray(matrix, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"confusion matrix is no table of numbers ({error}); evaluate again") from None
+        raise ValueError(f"confusion matrix is not a table of numbers ({error}); evaluate again") from None
     if counts_KK.shape != (num_classes, num_classes) or (counts_KK < 0).any():
         raise ValueError(
             f"confusion matrix has shape {counts_KK.shape}, expected {(num_classes, num_classes)} with counts of 0 and "
@@ -55,7 +55,7 @@ def row_shares(matrix: ArrayLike, num_classes: int) -> tuple[NDArray[np.float64]
 
 
 def _labels(index: int, name: str, color: RGB, cell: int) -> str:
-    """Name and color of one class, beside its row and above its column."""
+    """Name and color of one class, next to its row and above its column."""
     middle = index * cell + cell / 2
     text = html.escape(name if len(name) <= 24 else name[:23] + "\u2026")
     chip = min(10, cell - 4)

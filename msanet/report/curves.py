@@ -34,12 +34,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart. steps, values: (N,) float64, finite, steps rising. left_out: values not plottable."""
+    """One line of a chart. steps, values: (N,) float64, finite, steps rising. num_skipped: values not plottable."""
 
     label: str
     steps: Floats
     values: Floats
-    left_out: int = 0
+    num_skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Chart:
     svg: str = field(default="", repr=False)
 
     @property
-    def left_out(self) -> int:
-        return sum(series.left_out for series in self.series)
+    def num_skipped(self) -> int:
+        return sum(series.num_skipped for series in self.series)
 
     @property
     def legend(self) -> list[tuple[str, str]]:
-        """(label, CSS color) per line; empty where the title says it all."""
+        """(label, CSS color) per line; empty where the title is enough."""
         if self.smooth:
             return [("smoothed", LINE_COLORS[0])]
         if len(self.series) < 2:
@@ -114,24 +114,24 @@ def charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
 def series(metrics: Sequence[Mapping[str, Any]], key: str, label: str) -> Series:
     """The values under `key` by step. A step that was repeated after a restart counts with its last line."""
     by_step: dict[float, float] = {}
-    left_out = 0
+    num_skipped = 0
     for line in metrics:
         step = number(line.get("step"))
         if key not in line or step is None or abs(step) > _LARGEST:
             continue
         value = number(line[key])
         if value is None or abs(value) > _LARGEST:
-            left_out += 1
+            num_skipped += 1
         else:
             by_step[step] = value
     steps = np.array(sorted(by_step), dtype=np.float64)
-    return Series(label, steps, np.array([by_step[step] for step in steps.tolist()], dtype=np.float64), left_out)
+    return Series(label, steps, np.array([by_step[step] for step in steps.tolist()], dtype=np.float64), num_skipped)
 
 
 def smoothed(values: Floats) -> Floats:
-    """Centred running mean, (N,) to (N,), over about a twentieth of the run (cut off at its ends).
+    """Centered running mean, (N,) to (N,), over about a twentieth of the run (cut off at its ends).
 
-    Centred, because a trailing mean would show a falling loss too high and every event too late.
+    Centered, because a trailing mean would show a falling loss too high and every event too late.
     """
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index, reach = np.arange(values.size), values.size // 40
@@ -227,8 +227,8 @@ def _hovers(chart: Chart, limits: tuple[float, float]) -> str:
     if steps.size > MAX_HOVERS:
         steps = steps[np.linspace(0, steps.size - 1, MAX_HOVERS).round().astype(int)]
     inner = WIDTH - _LEFT - _RIGHT
-    centres = _LEFT + inner * (steps - limits[0]) / (limits[1] - limits[0])
-    edges = np.concatenate([[_LEFT], (centres[1:] + centres[:-1]) / 2, [WIDTH - _RIGHT]])
+    centers = _LEFT + inner * (steps - limits[0]) / (limits[1] - limits[0])
+    edges = np.concatenate([[_LEFT], (centers[1:] + centers[:-1]) / 2, [WIDTH - _RIGHT]])
     strips = []
     for index, step in enumerate(steps.tolist()):
         texts = [

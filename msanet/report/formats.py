@@ -1,9 +1,13 @@
-"""Figures as the report writes them."""
+"""Numbers as the report writes them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from msanet.report.curves import number
 from msanet.report.palette import RGB
+
+JsonObject = Mapping[str, Any]
+"""The content of an evaluation's file, of a part of it, or a line of metrics.jsonl."""
 
 
 def percent(value: Any, digits: int = 1) -> str:

@@ -1,4 +1,4 @@
-"""Maps over an image as pictures: how much each scale says, and where a module looks."""
+"""Maps over an image as images: the weight of each scale, and where a module looks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from msanet.report.panels import GUTTER
 
 Float = NDArray[np.floating[Any]]
 
-_CAPTION = 26  # height of the line above a picture, in pixels
+_CAPTION = 26  # height of the line above a image, in pixels
 _FONT = 16
 
 
@@ -30,62 +30,62 @@ def _colored(map_HW: Float, colors: int) -> UInt8:
 def scale_panel(image_HWC: UInt8, weights: Mapping[str, Float], width: int = 480) -> UInt8:
     """The image and the weight map of each scale side by side, under their names, and a bar of the colors.
 
-    weights: {scale: (H, W), 0 to 1}. width: of each picture, in pixels.
+    weights: {scale: (H, W), 0 to 1}. width: of each image, in pixels.
     """
     height = max(1, round(image_HWC.shape[0] * width / image_HWC.shape[1]))
-    pictures = {"image": image_HWC, **{f"scale {scale}": heat(map_HW) for scale, map_HW in weights.items()}}
-    parts = [_captioned(_resized(picture, height, width), name) for name, picture in pictures.items()]
+    images = {"image": image_HWC, **{f"scale {scale}": heat(map_HW) for scale, map_HW in weights.items()}}
+    parts = [_captioned(_resized(image, height, width), name) for name, image in images.items()]
     gutter = np.full((height + _CAPTION, GUTTER, 3), 255, np.uint8)
     return np.concatenate([*(part for one in parts for part in (one, gutter)), _color_bar(height)], axis=1)
 
 
-def attention_picture(
+def attention_image(
     image_HWC: UInt8, maps_QHW: Float, queries_Q2: Sequence[tuple[int, int]], width: int = 960
 ) -> UInt8:
-    """Where a module looks for each query: its map (inferno) as light on the grey image, the query marked by a white ring.
+    """Where a module looks for each query: its map (inferno) as light on the gray image, the query marked by a white ring.
 
     maps_QHW: 0 and more; colors go to each map's own maximum, by the square root, since a softmax over many positions is
-    a few peaks. queries_Q2: (row, column). One query: the image's own size; several: a grid of pictures of that `width`.
+    a few peaks. queries_Q2: (row, column). One query: the image's own size; several: a grid of images of that `width`.
     """
-    grey_HWC = cv2.cvtColor(cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    pictures = []
+    gray_HWC = cv2.cvtColor(cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    images = []
     for map_HW, query in zip(maps_QHW, queries_Q2, strict=True):
         strength_HW = np.sqrt(map_HW / max(float(map_HW.max()), 1e-30))
         light_HWC = _colored(strength_HW, cv2.COLORMAP_INFERNO)  # black where the module does not look
-        picture = np.asarray(cv2.addWeighted(grey_HWC, 0.6, light_HWC, 1.0, 0.0), np.uint8)
-        _mark(picture, query)
-        pictures.append(picture)
-    if len(pictures) == 1:
-        return pictures[0]
+        image = np.asarray(cv2.addWeighted(gray_HWC, 0.6, light_HWC, 1.0, 0.0), np.uint8)
+        _mark(image, query)
+        images.append(image)
+    if len(images) == 1:
+        return images[0]
     height = max(1, round(image_HWC.shape[0] * width / image_HWC.shape[1]))
-    columns = int(np.ceil(np.sqrt(len(pictures))))
-    rows = -(-len(pictures) // columns)
+    columns = int(np.ceil(np.sqrt(len(images))))
+    rows = -(-len(images) // columns)
     grid = np.full((rows * (height + GUTTER) - GUTTER, columns * (width + GUTTER) - GUTTER, 3), 255, np.uint8)
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         top, left = number // columns * (height + GUTTER), number % columns * (width + GUTTER)
-        grid[top : top + height, left : left + width] = _resized(picture, height, width)
+        grid[top : top + height, left : left + width] = _resized(image, height, width)
     return grid
 
 
-def _mark(picture_HWC: UInt8, query: tuple[int, int]) -> None:
+def _mark(image_HWC: UInt8, query: tuple[int, int]) -> None:
     """A ring that is white on black, so that it shows on every color."""
-    radius = max(6, min(picture_HWC.shape[:2]) // 40)
+    radius = max(6, min(image_HWC.shape[:2]) // 40)
     line = max(2, radius // 4)
-    centre = (query[1], query[0])
+    center = (query[1], query[0])
     for color, thickness in (((0, 0, 0), 3 * line), ((255, 255, 255), line)):
-        cv2.circle(picture_HWC, centre, radius, color, thickness, cv2.LINE_AA)
+        cv2.circle(image_HWC, center, radius, color, thickness, cv2.LINE_AA)
 
 
-def _captioned(picture_HWC: UInt8, text: str) -> UInt8:
-    height, width = picture_HWC.shape[:2]
+def _captioned(image_HWC: UInt8, text: str) -> UInt8:
+    height, width = image_HWC.shape[:2]
     page = Image.new("RGB", (width, height + _CAPTION), "white")
-    page.paste(Image.fromarray(picture_HWC), (0, _CAPTION))
+    page.paste(Image.fromarray(image_HWC), (0, _CAPTION))
     ImageDraw.Draw(page).text((width / 2, _CAPTION / 2), text, "black", ImageFont.load_default(_FONT), anchor="mm")
     return np.array(page)
 
 
 def _color_bar(height: int) -> UInt8:
-    """What the colors mean: 1 above, 0 below; as high as a captioned picture."""
+    """What the colors mean: 1 above, 0 below; as high as a captioned image."""
     bar, labels = 16, 28
     page = Image.new("RGB", (bar + labels, height + _CAPTION), "white")
     page.paste(
@@ -97,9 +97,9 @@ def _color_bar(height: int) -> UInt8:
     return np.array(page)
 
 
-def _resized(picture_HWC: UInt8, height: int, width: int) -> UInt8:
-    smaller = width < picture_HWC.shape[1]
+def _resized(image_HWC: UInt8, height: int, width: int) -> UInt8:
+    smaller = width < image_HWC.shape[1]
     return np.asarray(
-        cv2.resize(picture_HWC, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR),
+        cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR),
         np.uint8,
     )

@@ -31,14 +31,19 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Panel:
-    """What is shown of one image. key: the sample's name. iou: its own, 0 to 1.
+    """What the report shows of one sample.
 
-    pictures: {caption: (H, W, 3) uint8 RGB}, the input first. attention: {module: (R, C, h, w) uint8}, a map for each of
-    R x C queries in the middles of equal parts of the image. scales: {scale: (h, w) uint8}, its weight times 255.
+    Args:
+        key: Its name.
+        images: {caption: (H, W, 3) uint8 RGB}, the input first.
+        iou: Its own mean IoU, 0 to 1.
+        is_worst: Shown as one of the worst images.
+        attention: {module: (R, C, h, w) uint8}, a map for each of R x C queries in the middles of equal parts of the image.
+        scales: {scale: (h, w) uint8}, its weight times 255.
     """
 
     key: str
-    pictures: Mapping[str, UInt8]
+    images: Mapping[str, UInt8]
     iou: float | None = None
     is_worst: bool = False
     attention: Mapping[str, UInt8] = field(default_factory=dict)
@@ -47,12 +52,22 @@ class Panel:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report shows; every optional piece may be missing, and non-finite numbers read as absent.
+    """All that a report shows; every optional part may be missing, and non-finite numbers read as absent.
 
-    metrics: the lines of metrics.jsonl. evaluation: the content of evaluation-val.json, where `num_images` counts
-    each evaluated image once and `num_missing` those of the split that were not evaluated, and `cost`, its seconds and
-    peak_memory in bytes. palette, classes: one color and one name per train id. commands: {what it made: command line}.
-    environment: {what: version or description}. Nothing here is made secret: that is the caller's part.
+    Nothing here is masked: secrets are the caller's part.
+
+    Args:
+        title: Of the page.
+        config_yaml: The resolved configuration.
+        created: Date and time.
+        classes: One name per train id.
+        palette: One color per train id.
+        commands: {what it made: command line}.
+        metrics: The lines of metrics.jsonl.
+        evaluation: The content of evaluation-val.json, where `num_images` counts each evaluated image once and
+            `num_missing` those of the split that were not evaluated, and `cost`, its seconds and peak_memory in bytes.
+        panels: The images.
+        environment: {what: version or description}.
     """
 
     title: str
@@ -133,9 +148,9 @@ def _calibration(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _sprite(maps_RCHW: UInt8) -> str:
-    """The maps of all queries in one picture, in rows and columns as their queries lie.
+    """The maps of all queries in one image, in rows and columns as their queries lie.
 
-    In inferno, whose 0 is black: the page adds its light to the grey image, which stays as it is where a weight is 0.
+    In inferno, whose 0 is black: the page adds its light to the gray image, which stays as it is where a weight is 0.
     """
     rows, columns, height, width = maps_RCHW.shape
     levels_HW = np.ascontiguousarray(maps_RCHW.swapaxes(1, 2)).reshape(rows * height, columns * width)

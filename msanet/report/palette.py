@@ -1,4 +1,4 @@
-"""Train ids to colors: pictures of labels, overlays, and indexed PNG files whose pixels are the train ids."""
+"""Train ids to colors: images of labels, overlays, and indexed PNG files whose pixels are the train ids."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +11,10 @@ from PIL import Image
 from msanet.datasets import IGNORE_INDEX
 
 RGB = tuple[int, int, int]
-"""Red, green, blue, each 0 to 255. Every picture of this package is RGB (cv2's BGR stays at the edges)."""
+"""Red, green, blue, each 0 to 255. Every image of this package is RGB (cv2's BGR stays at the edges)."""
 
 UInt8 = NDArray[np.uint8]
-"""Pictures are (H, W, 3) RGB, labels (H, W) train ids."""
+"""Images are (H, W, 3) RGB, labels (H, W) train ids."""
 
 IGNORE_COLOR: RGB = (0, 0, 0)
 
@@ -29,9 +29,9 @@ def colorize(label_HW: UInt8, palette: Sequence[RGB], ignore_color: RGB = IGNORE
 
 
 def overlay(image_HWC: UInt8, label_HW: UInt8, palette: Sequence[RGB], alpha: float = 0.5) -> UInt8:
-    """Lay the class colors over a picture, (H, W, 3) uint8 RGB; ignored pixels show the picture itself.
+    """Lay the class colors over a image, (H, W, 3) uint8 RGB; ignored pixels show the image itself.
 
-    alpha: share of the class color, from 0 (only the picture) to 1 (only the color).
+    alpha: share of the class color, from 0 (only the image) to 1 (only the color).
     """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"overlay has alpha {alpha}, expected a share from 0 to 1; choose for example 0.5")
@@ -60,7 +60,7 @@ def color_table(palette: Sequence[RGB], ignore_color: RGB = IGNORE_COLOR) -> UIn
         raise ValueError(f"palette has {len(palette)} colors, expected 1 to {IGNORE_INDEX}; give one per class")
     colors_K3 = np.array([*palette, ignore_color])
     if colors_K3.shape[1:] != (3,) or colors_K3.min() < 0 or colors_K3.max() > 255:
-        raise ValueError("palette holds a color that is not RGB, expected three numbers from 0 to 255; correct it")
+        raise ValueError("palette contains a color that is not RGB, expected three numbers from 0 to 255; fix it")
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(palette)] = colors_K3[:-1]
     table[IGNORE_INDEX] = colors_K3[-1]
@@ -78,15 +78,15 @@ def check_label(label_HW: NDArray[Any], num_classes: int) -> None:
     unknown = [int(value) for value in present if num_classes <= value != IGNORE_INDEX]
     if unknown:
         raise ValueError(
-            f"label holds the id(s) {unknown}, expected train ids 0 to {num_classes - 1} or {IGNORE_INDEX}; "
+            f"label contains the id(s) {unknown}, expected train ids 0 to {num_classes - 1} or {IGNORE_INDEX}; "
             "map it to train ids or choose the palette of its dataset"
         )
 
 
 def check_image(image_HWC: NDArray[Any], size_HW: tuple[int, ...]) -> None:
-    """Raise ValueError unless this is an (H, W, 3) uint8 picture of the given (height, width)."""
+    """Raise ValueError unless this is an (H, W, 3) uint8 image of the given (height, width)."""
     if image_HWC.shape != (*size_HW, 3) or image_HWC.dtype != np.uint8:
         raise ValueError(
-            f"picture has shape {image_HWC.shape} and type {image_HWC.dtype}, expected {(*size_HW, 3)} and uint8; "
-            "bring picture and label to one size, channels last"
+            f"image has shape {image_HWC.shape} and type {image_HWC.dtype}, expected {(*size_HW, 3)} and uint8; "
+            "bring image and label to one size, channels last"
         )

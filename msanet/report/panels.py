@@ -1,4 +1,4 @@
-"""Comparison panels: the pictures of input, ground truth, prediction and errors."""
+"""Comparison panels: images of input, ground truth, prediction and errors."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ COLUMNS = ("input", "ground truth", "prediction", "errors")
 """What a panel shows, from left to right."""
 
 GUTTER = 6
-"""White space between two pictures that are laid side by side, in pixels."""
+"""White space between two images that are laid side by side, in pixels."""
 
 RIGHT: RGB = (222, 226, 230)
 WRONG: RGB = (214, 40, 40)
@@ -21,13 +21,13 @@ _IGNORED_LIGHT: RGB = (58, 62, 68)
 _HATCH_PERIOD = 8  # pixels from one stripe to the next
 
 
-def pictures(
+def comparison_images(
     image: UInt8, ground_truth: UInt8, prediction: UInt8, palette: Sequence[RGB], max_width: int = 480
 ) -> dict[str, UInt8]:
     """Input, ground truth, prediction and errors by their names in COLUMNS, each (h, w, 3) uint8 RGB.
 
     image: (H, W, 3) uint8 RGB. ground_truth, prediction: (H, W) uint8 train ids, 255 = ignore.
-    max_width: width of a picture in pixels; wider ones, and those above four times that in height, are scaled down, others
+    max_width: width of an image in pixels; wider ones, and those above four times that in height, are scaled down, others
     kept.
     """
     if max_width < 1:
@@ -44,7 +44,7 @@ def pictures(
     share = min(max_width / width, 4 * max_width / height)
     if share < 1:
         size = (max(1, round(width * share)), max(1, round(height * share)))
-        # Area averaging avoids aliasing in the picture; ids must never be mixed, so labels take the nearest pixel.
+        # Area averaging avoids aliasing in the image; ids must never be mixed, so labels take the nearest pixel.
         image = _resize(image, size, cv2.INTER_AREA)
         ground_truth = _resize(ground_truth, size, cv2.INTER_NEAREST_EXACT)
         prediction = _resize(prediction, size, cv2.INTER_NEAREST_EXACT)
@@ -53,15 +53,15 @@ def pictures(
 
 
 def errors(ground_truth: UInt8, prediction: UInt8) -> UInt8:
-    """Picture where two (H, W) labels agree: grey = right, red = wrong, dark hatching = ignored; (H, W, 3) RGB."""
+    """An image of where two (H, W) labels agree: gray = right, red = wrong, dark hatching = ignored; (H, W, 3) RGB."""
     right_HW1 = (ground_truth == prediction)[..., None]
-    picture_HWC = np.where(right_HW1, np.array(RIGHT), np.array(WRONG))
+    errors_HWC = np.where(right_HW1, np.array(RIGHT), np.array(WRONG))
     height, width = ground_truth.shape
     rows, columns = np.ogrid[:height, :width]
     stripe_HW1 = ((rows + columns) % _HATCH_PERIOD < 2)[..., None]
     hatch_HWC = np.where(stripe_HW1, np.array(_IGNORED_LIGHT), np.array(_IGNORED_DARK))
     ignored_HW1 = (ground_truth == IGNORE_INDEX)[..., None]
-    return np.where(ignored_HW1, hatch_HWC, picture_HWC).astype(np.uint8)
+    return np.where(ignored_HW1, hatch_HWC, errors_HWC).astype(np.uint8)
 
 
 def _resize(array: UInt8, size: tuple[int, int], interpolation: int) -> UInt8:

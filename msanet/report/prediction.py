@@ -1,4 +1,4 @@
-"""What a prediction leaves on disk. Every file is written beside its place and renamed: after a kill it is whole or absent."""
+"""Files of a prediction. Every one is written under another name and renamed: after a kill it is complete or absent."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,25 +12,27 @@ from msanet.files import atomic_file
 from msanet.report.palette import RGB, UInt8, write_palette_png
 
 
-def write_picture(path: Path, picture: UInt8) -> None:
-    """Write (H, W, 3) RGB or grey (H, W), uint8, as PNG or JPEG, by the path's ending. Raises UserError where it is too large."""
-    shown = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
+def write_image(path: Path, image: UInt8) -> None:
+    """Write (H, W, 3) RGB or gray (H, W), uint8, as PNG or JPEG, by the path's ending. Raises UserError where it is too large."""
+    shown = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     options = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix == ".jpg" else []
     try:
         done, data = cv2.imencode(path.suffix, shown, options)
     except cv2.error:
         done = False
     if not done:
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         raise UserError(
-            f"'{path}' cannot hold {width}x{height} pixels; cut the image, or leave this output out of --write"
+            "MSA-EVAL-016",
+            f"'{path}' cannot hold {width}x{height} pixels; cut the image, or remove this output from --write",
+            setting="--write",
         )
     with atomic_file(path, lasting=False) as temporary:
         temporary.write_bytes(data.tobytes())
 
 
 def write_palette(path: Path, label_HW: UInt8, palette: Sequence[RGB], ignore_color: RGB = (0, 0, 0)) -> None:
-    """`write_palette_png`, whole or not at all."""
+    """`write_palette_png`, complete or not at all."""
     with atomic_file(path, lasting=False) as temporary:
         write_palette_png(temporary, label_HW, palette, ignore_color)
 

@@ -33,7 +33,7 @@ def reliability_svg(bins: Sequence[Mapping[str, Any]]) -> str:
 
 
 def confidence_svg(bins: Sequence[Mapping[str, Any]]) -> str:
-    """Share of the labelled pixels by confidence, in the same bins."""
+    """Share of the labeled pixels by confidence, in the same bins."""
     total = sum(pixels for *_, pixels in _rows(bins))
     parts = [_frame("Share of pixels, by confidence")]
     for _, low, high, pixels in _rows(bins):

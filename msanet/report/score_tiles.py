@@ -1,19 +1,16 @@
-"""The figures at the head of the report."""
+"""The headline metrics of the report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from msanet.report.curves import number
-from msanet.report.formats import grouped, interval, percent
-
-Figures = Mapping[str, Any]
+from msanet.report.formats import JsonObject, grouped, interval, percent
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One headline figure. alarm: the figure says that something went wrong."""
+    """One headline metric. alarm: its value shows that something went wrong."""
 
     label: str
     value: str
@@ -21,8 +18,8 @@ class Tile:
     alarm: bool = False
 
 
-def tiles(evaluation: Figures | None, metrics: Sequence[Figures]) -> list[Tile]:
-    """The headline figures: of the evaluation, or else the latest validation during training."""
+def tiles(evaluation: JsonObject | None, metrics: Sequence[JsonObject]) -> list[Tile]:
+    """The headline metrics: of the evaluation, or else the latest validation during training."""
     if evaluation is None:
         found = [line for line in metrics if number(line.get("val/mean_iou")) is not None]
         if not found:
@@ -41,8 +38,8 @@ def tiles(evaluation: Figures | None, metrics: Sequence[Figures]) -> list[Tile]:
     return [*result, _images_tile(evaluation)]
 
 
-def facts(evaluation: Figures | None, metrics: Sequence[Figures]) -> list[tuple[str, str]]:
-    """(what, figure): how long was trained, how fast, and what it took, from the lines of metrics.jsonl and `cost`."""
+def facts(evaluation: JsonObject | None, metrics: Sequence[JsonObject]) -> list[tuple[str, str]]:
+    """(what, value): how long was trained, how fast, and what it took, from the lines of metrics.jsonl and `cost`."""
     result: list[tuple[str, str]] = []
     for key, label, digits in (("step", "steps", 0), ("epoch", "epochs", 1), ("samples", "samples", 0)):
         if values := _column(metrics, key):
@@ -62,12 +59,12 @@ def facts(evaluation: Figures | None, metrics: Sequence[Figures]) -> list[tuple[
     return result
 
 
-def _column(metrics: Sequence[Figures], key: str) -> list[float]:
+def _column(metrics: Sequence[JsonObject], key: str) -> list[float]:
     return [value for line in metrics if (value := number(line.get(key))) is not None]
 
 
-def _mean_iou_detail(evaluation: Figures) -> str:
-    """The interval, and what always answering the commonest class would score: without both an mIoU says little."""
+def _mean_iou_detail(evaluation: JsonObject) -> str:
+    """The interval, and what always answering the commonest class would score: without both an mIoU means little."""
     bounds = interval(evaluation.get("mean_iou_interval"), 2)
     parts = [f"95% interval {bounds}"] if bounds else []
     if baseline := evaluation.get("constant_baseline"):
@@ -75,7 +72,7 @@ def _mean_iou_detail(evaluation: Figures) -> str:
     return "; ".join(parts)
 
 
-def _images_tile(evaluation: Figures) -> Tile:
+def _images_tile(evaluation: JsonObject) -> Tile:
     """How complete the evaluation is; alarming unless each image counted exactly once."""
     counted, missing, twice = (number(evaluation.get(f"num_{key}")) for key in ("images", "missing", "duplicate"))
     if counted is None:

@@ -1,13 +1,11 @@
-"""The tables of the report: figures by class, by category, and of the worst images."""
+"""The tables of the report: metrics by class, by category, and of the worst images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msanet.report.curves import number
-from msanet.report.formats import css_color, css_length, grouped, interval, percent
+from msanet.report.formats import JsonObject, css_color, css_length, grouped, interval, percent
 from msanet.report.palette import RGB
-
-Figures = Mapping[str, Any]
 
 _OPTIONAL = {
     "accuracy": "accuracy",
@@ -23,8 +21,8 @@ _NAMED = {
 }
 
 
-def class_columns(evaluation: Figures) -> dict[str, str]:
-    """{key: heading} of the columns beside IoU and pixels: those that any class has a figure for, and the accuracy."""
+def class_columns(evaluation: JsonObject) -> dict[str, str]:
+    """{key: heading} of the columns in addition to IoU and pixels: those that any class has a value for, and the accuracy."""
     rows = (evaluation.get("classes") or {}).values()
     return {
         key: heading
@@ -33,12 +31,12 @@ def class_columns(evaluation: Figures) -> dict[str, str]:
     }
 
 
-def class_rows(evaluation: Figures, classes: Sequence[str], palette: Sequence[RGB]) -> list[dict[str, Any]]:
-    """One row per class of the evaluation: figures as text, those of `class_columns` under `others`, and CSS lengths.
+def class_rows(evaluation: JsonObject, classes: Sequence[str], palette: Sequence[RGB]) -> list[dict[str, Any]]:
+    """One row per class of the evaluation: values as text, those of `class_columns` under `others`, and CSS lengths.
 
     whisker: (left, width) of the interval of the IoU, None where it has no width.
     """
-    scores: Mapping[str, Figures] = evaluation.get("classes") or {}
+    scores: Mapping[str, JsonObject] = evaluation.get("classes") or {}
     colors = dict(zip(classes, map(css_color, palette), strict=True))
     total = sum(number(score.get("support")) or 0.0 for score in scores.values())
     return [
@@ -57,8 +55,8 @@ def class_rows(evaluation: Figures, classes: Sequence[str], palette: Sequence[RG
     ]
 
 
-def class_means(evaluation: Figures) -> list[tuple[str, str]]:
-    """(what, figure) of means over classes that have no tile, and of the pixels for which no class was predicted."""
+def class_means(evaluation: JsonObject) -> list[tuple[str, str]]:
+    """(what, value) of means over classes that have no tile, and of the pixels for which no class was predicted."""
     boundary = evaluation.get("boundary") or {}
     found = (
         ("mean Dice", evaluation.get("mean_dice")),
@@ -70,8 +68,8 @@ def class_means(evaluation: Figures) -> list[tuple[str, str]]:
     return [*means, ("pixels predicted as void", grouped(void))] if void else means
 
 
-def named_tables(evaluation: Figures) -> list[dict[str, Any]]:
-    """Figures that the Cityscapes protocol adds: title, mean, and rows of (name, figure, CSS length)."""
+def named_tables(evaluation: JsonObject) -> list[dict[str, Any]]:
+    """JsonObject that the Cityscapes protocol adds: title, mean, and rows of (name, value, CSS length)."""
     found = [(title, evaluation.get(key) or {}) for key, title in _NAMED.items()]
     return [
         {

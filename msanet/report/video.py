@@ -1,9 +1,9 @@
 """Videos through OpenCV: frame after frame in, MPEG-4 out."""
 
+import logging
 import math
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EIO, ENOSPC
@@ -11,16 +11,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from msanet.errors import UserError
 from msanet.files import PARTIAL, atomic_file
 from msanet.report.palette import UInt8
 
+logger = logging.getLogger(__name__)
+
 VIDEO_EXTENSIONS = ("mp4", "avi", "mov", "mkv", "webm")
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: what it says of a damaged file, our sentence says
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: our own error names a damaged file
 _USUAL_RATE = 25.0  # frames per second where a file does not say
-_FULL = 1 << 20  # bytes: with less free space the disk is full, which OpenCV does not say
+_FULL = 1 << 20  # bytes: with less free space the disk is full, which OpenCV does not report
 
 
 def is_video(path: Path) -> bool:
@@ -31,7 +32,7 @@ def is_video(path: Path) -> bool:
 class VideoReader:
     """The frames of a video, one in memory at a time.
 
-    rate: frames per second. count: frames as the file's header tells, an estimate. Raises UserError if no frame can be read.
+    rate: frames per second. count: frames as the file's header announces, an estimate. Raises UserError if no frame can be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,22 +40,25 @@ class VideoReader:
         self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
         self._first = self._next()
         if self._first is None:
-            raise UserError(f"'{path}' cannot be read as a video, no frame of it; replace or remove the file")
+            raise UserError(
+                "MSA-EVAL-017",
+                f"'{path}' cannot be read as a video, expected at least one frame; replace or remove the file",
+                setting="--images",
+            )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if math.isfinite(rate) and rate > 0 else _USUAL_RATE
         self.count = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def frames(self) -> Iterator[UInt8]:
-        """(H, W, 3) uint8 RGB, once. Says so on stderr where there are fewer than the header tells."""
+        """(H, W, 3) uint8 RGB, once. Warns where there are fewer than the header announces."""
         read, frame_HWC = 0, self._first
         self._first = None
         while frame_HWC is not None:
             yield frame_HWC
             read, frame_HWC = read + 1, self._next()
         self._capture.release()
-        if read < self.count - 1:  # by one they may differ in whole files
-            sentence = f"warning: '{self.path}' ends after {read} frames, its header tells of {self.count}"
-            tqdm.write(sentence, file=sys.stderr)
+        if read < self.count - 1:  # by one they may differ in complete files
+            logger.warning(f"'{self.path}' ends after {read} frames, its header announces {self.count}")
 
     def _next(self) -> UInt8 | None:
         done, frame_HWC = self._capture.read()
@@ -64,7 +68,7 @@ class VideoReader:
 class VideoWriter:
     """Frames, (H, W, 3) uint8 RGB, to an .mp4 (mp4v) of `rate` frames per second and the size of the first.
 
-    MPEG-4 has even sizes only: an odd last row or column is left out.
+    MPEG-4 has even sizes only: an odd last row or column is cropped.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
@@ -85,15 +89,17 @@ class VideoWriter:
             self._writer = cv2.VideoWriter(str(self._path), cv2.CAP_FFMPEG, fourcc, self._rate, (width, height))
         if not self._writer.isOpened() or self._size != (height, width):
             raise UserError(
+                "MSA-EVAL-018",
                 f"{width}x{height} pixels at {self._rate:g} frames per second do not fit into '{self._path.name}', expected "
-                "frames of one size; write pictures of each frame instead, --write palette"
+                "frames of one size; write an image of each frame instead, --write palette",
+                setting="--write",
             )
         self.require_space()
         self._writer.write(cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2BGR))
         self.written += 1
 
     def require_space(self) -> None:
-        """Raise OSError where the disk is as good as full."""
+        """Raise OSError where the disk is nearly full."""
         if shutil.disk_usage(self._path.parent).free < _FULL:
             raise OSError(ENOSPC, os.strerror(ENOSPC), str(self._path))
 
@@ -106,7 +112,7 @@ class VideoWriter:
 @contextmanager
 def new_video(path: Path, rate: float) -> Iterator[VideoWriter]:
     """A video that is at `path` when the block has ended without an error. Raises OSError if frames are missing in it."""
-    # FFmpeg tells the container from the ending.
+    # FFmpeg detects the container from the extension.
     with atomic_file(path, path.with_name(path.stem + PARTIAL + path.suffix), lasting=False) as temporary:
         writer = VideoWriter(temporary, rate)
         try:

@@ -131,7 +131,7 @@ class Trainer:
         with part("counting labels"):
             counts = self._count_labels(batches)
         factor = self.batches.groups * self.batches.accumulation  # a group has one gradient on all its ranks
-        extra_weights, rng = self.engine.module.extra_weights, rng_state()
+        extra_weights, rng = self.engine.module.auxiliary_weights, rng_state()
         with part("non-finite guard"):
             self.guard.begin()
         for batch in batches:

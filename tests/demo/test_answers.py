@@ -32,8 +32,8 @@ def test_labels_and_areas_are_the_predictors() -> None:
     expected = expected_labels(served, pixels())
     assert np.array_equal(unpacked(answer["label"]), expected) and len(np.unique(expected)) > 1
     assert answer["areas"] == np.bincount(expected.ravel(), minlength=CAMVID.num_classes).tolist()
-    picture = np.array(Image.open(io.BytesIO(base64.b64decode(answer["picture"].partition(",")[2]))))
-    assert picture.shape == (37, 53, 3) and answer["input"] == [37, 53]
+    shown = np.array(Image.open(io.BytesIO(base64.b64decode(answer["image"].partition(",")[2]))))
+    assert shown.shape == (37, 53, 3) and answer["input"] == [37, 53]
 
 
 def test_a_photograph_is_turned_as_its_exif_says() -> None:
@@ -94,16 +94,16 @@ def test_weights_of_scales_are_maps_and_other_networks_have_none() -> None:
     assert segmenter("unet").map_names == segmenter("msanet", attention="fusion").map_names == ()
 
 
-def test_only_the_last_images_are_kept_and_bad_questions_are_answered() -> None:
+def test_only_the_last_images_are_kept_and_bad_requests_are_refused() -> None:
     visitor = Visitor(segmenter("msanet"))
     keys = [visitor.segment(encoded(pixels()))["key"] for _ in range(5)]
     assert len(set(keys)) == 5 and visitor.maps(keys[1])
-    for words, found in (
-        ({"key": keys[0], "row": 0, "column": 0}, "not among the last 4"),
-        ({"key": keys[4], "row": 37, "column": 0}, "pixel 37, 0 is not in the image"),
-        ({"key": keys[4], "row": -1, "column": 0}, "pixel -1, 0 is not in the image"),
-        ({"key": keys[4]}, "no key, row and column"),
-        ([], "no key, row and column"),
+    for body, code in (
+        ({"key": keys[0], "row": 0, "column": 0}, "MSA-DEMO-002"),
+        ({"key": keys[4], "row": 37, "column": 0}, "MSA-DEMO-003"),
+        ({"key": keys[4], "row": -1, "column": 0}, "MSA-DEMO-003"),
+        ({"key": keys[4]}, "MSA-DEMO-001"),
+        ([], "MSA-DEMO-001"),
     ):
-        answer = visitor.post("/maps", json=words)
-        assert answer.status_code == 400 and found in answer.get_json()["error"], answer.get_json()
+        answer = visitor.post("/maps", json=body)
+        assert answer.status_code == 400 and answer.get_json()["code"] == code, answer.get_json()

@@ -18,6 +18,7 @@ import werkzeug.serving
 from conftest import REPOSITORY
 from support import browser
 from support.demo_visitor import encoded, pixels, segmenter
+from support.errors import raises_user_error
 from support.metadata import metadata
 
 from msanet.cli import demo_job
@@ -35,27 +36,27 @@ class Unserved:
 
 
 def test_other_machines_get_the_page_only_with_a_warning(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(werkzeug.serving, "make_server", lambda *args, **options: Unserved())
     served = segmenter("unet")
     serve(served, "127.0.0.1", 0)
-    assert capsys.readouterr().err == ""
+    assert not caplog.records
     serve(served, "0.0.0.0", 0)
-    assert "warning: --host 0.0.0.0 shows the page to other machines" in capsys.readouterr().err
+    assert caplog.records[0].levelname == "WARNING" and "--host 0.0.0.0" in caplog.messages[0]
 
 
 def test_a_taken_port_is_a_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"--port {port} cannot be bound .*in use.*; choose another --port"):
+        with raises_user_error("MSA-DEMO-007", setting="--port", mentions=f"{port}"):
             serve(segmenter("unet"), "127.0.0.1", port)
 
 
 def test_without_flask_a_sentence_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "msanet.demo.app")
     monkeypatch.setitem(sys.modules, "flask", None)
-    with pytest.raises(UserError, match=r"flask is not installed.*msanet\[demo\]"):
+    with raises_user_error("MSA-DEMO-006", mentions="msanet[demo]"):
         serve(segmenter("unet"), "127.0.0.1", 0)
 
 
@@ -128,27 +129,28 @@ def test_in_a_browser_an_image_is_dropped_and_its_maps_follow_the_mouse(tmp_path
         assert page.js("element('result').hidden") is True
         drop("dropped.png")
         until("!element('result').hidden && !document.body.classList.contains('busy')")
-        assert page.js("[layer.width, layer.height, picture.naturalWidth, picture.naturalHeight]") == [90, 60, 90, 60]
+        assert page.js("[layer.width, layer.height]") == [90, 60]
+        assert page.js("[element('input-image').naturalWidth, element('input-image').naturalHeight]") == [90, 60]
         assert page.js("element('areas').rows.length") > 1
         move(45.5 / 90, 30.5 / 60)
         until("element('here').textContent.startsWith('row 30, column 45: ')")
 
         page.click("#views button[value=half]")
         until("maps !== null && !asking && layer.width === 45")
-        centre = page.js(painted)
+        center = page.js(painted)
         move(81.5 / 90, 6.5 / 60)
-        until(f"!asking && wanted[0] === 6 && wanted[1] === 81 && {painted} !== '{centre}'")
+        until(f"!asking && wanted[0] === 6 && wanted[1] === 81 && {painted} !== '{center}'")
         assert page.js("mark.hidden") is False and page.js("Math.round(parseFloat(mark.style.left))") == 91
         assert page.errors == [] and all(request.startswith(address) for request in page.requests)
 
         drop("text.png")
-        until("element('message').textContent.startsWith(\"'text.png' cannot be read as an image\")")
+        until("element('message').textContent.includes(\"'text.png'\")")
 
 
-def test_the_command_line_refuses_what_makes_no_sense(tmp_path: Path) -> None:
+def test_invalid_options_are_refused(tmp_path: Path) -> None:
     words = ["--checkpoint", str(tmp_path / "model.safetensors")]
     job = demo_job("", [*words, "--max-megapixels", "2.5", "evaluation.flip=true"])
     assert (job.host, job.port, job.limits) == ("127.0.0.1", 7860, Limits(megapixels=2.5)) and job.settings.flip
     for wrong in (["--port", "70000"], ["--max-megabytes", "0"], ["--max-megapixels", "nan"], ["--side", "-1"]):
-        with pytest.raises(UserError, match=f"{wrong[0]} is "):
+        with pytest.raises(UserError, match=wrong[0]):
             demo_job("", [*words, *wrong])

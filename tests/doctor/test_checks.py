@@ -15,63 +15,63 @@ from msanet.data.manifest import SplitInfo, load_manifest
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.doctor import batches, images, labels, machine, shards
-from msanet.doctor.findings import Diagnostic, as_text, as_tree, has_fault
+from msanet.doctor.diagnostics import Diagnostic, as_text, as_tree, has_fault
 from msanet.models.blocks import ImageBatchNorm2d
 
 CLASSES = ("sky", "road", "car")
-GREY = shards.SampleStatistics(
+GRAY = shards.SampleStatistics(
     "a", (36, 44), (120.0, 115.0, 105.0), (120.0**2 + 3300, 115.0**2 + 3300, 105.0**2 + 3300), 250, False
 )
 
 
-def levels(findings: Sequence[Diagnostic]) -> list[str]:
-    return [finding.level for finding in findings]
+def levels(diagnostics: Sequence[Diagnostic]) -> list[str]:
+    return [diagnostic.level for diagnostic in diagnostics]
 
 
 def split(histogram: Sequence[int], ignored: int = 0) -> SplitInfo:
     return SplitInfo(samples=0, shards=(), histogram=tuple(histogram), ignored=ignored)
 
 
-SOUND = split([50, 30, 20], ignored=5)
+FINE = split([50, 30, 20], ignored=5)
 
 
 def test_a_list_of_findings_is_shown_and_counted() -> None:
-    findings = [Diagnostic("ok", "shards", "all read"), Diagnostic("fault", "labels", "found x, expected y; do z")]
-    text = as_text(findings)
+    diagnostics = [Diagnostic("ok", "shards", "all read"), Diagnostic("fault", "labels", "found x, expected y; do z")]
+    text = as_text(diagnostics)
     assert "fault    labels  found x, expected y; do z" in text and text.endswith("1 fault, 0 warning, 0 advice")
-    assert has_fault(findings) and not has_fault(findings[:1])
-    assert as_tree(findings)["findings"][0] == {"level": "ok", "check": "shards", "text": "all read"}
+    assert has_fault(diagnostics) and not has_fault(diagnostics[:1])
+    assert as_tree(diagnostics)["diagnostics"][0] == {"level": "ok", "check": "shards", "text": "all read"}
 
 
 def test_splits_that_are_named_have_to_be_there(shards_manifest: Path) -> None:
     manifest = load_manifest(shards_manifest)
     assert shards.splits_there(manifest, [("data.val_split", "val")]) == []
-    (finding,) = shards.splits_there(manifest, [("data.val_split", "test")])
-    assert finding.level == "fault" and "which has: train, val" in finding.text
+    (diagnostic,) = shards.splits_there(manifest, [("data.val_split", "test")])
+    assert diagnostic.level == "fault" and "which has: train, val" in diagnostic.text
 
 
 def test_samples_that_cannot_be_read_are_a_fault(shards_manifest: Path, tmp_path: Path) -> None:
     manifest = load_manifest(shards_manifest)
-    looks, faults = shards.look_at_split(ShardSource(LocalStorage(shards_manifest), "val", manifest), 5)
-    assert len(looks) == 5 and looks[0].size == (36, 44) and not looks[0].image_is_label
-    assert levels(shards.readable("val", 7, looks, faults)) == ["ok"]
-    nothing, faults = shards.look_at_split(ShardSource(LocalStorage(tmp_path), "val", manifest), 5)
-    (finding,) = shards.readable("val", 7, nothing, faults)
-    assert finding.level == "fault" and "5 of 5 samples" in finding.text and "cannot be opened" in finding.text
+    statistics, faults = shards.sample_split(ShardSource(LocalStorage(shards_manifest), "val", manifest), 5)
+    assert len(statistics) == 5 and statistics[0].size == (36, 44) and not statistics[0].image_is_label
+    assert levels(shards.readable("val", 7, statistics, faults)) == ["ok"]
+    nothing, faults = shards.sample_split(ShardSource(LocalStorage(tmp_path), "val", manifest), 5)
+    (diagnostic,) = shards.readable("val", 7, nothing, faults)
+    assert diagnostic.level == "fault" and "5 of 5 samples" in diagnostic.text and "cannot be opened" in diagnostic.text
 
 
 def test_samples_are_spread_evenly() -> None:
     assert shards.spread(100, 4) == [12, 37, 62, 87] and shards.spread(3, 50) == [0, 1, 2] and shards.spread(0, 5) == []
 
 
-def test_a_look_has_the_figures_of_its_pixels() -> None:
+def test_statistics_of_a_sample() -> None:
     rng = np.random.default_rng(0)
     image, label = rng.integers(0, 256, (7, 9, 3), np.uint8), rng.integers(0, 3, (7, 9), np.uint8)
-    look = shards.look_at(image, label, "key")
-    assert look.size == (7, 9) and look.brightest == image.max()
-    np.testing.assert_allclose(look.mean, image.mean(axis=(0, 1)))
-    np.testing.assert_allclose(look.square, (image.astype(float) ** 2).mean(axis=(0, 1)))
-    assert shards.look_at(np.repeat(label[..., None], 3, axis=2), label, "key").image_is_label
+    sample = shards.sample_statistics(image, label, "key")
+    assert sample.size == (7, 9) and sample.brightest == image.max()
+    np.testing.assert_allclose(sample.mean, image.mean(axis=(0, 1)))
+    np.testing.assert_allclose(sample.square, (image.astype(float) ** 2).mean(axis=(0, 1)))
+    assert shards.sample_statistics(np.repeat(label[..., None], 3, axis=2), label, "key").image_is_label
 
 
 def test_images_in_both_splits_are_found_by_their_bytes(shards_manifest: Path) -> None:
@@ -88,82 +88,84 @@ def test_images_in_both_splits_are_found_by_their_bytes(shards_manifest: Path) -
 
 
 @pytest.mark.parametrize(
-    ("found", "level", "says"),
+    ("found", "level", "expected"),
     [
         (labels.binary_masks(split([90, 0, 0], 10), CLASSES), "fault", "0 and 255"),
         (labels.shifted_ids(split([0, 50, 50]), None, CLASSES), "warning", "begin with 1"),
-        (labels.missing_classes(split([50, 50, 0]), SOUND, CLASSES), "warning", "class 'car' occur in validation"),
+        (labels.missing_classes(split([50, 50, 0]), FINE, CLASSES), "warning", "class 'car' occur in validation"),
         (labels.missing_classes(split([50, 50, 0]), split([1, 1, 0]), CLASSES), "warning", "'car' never occur"),
         (labels.dominant_class(split([97, 2, 1]), CLASSES), "warning", "'sky' has 97.0%"),
         (labels.ignored_share("training", split([10, 10, 10], 70)), "warning", "70.0%"),
         (labels.ignored_share("training", split([0, 0, 0], 70)), "fault", "100.0%"),
-        (labels.void_class(SOUND, ("sky", "Void", "car")), "warning", "'Void'"),
-        (labels.image_is_label([GREY, replace(GREY, image_is_label=True)]), "fault", "1 of 2 images"),
+        (labels.void_class(FINE, ("sky", "Void", "car")), "warning", "'Void'"),
+        (labels.image_is_label([GRAY, replace(GRAY, image_is_label=True)]), "fault", "1 of 2 images"),
     ],
 )
-def test_labels_that_are_wrong(found: list[Diagnostic], level: str, says: str) -> None:
-    assert levels(found) == [level] and says in found[0].text
+def test_labels_that_are_wrong(found: list[Diagnostic], level: str, expected: str) -> None:
+    assert levels(found) == [level] and expected in found[0].text
 
 
-def test_labels_that_are_sound() -> None:
-    assert labels.binary_masks(SOUND, CLASSES) == labels.binary_masks(split([9]), ("sky",)) == []
-    assert labels.shifted_ids(SOUND, SOUND, CLASSES) == labels.shifted_ids(split([0, 5, 5]), SOUND, CLASSES) == []
-    assert levels(labels.missing_classes(SOUND, SOUND, CLASSES)) == ["ok"]
-    assert labels.dominant_class(SOUND, CLASSES) == labels.ignored_share("val", SOUND) == []
-    assert labels.void_class(split([50, 0, 50]), ("sky", "void", "car")) == labels.image_is_label([GREY]) == []
+def test_labels_that_are_fine() -> None:
+    assert labels.binary_masks(FINE, CLASSES) == labels.binary_masks(split([9]), ("sky",)) == []
+    assert labels.shifted_ids(FINE, FINE, CLASSES) == labels.shifted_ids(split([0, 5, 5]), FINE, CLASSES) == []
+    assert levels(labels.missing_classes(FINE, FINE, CLASSES)) == ["ok"]
+    assert labels.dominant_class(FINE, CLASSES) == labels.ignored_share("val", FINE) == []
+    assert labels.void_class(split([50, 0, 50]), ("sky", "void", "car")) == labels.image_is_label([GRAY]) == []
 
 
 def test_images_of_several_sizes_need_a_crop() -> None:
-    looks = [GREY, replace(GREY, size=(40, 44))]
-    (finding,) = images.sizes(looks, DataConfig(), 2)
-    assert finding.level == "fault" and "data.crop=[40,44]" in finding.text
+    statistics = [GRAY, replace(GRAY, size=(40, 44))]
+    (diagnostic,) = images.sizes(statistics, DataConfig(), 2)
+    assert diagnostic.level == "fault" and "data.crop=[40,44]" in diagnostic.text
     assert (
-        levels(images.sizes(looks, DataConfig(), 1))
-        == levels(images.sizes(looks, DataConfig(crop=(32, 32)), 2))
+        levels(images.sizes(statistics, DataConfig(), 1))
+        == levels(images.sizes(statistics, DataConfig(crop=(32, 32)), 2))
         == ["ok"]
     )
-    assert levels(images.sizes([GREY], DataConfig(), 2)) == ["ok"]
+    assert levels(images.sizes([GRAY], DataConfig(), 2)) == ["ok"]
 
 
-def test_padding_is_the_share_of_the_crop_beside_the_image() -> None:
-    assert images.padding([GREY], DataConfig()) == images.padding([GREY], DataConfig(crop=(36, 44))) == []
-    (finding,) = images.padding([GREY], DataConfig(crop=(72, 44)))
-    assert finding.level == "advice" and finding.text.startswith("50% of a crop of 44x72")
-    assert levels(images.padding([GREY], DataConfig(crop=(72, 88)))) == ["warning"]  # 75 percent
-    assert images.padding([GREY], DataConfig(crop=(72, 88), random_scale=(2.0, 2.0))) == []
-    (finding,) = images.padding([GREY], DataConfig(crop=(72, 88), random_scale=(1.0, 2.0)))
-    assert finding.text.startswith("41% of")  # 1 - the mean of (f / 2)^2 over 9 scales f from 1 to 2
-    assert images.padding([GREY], DataConfig(crop=(72, 88), resize=(72, 88))) == []
+def test_padding_is_the_share_of_the_crop_outside_the_image() -> None:
+    assert images.padding([GRAY], DataConfig()) == images.padding([GRAY], DataConfig(crop=(36, 44))) == []
+    (diagnostic,) = images.padding([GRAY], DataConfig(crop=(72, 44)))
+    assert diagnostic.level == "advice" and diagnostic.text.startswith("50% of a crop of 44x72")
+    assert levels(images.padding([GRAY], DataConfig(crop=(72, 88)))) == ["warning"]  # 75 percent
+    assert images.padding([GRAY], DataConfig(crop=(72, 88), random_scale=(2.0, 2.0))) == []
+    (diagnostic,) = images.padding([GRAY], DataConfig(crop=(72, 88), random_scale=(1.0, 2.0)))
+    assert diagnostic.text.startswith("41% of")  # 1 - the mean of (f / 2)^2 over 9 scales f from 1 to 2
+    assert images.padding([GRAY], DataConfig(crop=(72, 88), resize=(72, 88))) == []
 
 
 def test_a_resize_that_stretches() -> None:
-    assert images.stretching([GREY], DataConfig()) == images.stretching([GREY], DataConfig(resize=(72, 88))) == []
-    (finding,) = images.stretching([GREY], DataConfig(resize=(36, 88)))
-    assert finding.level == "advice" and "factor of 2.00" in finding.text
-    assert levels(images.stretching([GREY], DataConfig(resize=(72, 44)))) == ["advice"]
+    assert images.stretching([GRAY], DataConfig()) == images.stretching([GRAY], DataConfig(resize=(72, 88))) == []
+    (diagnostic,) = images.stretching([GRAY], DataConfig(resize=(36, 88)))
+    assert diagnostic.level == "advice" and "factor of 2.00" in diagnostic.text
+    assert levels(images.stretching([GRAY], DataConfig(resize=(72, 44)))) == ["advice"]
 
 
 @pytest.mark.parametrize(
-    ("look", "data", "level", "says"),
+    ("sample", "data", "level", "expected"),
     [
-        (GREY, DataConfig(), "ok", "[120.0,115.0,105.0]"),
-        (replace(GREY, brightest=1), DataConfig(), "fault", "0 to 255"),
-        (GREY, DataConfig(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)), "warning", "0..1"),
-        (GREY, DataConfig(mean=(103.5, 116.3, 123.7)), "warning", "red, green, blue"),
-        (GREY, DataConfig(mean=(20.0, 20.0, 20.0)), "advice", "far from"),
-        (GREY, DataConfig(std=(10.0, 10.0, 10.0)), "advice", "far from"),
+        (GRAY, DataConfig(), "ok", "[120.0,115.0,105.0]"),
+        (replace(GRAY, brightest=1), DataConfig(), "fault", "0 to 255"),
+        (GRAY, DataConfig(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)), "warning", "0..1"),
+        (GRAY, DataConfig(mean=(103.5, 116.3, 123.7)), "warning", "red, green, blue"),
+        (GRAY, DataConfig(mean=(20.0, 20.0, 20.0)), "advice", "far from"),
+        (GRAY, DataConfig(std=(10.0, 10.0, 10.0)), "advice", "far from"),
     ],
 )
-def test_mean_and_standard_deviation(look: shards.SampleStatistics, data: DataConfig, level: str, says: str) -> None:
-    (finding,) = images.normalization([look], data)
-    assert finding.level == level and says in finding.text
+def test_mean_and_standard_deviation(
+    sample: shards.SampleStatistics, data: DataConfig, level: str, expected: str
+) -> None:
+    (diagnostic,) = images.normalization([sample], data)
+    assert diagnostic.level == level and expected in diagnostic.text
 
 
-def test_steps_epochs_and_what_is_left_out() -> None:
+def test_steps_epochs_and_dropped_samples() -> None:
     plan = BatchPlan(8, 2, 2)
-    (finding,) = batches.steps(Config(), plan, 100, 100, 250)
-    assert finding.level == "ok"
-    assert finding.text.startswith(
+    (diagnostic,) = batches.steps(Config(), plan, 100, 100, 250)
+    assert diagnostic.level == "ok"
+    assert diagnostic.text.startswith(
         "250 steps of 8 images are 20 epochs of 100; a rank (of 2) takes 2 x 2 images a step, 50"
     )
     assert levels(batches.steps(Config(), plan, 100, 100, 5)) == ["ok", "warning"]
@@ -172,11 +174,11 @@ def test_steps_epochs_and_what_is_left_out() -> None:
 
 def test_ranks_without_a_validation_image() -> None:
     assert batches.idle_ranks(7, 7) == []
-    (finding,) = batches.idle_ranks(7, 8)
-    assert finding.level == "advice" and "so 1 will wait" in finding.text
+    (diagnostic,) = batches.idle_ranks(7, 8)
+    assert diagnostic.level == "advice" and "so 1 will wait" in diagnostic.text
 
 
-def test_rhythm() -> None:
+def test_intervals() -> None:
     trainer = TrainerConfig(checkpoint_every_steps=50, val_every_epochs=2, log_every_steps=10)
     assert batches.intervals(Config(trainer=trainer), 10, 100) == []
     for change, level in (
@@ -224,14 +226,14 @@ def test_class_weights() -> None:
 
 
 def test_batch_norm() -> None:
-    plain, pooling = nn.Sequential(nn.BatchNorm2d(8)), nn.Sequential(nn.BatchNorm2d(8), ImageBatchNorm2d(8))
+    norm, pooling = nn.Sequential(nn.BatchNorm2d(8)), nn.Sequential(nn.BatchNorm2d(8), ImageBatchNorm2d(8))
     assert levels(batches.batch_norm(nn.Sequential(nn.GroupNorm(2, 8)), BatchPlan(1, 1, 1), False, True)) == ["ok"]
-    assert levels(batches.batch_norm(plain, BatchPlan(8, 4, 2), False, True)) == ["ok"]
-    assert levels(batches.batch_norm(plain, BatchPlan(8, 2, 2), True, True)) == ["ok"]
-    (finding,) = batches.batch_norm(plain, BatchPlan(8, 2, 2), False, True)
-    assert finding.level == "advice"
+    assert levels(batches.batch_norm(norm, BatchPlan(8, 4, 2), False, True)) == ["ok"]
+    assert levels(batches.batch_norm(norm, BatchPlan(8, 2, 2), True, True)) == ["ok"]
+    (diagnostic,) = batches.batch_norm(norm, BatchPlan(8, 2, 2), False, True)
+    assert diagnostic.level == "advice"
     assert all(
-        name in finding.text for name in ("trainer.micro_batch_size", "trainer.sync_batchnorm", "model.norm=group")
+        name in diagnostic.text for name in ("trainer.micro_batch_size", "trainer.sync_batchnorm", "model.norm=group")
     )
     assert levels(batches.batch_norm(pooling, BatchPlan(2, 2, 1), False, True)) == ["warning"]
     assert levels(batches.batch_norm(pooling, BatchPlan(3, 3, 1), False, True)) == ["advice"]
@@ -251,8 +253,8 @@ def test_run_folder(tmp_path: Path) -> None:
     (used / "notes.txt").write_text("x")
     assert levels(machine.run_folder(RunConfig(), new, [])) == ["ok"]
     assert levels(machine.run_folder(RunConfig(), used, [])) == ["advice"]
-    (finding,) = machine.run_folder(RunConfig(), used, ["step-00000500"])
-    assert finding.level == "advice" and "goes on from step-00000500" in finding.text
+    (diagnostic,) = machine.run_folder(RunConfig(), used, ["step-00000500"])
+    assert diagnostic.level == "advice" and "resumes from step-00000500" in diagnostic.text
     assert levels(machine.run_folder(RunConfig(resume="never"), used, ["step-00000500"])) == ["fault"]
     assert levels(machine.run_folder(RunConfig(resume="must"), new, [])) == ["fault"]
     assert levels(machine.run_folder(RunConfig(), used / "notes.txt" / "run", [])) == ["fault"]
@@ -274,8 +276,8 @@ def test_versions_where_msanet_is_not_installed(monkeypatch: pytest.MonkeyPatch)
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(machine, "requires", absent)
-    (finding,) = machine.versions()
-    assert finding.level == "warning" and "msanet is not installed" in finding.text
+    (diagnostic,) = machine.versions()
+    assert diagnostic.level == "warning" and "msanet is not installed" in diagnostic.text
 
 
 def test_processes_files_and_shared_memory() -> None:

@@ -23,7 +23,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[t
     """Exit code, and the findings as {(level, check): their texts, one a line}."""
     code = main([*map(str, words), "--ranks", "1", "--samples", "5", "--json"])
     found: dict[tuple[str, str], str] = {}
-    for each in json.loads(capsys.readouterr().out)["findings"]:
+    for each in json.loads(capsys.readouterr().out)["diagnostics"]:
         found[each["level"], each["check"]] = found.get((each["level"], each["check"]), "") + each["text"] + "\n"
     return code, found
 
@@ -68,7 +68,7 @@ def test_binary_masks_are_a_fault(binary: Path, tmp_path: Path, capsys: pytest.C
     ("words", "check", "says"),
     [
         (["data.val_split=test"], "shards", "which has: train, val"),
-        (["data.val_split=train"], "leak", "26 images"),
+        (["data.val_split=train"], "overlap", "26 images"),
         (["trainer.global_batch_size=5", "trainer.micro_batch_size=2"], "steps", "does not divide"),
         (["trainer.global_batch_size=27"], "steps", "fewer than one global batch"),
         (["loss.class_weights=[1,2]"], "loss", "expected one for each of the 11 classes"),

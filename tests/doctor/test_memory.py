@@ -23,7 +23,7 @@ def narrow() -> Any:
     return build_model("msanet", len(HISTOGRAM), width=0.05)
 
 
-def test_the_peak_is_what_is_alive_at_once() -> None:
+def test_peak_memory_counts_what_is_alive_at_once() -> None:
     with FakeTensorMode():
         layer = nn.Linear(10, 20, bias=False)
 
@@ -60,9 +60,9 @@ def test_real_tensors_are_alive_as_fake_ones_are(case: str) -> None:
 
 
 def test_evaluation_in_windows_takes_less() -> None:
-    whole = memory.evaluation_bytes(narrow, EvaluationConfig(), (128, 128))
-    assert memory.evaluation_bytes(narrow, EvaluationConfig(window=(64, 64), window_batch=1), (128, 128)) < whole
-    assert whole > 4 * len(HISTOGRAM) * 128 * 128
+    full = memory.evaluation_bytes(narrow, EvaluationConfig(), (128, 128))
+    assert memory.evaluation_bytes(narrow, EvaluationConfig(window=(64, 64), window_batch=1), (128, 128)) < full
+    assert full > 4 * len(HISTOGRAM) * 128 * 128
 
 
 @pytest.mark.parametrize(("name", "momentum", "values"), [("adam", 0.9, 2), ("sgd", 0.9, 1), ("sgd", 0.0, 0)])
@@ -83,8 +83,8 @@ def test_a_checkpoint_has_the_optimizers_own_state(name: Any, momentum: float, v
 def test_buckets_larger_than_the_network() -> None:
     large = {"zero_optimization": {"reduce_bucket_size": 500_000_000}}
     config = Config(trainer=TrainerConfig(zero_stage=2), deepspeed=large)
-    (finding,) = memory.buckets(10**6, config)
-    assert finding.level == "advice" and "2.00 GB" in finding.text and "reduce_bucket_size out" in finding.text
+    (diagnostic,) = memory.buckets(10**6, config)
+    assert diagnostic.level == "advice" and "2.00 GB" in diagnostic.text and "reduce_bucket_size" in diagnostic.text
     unset = Config(trainer=TrainerConfig(zero_stage=2))
     assert memory.buckets(10**6, Config()) == memory.buckets(10**9, config) == memory.buckets(10**6, unset) == []
     bf16 = Config(trainer=TrainerConfig(zero_stage=2, precision="bf16"))
@@ -97,5 +97,5 @@ def test_what_fits() -> None:
     levels = [memory.fits(needed, 1e9, device, Config())[0].level for device in (None, 80e9, 55e9, 49e9)]
     assert levels == ["ok", "ok", "warning", "fault"]
     assert "trainer.micro_batch_size" in memory.fits(needed, 1e9, 49e9, Config())[0].text
-    (finding,) = memory.fits(needed, 100e9, 80e9, Config())
-    assert finding.level == "fault" and "evaluation.window" in finding.text
+    (diagnostic,) = memory.fits(needed, 100e9, 80e9, Config())
+    assert diagnostic.level == "fault" and "evaluation.window" in diagnostic.text

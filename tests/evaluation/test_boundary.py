@@ -127,7 +127,7 @@ def test_boundary_f1_by_hand() -> None:
     assert result.recall_K[1] == 1.0 and result.precision_K[1] == 1.0 and result.mean_f1 == 1.0
 
 
-def test_right_predictions_are_perfect_and_ignored_regions_change_nothing() -> None:
+def test_correct_predictions_are_perfect_and_ignored_regions_change_nothing() -> None:
     truth, _ = random_labels((40, 50), 1)
     counts = BoundaryCounts(4)
     counts.update(truth, np.where(truth == 255, 3, truth).astype(np.uint8))

@@ -156,7 +156,7 @@ def test_a_file_or_a_folder_with_one_split_or_a_named_one(run: Write, capsys: py
     assert "evaluation-test.npz, evaluation-val.npz, expected one; choose with --split" in refused(
         capsys, "worst", folder
     )
-    assert "evaluation-train.npz' is not there" in refused(capsys, "worst", folder, "--split", "train")
+    assert "MSA-EVAL-007" in refused(capsys, "worst", folder, "--split", "train")
 
 
 def test_what_is_wrong_is_said_in_one_sentence(run: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,9 +173,9 @@ def test_what_is_wrong_is_said_in_one_sentence(run: Write, tmp_path: Path, capsy
     assert "void on" in refused(capsys, "rescore", other, "--protocol", "official-voc")
     assert "classes is" in refused(capsys, "compare", folder, other)
     merged = ("--protocol", "official-cityscapes", "--merge", "vehicle=car,bus")
-    assert "choose protocol default" in refused(capsys, "rescore", folder, *merged)
+    assert "MSA-EVAL-010" in refused(capsys, "rescore", folder, *merged)
     (folder / "evaluation-val.npz").write_bytes(b"text")
-    assert "damaged or no file of ours" in refused(capsys, "worst", folder)
+    assert "MSA-EVAL-008" in refused(capsys, "worst", folder)
 
 
 def test_the_module_runs(run: Write) -> None:

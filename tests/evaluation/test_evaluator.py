@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support import ranks
+from support.errors import raises_user_error
 from support.ranks import run_ranks, start_ranks
 from torch import nn
 
@@ -17,7 +18,6 @@ from msanet import distributed
 from msanet.config import EvaluationConfig
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
-from msanet.errors import UserError
 from msanet.evaluation.evaluator import evaluate
 from msanet.evaluation.per_image_counts import (
     collect_counts,
@@ -51,18 +51,18 @@ def _evaluate(shards: str, out: str, workers: int, zero3: bool = False, **settin
     if distributed.is_main():
         Path(out).mkdir()
         write_evaluation(Path(out), result)
-        (Path(out) / "panels").write_text(json.dumps([(panel.key, panel.is_worst) for panel in result.panels]))
+        (Path(out) / "panels").write_text(json.dumps([(panel.key, panel.is_worst) for panel in result.shown_images]))
 
 
 def run(shards: Path, out: Path, world: int, **arguments: Any) -> dict[str, Any]:
     run_ranks(world, __file__, "_evaluate", {"shards": str(shards), "out": str(out), "workers": 0, **arguments})
-    figures = json.loads((out / "evaluation-val.json").read_text())
-    return {**figures, "panels": json.loads((out / "panels").read_text())}
+    metrics = json.loads((out / "evaluation-val.json").read_text())
+    return {**metrics, "panels": json.loads((out / "panels").read_text())}
 
 
 def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
     """All is equal but the ranks, and confidences in their last bits: convolutions round by the number of threads."""
-    a, b = ({key: value for key, value in figures.items() if key != "world_size"} for figures in (a, b))
+    a, b = ({key: value for key, value in metrics.items() if key != "world_size"} for metrics in (a, b))
     one, two = a.pop("calibration"), b.pop("calibration")
     assert a == b
     assert one["expected_calibration_error"] == pytest.approx(two["expected_calibration_error"], abs=1e-4)
@@ -72,7 +72,7 @@ def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
 def test_any_number_of_ranks_gives_the_same_matrix(shards: Path, tmp_path: Path) -> None:
     """7 images on 1, 2, 3 ranks, on 8 (one has none), and on 2 ranks of ZeRO-3 (4 and 3 images, forwards in lockstep).
 
-    All figures, calibration and outlines too, the counts of every image, and the images shown.
+    All metrics, calibration and outlines too, the counts of every image, and the images shown.
     """
     whole = run(shards, tmp_path / "1", 1)
     assert (whole["num_images"], whole["num_missing"], whole["num_duplicate"]) == (7, 0, 0)
@@ -82,7 +82,7 @@ def test_any_number_of_ranks_gives_the_same_matrix(shards: Path, tmp_path: Path)
     assert [shown for shown in whole["panels"] if not shown[1]] == [[f"val_00{i}", False] for i in (0, 3, 6)]
     worst = [image["key"] for image in whole["worst_images"][:2]]
     assert [key for key, is_worst in whole["panels"] if is_worst] == worst
-    records = read_per_image_counts(per_image_counts_file(tmp_path / "1", "val"))
+    per_image = read_per_image_counts(per_image_counts_file(tmp_path / "1", "val"))
     others = [
         run(shards, tmp_path / "2", 2, workers=1),
         run(shards, tmp_path / "3", 3),
@@ -93,7 +93,7 @@ def test_any_number_of_ranks_gives_the_same_matrix(shards: Path, tmp_path: Path)
         assert other["world_size"] == (2 if name == "z" else int(name))
         assert_same(other, whole)
         theirs = read_per_image_counts(per_image_counts_file(tmp_path / name, "val"))
-        assert theirs.keys == records.keys and theirs.counts.tolist() == records.counts.tolist()
+        assert theirs.keys == per_image.keys and theirs.counts.tolist() == per_image.counts.tolist()
 
 
 def test_ranks_of_zero3_stay_in_step_whatever_an_image_needs(shards: Path, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def _evaluate_slowly(shards: str, out: str) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
-def test_a_rank_that_is_lost_in_the_middle_gives_an_error_and_no_figures(
+def test_a_rank_that_is_lost_in_the_middle_gives_an_error_and_no_scores(
     shards: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
     arguments = json.dumps({"shards": str(shards), "out": str(tmp_path / "out")})
@@ -171,15 +171,12 @@ def test_missing_and_doubled_images_are_counted_named_and_refused(shards: Path) 
     matrices = [np.eye(11, dtype=np.int64)] * 6
     broken = evaluation(matrices, [1, 1, 0, 1, 3, 1, 1])
     assert (broken.num_missing, broken.num_duplicate, broken.is_complete) == (1, 2, False)
-    with pytest.raises(
-        UserError, match=r"1 images .* were missed and 2 counted more than once \(val_002, val_004"
-    ) as error:
+    with raises_user_error("MSA-EVAL-011", mentions="(val_002, val_004"):
         require_complete(broken, source)
-    assert "do not use these figures" in str(error.value)
     require_complete(evaluation(matrices, [1] * 7), source)
 
 
-def test_undefined_figures_are_null_in_json(tmp_path: Path) -> None:
+def test_undefined_values_are_null_in_json(tmp_path: Path) -> None:
     write_evaluation(tmp_path, evaluation([np.zeros((2, 2), np.int64)] * 2, [1, 1]))
     read = json.loads((tmp_path / "evaluation-val.json").read_text())
     assert read["mean_iou"] is None and read["mean_iou_interval"] == [None, None] and read["worst_images"] == []
@@ -188,13 +185,13 @@ def test_undefined_figures_are_null_in_json(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation-val.json", "evaluation-val.npz"]
 
 
-def test_figures_by_hand() -> None:
+def test_metrics_by_hand() -> None:
     """Two images of two classes: 6 and 2 pixels right, 2 of a taken for b."""
-    figures = evaluation([np.array([[4, 2], [0, 2]]), np.array([[2, 0], [0, 0]])], [1, 1]).to_json()
-    a, b = figures["classes"]["a"], figures["classes"]["b"]
-    assert (a["iou"], b["iou"], figures["mean_iou"]) == (6 / 8, 2 / 4, 0.625)
+    metrics = evaluation([np.array([[4, 2], [0, 2]]), np.array([[2, 0], [0, 0]])], [1, 1]).to_json()
+    a, b = metrics["classes"]["a"], metrics["classes"]["b"]
+    assert (a["iou"], b["iou"], metrics["mean_iou"]) == (6 / 8, 2 / 4, 0.625)
     assert (a["accuracy"], a["precision"], a["dice"], a["support"]) == (6 / 8, 1.0, 12 / 14, 8)
     assert (b["accuracy"], b["precision"], b["dice"]) == (1.0, 0.5, 4 / 6)
-    assert figures["mean_dice"] == pytest.approx((12 / 14 + 4 / 6) / 2)
-    assert [image["key"] for image in figures["worst_images"]] == ["val_000", "val_001"]
-    assert figures["constant_baseline"] == {"class": "a", "mean_iou": 0.4}
+    assert metrics["mean_dice"] == pytest.approx((12 / 14 + 4 / 6) / 2)
+    assert [image["key"] for image in metrics["worst_images"]] == ["val_000", "val_001"]
+    assert metrics["constant_baseline"] == {"class": "a", "mean_iou": 0.4}

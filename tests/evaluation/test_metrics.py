@@ -1,4 +1,4 @@
-"""Counting and figures, against hand-made numbers and torchmetrics."""
+"""Counting and metrics, against hand-made numbers and torchmetrics."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from msanet.evaluation.metrics import constant_baseline, scores
 HAND = np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
 
 
-def test_figures_by_hand() -> None:
+def test_metrics_by_hand() -> None:
     result = scores(HAND, ("a", "b", "c"))
     assert result.iou_K[:2] == pytest.approx([6 / 9, 3 / 6]) and np.isnan(result.iou_K[2])
     assert result.accuracy_K[:2] == pytest.approx([6 / 8, 3 / 4])
@@ -28,11 +28,11 @@ def test_a_class_that_was_invented_counts_as_zero() -> None:
     result = scores(np.array([[6, 2], [0, 0]]), ("a", "b"))
     assert result.iou_K.tolist() == [0.75, 0.0]
     assert result.mean_iou == pytest.approx(0.375)
-    assert result.mean_accuracy == pytest.approx(0.75)  # accuracy is over labelled classes
+    assert result.mean_accuracy == pytest.approx(0.75)  # accuracy is over labeled classes
     assert "counted as IoU 0: b." in result.notes[0]
 
 
-def test_nothing_labelled_gives_no_number() -> None:
+def test_nothing_labeled_gives_no_number() -> None:
     result = scores(np.zeros((2, 2), np.int64), ("a", "b"))
     assert np.isnan([result.mean_iou, result.pixel_accuracy, result.frequency_weighted_iou]).all()
 

@@ -33,8 +33,8 @@ def _report(run: Path, evaluation: EvaluationResult, command: str) -> str:
     return html.unescape(write_run_report(run, palette, evaluation, command).read_text())
 
 
-def test_evaluate_hands_over_maps_and_what_it_took(tmp_path: Path, evaluation: EvaluationResult) -> None:
-    spread, worst = evaluation.panels[:2], evaluation.panels[2:]
+def test_evaluate_returns_maps_and_its_cost(tmp_path: Path, evaluation: EvaluationResult) -> None:
+    spread, worst = evaluation.shown_images[:2], evaluation.shown_images[2:]
     assert all(panel.maps and panel.maps.attention for panel in spread)
     assert [panel.maps for panel in worst] == [None, None]
     assert evaluation.cost and evaluation.cost.seconds > 0
@@ -44,7 +44,7 @@ def test_evaluate_hands_over_maps_and_what_it_took(tmp_path: Path, evaluation: E
     assert "evaluated images per second" in text and "peak memory at the evaluation" in text
 
 
-def test_worst_panels_show_the_figure_that_made_them_worst(tmp_path: Path, evaluation: EvaluationResult) -> None:
+def test_worst_panels_show_the_metric_that_made_them_worst(tmp_path: Path, evaluation: EvaluationResult) -> None:
     shown = re.findall(
         r"<figcaption><span>(.*?)</span>.*?mean IoU ([\d.]+)%", _report(tmp_path, evaluation, "evaluate.py")
     )
@@ -82,7 +82,7 @@ def test_both_commands_are_shown_and_no_secret(tmp_path: Path, evaluation: Evalu
         ("me@host: /data/a?b=c", "me@host: /data/a?b=c"),
     ],
 )
-def test_what_is_masked(text: str, shown: str) -> None:
+def test_secrets_are_masked(text: str, shown: str) -> None:
     assert without_secrets(text) == shown
 
 
@@ -91,5 +91,5 @@ def test_the_launchers_own_argument_is_left_out(monkeypatch: pytest.MonkeyPatch)
     assert command_line() == "launcher/train.py --config 'my run.yaml'"
 
 
-def test_figures_do_not_depend_on_what_it_took(evaluation: EvaluationResult) -> None:
+def test_metrics_do_not_depend_on_the_cost(evaluation: EvaluationResult) -> None:
     assert "cost" not in evaluation.to_json() and "seconds" not in json.dumps(evaluation.to_json())

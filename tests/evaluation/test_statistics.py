@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.errors import raises_user_error
 
-from msanet.errors import UserError
 from msanet.evaluation import statistics
 from msanet.evaluation.metrics import scores
 from msanet.evaluation.per_image_counts import PerImageCounts, collect_counts, image_counts
-from msanet.evaluation.statistics import FIGURES, bootstrap, dice, paired_difference, worst
+from msanet.evaluation.statistics import METRICS, bootstrap, dice, paired_difference, worst
 
 
 def make(matrices: np.ndarray, keys: list[str] | None = None) -> PerImageCounts:
@@ -30,15 +30,15 @@ def random_matrices(num_images: int = 12, num_classes: int = 4, seed: int = 0, q
 
 
 def slow(matrices: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Figures (R, 4) and IoU (R, K) of resamples drawn and judged one by one."""
+    """METRICS (R, 4) and IoU (R, K) of resamples drawn and evaluated one by one."""
     rng = np.random.default_rng(seed)
-    figures, ious = [], []
+    metrics, ious = [], []
     for _ in range(resamples):
         drawn = rng.integers(0, len(matrices), len(matrices))
         result = scores(matrices[drawn].sum(axis=0), tuple("abcdefgh"[: matrices.shape[1]]))
-        figures.append([getattr(result, name) for name in FIGURES])
+        metrics.append([getattr(result, name) for name in METRICS])
         ious.append(result.iou_K)
-    return np.array(figures), np.array(ious)
+    return np.array(metrics), np.array(ious)
 
 
 @pytest.mark.parametrize("chunk", [2**22, 60, 1])
@@ -47,13 +47,13 @@ def test_intervals_are_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch, chu
     monkeypatch.setattr(statistics, "_CHUNK", chunk)
     matrices = random_matrices()
     result = bootstrap(make(matrices), resamples=101, seed=7)
-    figures, ious = slow(matrices, 101, 7)
+    metrics, ious = slow(matrices, 101, 7)
     whole = scores(matrices.sum(axis=0), ("a", "b", "c", "d"))
     assert 20 < np.isnan(ious[:, 3]).sum() < 60
-    for i, name in enumerate(FIGURES):
-        found = result.figures[name]
+    for i, name in enumerate(METRICS):
+        found = result.metrics[name]
         assert found.value == pytest.approx(getattr(whole, name), rel=1e-12)
-        assert [found.low, found.high] == pytest.approx(np.percentile(figures[:, i], (2.5, 97.5)), rel=1e-12)
+        assert [found.low, found.high] == pytest.approx(np.percentile(metrics[:, i], (2.5, 97.5)), rel=1e-12)
         assert found.low < found.value < found.high
     for i, name in enumerate("abcd"):
         found = result.iou[name]
@@ -62,18 +62,18 @@ def test_intervals_are_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch, chu
 
 
 def test_the_seed_decides() -> None:
-    records = make(random_matrices())
-    assert bootstrap(records, 50, 1) == bootstrap(records, 50, 1)
-    assert bootstrap(records, 50, 1) != bootstrap(records, 50, 2)
+    per_image = make(random_matrices())
+    assert bootstrap(per_image, 50, 1) == bootstrap(per_image, 50, 1)
+    assert bootstrap(per_image, 50, 1) != bootstrap(per_image, 50, 2)
 
 
-def test_equal_images_leave_no_doubt_and_absent_classes_no_figure() -> None:
+def test_equal_images_have_no_interval_and_absent_classes_no_metric() -> None:
     matrix = np.array([[6, 2, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0]])
     result = bootstrap(make(np.stack([matrix] * 5)), 30)
-    mean = result.figures["mean_iou"]
+    mean = result.metrics["mean_iou"]
     assert mean.low == mean.value == mean.high == pytest.approx((6 / 9 + 3 / 6) / 2)
     assert all(np.isnan([result.iou["c"].value, result.iou["c"].low, result.iou["c"].high]))
-    with pytest.raises(UserError, match="no images"):
+    with raises_user_error("MSA-EVAL-015"):
         bootstrap(make(np.zeros((0, 1, 2), np.int64)))
 
 
@@ -91,7 +91,7 @@ def test_intervals_cover_what_they_claim() -> None:
         return matrices
 
     truth = scores(draw(200_000).sum(axis=0), ("a", "b")).mean_iou
-    intervals = [bootstrap(make(draw(60)), 300, seed).figures["mean_iou"] for seed in range(200)]
+    intervals = [bootstrap(make(draw(60)), 300, seed).metrics["mean_iou"] for seed in range(200)]
     covered = sum(interval.low <= truth <= interval.high for interval in intervals)
     assert 176 <= covered <= 198  # 190 expected, standard deviation 3; percentiles are a little narrow at 60
 
@@ -102,15 +102,15 @@ def test_pairs_are_those_of_a_slow_loop_over_the_same_images() -> None:
     two[:, 0, 1] -= two[:, 0, 1] // 2  # the same labels, predicted better
     two[:, 0, 0] += one[:, 0, 1] // 2
     result = paired_difference(make(one), make(two), resamples=101, seed=5)
-    (figures_1, ious_1), (figures_2, ious_2) = slow(one, 101, 5), slow(two, 101, 5)
-    for i, name in enumerate(FIGURES):
-        found, drawn = result.figures[name], figures_2[:, i] - figures_1[:, i]
+    (metrics_1, ious_1), (metrics_2, ious_2) = slow(one, 101, 5), slow(two, 101, 5)
+    for i, name in enumerate(METRICS):
+        found, drawn = result.metrics[name], metrics_2[:, i] - metrics_1[:, i]
         assert [found.difference.low, found.difference.high] == pytest.approx(np.percentile(drawn, (2.5, 97.5)))
         assert found.difference.value == pytest.approx(found.second - found.first)
         assert found.share_above == (drawn > 0).mean()
     drawn = ious_2[:, 3] - ious_1[:, 3]
     assert result.iou["d"].share_above == np.nanmean(drawn > 0) == 0.0
-    assert result.figures["mean_iou"].first == scores(one.sum(axis=0), ("a", "b", "c", "d")).mean_iou
+    assert result.metrics["mean_iou"].first == scores(one.sum(axis=0), ("a", "b", "c", "d")).mean_iou
     assert result.notes == ()
 
 
@@ -120,15 +120,15 @@ def test_a_pair_is_narrower_than_its_runs() -> None:
     better = one.copy()
     better[:, 0, 0] += 3 * (one[:, 0, 1] > 3)
     better[:, 0, 1] -= 3 * (one[:, 0, 1] > 3)
-    pair = paired_difference(make(one), make(better)).figures["mean_iou"]
-    alone = bootstrap(make(one)).figures["mean_iou"]
+    pair = paired_difference(make(one), make(better)).metrics["mean_iou"]
+    alone = bootstrap(make(one)).metrics["mean_iou"]
     assert pair.difference.low > 0 and pair.share_above == 1.0
     assert pair.difference.high - pair.difference.low < 0.5 * (alone.high - alone.low)
-    same = paired_difference(make(one), make(one)).figures["mean_iou"]
+    same = paired_difference(make(one), make(one)).metrics["mean_iou"]
     assert (same.difference.low, same.difference.high, same.share_above) == (0, 0, 0)
 
 
-def test_the_order_of_images_in_the_second_run_is_no_matter() -> None:
+def test_the_order_of_images_in_the_second_run_does_not_matter() -> None:
     one, two = random_matrices(seed=1), random_matrices(seed=1)
     two[:, 0, :2] = two[:, 0, 1::-1]
     names = [f"image_{i}" for i in range(12)]
@@ -137,20 +137,20 @@ def test_the_order_of_images_in_the_second_run_is_no_matter() -> None:
 
 
 def test_runs_on_other_data_are_not_compared() -> None:
-    records = make(random_matrices())
-    for what, other in (
-        ("dataset is street in one run and camvid", replace(records, dataset="camvid")),
-        ("split is val in one run and test", replace(records, split="test")),
-        ("classes is", replace(records, classes=("a", "b", "c", "x"))),
-        ("12 and 11 images and not the same ones \\('image_11'", make(random_matrices()[:11])),
-        ("not the same ones", replace(records, keys=(*records.keys[:-1], "other"))),
-        ("not the same ones", replace(records, keys=(*records.keys[:-1], "image_0"))),
-        ("labels of 12 images differ between the runs \\('image_0'", make(np.roll(random_matrices(), 1, axis=0))),
+    per_image = make(random_matrices())
+    for code, other in (
+        ("MSA-EVAL-012", replace(per_image, dataset="camvid")),
+        ("MSA-EVAL-012", replace(per_image, split="test")),
+        ("MSA-EVAL-012", replace(per_image, classes=("a", "b", "c", "x"))),
+        ("MSA-EVAL-013", make(random_matrices()[:11])),
+        ("MSA-EVAL-013", replace(per_image, keys=(*per_image.keys[:-1], "other"))),
+        ("MSA-EVAL-013", replace(per_image, keys=(*per_image.keys[:-1], "image_0"))),
+        ("MSA-EVAL-014", make(np.roll(random_matrices(), 1, axis=0))),
     ):
-        with pytest.raises(UserError, match=what):
-            paired_difference(records, other, 10)
-    repacked = paired_difference(records, replace(records, digest="1" * 64), 10)
-    assert "two packings" in repacked.notes[0] and repacked.figures["mean_iou"].difference.value == 0
+        with raises_user_error(code):
+            paired_difference(per_image, other, 10)
+    repacked = paired_difference(per_image, replace(per_image, digest="1" * 64), 10)
+    assert "two packings" in repacked.notes[0] and repacked.metrics["mean_iou"].difference.value == 0
 
 
 def test_the_worst_by_hand() -> None:
@@ -159,11 +159,11 @@ def test_the_worst_by_hand() -> None:
             [[8, 0, 0], [0, 8, 0]],  # all right
             [[4, 4, 0], [0, 0, 0]],  # class a only, half missed; b was invented: mIoU of a is 1/2
             [[0, 0, 0], [0, 1, 3]],  # 1/4, three quarters predicted void
-            [[0, 0, 0], [0, 0, 0]],  # nothing labelled
+            [[0, 0, 0], [0, 0, 0]],  # nothing labeled
         ]
     )
-    records = make(matrices)
-    found = worst(records, 10)
+    per_image = make(matrices)
+    found = worst(per_image, 10)
     assert [(image.key, image.mean_iou) for image in found] == [("image_2", 0.25), ("image_1", 0.5), ("image_0", 1.0)]
     before = scores(matrices.sum(axis=0), ("a", "b")).mean_iou
     for image in found:
@@ -173,7 +173,7 @@ def test_the_worst_by_hand() -> None:
         mine[:] = 0
         mine[(0, 1), (0, 1)] = support
         assert image.cost == pytest.approx(scores(mended.sum(axis=0), ("a", "b")).mean_iou - before)
-    by_cost = worst(records, 2, by="cost")
+    by_cost = worst(per_image, 2, by="cost")
     assert [image.key for image in by_cost] == ["image_1", "image_2"] and by_cost[0].cost > by_cost[1].cost > 0
 
 

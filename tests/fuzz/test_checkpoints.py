@@ -38,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(data=st.data())
-def test_any_manifest_of_a_checkpoint_names_a_fault_or_none(
+def test_any_list_of_files_of_a_checkpoint_is_valid_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "step-00000001"
@@ -71,7 +71,7 @@ def test_damaged_weights_are_loaded_or_refused_in_a_sentence(model: Path, data: 
 
 
 @given(data=st.data())
-def test_any_card_is_taken_or_refused_in_a_sentence(model: Path, data: st.DataObject) -> None:
+def test_any_metadata_is_loaded_or_refused_in_a_sentence(model: Path, data: st.DataObject) -> None:
     weights, metadata = load_weights(model)
     path = model.with_name("other.safetensors")
     tree = json.loads(metadata.model_dump_json())
@@ -82,7 +82,7 @@ def test_any_card_is_taken_or_refused_in_a_sentence(model: Path, data: st.DataOb
 @pytest.mark.parametrize(
     "options", [{"width": 63.0}, {"width": 1e300}, {"width": math.nan}, {"variant": "8s"}], ids=str
 )
-def test_a_card_of_another_size_is_refused_before_its_network_is_built(
+def test_metadata_of_another_size_is_refused_before_its_network_is_built(
     model: Path, options: dict[str, float | str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights, metadata = load_weights(model)
@@ -94,14 +94,15 @@ def test_a_card_of_another_size_is_refused_before_its_network_is_built(
         "build",
         lambda metadata, build=ModelMetadata.build: built.append(torch.get_default_device()) or build(metadata),
     )
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as refusal:
         load_network(path, torch.device("cpu"))
+    assert refusal.value.code in {f"MSA-MODEL-{number:03d}" for number in (2, 3, 10, 11, 13)}
     assert built in ([], [torch.device("meta")])
 
 
 @given(data=st.data())
 def test_damaged_files_of_a_checkpoint_are_read_or_refused_in_a_sentence(whole: Path, data: st.DataObject) -> None:
-    """By somebody who has written the hashes anew."""
+    """By somebody who has updated the hashes."""
     folder = whole.with_name("other")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(whole, folder)

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.errors import raises_user_error
 from torch import nn
 
 from msanet.config import EvaluationConfig
 from msanet.data.image.color import normalize
-from msanet.errors import UserError
 from msanet.inference.attention_maps import AttentionMaps
 from msanet.inference.predictor import Predictor
 from msanet.models import build_model
@@ -49,26 +49,26 @@ def test_scale_weights_are_the_networks_at_the_images_size() -> None:
     assert np.allclose(sum(resized.values()), 1, atol=1e-5)
 
 
-def test_a_cell_of_the_weights_lies_over_its_pixels() -> None:
+def test_scale_weights_are_aligned_with_pixels() -> None:
     """Of the left half black, the right half white, at stride 8."""
     model = network("attention_to_scale", network="deeplab_largefov", scales="1,0.5")
-    picture = np.zeros((64, 96, 3), np.uint8)
-    picture[:, 48:] = 255
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[:, 48:] = 255
     cells = torch.zeros(1, 2, 8, 12)
     cells[:, 0, :, 6:] = 1
     cells[:, 1] = 1 - cells[:, 0]
     model.scale_weights = lambda x: cells  # type: ignore[assignment, method-assign]
-    found = maps(model).scale_weights(picture)
+    found = maps(model).scale_weights(pixels)
     assert (found["1"][:, :44] == 0).all() and (found["1"][:, 52:] == 1).all()
     assert np.allclose(found["0.5"], 1 - found["1"])
 
 
-def test_pictures_of_scales_are_heat_maps_and_a_panel() -> None:
+def test_images_of_scales_are_heat_maps_and_a_panel() -> None:
     model = network("attention_to_scale", network="unet", scales="1,0.5")
-    weights, pictures = maps(model).scale_weights(image()), maps(model).pictures(image())
-    assert list(pictures) == [".scale-1.png", ".scale-0.5.png", ".scales.jpg"]
-    assert np.array_equal(pictures[".scale-0.5.png"], heat(weights["0.5"]))
-    panel = pictures[".scales.jpg"]
+    weights, images = maps(model).scale_weights(image()), maps(model).images(image())
+    assert list(images) == [".scale-1.png", ".scale-0.5.png", ".scales.jpg"]
+    assert np.array_equal(images[".scale-0.5.png"], heat(weights["0.5"]))
+    panel = images[".scales.jpg"]
     assert panel.shape[1] > 3 * 480 and panel.dtype == np.uint8
     assert heat(np.array([[0.0, 1.0]], np.float32)).tolist() == [[[68, 1, 84], [253, 231, 37]]]  # the ends of viridis
 
@@ -88,12 +88,12 @@ def test_attention_is_of_the_pixel_that_was_asked_for(resize: tuple[int, int] | 
         for query in range(2):
             row, column = np.unravel_index(own[name][0, query].argmax(), own[name].shape[2:])
             scale = cell / 2 if resize else cell
-            centre = (int((row + 0.5) * scale), int((column + 0.5) * scale))
-            near = found[name][query][tuple(slice(max(0, c - 2), c + 2) for c in centre)]
+            center = (int((row + 0.5) * scale), int((column + 0.5) * scale))
+            near = found[name][query][tuple(slice(max(0, c - 2), c + 2) for c in center)]
             assert near.max() == found[name][query].max()
 
 
-def test_positions_at_the_border_lie_over_their_pixels() -> None:
+def test_positions_at_the_border_are_aligned_with_pixels() -> None:
     """8 rows of positions cover 32 pixels, of which the image has 30."""
     model, last_row = network("msanet"), torch.zeros(1, 1, 8, 11)
     last_row[:, :, 7] = 1
@@ -101,42 +101,42 @@ def test_positions_at_the_border_lie_over_their_pixels() -> None:
     found = maps(model).attention(image(), [(0, 0)])["quarter"][0]
     assert (
         np.allclose(found[29], 0.875) and np.allclose(found[26], 0.125) and (found[:26] == 0).all()
-    )  # centres 26 and 30
+    )  # centers 26 and 30
 
 
 def test_queries_are_marked_and_the_centre_is_the_usual_one() -> None:
     model = network("msanet")
-    single = maps(model, (100, 60)).pictures(image(160, 240))
+    single = maps(model, (100, 60)).images(image(160, 240))
     assert list(single) == [".attention-quarter.jpg", ".attention-half.jpg"]
-    other = maps(model).pictures(image(160, 240))
+    other = maps(model).images(image(160, 240))
     for name in single:
         assert single[name].shape == (160, 240, 3)
-        for picture, (row, column) in ((single[name], (100, 60)), (other[name], (80, 120))):
-            ring = picture[row, column + 2 : column + 12].astype(int).sum(axis=1)
+        for pixels, (row, column) in ((single[name], (100, 60)), (other[name], (80, 120))):
+            ring = pixels[row, column + 2 : column + 12].astype(int).sum(axis=1)
             assert ring.max() > 700 and ring.min() < 60  # white on black
-    several = maps(model, (0, 0), (1, 1), (2, 2)).pictures(image(160, 240))
+    several = maps(model, (0, 0), (1, 1), (2, 2)).images(image(160, 240))
     assert several[".attention-half.jpg"].shape == (2 * 640 + 6, 2 * 960 + 6, 3)
 
 
 @pytest.mark.parametrize("query", [(30, 0), (0, 44), (-1, 0)])
 def test_a_query_outside_the_image_is_refused(query: tuple[int, int]) -> None:
-    with pytest.raises(UserError, match=f"--query is {query[0]} {query[1]}, expected .* below 30 and 44"):
-        maps(network("msanet"), query).pictures(image())
+    with raises_user_error("MSA-INFER-003", setting="--query", mentions=f"{query[0]} {query[1]}"):
+        maps(network("msanet"), query).images(image())
 
 
 def test_networks_without_maps_or_queries_are_refused() -> None:
     for name, options in (("unet", {}), ("msanet", {"attention": "fusion"}), ("msanet", {"attention": "none"})):
-        with pytest.raises(UserError, match="has no maps, expected attention_to_scale, or msanet with"):
+        with raises_user_error("MSA-INFER-001", setting="--write"):
             maps(network(name, **options))
-    with pytest.raises(UserError, match="attention_to_scale has no queries"):
+    with raises_user_error("MSA-INFER-002", setting="--query"):
         maps(network("attention_to_scale", network="unet"), (0, 0))
 
 
-def test_lack_of_memory_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to ...")
 
     model = network("msanet")
     monkeypatch.setattr(model, "attention_maps", full)
-    with pytest.raises(UserError, match="memory does not suffice for the maps of one image"):
-        maps(model).pictures(image())
+    with raises_user_error("MSA-INFER-004", setting="evaluation.resize"):
+        maps(model).images(image())

@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from support.errors import raises_user_error
 from torch import Tensor
 
 from msanet.config import CrfConfig, EvaluationConfig
-from msanet.errors import UserError
 from msanet.inference.crf import refine
 from msanet.inference.predictor import Predictor
 
@@ -81,7 +81,7 @@ def test_without_kernels_the_probabilities_come_back() -> None:
     assert torch.allclose(refined, probabilities, atol=1e-6)
 
 
-def test_a_lone_wrong_pixel_is_mended_and_its_surroundings_stay() -> None:
+def test_a_single_wrong_pixel_is_corrected_and_its_neighbors_stay() -> None:
     probabilities = torch.full((2, 12, 16), 0.1)
     probabilities[0] = 0.9
     probabilities[:, 5, 7] = torch.tensor([0.2, 0.8])
@@ -115,17 +115,17 @@ def test_the_predictor_refines_the_networks_probabilities() -> None:
     image = torch.randint(0, 256, (19, 23, 3), dtype=torch.uint8)
     mean, std = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
     crf = CrfConfig(enabled=True, iterations=2, appearance_weight=1, smoothness_weight=1)
-    plain = Predictor(model, EvaluationConfig(), mean, std)
+    unrefined = Predictor(model, EvaluationConfig(), mean, std)
     refined = Predictor(model, EvaluationConfig(crf=crf), mean, std)
-    expected = refine(plain.probabilities(image), image, crf)
+    expected = refine(unrefined.probabilities(image), image, crf)
     assert refined.probabilities(image).equal(expected)
     assert refined.labels(image).equal(expected.argmax(dim=0).to(torch.uint8))
-    assert not refined.labels(image).equal(plain.labels(image))
+    assert not refined.labels(image).equal(unrefined.labels(image))
 
 
-def test_a_missing_package_is_told_before_the_first_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_before_the_first_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     settings = EvaluationConfig(crf=CrfConfig(enabled=True))
-    with pytest.raises(UserError, match=r"pydensecrf2 is not installed.*pip install 'msanet\[crf\]'"):
+    with raises_user_error("MSA-INFER-005", setting="evaluation.crf.enabled", mentions="pydensecrf2"):
         Predictor(torch.nn.Conv2d(3, 4, 1), settings, (0.0,) * 3, (1.0,) * 3)
     assert Predictor(torch.nn.Conv2d(3, 4, 1), EvaluationConfig(), (0.0,) * 3, (1.0,) * 3).window_batch == 4

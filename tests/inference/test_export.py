@@ -13,6 +13,7 @@ import safetensors
 import torch
 from conftest import REPOSITORY
 from PIL import Image
+from support.errors import raises_user_error
 from support.metadata import metadata
 from support.networks import CLASSES, images
 from torch import Tensor
@@ -44,7 +45,7 @@ def trained(name: str, width: float = 0.02, **options: str) -> tuple[Segmentatio
     return network, own
 
 
-def grey_values(batch: int, height: int, width: int) -> Tensor:
+def gray_values(batch: int, height: int, width: int) -> Tensor:
     return (images(batch, height, width) * 60 + 110).clamp(0, 255).round()
 
 
@@ -81,13 +82,13 @@ def test_every_network_has_the_same_labels_at_any_size(name: str, target: str, t
     network, metadata = trained(name, **({"scales": "1,0.3"} if name == "attention_to_scale" else {}))
     form, deployed = FORMATS[target], Deployed(network, metadata)
     if name == "deeplabv3" and tuple(int(word) for word in torch.__version__.split(".")[:2]) < (2, 12):
-        with pytest.raises(UserError, match=r"torch 2\.11\.\S+ cannot export deeplabv3 .*; give .* --size"):
+        with raises_user_error("MSA-INFER-007", setting="--size", mentions="deeplabv3"):
             form.write(tmp_path / "model", network, metadata, None)
         return
     form.write(tmp_path / "model", network, metadata, None)
     run = form.open(tmp_path / "model")
     for shape in ((1, 7, 9), (3, 65, 128), (2, 1, 150)):
-        image = grey_values(*shape)
+        image = gray_values(*shape)
         with torch.no_grad():
             (logits, labels), (expected, same) = run(image), deployed(image)
         assert logits.dtype == torch.float32 and labels.dtype == torch.uint8 and labels.shape == shape
@@ -98,7 +99,7 @@ def test_every_network_has_the_same_labels_at_any_size(name: str, target: str, t
         assert clear.float().mean() > 0.9 and labels[clear].equal(same[clear])
 
 
-def test_files_hold_the_card_and_nothing_lies_beside_them(folder: Path) -> None:
+def test_files_hold_the_metadata_and_there_are_no_others(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.pt2", "model.safetensors"]
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     extra = {METADATA: ""}
@@ -137,20 +138,20 @@ def test_the_code_of_the_document_segments_as_predict_does(folder: Path, monkeyp
         Path(name).unlink()
 
 
-def test_a_file_that_says_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_another_output_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, metadata = trained("unet")
     other = Deployed(trained("unet")[0], metadata)
     with torch.no_grad():
         other.network.get_parameter("classifier.bias").add_(1)
     monkeypatch.setitem(FORMATS, "safetensors", FORMATS["safetensors"]._replace(open=lambda path: other))
     (tmp_path / "model").write_text("an earlier one")
-    with pytest.raises(UserError, match="says something else than the one in torch for an image of 64x96"):
+    with raises_user_error("MSA-INFER-006", setting="--to", mentions="64x96"):
         export_network(tmp_path / "model", "safetensors", network, metadata)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("model", "an earlier one")]
 
 
 @pytest.mark.parametrize("share", [0.5, 2.0])
-def test_logits_and_labels_are_each_held_against_the_network(share: float) -> None:
+def test_logits_and_labels_are_each_compared_with_the_network(share: float) -> None:
     deployed = Deployed(*trained("unet"))
 
     def lifted(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,15 +174,15 @@ def test_logits_and_labels_are_each_held_against_the_network(share: float) -> No
 def refused(run: Callable[[Tensor], tuple[Tensor, Tensor]], deployed: Deployed) -> bool:
     try:
         require_same(run, deployed)
-    except UserError:
-        return True
+    except UserError as error:
+        return error.code == "MSA-INFER-006"
     return False
 
 
 @pytest.mark.parametrize("package", ["onnxscript", "onnxruntime"])
 def test_a_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"{package}, which is not installed; run: pip install 'msanet\[export\]'"):
+    with raises_user_error("MSA-INFER-005", setting="--to", mentions=package):
         export_network(tmp_path / "model.onnx", "onnx", *trained("unet"))
     assert not list(tmp_path.iterdir())
 
@@ -196,7 +197,7 @@ def test_the_command_writes_a_graph_of_one_size(checkpoint: Path, tmp_path: Path
     run = FORMATS["torch"].open(out)
     require_same(run, Deployed(*trained("unet")), (33, 40))
     with pytest.raises(AssertionError, match="== 40"):
-        run(grey_values(1, 33, 41))
+        run(gray_values(1, 33, 41))
 
 
 def test_bad_arguments_are_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def test_no_maps_where_there_are_none_to_show(arguments: dict[str, Any]) -> None
     assert panel_maps(_predictor(**arguments), _image(48, 64)) is None
 
 
-def test_lack_of_memory_costs_the_maps_and_not_the_evaluation(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_out_of_memory_costs_the_maps_and_not_the_evaluation(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     predictor = _predictor("msanet")
 
@@ -89,7 +89,7 @@ def test_lack_of_memory_costs_the_maps_and_not_the_evaluation(
 
     monkeypatch.setattr(predictor.model, "attention_maps", fail)
     assert panel_maps(predictor, _image(48, 64)) is None
-    assert "warning: the report lacks the maps of an image: memory does not suffice" in capsys.readouterr().err
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "out of memory" in caplog.messages[0]
 
 
 def test_a_network_that_has_diverged_has_maps() -> None:

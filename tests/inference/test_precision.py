@@ -1,4 +1,4 @@
-"""bf16 against fp32: labels of a network that has learnt something, where a random one's would all be nearly tied."""
+"""bf16 against fp32: labels of a network that has learned something, where a random one's would all be nearly tied."""
 
 import pytest
 import torch
@@ -16,9 +16,9 @@ def scenes(count: int, seed: int, size: tuple[int, int] = (48, 64)) -> tuple[Ten
     """Images (N, H, W, 3) and labels (N, H, W), uint8: a horizon at any height, discs before it, noise over all."""
     draw = torch.Generator().manual_seed(seed)
     rows, columns = (torch.arange(length)[None] for length in size)
-    horizon, centre_row, centre_column = (10 + 30 * torch.rand(count, 1, generator=draw) for _ in range(3))
+    horizon, center_row, center_column = (10 + 30 * torch.rand(count, 1, generator=draw) for _ in range(3))
     labels = (rows > horizon)[:, :, None].long().repeat(1, 1, size[1])
-    away = (rows - centre_row)[:, :, None] ** 2 + (columns - centre_column)[:, None] ** 2
+    away = (rows - center_row)[:, :, None] ** 2 + (columns - center_column)[:, None] ** 2
     labels[away < 12**2] = 2
     shades = torch.tensor([200.0, 90.0, 30.0])[labels][..., None]
     images = (shades + 20 * torch.randn(count, *size, 3, generator=draw)).clamp(0, 255)
@@ -46,6 +46,6 @@ def test_labels_in_bf16_are_those_in_fp32(trained: nn.Module) -> None:
     exact, short = (Predictor(trained, EvaluationConfig(precision=p), MEAN, STD) for p in ("fp32", "bf16"))
     expected, found = (torch.stack([one.labels(image) for image in images]) for one in (exact, short))
     right = (expected == truth).float().mean()
-    assert right > 0.95, "a network that has learnt nothing proves nothing"
+    assert right > 0.95, "a network that has learned nothing proves nothing"
     agree = (expected == found).float().mean()
     assert agree > 0.999, agree

@@ -1,15 +1,15 @@
-"""Inference against plain loops: whole images, windows, scales and mirrors, at any size and any batch."""
+"""Inference against explicit loops: full images, windows, scales and flips, at any size and any batch."""
 
 import math
 from typing import Any
 
 import pytest
 import torch
+from support.errors import raises_user_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msanet.config import EvaluationConfig
-from msanet.errors import UserError
 from msanet.inference.predictor import Predictor
 from msanet.models import build_model
 from msanet.models.blocks import MOST_IN_CHANNELS_LAST, pad_to_multiple
@@ -18,7 +18,7 @@ MEAN, STD = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
 
 
 class SmallNet(nn.Module):
-    """Two 3x3 convolutions: every pixel sees two neighbours, so that a window is right from two pixels off its border."""
+    """Two 3x3 convolutions: every pixel sees two neighbors, so that a window is right from two pixels off its border."""
 
     def __init__(self, num_classes: int = 5) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ def reference(model: nn.Module, image_HWC: Tensor, settings: EvaluationConfig) -
 @pytest.mark.parametrize("resize", [None, (20, 30), (37, 53)])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @torch.no_grad()
-def test_labels_of_the_whole_image_are_the_argmax_of_its_resized_logits_bit_for_bit(
+def test_labels_of_the_full_image_are_the_argmax_of_its_resized_logits_bit_for_bit(
     resize: tuple[int, int] | None, precision: str
 ) -> None:
     torch.manual_seed(1)
@@ -150,7 +150,7 @@ CASES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("size", [(29, 43), (40, 17)], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_any_settings_are_the_plain_loops(case: dict[str, Any], size: tuple[int, int]) -> None:
+def test_any_settings_equal_the_explicit_loops(case: dict[str, Any], size: tuple[int, int]) -> None:
     model, image = SmallNet(), random_image(*size)
     network = predictor(model, **case)
     expected = reference(model, image, network.settings)
@@ -182,7 +182,7 @@ def test_windows_cover_the_input_and_none_is_padded() -> None:
     assert model.sizes == [(30, 20)] and model.batches == [2]
 
 
-def test_away_from_their_borders_windows_are_the_whole_image() -> None:
+def test_away_from_their_borders_windows_equal_the_full_image() -> None:
     """Where no window that counts ends within the network's sight, blending equal logits changes nothing."""
     model, image = SmallNet(), random_image(48, 64)
     whole = predictor(model).probabilities(image)
@@ -272,32 +272,30 @@ def test_bf16_agrees() -> None:
     ],
     ids=["cuda", "cpu"],
 )
-def test_a_batch_that_does_not_fit_is_halved_for_good(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_that_does_not_fit_is_halved_for_good(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     image, settings = random_image(37, 53), {"window": (16, 16), "window_batch": 7}
     model = TightNet(2, error)
     network = predictor(model, **settings)
     labels = network.labels(image)
     assert labels.equal(predictor(SmallNet(), **settings).labels(image))
     assert model.batches[:3] == [7, 3, 1] and set(model.batches[2:]) == {1} and network.window_batch == 1
-    warnings = capsys.readouterr().err.strip().splitlines()
-    assert len(warnings) == 2
-    assert warnings[0].startswith(
-        "warning: memory does not suffice for 7 windows at a time; evaluation.window_batch is 3"
-    )
+    assert [(record.levelname, record.every_rank) for record in caplog.records] == [("WARNING", True)] * 2
+    assert "7 windows" in caplog.messages[0] and "evaluation.window_batch is 3" in caplog.messages[0]
+    caplog.clear()
     network.labels(image)
-    assert set(model.batches[3:]) == {1} and not capsys.readouterr().err
+    assert set(model.batches[3:]) == {1} and not caplog.records
 
 
 @pytest.mark.parametrize("settings", [{}, {"window": (16, 16)}], ids=["whole", "windows"])
 def test_what_never_fits_is_an_error_that_names_the_settings(settings: dict[str, Any]) -> None:
     network = predictor(TightNet(0, torch.OutOfMemoryError("CUDA out of memory. Tried to ...\nmore")), **settings)
-    with pytest.raises(UserError, match=r"CUDA out of memory\. Tried to \.\.\.\).*evaluation\.window .*precision bf16"):
+    with raises_user_error("MSA-INFER-004", setting="evaluation.window", mentions="CUDA out of memory. Tried to ...)"):
         network.probabilities(random_image(37, 53))
 
 
 def test_in_lockstep_the_batch_stays() -> None:
     model = TightNet(2, torch.OutOfMemoryError("CUDA out of memory."))
-    with pytest.raises(UserError, match=r"evaluation\.window_batch"):
+    with raises_user_error("MSA-INFER-004", mentions="evaluation.window_batch"):
         predictor(model, lockstep=True, window=(16, 16)).labels(random_image(37, 53))
     assert model.batches == [4]
 
@@ -319,7 +317,7 @@ def test_confidence_is_the_probability_of_the_label(settings: dict[str, Any]) ->
     torch.testing.assert_close(confidence, predictor.probabilities(image).amax(dim=0))
 
 
-def test_logits_beyond_what_a_device_resizes_in_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_beyond_the_channels_last_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     image, small = random_image(21, 30), predictor(SmallNet(), resize=(11, 15))
     expected, orders = small.probabilities(image), []
     resize = F.interpolate

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.errors import raises_user_error
 
 from msanet.datasets import CITYSCAPES, VOC
 from msanet.datasets.cityscapes import LABELS
 from msanet.datasets.voc import voc_color
-from msanet.errors import UserError
 from msanet.inference.submission import SUBMISSION_FORMATS
 
-CITYSCAPES_SERVER, VOC_SERVER = SUBMISSION_FORMATS["cityscapes"], SUBMISSION_FORMATS["voc"]
+CITYSCAPES_FORMAT, VOC_FORMAT = SUBMISSION_FORMATS["cityscapes"], SUBMISSION_FORMATS["voc"]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def score(script: Any, results: Path, truths: list[Path], monkeypatch: pytest.Mo
 
 
 def write_cityscapes(out: Path, image: str, label_HW: np.ndarray) -> None:
-    CITYSCAPES_SERVER.write(out / f"{CITYSCAPES_SERVER.name(Path(image))}.png", label_HW)
+    CITYSCAPES_FORMAT.write(out / f"{CITYSCAPES_FORMAT.name(Path(image))}.png", label_HW)
 
 
 def test_the_official_script_finds_and_understands_a_submission(
@@ -79,10 +79,10 @@ def test_real_labels_as_predictions_are_perfect(
 
 
 def test_voc_results_look_like_the_devkits_own_files(tmp_path: Path) -> None:
-    name = VOC_SERVER.name(Path("JPEGImages/2008_000006.jpg"))
+    name = VOC_FORMAT.name(Path("JPEGImages/2008_000006.jpg"))
     assert str(name) == "results/VOC2012/Segmentation/comp6_test_cls/2008_000006"
     label_HW = np.tile(np.arange(21, dtype=np.uint8), (3, 1))
-    VOC_SERVER.write(tmp_path / f"{name}.png", label_HW)
+    VOC_FORMAT.write(tmp_path / f"{name}.png", label_HW)
     image = Image.open(tmp_path / f"{name}.png")
     assert image.mode == "P" and np.array_equal(np.asarray(image), label_HW)
     assert np.array_equal(np.reshape(image.getpalette(), (256, 3)), [voc_color(index) for index in range(256)])
@@ -92,37 +92,37 @@ def test_the_palette_is_that_of_real_voc_files(test_data: Path, tmp_path: Path) 
     folder = test_data / "VOCdevkit" / "VOC2012"
     real = Image.open(sorted((folder / "SegmentationClass").glob("*.png"))[0])
     label_HW = np.asarray(real)
-    path = tmp_path / f"{VOC_SERVER.name(sorted((folder / 'JPEGImages').glob('*.jpg'))[0])}.png"
-    VOC_SERVER.write(path, label_HW)
+    path = tmp_path / f"{VOC_FORMAT.name(sorted((folder / 'JPEGImages').glob('*.jpg'))[0])}.png"
+    VOC_FORMAT.write(path, label_HW)
     ours = Image.open(path)
     assert (ours.mode, ours.size, ours.getpalette()) == (real.mode, real.size, real.getpalette())
     assert np.array_equal(np.asarray(ours), label_HW)
 
 
 @pytest.mark.parametrize("name", ["0001TP_006690.png", "ulm_000000_000019_gtFine_color.png", "2008_000006.jpg"])
-def test_foreign_names_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match="is not named like an image of cityscapes, expected names such as 'berlin"):
-        CITYSCAPES_SERVER.name(Path(name))
-    with pytest.raises(UserError, match="of voc"):
-        VOC_SERVER.name(Path("a2008_000006.jpg"))
-    with pytest.raises(UserError, match="of voc"):
-        VOC_SERVER.name(Path("2008_000006.mp4"))
+def test_names_of_other_datasets_are_refused(name: str) -> None:
+    with raises_user_error("MSA-INFER-008", setting="--images", mentions="cityscapes"):
+        CITYSCAPES_FORMAT.name(Path(name))
+    with raises_user_error("MSA-INFER-008", mentions="voc"):
+        VOC_FORMAT.name(Path("a2008_000006.jpg"))
+    with raises_user_error("MSA-INFER-008", mentions="voc"):
+        VOC_FORMAT.name(Path("2008_000006.mp4"))
 
 
-def test_classes_must_be_the_servers() -> None:
-    CITYSCAPES_SERVER.require_classes(CITYSCAPES.classes)
+def test_classes_must_be_the_benchmarks() -> None:
+    CITYSCAPES_FORMAT.require_classes(CITYSCAPES.classes)
     for classes in (VOC.classes, CITYSCAPES.classes[::-1], CITYSCAPES.classes[:18]):
-        with pytest.raises(UserError, match="expected the 19 of cityscapes in their order"):
-            CITYSCAPES_SERVER.require_classes(classes)
+        with raises_user_error("MSA-INFER-009", setting="--submission", mentions="19"):
+            CITYSCAPES_FORMAT.require_classes(classes)
 
 
 def test_a_second_prediction_in_the_folder_is_refused(script: Any, tmp_path: Path) -> None:
     """The official script ends on it."""
-    name = CITYSCAPES_SERVER.name(Path("ulm_000000_000019_leftImg8bit.png"))
+    name = CITYSCAPES_FORMAT.name(Path("ulm_000000_000019_leftImg8bit.png"))
     (tmp_path / f"{name}.png").touch()
     (tmp_path / "notes.png").touch()
-    CITYSCAPES_SERVER.require_free(tmp_path, [name])  # its own file, from the same command before
+    CITYSCAPES_FORMAT.require_free(tmp_path, [name])  # its own file, from the same command before
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "ulm_000000_000019_leftImg8bit.png").touch()
-    with pytest.raises(UserError, match="lies in --out already"):
-        CITYSCAPES_SERVER.require_free(tmp_path, [name])
+    with raises_user_error("MSA-INFER-010", setting="--out"):
+        CITYSCAPES_FORMAT.require_free(tmp_path, [name])

@@ -251,7 +251,7 @@ def test_broken_files_are_named_and_the_rest_goes_on(
     assert len(errors) == 4 and "Traceback" not in said.err
     for part in (
         "broken.png' cannot be read as an image",
-        "large.png': memory does not suffice",
+        "large.png': out of memory",
         "secret.png' cannot be read (permission denied)",
         "video.mp4' cannot be read as a video",
     ):

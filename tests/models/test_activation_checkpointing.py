@@ -5,7 +5,7 @@ import torch
 from support.networks import STRUCTURES, images, network, random_labels, training_loss
 from torch import Tensor, nn
 
-from msanet.models.activation_checkpointing import checkpoint_activations, running_statistics_kept
+from msanet.models.activation_checkpointing import checkpoint_activations, frozen_running_statistics
 from msanet.models.network import SegmentationNetwork
 
 
@@ -50,7 +50,7 @@ def test_nothing_is_recomputed_in_evaluation() -> None:
 def test_running_statistics_stay_and_come_back() -> None:
     norm = nn.BatchNorm2d(3).train()
     x = torch.randn(4, 3, 5, 5)
-    with running_statistics_kept(nn.Sequential(norm)):
+    with frozen_running_statistics(nn.Sequential(norm)):
         inside = norm(x)
     assert norm.running_mean is not None and not norm.running_mean.any() and norm.num_batches_tracked == 0
     torch.testing.assert_close(norm(x), inside)  # normalized by its batch both times

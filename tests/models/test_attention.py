@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from support.errors import raises_user_error
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.attention import chunks, kernels
 from msanet.models.attention.chunks import attend_in_chunks
-from msanet.models.attention.kernels import chosen_kernels, unlogged_choices
+from msanet.models.attention.kernels import unlogged_choices
 from msanet.models.attention.spatial import attend, attention_weights, pooled, spatial_attention
 from msanet.models.msanet import MSANet
 from msanet.models.peak_memory import peak_bytes
@@ -46,7 +46,7 @@ def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> lis
 
 @pytest.fixture(autouse=True)
 def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, empty in (("_chosen", {}), ("_unsaid", []), ("_warned", set())):
+    for name, empty in (("_chosen", {}), ("_unlogged", []), ("_warned", set())):
         monkeypatch.setattr(kernels, name, empty)
 
 
@@ -98,17 +98,19 @@ def test_the_scores_are_never_all_in_memory(candidates: tuple[str, ...], monkeyp
     assert peak(explicit) > scores
 
 
-def test_where_no_kernel_fits_it_says_so_and_what_the_explicit_form_would_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_fitting_kernel_a_warning_names_the_cost_of_the_explicit_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("cudnn",))  # which a CPU has not
     inputs = tensors(700, 1100)
-    with pytest.warns(RuntimeWarning) as said:
+    with pytest.warns(RuntimeWarning) as caught:
         attend(*inputs)
         attend(*tensors(50, 60))
-    assert len(said) == 1
-    sentence = str(said[0].message)
+    assert len(caught) == 1
+    sentence = str(caught[0].message)
     assert "no fused attention kernel takes torch.float64 with 5 channels on cpu (cudnn: No viable backend" in sentence
     assert "2 x 700 x 1100 scores, 0.0123 GB" in sentence
-    assert {choice.kernel for choice in chosen_kernels().values()} == {"chunks"}
+    assert {choice.kernel for choice in kernels._chosen.values()} == {"chunks"}
 
 
 def without_the_highest(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
@@ -137,7 +139,7 @@ def test_a_kernel_that_is_fast_and_wrong_is_not_taken(
     monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("cudnn", "flash"))
     monkeypatch.setattr(kernels, "_seconds", lambda timed, *_: 1.0 if timed is kernel else 2.0)
     attend(*inputs)
-    assert next(iter(chosen_kernels().values())) == ("flash", {})
+    assert next(iter(kernels._chosen.values())) == ("flash", {})
     kernels._chosen.clear()
     monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("cudnn",))
     with pytest.warns(RuntimeWarning, match="cudnn: gives wrong numbers for scores far below 0"):
@@ -146,10 +148,10 @@ def test_a_kernel_that_is_fast_and_wrong_is_not_taken(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("channels", [1, 8, 256])
-def test_a_kernel_that_is_right_is_taken(dtype: torch.dtype, channels: int) -> None:
+def test_a_correct_kernel_is_chosen(dtype: torch.dtype, channels: int) -> None:
     for backward in (True, False):
         attend(*(x.requires_grad_(backward) for x in (x.detach() for x in tensors(300, 200, channels, dtype))))
-    assert [choice.kernel for choice in chosen_kernels().values()] == ["flash"] * 2
+    assert [choice.kernel for choice in kernels._chosen.values()] == ["flash"] * 2
 
 
 def test_the_fastest_is_chosen_once_for_each_case(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,20 +170,20 @@ def test_the_fastest_is_chosen_once_for_each_case(monkeypatch: pytest.MonkeyPatc
         with torch.no_grad():
             attend(*tensors(60, 60))
     assert timed == ["flash", "chunks"] * 2
-    found = {case.backward: choice for case, choice in chosen_kernels().items()}
+    found = {case.backward: choice for case, choice in kernels._chosen.items()}
     assert found[True] == ("chunks", {"flash": 2.0, "chunks": 1.0})
     assert found[False].kernel == "flash"
     attend(*tensors(60, 65))
     attend(*tensors(60, 60, dtype=torch.float32))
     assert len(timed) == 8
-    said = unlogged_choices()
-    assert len(said) == 4 and unlogged_choices() == []
-    assert said[0].startswith(
+    caught = unlogged_choices()
+    assert len(caught) == 4 and unlogged_choices() == []
+    assert caught[0].startswith(
         "attention by chunks: up to 64 queries, 64 keys, 5 channels, torch.float64 on cpu, with backward"
     )
 
 
-def test_nothing_is_timed_where_runs_must_be_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_timed_in_deterministic_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("chunks", "flash"))
     monkeypatch.setattr(kernels, "_seconds", lambda *_: pytest.fail("timed"))
     torch.use_deterministic_algorithms(True)
@@ -189,10 +191,10 @@ def test_nothing_is_timed_where_runs_must_be_alike(monkeypatch: pytest.MonkeyPat
         attend(*tensors())
     finally:
         torch.use_deterministic_algorithms(False)
-    assert next(iter(chosen_kernels().values())) == ("chunks", {})
+    assert next(iter(kernels._chosen.values())) == ("chunks", {})
 
 
-def test_timing_leaves_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timing_does_not_affect_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpointing counts what is saved in the forward pass, and noise comes from the global generator."""
     monkeypatch.setitem(kernels.CANDIDATES, "cpu", ("flash", "chunks"))
     inputs = tensors()
@@ -201,7 +203,7 @@ def test_timing_leaves_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(5)
     with torch.autocast("cpu", torch.bfloat16):
         found = with_gradients(lambda *x: checkpoint(attend, *x, use_reentrant=False), inputs)  # type: ignore[return-value]
-    assert len(next(iter(chosen_kernels().values())).seconds) == 2
+    assert len(next(iter(kernels._chosen.values())).seconds) == 2
     assert torch.rand(3).equal(expected_noise)
     for one, other in zip(found, with_gradients(explicit, inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
@@ -234,7 +236,7 @@ def test_zeros_fill_channels_up_and_change_nothing(monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_more_than_a_grid_holds_are_done_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_a_cuda_grid_allows_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[int] = []
     attention = torch.nn.functional.scaled_dot_product_attention
 
@@ -252,7 +254,7 @@ def test_more_than_a_grid_holds_are_done_in_turn(monkeypatch: pytest.MonkeyPatch
     assert done == [2, 2, 1] and kernels.MOST_AT_ONCE["cuda"] == 2**16 - 1
 
 
-def test_where_nothing_is_looked_at_cudnn_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_probing_cudnn_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(kernels, "fused", lambda backends, *x: asked.extend(b.name for b in backends) or x[0])
     with FakeTensorMode():
@@ -260,13 +262,13 @@ def test_where_nothing_is_looked_at_cudnn_comes_last(monkeypatch: pytest.MonkeyP
     assert asked == ["FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"]
 
 
-def test_a_strided_or_single_channel_is_no_reason_for_the_explicit_form() -> None:
+def test_strided_and_single_channels_use_a_fused_kernel() -> None:
     strided = [x.detach().mT.contiguous().mT for x in tensors()]
     single = [x.detach()[..., 0].contiguous().unsqueeze(1).mT for x in tensors()]
     for inputs in (strided, single):
         assert inputs[0].stride(2) == 7
         torch.testing.assert_close(attend(*inputs), explicit(*inputs))
-    assert {choice.kernel for choice in chosen_kernels().values()} == {"flash"}
+    assert {choice.kernel for choice in kernels._chosen.values()} == {"flash"}
 
 
 @pytest.mark.parametrize("size", [(6, 8), (7, 9), (1, 5)])
@@ -281,7 +283,7 @@ def test_windows_are_attention_within_each_of_them(size: tuple[int, int]) -> Non
 
 @pytest.mark.parametrize("size", [(6, 8), (7, 9), (1, 5)])
 @pytest.mark.parametrize(("pool", "window"), [(1, 0), (2, 0), (3, 0), (1, 4), (2, 4)])
-def test_the_map_of_weights_is_what_is_added(size: tuple[int, int], pool: int, window: int) -> None:
+def test_attention_weights_reproduce_the_output(size: tuple[int, int], pool: int, window: int) -> None:
     """Also for the approximations: sum over i of C_i s_ij, with all positions i of the image."""
     a, b, c = maps(*size)
     weights_NQHW = attention_weights(a, b, torch.arange(size[0] * size[1]), pool, window)
@@ -333,15 +335,15 @@ def test_what_approximations_cost_on_a_smooth_map() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "code", "setting"),
     [
-        ({"attention_pool": 0}, "model.attention_pool is 0, expected 1"),
-        ({"attention_window": -1}, "model.attention_window is -1"),
-        ({"attention_window": 5, "attention_pool": 2}, "a multiple of the pool"),
+        ({"attention_pool": 0}, "MSA-MODEL-003", "model.attention_pool"),
+        ({"attention_window": -1}, "MSA-MODEL-006", "model.attention_window"),
+        ({"attention_window": 5, "attention_pool": 2}, "MSA-MODEL-006", "model.attention_window"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any], code: str, setting: str) -> None:
+    with raises_user_error(code, setting):
         build_model("msanet", 3, width=0.05, **options)
 
 
@@ -371,5 +373,5 @@ def test_windows_are_exported_for_one_size_only() -> None:
     found = torch.export.export(Windowed(), inputs).module()(*inputs)
     assert found.equal(Windowed()(*inputs))
     rows = torch.export.Dim("rows", min=2, max=64)
-    with pytest.raises(UserError, match="model.attention_window cannot be exported for images of any size"):
+    with raises_user_error("MSA-MODEL-020", setting="--size"):
         torch.export.export(Windowed(), inputs, dynamic_shapes=({2: rows},) * 3)

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from support.errors import raises_user_error
 from torch import Tensor, nn
 
-from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.attention_to_scale import AttentionToScale, Merge, parse_scales, weighted_sum
-from msanet.models.network import Scores, SegmentationNetwork, TrainingOutput
+from msanet.models.network import HeadOutput, SegmentationNetwork, TrainingOutput
 
 CLASSES = 5
 
@@ -28,12 +28,12 @@ class Known(SegmentationNetwork):
         self.feature_channels = {"penultimate": len(next(iter(self.features_of.values())))}
         self.seen: list[Tensor] = []
 
-    def score(self, image_NCHW: Tensor) -> Scores:
+    def forward_head(self, image_NCHW: Tensor) -> HeadOutput:
         self.seen.append(image_NCHW)
         height, width = image_NCHW.shape[2:]
         maps = [torch.tensor(of[height]).view(1, -1, 1, 1) for of in (self.scores_of, self.features_of)]
         scores, feature = (x.expand(len(image_NCHW), -1, height, width) for x in maps)
-        return Scores(scores, {"penultimate": feature})
+        return HeadOutput(scores, {"penultimate": feature})
 
 
 # two scales, two classes: f^1 = (4, 0), f^0.5 = (0, 2)
@@ -99,9 +99,9 @@ def test_max_is_taken_class_by_class_and_its_weights_are_shares_of_classes() -> 
 
 
 def test_max_is_equation_one_with_all_weights_one_and_max_for_the_sum() -> None:
-    found = small(merge="max").train().score(images())
-    assert len(found.extra) == 3
-    assert found.scores.equal(torch.stack(found.extra).amax(0))
+    found = small(merge="max").train().forward_head(images())
+    assert len(found.auxiliary) == 3
+    assert found.logits.equal(torch.stack(found.auxiliary).amax(0))
 
 
 @pytest.mark.parametrize("merge", ["attention", "average", "max"])
@@ -124,7 +124,7 @@ def test_scale_one_alone_is_the_network_itself(network: str, size: tuple[int, in
         assert model(image).equal(model.network(image))
 
 
-def test_the_image_is_resized_bilinearly_to_whole_cells() -> None:
+def test_the_image_is_resized_bilinearly_to_full_cells() -> None:
     network = Known({8: [0.0], 6: [0.0], 4: [0.0]})
     image = images(1, 8, 12)
     with torch.no_grad():
@@ -134,20 +134,20 @@ def test_the_image_is_resized_bilinearly_to_whole_cells() -> None:
     torch.testing.assert_close(network.seen[2], nn.functional.avg_pool2d(image, 2))  # bilinear by exactly 1/2
 
 
-def test_scores_of_all_scales_lie_on_one_another() -> None:
+def test_logits_of_all_scales_are_aligned() -> None:
     """A network whose score is the mean row of its cell, in shares of the image, at a size that no scale divides."""
 
     class Rows(Known):
         stride = 8
 
-        def score(self, image_NCHW: Tensor) -> Scores:
+        def forward_head(self, image_NCHW: Tensor) -> HeadOutput:
             assert image_NCHW.shape[2] % 8 == 0 and image_NCHW.shape[3] % 8 == 0
             cells = nn.functional.avg_pool2d(image_NCHW[:, :1], 8)
-            return Scores(cells, {"penultimate": cells})
+            return HeadOutput(cells, {"penultimate": cells})
 
     image = (torch.arange(104.0) / 104).view(1, 1, 104, 1).expand(1, 3, 104, 16)
     model = AttentionToScale(Rows({8: [0.0]}), (1, 0.7, 0.5), "average").train()
-    _, _, extra = model.score(image)
+    _, _, extra = model.forward_head(image)
     assert [head.shape for head in extra] == [(1, 1, 13, 2)] * 3
     for head in extra[1:]:  # but for the border, where bilinear interpolation repeats the outermost cell
         torch.testing.assert_close(head[:, :, 1:-1], extra[0][:, :, 1:-1], rtol=0, atol=1e-3)
@@ -170,14 +170,14 @@ def test_extra_supervision_is_each_scales_scores_with_weight_one() -> None:
     output = model.train()(images(2, 65, 97))
     assert isinstance(output, TrainingOutput)
     assert output.logits.shape == (2, CLASSES, 65, 97)
-    assert [head.shape for head in output.extra] == [(2, CLASSES, 65, 97)] * 3
-    assert model.extra_weights == (1.0, 1.0, 1.0)
+    assert [head.shape for head in output.auxiliary] == [(2, CLASSES, 65, 97)] * 3
+    assert model.auxiliary_weights == (1.0, 1.0, 1.0)
     assert isinstance(model.eval()(images()), Tensor)
 
 
 def test_without_extra_supervision_there_are_only_logits() -> None:
     model = small(extra_supervision=False)
-    assert model.extra_weights == ()
+    assert model.auxiliary_weights == ()
     assert isinstance(model.train()(images()), Tensor)
 
 
@@ -188,17 +188,17 @@ def test_auxiliary_heads_come_along_from_the_finest_scale(extra: bool, weights: 
     ).train()
     output = model(images())
     assert isinstance(output, TrainingOutput)
-    assert model.extra_weights == weights
-    assert [head.shape for head in output.extra] == [(2, CLASSES, 64, 96)] * len(weights)
+    assert model.auxiliary_weights == weights
+    assert [head.shape for head in output.auxiliary] == [(2, CLASSES, 64, 96)] * len(weights)
     alone = model.network(images())
-    torch.testing.assert_close(output.extra[-1], alone.extra[0])
+    torch.testing.assert_close(output.auxiliary[-1], alone.auxiliary[0])
 
 
 def test_average_of_extra_supervision_is_the_merged_scores() -> None:
     output = small(merge="average").train()(images())
     assert isinstance(output, TrainingOutput)
-    torch.testing.assert_close(output.logits, torch.stack(output.extra).mean(0))
-    assert not output.extra[0].allclose(output.extra[2])
+    torch.testing.assert_close(output.logits, torch.stack(output.auxiliary).mean(0))
+    assert not output.auxiliary[0].allclose(output.auxiliary[2])
 
 
 @pytest.mark.parametrize("network", ["msanet", "fcn", "unet", "deeplab_msc_largefov", "deeplabv3"])
@@ -248,28 +248,29 @@ def test_all_scales_begin_with_nearly_equal_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "code", "setting", "value"),
     [
-        ({"network": "unett"}, "model.network is 'unett', which can have no scales; did you mean 'unet'?"),
-        ({"network": "attention_to_scale"}, "which can have no scales"),
-        ({"network_options": "widht=1"}, "did you mean 'width'?"),
-        ({"features": "fc9"}, "model.features is 'fc9'"),
-        ({"scales": "1,half"}, "model.scales is '1,half'"),
-        ({"scales": "1,0"}, "expected positive numbers"),
-        ({"scales": ""}, "expected positive numbers"),
-        ({"merge": "sum"}, "expected one of attention, average, max"),
-        ({"attention_kernel": 2}, "expected one of 1, 3"),
-        ({"attention_kernel": 3.0}, "model.attention_kernel is 3.0, expected one of 1, 3"),
-        ({"attention_layers": True}, "model.attention_layers is True, expected one of 1, 2"),
+        ({"network": "unett"}, "MSA-MODEL-001", "model.network", "'unet'"),
+        ({"network": "attention_to_scale"}, "MSA-MODEL-001", "model.network", "attention_to_scale"),
+        ({"network_options": "widht=1"}, "MSA-MODEL-002", "model.widht", "'width'"),
+        ({"features": "fc9"}, "MSA-MODEL-005", "model.features", "'fc9'"),
+        ({"scales": "1,half"}, "MSA-MODEL-004", "model.scales", "'1,half'"),
+        ({"scales": "1,0"}, "MSA-MODEL-004", "model.scales", "'1,0'"),
+        ({"scales": ""}, "MSA-MODEL-004", "model.scales", "''"),
+        ({"merge": "sum"}, "MSA-MODEL-003", "model.merge", "attention, average, max"),
+        ({"attention_kernel": 2}, "MSA-MODEL-003", "model.attention_kernel", "1, 3"),
+        ({"attention_kernel": 3.0}, "MSA-MODEL-003", "model.attention_kernel", "3.0"),
+        ({"attention_layers": True}, "MSA-MODEL-003", "model.attention_layers", "True"),
         (
             {"network": "deeplabv3", "network_options": "output_stride=16.0"},
-            "model.output_stride is 16.0, expected one",
+            "MSA-MODEL-003",
+            "model.output_stride",
+            "16.0",
         ),
-        ({"attention_channels": -4}, "model.attention_channels is -4, expected 1 or more"),
-        ({"attention_channels": 0}, "model.attention_channels is 0, expected 1 or more"),
+        ({"attention_channels": -4}, "MSA-MODEL-003", "model.attention_channels", "-4"),
+        ({"attention_channels": 0}, "MSA-MODEL-003", "model.attention_channels", "0"),
     ],
 )
-def test_bad_options_are_refused(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError) as error:
+def test_bad_options_are_refused(options: dict[str, Any], code: str, setting: str, value: str) -> None:
+    with raises_user_error(code, setting, mentions=value):
         small(**options)
-    assert words in str(error.value)

@@ -31,12 +31,12 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 def test_shapes_at_any_size(case: str, size: tuple[int, int]) -> None:
     model = network(case).eval()
     with torch.no_grad():
-        logits, found = model(images(2, *size)), model.score(images(2, *size))
+        logits, found = model(images(2, *size)), model.forward_head(images(2, *size))
     assert logits.shape == (2, CLASSES, *size)
     assert logits.isfinite().all() and logits.std() > 0
-    assert found.scores.shape == (2, CLASSES, -(-size[0] // model.stride), -(-size[1] // model.stride))
+    assert found.logits.shape == (2, CLASSES, -(-size[0] // model.stride), -(-size[1] // model.stride))
     assert {name: feature.shape[1] for name, feature in found.features.items()} == model.feature_channels
-    assert found.extra == ()
+    assert found.auxiliary == ()
 
 
 @every_network
@@ -51,7 +51,7 @@ def test_gradients_reach_every_parameter(case: str) -> None:
 
 
 @every_network
-def test_nothing_labelled_is_no_loss_and_no_gradient(case: str) -> None:
+def test_unlabeled_images_give_zero_loss_and_gradient(case: str) -> None:
     model, image = network(case), images(2)
     loss = training_loss(model, image, torch.full((2, 64, 96), IGNORE_INDEX, dtype=torch.uint8))
     loss.backward()
@@ -104,7 +104,7 @@ def test_weights_go_into_another_network_of_the_same_options(case: str) -> None:
 
 
 @every_network
-def test_classifier_names_are_what_depends_on_the_classes(case: str) -> None:
+def test_classifier_names_cover_what_depends_on_the_classes(case: str) -> None:
     name, options = CASES[case]
     model, other = network(case), build_model(name, CLASSES + 3, width=0.05, **options)
     theirs = dict(other.named_parameters())
@@ -150,8 +150,8 @@ def test_auxiliary_heads_speak_only_in_training() -> None:
     output = model.train()(images(2, 65, 97))
     assert isinstance(output, TrainingOutput)
     assert output.logits.shape == (2, CLASSES, 65, 97)
-    assert [extra.shape for extra in output.extra] == [(2, CLASSES, 65, 97)]
-    assert model.extra_weights == (0.4,)
+    assert [extra.shape for extra in output.auxiliary] == [(2, CLASSES, 65, 97)]
+    assert model.auxiliary_weights == (0.4,)
     assert isinstance(model.eval()(images(2)), Tensor)
     assert isinstance(network("deeplabv3").train()(images(2)), Tensor)
 
@@ -203,7 +203,7 @@ def test_group_norm_has_32_groups_or_the_next_divisor_that_leaves_two_channels()
 
 @pytest.mark.parametrize(("stride", "size"), [(8, (40, 64)), (16, (65, 97)), (1, (5, 7))])
 def test_upsampling_puts_a_cell_at_the_centre_of_its_pixels(stride: int, size: tuple[int, int]) -> None:
-    """Cells that hold their centre's row and column become pixels that hold theirs, wherever cells lie on both sides."""
+    """Cells that hold their center's row and column become pixels that hold theirs, wherever cells lie on both sides."""
     rows, columns = (torch.arange(-(-n // stride)) * stride + (stride - 1) / 2 for n in size)
     cells = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
     pixels = upsample(cells, stride, size)
@@ -214,7 +214,7 @@ def test_upsampling_puts_a_cell_at_the_centre_of_its_pixels(stride: int, size: t
     torch.testing.assert_close(pixels[..., top:bottom, left:right], expected[..., top:bottom, left:right])
 
 
-def test_upsampling_beyond_what_a_device_does_in_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upsampling_beyond_the_channels_last_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     cells = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     expected = upsample(cells, 2, (8, 10))
     for most, contiguous in ((480, False), (479, True)):

@@ -105,12 +105,12 @@ def test_bf16_autocast_and_channels_last_agree_with_fp32(options: dict[str, Any]
         )
         with torch.autocast("cpu", torch.bfloat16):
             low = model(x).float()
-    # Near ties the rounding moves a pooling maximum to a neighbour, so single pixels differ; the picture must not.
+    # Near ties the rounding moves a pooling maximum to a neighbor, so single pixels differ; the picture must not.
     assert (low - expected).norm() < 0.3 * expected.norm()
     assert (low.argmax(1) == expected.argmax(1)).float().mean() > 0.9
 
 
-def test_what_replaces_attention() -> None:
+def test_attention_options_of_the_ablation() -> None:
     assert small(attention="none").msam_half is None
     assert small(attention="none").decoder[1][0][0].in_channels == 32  # 256 / 8 and nothing concatenated
     assert small(attention="fusion").decoder[1][0][0].in_channels == 64
@@ -127,7 +127,7 @@ def test_unpooling_puts_values_where_the_maximum_was() -> None:
     assert max_unpool(pooled, where, (2, 2)).tolist() == [[[[0.0, 5.0], [0.0, 0.0]]]]
 
 
-def test_initialisation_is_he_normal() -> None:
+def test_initialization_is_he_normal() -> None:
     torch.manual_seed(0)
     weight = MSANet(21).decoder[0][0][0].weight
     assert weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)

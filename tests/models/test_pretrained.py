@@ -92,21 +92,21 @@ def checkpoint(
     return folder / "model.safetensors", weights
 
 
-def refuses(name: str, path: Path, *expected: str, **options: Any) -> bool:
-    """Whether the error is one sentence that says all of `expected`, and the network is as it was."""
+def refuses(code: str, name: str, path: Path, *expected: str, **options: Any) -> bool:
+    """Whether the error has this code and names the path and all of `expected`, and the network is unchanged."""
     model, fresh = network(name, **options), network(name, **options).state_dict()
     with pytest.raises(UserError) as refusal:
         initialize(model, path, CLASSES)
     sentence = str(refusal.value)
-    print(sentence)
-    untouched = all(torch.equal(tensor, fresh[key]) for key, tensor in model.state_dict().items())
-    return untouched and "\n" not in sentence and all(part in sentence for part in (str(path), *expected))
+    assert refusal.value.code == code, refusal.value.code
+    unchanged = all(torch.equal(tensor, fresh[key]) for key, tensor in model.state_dict().items())
+    return unchanged and "\n" not in sentence and all(part in sentence for part in (str(path), *expected))
 
 
 # --- torchvision's VGG-16 ---
 
 
-def test_vgg_trunk_says_what_the_file_says(vgg: PlainVGG, vgg_file: Path) -> None:
+def test_vgg_trunk_equals_the_file(vgg: PlainVGG, vgg_file: Path) -> None:
     image = torch.randn(1, 3, 64, 96)
     model = network("fcn").eval()
     initialize(model, vgg_file, CLASSES)
@@ -116,7 +116,7 @@ def test_vgg_trunk_says_what_the_file_says(vgg: PlainVGG, vgg_file: Path) -> Non
 
 
 def test_fcn_fc7_is_the_fully_connected_layers_at_the_centre(vgg: PlainVGG, vgg_file: Path) -> None:
-    """On a 7x7 map the kernel of the same-padded convolution lies on all of it at the centre cell only."""
+    """On a 7x7 map the kernel of the same-padded convolution lies on all of it at the center cell only."""
     model = network("fcn").eval()
     initialize(model, vgg_file, CLASSES)
     image = torch.randn(2, 3, 224, 224)
@@ -126,7 +126,7 @@ def test_fcn_fc7_is_the_fully_connected_layers_at_the_centre(vgg: PlainVGG, vgg_
         linear6 = vgg.classifier[:2](map_NCHW.flatten(1))
         torch.testing.assert_close(fc6[:, :, 3, 3], linear6)
         torch.testing.assert_close(fc7[:, :, 3, 3], vgg.classifier[:5](map_NCHW.flatten(1)))
-        torch.testing.assert_close(model.score(image).features["penultimate"][:, :, 3, 3], fc7[:, :, 3, 3])
+        torch.testing.assert_close(model.forward_head(image).features["penultimate"][:, :, 3, 3], fc7[:, :, 3, 3])
         assert not torch.allclose(fc6[:, :, 2, 3], linear6)
 
 
@@ -236,8 +236,15 @@ def test_group_norm_gets_no_batch_norm(tmp_path: Path) -> None:
     """Not even its weight and bias, which have the same names and shapes; what a GroupNorm trained fits."""
     batch, group = saved(tmp_path / "b.pth", resnet_weights()), saved(tmp_path / "g.pth", resnet_weights(norm="group"))
     wants = ("trunk.bn1.running_mean", "model.norm=batch or model.norm=frozen")
-    assert refuses("deeplabv3", batch, *wants, norm="group")
-    assert refuses("deeplabv3", group, "missing in the file: trunk.bn1.running_mean", "model.norm=group", norm="batch")
+    assert refuses("MSA-MODEL-016", "deeplabv3", batch, *wants, norm="group")
+    assert refuses(
+        "MSA-MODEL-016",
+        "deeplabv3",
+        group,
+        "missing in the file: trunk.bn1.running_mean",
+        "model.norm=group",
+        norm="batch",
+    )
     report = initialize(network("deeplabv3", norm="group"), group, CLASSES)
     assert "trunk.bn1.weight" in report.taken
 
@@ -248,38 +255,65 @@ def test_group_norm_gets_no_batch_norm(tmp_path: Path) -> None:
 def test_wrong_depth_width_or_network(vgg: PlainVGG, vgg_file: Path, tmp_path: Path) -> None:
     resnet = saved(tmp_path / "r101.pth", resnet_weights("resnet101"))
     assert refuses(
-        "deeplabv3", resnet, "resnet101", "trunk.layer3.22.conv3.weight", "use it for deeplabv3 with model.ba"
+        "MSA-MODEL-016",
+        "deeplabv3",
+        resnet,
+        "resnet101",
+        "trunk.layer3.22.conv3.weight",
+        "use it for deeplabv3 with model.ba",
     )
-    assert refuses("fcn", resnet, "torchvision's resnet101", "no part of this network")
+    assert refuses("MSA-MODEL-016", "fcn", resnet, "torchvision's resnet101")
     for name in ("msanet", "unet", "deeplabv3"):
-        assert refuses(name, vgg_file, "torchvision's VGG-16", "use it for fcn, deeplab_largefov")
-    assert refuses("fcn", vgg_file, "of another shape or type: trunk.features.0.weight", "model.width=1", width=0.2)
+        assert refuses("MSA-MODEL-016", name, vgg_file, "torchvision's VGG-16", "use it for fcn, deeplab_largefov")
+    assert refuses(
+        "MSA-MODEL-016",
+        "fcn",
+        vgg_file,
+        "of another shape or type: trunk.features.0.weight",
+        "model.width=1",
+        width=0.2,
+    )
     deeper = {**vgg.state_dict(), "features.30.weight": torch.rand(32, 32, 3, 3)}
-    assert refuses("fcn", saved(tmp_path / "v17.pth", deeper), "VGG-17", "not in the network: trunk.features.30.weight")
+    assert refuses(
+        "MSA-MODEL-016",
+        "fcn",
+        saved(tmp_path / "v17.pth", deeper),
+        "VGG-17",
+        "not in the network: trunk.features.30.weight",
+    )
     normed = {**vgg.state_dict(), "features.1.weight": torch.rand(8)}
-    assert refuses("fcn", saved(tmp_path / "bn.pth", normed), "VGG-16 with BatchNorm", "without BatchNorm")
+    assert refuses(
+        "MSA-MODEL-016", "fcn", saved(tmp_path / "bn.pth", normed), "VGG-16 with BatchNorm", "without BatchNorm"
+    )
     wide = {**resnet_weights(), "layer1.0.conv2.weight": torch.rand(16, 16, 3, 3)}
-    assert refuses("deeplabv3", saved(tmp_path / "wide.pth", wide), "a ResNet of (3, 4, 6, 3) blocks", "resnet50")
+    assert refuses(
+        "MSA-MODEL-016", "deeplabv3", saved(tmp_path / "wide.pth", wide), "a ResNet of (3, 4, 6, 3) blocks", "resnet50"
+    )
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "expected"),
+    ("key", "value", "code", "expected"),
     [
-        ("features.28.bias", None, "missing in the file: trunk.features.28.bias"),
-        ("classifier.3.bias", None, "missing in the file: fc.fc7.bias"),
-        ("classifier.0.weight", torch.rand(256, 100), "of another shape or type: fc.fc6.weight"),
-        ("classifier.0.bias", torch.rand(256, 2), "of another shape or type: fc.fc6.bias"),
-        ("classifier.0.bias", torch.ones(256, dtype=torch.int8), "of another shape or type: fc.fc6.bias"),
-        ("classifier.3.scale", torch.rand(4), "not in the network: fc.fc7.scale"),
-        ("extra", torch.rand(4), "not in the network: trunk.extra"),
-        ("classifier.0.weight", torch.full((256, 1568), torch.nan), "'fc.fc6.weight' values that are not finite"),
+        ("features.28.bias", None, "MSA-MODEL-016", "missing in the file: trunk.features.28.bias"),
+        ("classifier.3.bias", None, "MSA-MODEL-016", "missing in the file: fc.fc7.bias"),
+        ("classifier.0.weight", torch.rand(256, 100), "MSA-MODEL-016", "of another shape or type: fc.fc6.weight"),
+        ("classifier.0.bias", torch.rand(256, 2), "MSA-MODEL-016", "of another shape or type: fc.fc6.bias"),
+        (
+            "classifier.0.bias",
+            torch.ones(256, dtype=torch.int8),
+            "MSA-MODEL-016",
+            "of another shape or type: fc.fc6.bias",
+        ),
+        ("classifier.3.scale", torch.rand(4), "MSA-MODEL-016", "not in the network: fc.fc7.scale"),
+        ("extra", torch.rand(4), "MSA-MODEL-016", "not in the network: trunk.extra"),
+        ("classifier.0.weight", torch.full((256, 1568), torch.nan), "MSA-MODEL-017", "'fc.fc6.weight'"),
     ],
 )
 def test_part_of_a_trunk_is_an_error(
-    key: str, value: Tensor | None, expected: str, vgg: PlainVGG, tmp_path: Path
+    key: str, value: Tensor | None, code: str, expected: str, vgg: PlainVGG, tmp_path: Path
 ) -> None:
     weights = {name: t for name, t in {**vgg.state_dict(), key: value}.items() if t is not None}
-    assert refuses("fcn", saved(tmp_path / "part.pth", weights), expected)
+    assert refuses(code, "fcn", saved(tmp_path / "part.pth", weights), expected)
 
 
 class Malicious:
@@ -299,31 +333,31 @@ def test_code_is_not_run(form: str, tmp_path: Path) -> None:
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    assert refuses("fcn", path, "could run code", ".safetensors")
+    assert refuses("MSA-MODEL-018", "fcn", path, ".safetensors")
     assert not marker.exists()
     torch.load(path, weights_only=False) if form != "pickle" else pickle.loads(path.read_bytes())
     assert marker.exists(), "the file would have run code"
 
 
-def test_whole_networks_are_refused(vgg: PlainVGG, tmp_path: Path) -> None:
+def test_pickled_networks_are_refused(vgg: PlainVGG, tmp_path: Path) -> None:
     torch.save(vgg, tmp_path / "model.pth")
-    assert refuses("fcn", tmp_path / "model.pth", "holds more than tensors", "save its state_dict")
+    assert refuses("MSA-MODEL-018", "fcn", tmp_path / "model.pth", "state_dict")
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"),
+    ("content", "code", "expected"),
     [
-        (b"", "is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
-        (b"<!DOCTYPE html><title>404</title>", "is no such file"),
-        (b"PK\x03\x04 and no more", "is damaged"),
-        (b"\x80\x02hello", "is damaged"),
-        (b"\x40\x00\x00\x00\x00\x00\x00\x00{", "is damaged"),
+        (b"", "MSA-MODEL-015", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "MSA-MODEL-015", "Git LFS"),
+        (b"<!DOCTYPE html><title>404</title>", "MSA-MODEL-015", "VGG-16"),
+        (b"PK\x03\x04 and no more", "MSA-MODEL-008", "damaged"),
+        (b"\x80\x02hello", "MSA-MODEL-008", "damaged"),
+        (b"\x40\x00\x00\x00\x00\x00\x00\x00{", "MSA-MODEL-008", "damaged"),
     ],
 )
-def test_what_is_no_such_file(content: bytes, expected: str, tmp_path: Path) -> None:
+def test_files_of_another_kind(content: bytes, code: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(content)
-    assert refuses("fcn", tmp_path / "weights.pth", expected)
+    assert refuses(code, "fcn", tmp_path / "weights.pth", expected)
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
@@ -336,17 +370,23 @@ def test_truncated_files(form: str, vgg: PlainVGG, tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (len(whole) // 2, len(whole) - 100):
         path.write_bytes(whole[:length])
-        assert refuses("fcn", path, "is damaged")
+        assert refuses("MSA-MODEL-008", "fcn", path, "is damaged")
 
 
-def test_what_holds_something_else(tmp_path: Path) -> None:
+def test_files_with_other_content(tmp_path: Path) -> None:
     other = {"backbone.conv1.weight": torch.rand(3), "head": torch.rand(2)}
     for name in ("other.pth", "other.safetensors"):
-        assert refuses("fcn", saved(tmp_path / name, other), "backbone.conv1.weight", "VGG-16, ResNet-50 or ResNet-101")
+        assert refuses(
+            "MSA-MODEL-015",
+            "fcn",
+            saved(tmp_path / name, other),
+            "backbone.conv1.weight",
+            "VGG-16, ResNet-50 or ResNet-101",
+        )
     for number, content in enumerate(([1, 2], {}, {"a": 1}, torch.rand(3), {"state_dict": {"a": [1]}})):
-        assert refuses("fcn", saved(tmp_path / f"{number}.pth", content), "holds no tensors by name")
-    assert refuses("fcn", tmp_path / "absent.pth", "is not there")
-    assert refuses("fcn", tmp_path, "model.safetensors", "is not there")
+        assert refuses("MSA-MODEL-015", "fcn", saved(tmp_path / f"{number}.pth", content))
+    assert refuses("MSA-MODEL-007", "fcn", tmp_path / "absent.pth")
+    assert refuses("MSA-MODEL-007", "fcn", tmp_path, "model.safetensors")
 
 
 # --- our own checkpoints ---
@@ -356,9 +396,9 @@ def is_head(name: str, model: SegmentationNetwork) -> bool:
     return name.startswith(tuple(prefix + "." for prefix in model.classifier_names))
 
 
-@pytest.mark.parametrize("classes", [OTHERS, ("cat", "dog", "boat")], ids=["more", "as many"])
+@pytest.mark.parametrize("classes", [OTHERS, ("cat", "dog", "boat")], ids=["more", "the same number"])
 @pytest.mark.parametrize("name", MODELS)
-def test_other_classes_leave_the_head_new_and_nothing_else(name: str, classes: tuple[str, ...], tmp_path: Path) -> None:
+def test_other_classes_reinitialize_only_the_head(name: str, classes: tuple[str, ...], tmp_path: Path) -> None:
     path, trained = checkpoint(tmp_path, name, width=0.05)
     model = network(name, classes, width=0.05)
     fresh = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -387,7 +427,9 @@ def test_order_of_classes_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("classes", [CLASSES, OTHERS], ids=["same", "other"])
 @pytest.mark.parametrize("features", ["fc7", "fc8"])
-def test_a_plain_network_goes_into_scales_around_it(features: str, classes: tuple[str, ...], tmp_path: Path) -> None:
+def test_an_unwrapped_network_loads_into_attention_to_scale(
+    features: str, classes: tuple[str, ...], tmp_path: Path
+) -> None:
     path, trained = checkpoint(tmp_path, "deeplab_largefov")
     model = network("attention_to_scale", classes, features=features)
     report = initialize(model, path, classes)
@@ -409,7 +451,9 @@ def test_batch_norm_may_be_frozen_and_thawed(tmp_path: Path) -> None:
 
 def test_another_network_is_refused_with_every_key(tmp_path: Path) -> None:
     path, trained = checkpoint(tmp_path, "msanet", attention="none")
-    assert refuses("msanet", path, "msanet of 3 classes", "attention='none'", "norm='batch'", attention="full")
+    assert refuses(
+        "MSA-MODEL-016", "msanet", path, "msanet of 3 classes", "attention='none'", "norm='batch'", attention="full"
+    )
     model = network("msanet")
     with pytest.raises(UserError) as refusal:
         initialize(model, path, CLASSES)
@@ -436,7 +480,7 @@ def test_other_options_are_refused(
     trained: tuple[str, dict[str, Any]], options: dict[str, Any], expected: str, tmp_path: Path
 ) -> None:
     path, _ = checkpoint(tmp_path, trained[0], **trained[1])
-    assert refuses(trained[0], path, expected, **options)
+    assert refuses("MSA-MODEL-016", trained[0], path, expected, **options)
 
 
 def test_a_diverged_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -444,13 +488,13 @@ def test_a_diverged_checkpoint_is_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-4:] = b"\xff\xff\xff\x7f"  # NaN
     path.write_bytes(content)
-    assert refuses("unet", path, "not finite")
+    assert refuses("MSA-MODEL-017", "unet", path)
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     path, _ = checkpoint(tmp_path, "unet")
     path.write_bytes(path.read_bytes()[:-8])
-    assert refuses("unet", path, "is damaged")
+    assert refuses("MSA-MODEL-008", "unet", path, "is damaged")
 
 
 def test_the_forward_pass_of_the_checkpoint(tmp_path: Path) -> None:

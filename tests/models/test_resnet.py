@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 import torch
-from models.torchvision_figures import figures, outputs, stored, torchvision_trunk
+from models.torchvision_outputs import outputs, stored, summaries, torchvision_trunk
 from torch import nn
 
 from msanet.models import build_model
@@ -70,8 +70,8 @@ TRUNKS = ["resnet50", "resnet101", "resnet50 at stride 8"]
 
 
 @pytest.mark.parametrize("name", TRUNKS)
-def test_same_figures_as_torchvision(name: str) -> None:
-    found = figures(outputs(like_torchvisions(name), name))
+def test_same_outputs_as_torchvision(name: str) -> None:
+    found = summaries(outputs(like_torchvisions(name), name))
     assert found["layer4.2"]["shape"] == ([1, 2048, 9, 12] if name.endswith("stride 8") else [1, 2048, 3, 3])
     torch.testing.assert_close(found, stored(name), rtol=1e-9, atol=1e-9)
 
@@ -81,7 +81,7 @@ def test_same_numbers_as_torchvision(name: str) -> None:
     pytest.importorskip("torchvision")
     ours, theirs = (outputs(trunk, name) for trunk in (like_torchvisions(name), torchvision_trunk(name)))
     torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(figures(theirs), stored(name), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(summaries(theirs), stored(name), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_aspp_rates_double_at_stride_8(output_stride: int, rates: list[int]) -> 
     assert [block.conv2.dilation[0] for block in model.trunk.layer4] == [32 // output_stride * g for g in (1, 2, 4)]
 
 
-def test_image_pooling_is_the_mean_of_the_whole_map() -> None:
+def test_image_pooling_is_the_mean_of_the_full_map() -> None:
     """A change in one corner reaches every position by that branch, and by no other that does not look so far."""
     torch.manual_seed(0)
     aspp = build_model("deeplabv3", 2, width=0.05).aspp.eval()
@@ -163,7 +163,7 @@ def test_image_pooling_is_the_mean_of_the_whole_map() -> None:
     assert unmoved[30:, 30:].max() == 0
 
 
-def test_a_single_value_is_normalised_by_running_statistics() -> None:
+def test_a_single_value_is_normalized_by_running_statistics() -> None:
     norm = ImageBatchNorm2d(2).train()
     pair, one = torch.tensor([[1.0, 2.0], [3.0, 6.0]])[..., None, None], torch.tensor([[5.0, 7.0]])[..., None, None]
     assert norm(pair).flatten().tolist() == pytest.approx([-1, -1, 1, 1], abs=1e-4)  # as BatchNorm2d

@@ -6,7 +6,7 @@ from torch import nn
 from msanet.models import build_model
 
 
-def test_parameters_follow_from_the_figure() -> None:
+def test_parameters_match_the_papers_figure() -> None:
     """Two 3x3 convolutions a level (BN instead of a bias), 2x2 up-convolutions that halve the channels, 1x1 at last."""
 
     def pair(c_in: int, c: int) -> int:

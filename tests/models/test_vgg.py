@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models.torchvision_figures import figures, outputs, stored, torchvision_trunk
+from models.torchvision_outputs import outputs, stored, summaries, torchvision_trunk
 from torch import nn
 from torch.nn import functional as F
 
@@ -48,8 +48,8 @@ def test_names_and_shapes_are_torchvisions() -> None:
     assert parameters(trunk) == VGG_PARAMETERS
 
 
-def test_same_figures_as_torchvision() -> None:
-    found = figures(outputs(VGG16(), "vgg16"))
+def test_same_outputs_as_torchvision() -> None:
+    found = summaries(outputs(VGG16(), "vgg16"))
     assert len(found) == 5
     torch.testing.assert_close(found, stored("vgg16"), rtol=1e-9, atol=1e-9)
 
@@ -58,7 +58,7 @@ def test_same_numbers_as_torchvision() -> None:
     pytest.importorskip("torchvision")
     ours, theirs = (outputs(trunk, "vgg16") for trunk in (VGG16(), torchvision_trunk("vgg16")))
     torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(figures(theirs), stored("vgg16"), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(summaries(theirs), stored("vgg16"), rtol=1e-9, atol=1e-9)
 
 
 def test_poolings_halve_or_keep() -> None:
@@ -75,7 +75,7 @@ def test_dilation_gives_the_same_numbers_more_densely() -> None:
     torch.manual_seed(0)
     decimated, dense = VGG16(0.02), VGG16(0.02, pool_strides=(2, 2, 2, 1, 2))
     dense.load_state_dict(decimated.state_dict())
-    dense.features[23] = nn.MaxPool2d(2, stride=1)  # the window of the decimating pooling, not the centred 3x3
+    dense.features[23] = nn.MaxPool2d(2, stride=1)  # the window of the decimating pooling, not the centerd 3x3
     x = torch.randn(1, 3, 256, 256)
     with torch.no_grad():
         coarse, fine = decimated.features[:30](x), dense.features[:30](x)  # to conv5_3
@@ -128,7 +128,7 @@ def test_fc_features_are_after_dropout_in_training_only() -> None:
     x = torch.randn(1, 3, 64, 64)
     rates = {}
     for mode in (True, False):
-        features = model.train(mode).score(x).features
+        features = model.train(mode).forward_head(x).features
         rates[mode] = [(features[name] == 0).float().mean().item() for name in ("fc6", "fc7")]
         torch.testing.assert_close(model.fc8(features["fc7"]), features["fc8"])
     for training, evaluation in zip(rates[True], rates[False], strict=True):
@@ -156,7 +156,7 @@ def test_fcn_skips_start_as_the_coarser_network() -> None:
     assert not unexpected
     x = torch.randn(1, 3, 192, 192)
     with torch.no_grad():
-        scores, expected = fine.score(x).scores, coarse.score(x).scores
+        scores, expected = fine.forward_head(x).logits, coarse.forward_head(x).logits
     for _ in range(2):
         expected = F.interpolate(expected, scale_factor=2, mode="bilinear", align_corners=False)
     torch.testing.assert_close(scores[..., 3:-3, 3:-3], expected[..., 3:-3, 3:-3])
@@ -168,7 +168,7 @@ def test_msc_sees_the_image_and_four_poolings_at_an_eighth() -> None:
     seen = []
     for layers in model.side:
         layers.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].shape[1:], output.shape[1:])))
-    model.score(torch.randn(1, 3, 64, 96))
+    model.forward_head(torch.randn(1, 3, 64, 96))
     c = model.trunk.channels
     sources = [(3, 64, 96), (c[0], 32, 48), (c[1], 16, 24), (c[2], 8, 12), (c[3], 8, 12)]
     assert seen == [(source, (13, 8, 12)) for source in sources]

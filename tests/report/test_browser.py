@@ -158,7 +158,7 @@ def test_an_injected_script_does_not_run(tab: browser.Page, tmp_path: Path) -> N
 
 
 def _brightness(page: browser.Page, selector: str) -> np.ndarray:
-    """Mean of green in each cell of GRID of an element, from a picture of the window: (4, 5)."""
+    """Mean of green in each cell of GRID of an element, from a screenshot of the window: (4, 5)."""
     import cv2
 
     box = page.js(

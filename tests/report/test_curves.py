@@ -11,7 +11,7 @@ from msanet.report.curves import MAX_HOVERS, MAX_POINTS, charts, number, series,
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, "1", True, 10**400, [1]])
-def test_what_is_no_number_reads_as_none(value: object) -> None:
+def test_values_that_are_not_numbers_read_as_none(value: object) -> None:
     assert number(value) is None
 
 
@@ -26,7 +26,7 @@ def test_series_skips_bad_values_and_lets_a_restart_win() -> None:
         {"step": 5, "val/mean_iou": 0.5},
     ]
     line = series(lines, "loss", "loss")
-    assert (line.steps.tolist(), line.values.tolist(), line.left_out) == ([1, 3], [3.0, 1.5], 2)
+    assert (line.steps.tolist(), line.values.tolist(), line.num_skipped) == ([1, 3], [3.0, 1.5], 2)
 
 
 def test_thin_keeps_ends_and_spikes() -> None:
@@ -73,5 +73,5 @@ def test_svg_fits_into_a_page() -> None:
 def test_extreme_values_do_not_break_the_drawing() -> None:
     lines = [{"step": 1, "loss": 1e308}, {"step": 2, "loss": -1e99}, {"step": 1e308, "loss": 1.0}]
     (chart,) = charts([*lines, {"step": 3, "loss": 0.0}])
-    assert chart.left_out == 1
+    assert chart.num_skipped == 1
     assert "nan" not in chart.svg.replace("lineno", "").lower()

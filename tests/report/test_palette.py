@@ -17,9 +17,9 @@ LABEL = np.array([[0, 1], [255, 0]], dtype=np.uint8)
 
 def test_colorise_paints_classes_and_ignore() -> None:
     expected = [[[10, 20, 30], [200, 100, 0]], [[0, 0, 0], [10, 20, 30]]]
-    picture = colorize(LABEL, PALETTE)
-    assert picture.dtype == np.uint8
-    assert picture.tolist() == expected
+    shown = colorize(LABEL, PALETTE)
+    assert shown.dtype == np.uint8
+    assert shown.tolist() == expected
     assert colorize(LABEL, PALETTE, ignore_color=(1, 2, 3))[1, 0].tolist() == [1, 2, 3]
 
 
@@ -33,7 +33,7 @@ def test_overlay_mixes_and_leaves_ignored_pixels_alone() -> None:
     assert (image == 100).all()
 
 
-def test_palette_png_holds_train_ids_and_shows_colors(tmp_path: Path) -> None:
+def test_palette_png_contains_train_ids_and_shows_colors(tmp_path: Path) -> None:
     label = np.array([[*range(11), 255]], dtype=np.uint8).repeat(3, axis=0)
     path = tmp_path / "label.png"
     write_palette_png(path, label, CAMVID.palette, ignore_color=(9, 8, 7))
@@ -55,7 +55,7 @@ def test_palette_png_keeps_8_bits_for_every_palette_size(tmp_path: Path, palette
         assert np.asarray(image).tolist() == label.tolist()
 
 
-def test_unknown_id_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_unknown_ids_are_named_in_the_error(tmp_path: Path) -> None:
     label = np.array([[0, 2, 7]], dtype=np.uint8)
     with pytest.raises(ValueError, match=r"id\(s\) \[2, 7\], expected train ids 0 to 1 or 255"):
         colorize(label, PALETTE)

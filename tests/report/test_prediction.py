@@ -6,10 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support.errors import raises_user_error
 
-from msanet.errors import UserError
 from msanet.files import atomic_file
-from msanet.report.prediction import write_picture
+from msanet.report.prediction import write_image
 from msanet.report.video import VideoReader, new_video
 
 
@@ -24,7 +24,7 @@ def write(path: Path, count: int, rate: float = 25.0) -> Path:
     return path
 
 
-def test_a_file_that_is_not_finished_leaves_the_one_before(tmp_path: Path) -> None:
+def test_an_unfinished_file_keeps_the_previous_one(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.png"
     with atomic_file(path) as temporary:
         temporary.write_text("first")
@@ -41,15 +41,15 @@ def test_errors_of_the_disk_name_the_file(tmp_path: Path) -> None:
     assert raised.value.filename == str(tmp_path / "a.png")
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
-        write_picture(tmp_path / "file" / "a.png", frame(0))
+        write_image(tmp_path / "file" / "a.png", frame(0))
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_pictures_that_a_format_cannot_hold_are_refused(tmp_path: Path) -> None:
+def test_images_that_a_format_cannot_hold_are_refused(tmp_path: Path) -> None:
     wide = np.zeros((1, 70_000, 3), np.uint8)
-    with pytest.raises(UserError, match="cannot hold 70000x1 pixels"):
-        write_picture(tmp_path / "a.jpg", wide)
-    write_picture(tmp_path / "a.png", wide)
+    with raises_user_error("MSA-EVAL-016", setting="--write", mentions="70000x1"):
+        write_image(tmp_path / "a.jpg", wide)
+    write_image(tmp_path / "a.png", wide)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -72,28 +72,28 @@ def test_one_frame_is_read_at_a_time(tmp_path: Path) -> None:
         assert video._capture.get(cv2.CAP_PROP_POS_FRAMES) == number
 
 
-def test_a_video_that_ends_early_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_video_that_ends_early_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 48))
     rng = np.random.default_rng(0)
     for _ in range(40):
         writer.write(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
     writer.release()
-    whole = (tmp_path / "a.avi").read_bytes()
-    assert len(list(VideoReader(tmp_path / "a.avi").frames())) == 40 and capsys.readouterr().err == ""
-    (tmp_path / "a.avi").write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / "a.avi").read_bytes()
+    assert len(list(VideoReader(tmp_path / "a.avi").frames())) == 40 and not caplog.records
+    (tmp_path / "a.avi").write_bytes(content[: len(content) // 2])
     count = len(list(VideoReader(tmp_path / "a.avi").frames()))
     assert 1 < count < 39
-    assert f"a.avi' ends after {count} frames, its header tells of 40" in capsys.readouterr().err
+    assert len(caplog.records) == 1 and f"a.avi' ends after {count} frames" in caplog.messages[0]
 
 
-def test_a_file_without_a_frame_is_no_video(tmp_path: Path) -> None:
+def test_a_file_without_a_frame_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video" * 100)
-    with pytest.raises(UserError, match="cannot be read as a video"):
+    with raises_user_error("MSA-EVAL-017", setting="--images"):
         VideoReader(tmp_path / "a.mp4")
 
 
 def test_frames_of_another_size_and_full_disks_leave_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="expected frames of one size"), new_video(tmp_path / "a.mp4", 25.0) as video:
+    with raises_user_error("MSA-EVAL-018", setting="--write"), new_video(tmp_path / "a.mp4", 25.0) as video:
         video.write(frame(0))
         video.write(frame(0, width=32))
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))

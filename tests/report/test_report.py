@@ -17,7 +17,7 @@ import pytest
 from msanet.inference.panel_attention import GRID, LEVELS, LONGEST_SIDE
 from msanet.report.embedding import data_uri
 from msanet.report.html_report import Panel, ReportData, render, write_report
-from msanet.report.panels import pictures
+from msanet.report.panels import comparison_images
 from msanet.report.reliability import confidence_svg, reliability_svg
 
 CLASSES = ("road", "car", "tree")
@@ -104,7 +104,7 @@ def _report(**changes: Any) -> ReportData:
     return replace(base, **changes)
 
 
-def test_report_holds_the_figures() -> None:
+def test_report_contains_the_metrics() -> None:
     text = html.unescape(render(_report()))
     for figure in ("61.23%", "5.12% for always answering \u201croad\u201d", "77.27%", "65.00%", "101 of 101"):
         assert figure in text, figure
@@ -118,7 +118,7 @@ def test_report_holds_the_figures() -> None:
     assert 'alarm"' not in text
 
 
-def test_report_holds_what_a_full_evaluation_adds() -> None:
+def test_report_contains_what_a_full_evaluation_adds() -> None:
     text = html.unescape(render(_report(evaluation=_evaluation() | _rich())))
     for figure in ("95% interval 58.12 to 63.30%", "70.1 to 80.0%", "left:70.1%;width:9.9%", "boundary F1", "88.8%"):
         assert figure in text, figure
@@ -151,7 +151,7 @@ def test_bars_of_the_reliability_diagram_have_the_height_of_their_share() -> Non
     assert "<rect" not in reliability_svg(empty) + confidence_svg(empty)
 
 
-def test_confusion_matrix_is_normalised_by_row() -> None:
+def test_confusion_matrix_is_normalized_by_row() -> None:
     text = render(_report())
     for tip in ("road as road: 80.0% of 100 pixels", "road as car: 20.0% of 100", "car as road: 50.0% of 10"):
         assert f"<title>{tip}" in text
@@ -187,7 +187,7 @@ def test_hostile_text_is_escaped_everywhere() -> None:
     )
     text = render(report)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert text.count("<img") == 3  # the panel's picture, a scale's weights, and under the attention map
+    assert text.count("<img") == 3  # the panel's image, a scale's weights, and under the attention map
     assert text.count("</pre>") == 2
     script = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     assert text.count("<script") == len(script) == 1, "ours alone"
@@ -253,15 +253,15 @@ def test_pieces_that_do_not_fit_are_errors() -> None:
         render(_report(palette=PALETTE[:2]))
     with pytest.raises(ValueError, match=r"shape \(1, 1\), expected \(3, 3\)"):
         render(_report(evaluation={"confusion_matrix": [[1]]}))
-    with pytest.raises(ValueError, match="no table of numbers"):
+    with pytest.raises(ValueError, match="not a table of numbers"):
         render(_report(evaluation={"confusion_matrix": [[1, 2], [3]]}))
 
 
-def test_picture_survives_embedding() -> None:
+def test_image_survives_embedding() -> None:
     flat = np.zeros((8, 8, 3), dtype=np.uint8)
     flat[:, 4:] = (200, 100, 50)
     kind, content = data_uri(flat).split(",")
-    assert kind == "data:image/png;base64"  # flat pictures are smaller, and exact, as PNG
+    assert kind == "data:image/png;base64"  # flat images are smaller, and exact, as PNG
     decoded = cv2.imdecode(np.frombuffer(base64.b64decode(content), np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None and (decoded[..., ::-1] == flat).all()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -269,14 +269,14 @@ def test_picture_survives_embedding() -> None:
 
 
 def test_the_largest_usual_report_can_be_mailed(tmp_path: Path) -> None:
-    """8 panels with maps and 4 worst images of 2048x1024 stay below 5 MB, also for rough pictures and maps of noise."""
+    """8 panels with maps and 4 worst images of 2048x1024 stay below 5 MB, also for rough images and maps of noise."""
     generator = np.random.default_rng(0)
     panels = []
     for index in range(12):  # rougher than photographs of streets: blurred noise, labels with ragged edges
         coarse = generator.integers(0, 256, (256, 512, 3), dtype=np.uint8)
         image = np.asarray(cv2.resize(coarse, (2048, 1024), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
         labels = generator.integers(0, 3, (2, 64, 128), dtype=np.uint8).repeat(16, axis=1).repeat(16, axis=2)
-        drawn = pictures(image, labels[0], labels[1], PALETTE)
+        drawn = comparison_images(image, labels[0], labels[1], PALETTE)
         shades = np.linspace(0, 255, LEVELS).astype(np.uint8)
         maps = shades[generator.integers(0, LEVELS, (2, *GRID, LONGEST_SIDE // 2, LONGEST_SIDE))]
         attention = {} if index > 7 else {"quarter": maps[0], "half": maps[1]}

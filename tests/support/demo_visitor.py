@@ -15,10 +15,12 @@ from msanet.config import EvaluationConfig
 from msanet.demo.app import create_app
 from msanet.demo.segmenter import Limits, Segmenter
 
-PLAIN = EvaluationConfig()
+DEFAULT = EvaluationConfig()
 
 
-def segmenter(name: str, limits: Limits | None = None, settings: EvaluationConfig = PLAIN, **options: Any) -> Segmenter:
+def segmenter(
+    name: str, limits: Limits | None = None, settings: EvaluationConfig = DEFAULT, **options: Any
+) -> Segmenter:
     torch.manual_seed(0)
     own = metadata(name, width=0.05, **options)
     return Segmenter(own.build().eval(), own, settings, limits or Limits())

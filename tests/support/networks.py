@@ -59,7 +59,7 @@ def images(count: int, height: int = 64, width: int = 96) -> Tensor:
 
 def training_loss(model: SegmentationNetwork, image_NCHW: Tensor, labels_NHW: Tensor) -> Tensor:
     return combined_loss(
-        model.train()(image_NCHW), model.extra_weights, partial(cross_entropy_sum, labels_NHW=labels_NHW)
+        model.train()(image_NCHW), model.auxiliary_weights, partial(cross_entropy_sum, labels_NHW=labels_NHW)
     )
 
 

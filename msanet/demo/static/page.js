@@ -8,7 +8,7 @@ let maps = null; // of this image, {name: {width, height, values}}; where maps b
 let wanted = null; // the pixel whose maps are wanted, [row, column]; a new array each time
 let asking = false;
 
-function say(sentence, isError = false) {
+function showMessage(sentence, isError = false) {
   element("message").hidden = !sentence;
   element("message").textContent = sentence;
   element("message").classList.toggle("error", isError);
@@ -35,24 +35,24 @@ async function unpacked({ width, height, data }) {
 async function segment(file) {
   if (classes.contains("busy")) return;
   if (file.size > network.megabytes * 1e6) {
-    say(`the file has ${(file.size / 1e6).toFixed(1)} MB, expected at most ${network.megabytes}`, true);
+    showMessage(`the file has ${(file.size / 1e6).toFixed(1)} MB, expected at most ${network.megabytes}`, true);
     return;
   }
   classes.add("busy");
-  say("The network looks at the image ...");
+  showMessage("Segmenting the image ...");
   try {
     const answer = await ask(`segment?name=${encodeURIComponent(file.name)}`, { body: file });
     image = { ...answer, ...(await unpacked(answer.label)) };
     maps = wanted = null;
-    element("picture").src = answer.picture;
-    await element("picture").decode();
+    element("input-image").src = answer.image;
+    await element("input-image").decode();
     listAreas();
     describe(file.name);
     element("result").hidden = false;
     classes.add("done");
     show(view);
   } catch (error) {
-    say(error.message, true);
+    showMessage(error.message, true);
   }
   classes.remove("busy");
 }
@@ -60,7 +60,7 @@ async function segment(file) {
 function describe(name) {
   const [height, width] = image.input;
   const scaled = width === image.width && height === image.height ? "" : `, to the network ${width}x${height}`;
-  say(`${name}: ${image.width}x${image.height} pixels${scaled}, ${image.seconds.toFixed(1)} s`);
+  showMessage(`${name}: ${image.width}x${image.height} pixels${scaled}, ${image.seconds.toFixed(1)} s`);
   element("here").textContent = "Move over the image to see the class of a pixel.";
 }
 
@@ -131,7 +131,7 @@ async function askForMaps(pixel) {
       maps = Object.fromEntries(names.map((map, number) => [map, values[number]]));
       if (view !== "classes") paintMap();
     } catch (error) {
-      say(error.message, true);
+      showMessage(error.message, true);
       break;
     }
   }
@@ -174,7 +174,7 @@ const fade = () => (element("layer").style.opacity = element("opacity").value / 
 element("opacity").addEventListener("input", fade);
 fade();
 for (const kind of ["pointermove", "pointerdown"]) element("stage").addEventListener(kind, point);
-element("picture").draggable = false;
+element("input-image").draggable = false;
 element("file").addEventListener("change", (event) => {
   if (event.target.files.length) segment(event.target.files[0]);
   event.target.value = ""; // so that the same file can be chosen again

@@ -1,7 +1,7 @@
 """Which kernel computes attention: of the exact ones that fit, the fastest by measurement, and never the explicit form.
 
 The explicit form writes all L x S scores to memory, and torch takes it silently where no fused kernel fits. Here each kernel is
-asked for by name (torch then raises instead), and where none fits, chunks are taken and a warning says so.
+asked for by name (torch then raises instead), and where none fits, chunks are taken, with a warning.
 """
 
 import time
@@ -31,7 +31,7 @@ _BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
-"""cuDNN's last: what takes the first that fits has not looked at its numbers, see `_why_not`."""
+"""cuDNN's last: where the first that fits is taken, its numbers were not checked, see `_reason_against`."""
 _PROBE_POSITIONS = 192
 
 
@@ -53,7 +53,7 @@ def fused(backends: SDPBackend | list[SDPBackend], query_NLC: Tensor, key_NSC: T
         return F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)[..., :channels]
 
 
-def unmeasured(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
+def attend_untimed(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
     """Attention where nothing can be measured: in a graph, and on tensors without values.
 
     For CUDA the first kernel of torch that fits; where none does, an error in torch.compile, else chunks. On other devices, and
@@ -79,7 +79,7 @@ CANDIDATES: dict[str, tuple[str, ...]] = {"cuda": ("cudnn", "flash", "efficient"
 """By type of device, the fused kernels there may be, the likeliest to be fast first."""
 
 
-class Case(NamedTuple):
+class AttentionCase(NamedTuple):
     """What a choice is made for. queries, keys: orders of magnitude, the next power of 4; backward: whether one follows."""
 
     device: str
@@ -97,38 +97,33 @@ class Choice(NamedTuple):
     seconds: dict[str, float]
 
 
-_chosen: dict[Case, Choice] = {}
-_unsaid: list[Case] = []
+_chosen: dict[AttentionCase, Choice] = {}
+_unlogged: list[AttentionCase] = []
 _warned: set[tuple[object, ...]] = set()
-
-
-def chosen_kernels() -> dict[Case, Choice]:
-    """All choices of this process so far."""
-    return dict(_chosen)
 
 
 def unlogged_choices() -> list[str]:
     """A sentence for each choice since the last call."""
-    cases = list(_unsaid)
-    _unsaid.clear()
+    cases = list(_unlogged)
+    _unlogged.clear()
     return [_sentence(case, _chosen[case]) for case in cases]
 
 
 def choose(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> str:
-    """The name in KERNELS of what computes this attention; found once for each `Case`, without synchronising after that.
+    """The name in KERNELS of what computes this attention; found once for each `AttentionCase`, without synchronizing after that.
 
-    Only kernels that are right on a small probe are taken, see `_why_not`. Where several are, each is timed on random tensors
-    of these sizes, forward and, if one follows, backward. Timings differ from run to run, and kernels in the last bits: under
-    torch.use_deterministic_algorithms the first is taken.
+    Only kernels that are right on a small probe are taken, see `_reason_against`. Where several are, each is timed on random
+    tensors of these sizes, forward and, if one follows, backward. Timings differ from run to run, and kernels in the last bits:
+    under torch.use_deterministic_algorithms the first is taken.
     """
     tensors = (query_NLC, key_NSC, value_NSC)
     backward = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     magnitudes = (_magnitude(query_NLC.shape[1]), _magnitude(key_NSC.shape[1]))
-    case = Case(str(query_NLC.device), query_NLC.dtype, value_NSC.shape[2], *magnitudes, backward)
+    case = AttentionCase(str(query_NLC.device), query_NLC.dtype, value_NSC.shape[2], *magnitudes, backward)
     if case not in _chosen:
-        with _apart(query_NLC.device):
+        with _isolated(query_NLC.device):
             _chosen[case] = _choice(tensors, backward)
-        _unsaid.append(case)
+        _unlogged.append(case)
     return _chosen[case].kernel
 
 
@@ -137,7 +132,7 @@ def _choice(tensors: Sequence[Tensor], backward: bool) -> Choice:
     reasons: dict[str, str] = {}
     probe = [x.new_empty(1, min(_magnitude(x.shape[1]), _PROBE_POSITIONS), x.shape[2]) for x in tensors]
     for name in CANDIDATES.get(device.type, ()):
-        reasons[name] = _why_not(KERNELS[name], probe, backward)
+        reasons[name] = _reason_against(KERNELS[name], probe, backward)
     fitting = [name for name, reason in reasons.items() if not reason]
     if not fitting:
         _warn(tensors, "; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
@@ -148,15 +143,15 @@ def _choice(tensors: Sequence[Tensor], backward: bool) -> Choice:
     return Choice(min(fitting, key=seconds.__getitem__), seconds)
 
 
-def _why_not(kernel: Kernel, like: Sequence[Tensor], backward: bool) -> str:
-    """Empty where the kernel takes such tensors and is right, else what torch says or what is wrong.
+def _reason_against(kernel: Kernel, like: Sequence[Tensor], backward: bool) -> str:
+    """Empty where the kernel takes such tensors and is right, else what torch reports or what is wrong.
 
     Its numbers are looked at where a query's scores are all far below 0, as they are in trained networks and never in normal
     noise. There cuDNN's backward on Hopper gave NaN: where 64 positions are left over of 128, it took the missing ones for
     scores of 0 (pytorch#196678, with a mask; cudnn-frontend#628). Of gradients only whether they are finite, since they
     cancel there.
     """
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             tensors = _far_below(like, backward)
@@ -167,7 +162,7 @@ def _why_not(kernel: Kernel, like: Sequence[Tensor], backward: bool) -> str:
                 return "gives wrong numbers for scores far below 0"
         except RuntimeError as error:
             return " ".join(
-                [*(str(w.message).partition(" (Triggered")[0] for w in said), str(error).partition("\n")[0]]
+                [*(str(w.message).partition(" (Triggered")[0] for w in caught), str(error).partition("\n")[0]]
             )
     return ""
 
@@ -178,10 +173,10 @@ def _seconds(kernel: Kernel, like: Sequence[Tensor], backward: bool) -> float:
     try:
         tensors = _random(like, backward)
         for _ in range(3):
-            _synchronise(device)
+            _synchronize(device)
             start = time.perf_counter()
             _run(kernel, tensors, backward)
-            _synchronise(device)
+            _synchronize(device)
             found.append(time.perf_counter() - start)
     except RuntimeError:
         return float("inf")
@@ -213,15 +208,15 @@ def _far_below(like: Sequence[Tensor], backward: bool) -> list[Tensor]:
 
 
 @contextmanager
-def _apart(device: torch.device) -> Iterator[None]:
-    """Nothing of the caller's takes part: no autocast, no hooks (checkpointing counts what is saved), no counting modes."""
+def _isolated(device: torch.device) -> Iterator[None]:
+    """Without the caller's modes: no autocast, no hooks (checkpointing counts what is saved), no counting modes."""
     identity = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.detach(), lambda tensor: tensor)
     autocast = torch.autocast(device.type, enabled=False)
     with _disable_current_modes(), autocast, identity:
         yield
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -230,7 +225,7 @@ def _magnitude(positions: int) -> int:
     return int(4 ** -(-(positions - 1).bit_length() // 2))
 
 
-def _sentence(case: Case, choice: Choice) -> str:
+def _sentence(case: AttentionCase, choice: Choice) -> str:
     timed = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in choice.seconds.items())
     return (
         f"attention by {choice.kernel}: up to {case.queries} queries, {case.keys} keys, {case.channels} channels, "

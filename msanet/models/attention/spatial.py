@@ -8,18 +8,18 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.nn import functional as F
 
 from msanet.errors import UserError
-from msanet.models.attention.kernels import KERNELS, choose, unmeasured
+from msanet.models.attention.kernels import KERNELS, attend_untimed, choose
 
 
 def attend(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
     """softmax(Q K^T) V, exact, one head, scale 1: (N, L, C). L queries may be any number, S keys another.
 
-    The kernel: `msanet.models.attention.kernels.choose`, and `unmeasured` where nothing can be timed, which is in a graph
+    The kernel: `msanet.models.attention.kernels.choose`, and `attend_untimed` where nothing can be timed, which is in a graph
     (export, torch.compile) and on tensors without values. Autocast casts as for `scaled_dot_product_attention`.
     """
     query, key, value = (_rows(x) for x in (query_NLC, key_NSC, value_NSC))
     if torch.compiler.is_compiling() or is_fake(query) or query.is_meta or not query.numel():
-        return unmeasured(query, key, value)
+        return attend_untimed(query, key, value)
     kind = query.device.type
     if torch.is_autocast_enabled(kind) and query.dtype != torch.float64:
         query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
@@ -29,7 +29,7 @@ def attend(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
 def spatial_attention(a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor, pool: int = 1, window: int = 0) -> Tensor:
     """sum_i C_i s_ij with s_ij = exp(A_i . B_j) / sum_i exp(A_i . B_j); all (N, C, H, W), i and j run over H x W.
 
-    Equation 1's softmax runs over i, the index of A and C. In the words of scaled dot-product attention: query B,
+    Equation 1's softmax runs over i, the index of A and C. In terms of scaled dot-product attention: query B,
     key A, value C, one head, scale 1 (the paper has no 1/sqrt(d)). Never holds the HW x HW map, which at 2048x1024
     would be 550 GB in bf16.
 
@@ -43,7 +43,9 @@ def spatial_attention(a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor, pool: int 
         return attended_NLC.transpose(1, 2).reshape(b_NCHW.shape)
     if torch.compiler.is_exporting() and isinstance(b_NCHW.shape[2], torch.SymInt):
         raise UserError(
-            "a network with model.attention_window cannot be exported for images of any size, expected one size; give --size"
+            "MSA-MODEL-020",
+            "a network with model.attention_window cannot be exported for images of any size, expected one size; set --size",
+            setting="--size",
         )
     bands = []
     for rows in _bands(b_NCHW.shape[2], window):
@@ -62,7 +64,7 @@ def attention_weights(a_NCHW: Tensor, b_NCHW: Tensor, queries_Q: Tensor, pool: i
     """
     height, width = a_NCHW.shape[2:]
     keys = pooled(a_NCHW, pool)
-    with torch.autocast(a_NCHW.device.type, enabled=False):  # whose product would be rounded, unlike a kernel's scores
+    with torch.autocast(a_NCHW.device.type, enabled=False):  # its product would be rounded, unlike a kernel's scores
         scores_NQP = b_NCHW.flatten(2)[:, :, queries_Q].transpose(1, 2).float() @ keys.flatten(2).float()
     scores = scores_NQP.unflatten(2, keys.shape[2:])
     if window:
@@ -113,12 +115,12 @@ def _windows(x_NCHW: Tensor, side: int) -> Tensor:
 
 
 def _bands(size: int, window: int) -> Iterator[slice]:
-    """What whole windows cover of an axis, and the rest; either only where there is some."""
-    whole = size - size % window
-    if whole:
-        yield slice(0, whole)
-    if whole < size:
-        yield slice(whole, size)
+    """The part of an axis that full windows cover, and the rest; either only where there is some."""
+    covered = size - size % window
+    if covered:
+        yield slice(0, covered)
+    if covered < size:
+        yield slice(covered, size)
 
 
 def _cells(band: slice, pool: int) -> slice:

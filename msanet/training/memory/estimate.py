@@ -116,7 +116,7 @@ def activation_bytes(
             for _ in range(min(2, batches.accumulation)):  # from the second on gradients are there from the beginning
                 batch = _batch(batches.micro_batch_size, size)
                 counts_2 = criterion.counts(batch.labels_NHW)
-                loss = micro_batch_loss(forward, network.extra_weights, criterion, batch, counts_2, config.data)
+                loss = micro_batch_loss(forward, network.auxiliary_weights, criterion, batch, counts_2, config.data)
                 loss.backward()
                 del loss
 

@@ -115,7 +115,7 @@ class _Replayer:
         )
 
     def _loss_of(self, batch: Batch) -> Tensor:
-        data, extra_weights = self.box.config.data, self.model.extra_weights
+        data, extra_weights = self.box.config.data, self.model.auxiliary_weights
         return micro_batch_loss(self._forward, extra_weights, self.loss, batch, self.counts_2, data)
 
     def _forward(self, image_NCHW: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""Counts of an evaluation that come from somebody else, judged by `python -m msanet.evaluation`."""
+"""Counts of an evaluation that come from somebody else, read by `python -m msanet.evaluation`."""
 
 import io
 import json
@@ -11,9 +11,9 @@ import pytest
 from fuzz.hostile import altered, damaged
 from hypothesis import given
 from hypothesis import strategies as st
+from support.errors import raises_user_error
 
 from msanet.datasets import CITYSCAPES
-from msanet.errors import UserError
 from msanet.evaluation import per_image_counts
 from msanet.evaluation.__main__ import main
 from msanet.evaluation.per_image_counts import (
@@ -45,7 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def judged(path: Path, capsys: pytest.CaptureFixture[str]) -> bool:
+def evaluated(path: Path, capsys: pytest.CaptureFixture[str]) -> bool:
     """Whether all commands take the file; a refusal has to be one sentence."""
     for command, *words in COMMANDS:
         try:
@@ -71,23 +71,23 @@ def npz(arrays: dict[str, Any]) -> bytes:
 
 
 def test_the_file_is_sound(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert judged(whole, capsys)
+    assert evaluated(whole, capsys)
 
 
 @given(data=st.data())
-def test_damaged_bytes_are_judged_or_refused(
+def test_damaged_bytes_are_evaluated_or_refused(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = whole.with_name("damaged.npz")
     path.write_bytes(data.draw(damaged(whole.read_bytes()) | st.binary(max_size=100)))
-    assert judged(path, capsys) in (True, False)
+    assert evaluated(path, capsys) in (True, False)
 
 
 EXTREMES = st.sampled_from([0, -1, 1, 2, 7, 19, 20, 379, 380, 2**31 - 1, 2**40, 2**62, -(2**62), 2**63 - 1, -(2**63)])
 
 
 @given(data=st.data())
-def test_other_numbers_and_names_are_judged_or_refused(
+def test_other_numbers_and_names_are_evaluated_or_refused(
     whole: Path, data: st.DataObject, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with np.load(whole) as file:
@@ -110,7 +110,7 @@ def test_other_numbers_and_names_are_judged_or_refused(
             )
     path = whole.with_name("other.npz")
     path.write_bytes(npz(arrays))
-    assert judged(path, capsys) in (True, False)
+    assert evaluated(path, capsys) in (True, False)
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(whole: Path, monkeypatch: pytes
     monkeypatch.setattr(per_image_counts, "MAX_BYTES", 2**20)
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("was unpacked"))
     assert path.stat().st_size < 4000
-    with pytest.raises(UserError, match="bomb.npz' is damaged or no file of ours"):
+    with raises_user_error("MSA-EVAL-008", mentions="bomb.npz"):
         read_per_image_counts(path)
 
 
@@ -129,7 +129,7 @@ def test_an_array_that_claims_more_than_there_is_takes_no_memory(whole: Path) ->
     np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (2**31,)})
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("counts.npy", header.getvalue() + bytes(64))
-    with pytest.raises(UserError, match="claims.npz' is damaged"):
+    with raises_user_error("MSA-EVAL-008", mentions="claims.npz"):
         read_per_image_counts(path)
 
 
@@ -142,5 +142,5 @@ def test_sums_cannot_overflow(whole: Path) -> None:
     ):
         path = whole.with_name("sums.npz")
         path.write_bytes(npz({**arrays, **change}))
-        with pytest.raises(UserError, match="do not belong together"):
+        with raises_user_error("MSA-EVAL-009"):
             read_per_image_counts(path)

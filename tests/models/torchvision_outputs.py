@@ -1,7 +1,7 @@
-"""What torchvision's VGG-16 and ResNets give for made-up weights, in figures: their trunks' stand-in where it is missing.
+"""What torchvision's VGG-16 and ResNets give for made-up weights, summarized: their trunks' stand-in where it is missing.
 
-`python tests/models/torchvision_figures.py` writes torchvision_figures.json anew. Only the import of torchvision needs its
-compiled operators: beside another build of torch it works after `torch.library.define` of `torchvision::nms` and `::qnms`.
+`python tests/models/torchvision_outputs.py` writes torchvision_outputs.json again. Only the import of torchvision needs its
+compiled operators: with another build of torch it works after `torch.library.define` of `torchvision::nms` and `::qnms`.
 """
 
 import datetime
@@ -68,7 +68,7 @@ def outputs(network: nn.Module, name: str) -> dict[str, Tensor]:
     return found
 
 
-def figures(found: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
+def summaries(found: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Of each output: its shape, mean, standard deviation and maximum, and a dozen values from all over it."""
     return {
         name: {
@@ -83,19 +83,19 @@ def figures(found: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
 
 
 def stored(name: str) -> dict[str, dict[str, Any]]:
-    """`figures` of torchvision's trunk, as written down."""
-    return json.loads(PATH.read_text())["figures"][name]
+    """`summaries` of torchvision's trunk, as written down."""
+    return json.loads(PATH.read_text())["summaries"][name]
 
 
 def main() -> None:
-    """Write the figures of all trunks, the versions that gave them and the date."""
+    """Write the summaries of all trunks, the versions that gave them and the date."""
     import torchvision  # type: ignore[import-not-found, unused-ignore]
 
     versions = {package.__name__: package.__version__ for package in (torch, torchvision, np)}
     content = {
         "versions": {**versions, "machine": platform.machine()},
         "date": datetime.date.today().isoformat(),
-        "figures": {name: figures(outputs(torchvision_trunk(name), name)) for name in STAGES},
+        "summaries": {name: summaries(outputs(torchvision_trunk(name), name)) for name in STAGES},
     }
     PATH.write_text(json.dumps(content, indent=1) + "\n")
 

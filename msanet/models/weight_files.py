@@ -1,0 +1,85 @@
+"""Files of weights: safetensors, and what `torch.save` wrote. Nothing is unpickled that could run code."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from msanet.errors import UserError
+from msanet.models.io import ModelMetadata, load_weights, metadata_json
+
+Weights = dict[str, Tensor]
+
+EXPECTED = "a checkpoint written by msanet, or torchvision's VGG-16, ResNet-50 or ResNet-101 as .pth or .safetensors"
+
+
+def read_weights(file: Path) -> tuple[Weights, ModelMetadata | None]:
+    """All tensors by name, and the metadata if msanet wrote the file."""
+    if not file.is_file():
+        raise UserError(
+            "MSA-MODEL-007",
+            f"model.pretrained: '{file}' does not exist, expected {EXPECTED}; give the file, or a checkpoint's folder",
+            setting="model.pretrained",
+        )
+    with file.open("rb") as stream:
+        start = stream.read(16)
+    if start[8:9] == b"{":  # after the length of the header
+        return _read_safetensors(file)
+    if start.startswith((b"PK", b"\x80")):
+        return _state_dict(_read_pickle(file, mmap=start.startswith(b"PK")), file), None
+    found = (
+        "is a pointer of Git LFS, fetch the file itself"
+        if start.startswith(b"version https")
+        else "is of an unknown kind"
+    )
+    raise UserError(
+        "MSA-MODEL-015",
+        f"model.pretrained: '{file}' {found if start else 'is empty'}; expected {EXPECTED}",
+        setting="model.pretrained",
+    )
+
+
+def _read_safetensors(file: Path) -> tuple[Weights, ModelMetadata | None]:
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            is_msanet = metadata_json(opened.metadata() or {}) is not None
+        return load_weights(file) if is_msanet else (_state_dict(load_file(file), file), None)
+    except safetensors.SafetensorError as error:
+        raise UserError(
+            "MSA-MODEL-008", f"'{file}' is damaged ({error}); copy it again", setting="model.pretrained"
+        ) from None
+
+
+def _read_pickle(file: Path, mmap: bool) -> Any:
+    """What `torch.save` wrote. mmap: read tensors only when they are copied; not for the format before PyTorch 1.6."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # a damaged pickle can raise anything
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+            raise UserError(
+                "MSA-MODEL-018",
+                f"'{file}' contains more than tensors, or is damaged, and is not loaded, since that could run the code of "
+                "whoever made it; if you trust it, save its state_dict as .safetensors",
+                setting="model.pretrained",
+            ) from None
+        raise UserError(
+            "MSA-MODEL-008",
+            f"'{file}' is damaged ({type(error).__name__}: {str(error).partition('.')[0]}); copy it again",
+            setting="model.pretrained",
+        ) from None
+
+
+def _state_dict(found: Any, file: Path) -> Weights:
+    """The tensors by name in what training scripts save: also under `state_dict` or `model`, and from DataParallel."""
+    for key in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UserError(
+            "MSA-MODEL-015", f"'{file}' contains no tensors by name; expected {EXPECTED}", setting="model.pretrained"
+        )
+    return {str(name).removeprefix("module."): tensor.detach() for name, tensor in found.items()}
