@@ -53,9 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the tables and write the sheet. Raises UserError for a wrong option or a sample that cannot be read."""
     if not 1 <= args.samples <= MAX_SAMPLES:
-        raise UserError(f"samples is {args.samples}, expected 1 to {MAX_SAMPLES}; choose such a number")
+        raise UserError(
+            "MSA-PACK-046",
+            f"samples is {args.samples}, expected 1 to {MAX_SAMPLES}; choose such a number",
+            setting="--samples",
+        )
     if args.sheet and (args.sheet.suffix.lower() != ".png" or args.sheet.is_dir()):
-        raise UserError(f"sheet is '{args.sheet}', expected the name of a PNG file; choose for example sheet.png")
+        raise UserError(
+            "MSA-PACK-046",
+            f"sheet is '{args.sheet}', expected the name of a PNG file; choose for example sheet.png",
+            setting="--sheet",
+        )
     manifest = load_manifest(args.shards)
     splits = _chosen(manifest, args.split)
     sizes, cells, captions = [], [], []
@@ -129,7 +137,7 @@ def cell(shot: Shot, palette: Sequence[RGB]) -> np.ndarray:
     try:
         check_label(shot.label_HW, len(palette))
     except ValueError as error:
-        raise UserError(f"sample '{shot.key}': {error}") from error
+        raise UserError("MSA-PACK-050", f"sample '{shot.key}': {error}") from error
     height, width = shot.label_HW.shape
     scale = CELL / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -149,7 +157,9 @@ def _chosen(manifest: Manifest, split: str | None) -> dict[str, SplitInfo]:
     if split is None:
         return manifest.splits
     if split not in manifest.splits:
-        raise UserError(f"unknown split '{split}'; {nearest(split, list(manifest.splits))}")
+        raise UserError(
+            "MSA-PACK-021", f"unknown split '{split}'; {nearest(split, list(manifest.splits))}", setting="--split"
+        )
     return {split: manifest.splits[split]}
 
 
@@ -170,22 +180,26 @@ def _shots_of_shard(folder: Path, split: str, shard: ShardInfo, numbers: Sequenc
     with (folder / shard.file).open("rb") as file:
         for number in numbers:
             if number >= len(index.samples):
-                raise UserError(_damaged(folder, shard, f"its index has {len(index.samples)} samples"))
+                raise UserError("MSA-PACK-047", _damaged(folder, shard, f"its index has {len(index.samples)} samples"))
             try:
                 image_HWC, label_HW = _read(file.fileno(), index.samples[number])
             except UserError as error:
-                raise UserError(_damaged(folder, shard, f"{index.samples[number].key}: {error}")) from error
+                raise UserError(
+                    "MSA-PACK-047", _damaged(folder, shard, f"{index.samples[number].key}: {error}")
+                ) from error
             yield Shot(split, index.samples[number].key, image_HWC, label_HW)
 
 
 def _read(tar: int, sample: SampleIndex) -> tuple[np.ndarray, np.ndarray]:
     members = {member_role(member.extension): member for member in sample.members}
     if not {"image", "label"} <= set(members):
-        raise UserError("holds no image or no label")
+        raise UserError("MSA-PACK-049", "holds no image or no label")
     image_HWC = decode_image(read_member(tar, members["image"]), members["image"].extension)
     label_HW = decode_label(read_member(tar, members["label"]), members["label"].extension)
     if image_HWC.shape[:2] != label_HW.shape:
-        raise UserError(f"image and label are of {image_HWC.shape[:2]} and {label_HW.shape}, expected one size")
+        raise UserError(
+            "MSA-PACK-049", f"image and label are of {image_HWC.shape[:2]} and {label_HW.shape}, expected one size"
+        )
     return image_HWC, label_HW
 
 

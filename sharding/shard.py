@@ -80,8 +80,9 @@ def read_sample(job: Job, pair: SamplePaths) -> Sample:
     label_HW = _train_ids(job.decode(label, label_name), label_name, job.spec)
     if label_HW.shape != size:
         raise UserError(
+            "MSA-PACK-024",
             f"label '{label_name}' is {_size(label_HW.shape)} but its image '{pair.image}' is {_size(size)}, expected "
-            "the same size; replace one of them"
+            "the same size; replace one of them",
         )
     members = encode_members(job.codec, image, _extension(pair.image), image_HWC, label_HW)
     if pair.instances is not None:
@@ -106,7 +107,9 @@ def _instances(tree: Tree, path: str, size: tuple[int, ...]) -> bytes:
     check_whole(data, name)
     found = decode_instances(data, name).shape
     if found != size:
-        raise UserError(f"instance map '{name}' is {_size(found)}, expected {_size(size)} as its image; replace it")
+        raise UserError(
+            "MSA-PACK-024", f"instance map '{name}' is {_size(found)}, expected {_size(size)} as its image; replace it"
+        )
     return data
 
 
@@ -114,7 +117,8 @@ def _extension(image_path: str) -> str:
     extension = image_path.rpartition(".")[2].lower().replace("jpeg", "jpg")
     if extension not in IMAGE_EXTENSIONS:
         raise UserError(
-            f"image '{image_path}' has an unknown extension, expected {', '.join(IMAGE_EXTENSIONS)}; convert it"
+            "MSA-PACK-025",
+            f"image '{image_path}' has an unknown extension, expected {', '.join(IMAGE_EXTENSIONS)}; convert it",
         )
     return extension
 
@@ -123,7 +127,7 @@ def _train_ids(ids_HW: np.ndarray, name: str, spec: DatasetSpec) -> np.ndarray:
     try:
         return spec.to_train_ids(ids_HW)
     except UserError as error:
-        raise UserError(f"'{name}': {error}") from error
+        raise UserError(error.code, f"'{name}': {error}") from error
 
 
 def _read_back(path: Path, plan: ShardPlan, histogram: np.ndarray, num_classes: int) -> ShardIndex:

@@ -86,13 +86,17 @@ def read_member(descriptor: int, member: Member) -> bytes:
     """The member's bytes. Raises UserError unless they are all in the tar and have the crc32 of the index."""
     size = os.fstat(descriptor).st_size
     if member.offset + member.length > size:
-        raise UserError(f"has {member.length} bytes, expected them to end inside the tar of {size}")
+        raise UserError("MSA-PACK-049", f"has {member.length} bytes, expected them to end inside the tar of {size}")
     try:
         data = os.pread(descriptor, member.length, member.offset)
     except OSError as error:
-        raise UserError(f"cannot be read ({os.strerror(error.errno or 0).lower()}), expected a sound disk") from None
+        raise UserError(
+            "MSA-PACK-049", f"cannot be read ({os.strerror(error.errno or 0).lower()}), expected a working disk"
+        ) from None
     if zlib.crc32(data) != member.crc32:
-        raise UserError(f"{len(data)} bytes have crc32 {zlib.crc32(data):08x}, expected {member.crc32:08x}")
+        raise UserError(
+            "MSA-PACK-049", f"{len(data)} bytes have crc32 {zlib.crc32(data):08x}, expected {member.crc32:08x}"
+        )
     return data
 
 
@@ -239,11 +243,13 @@ class _Part:
 def count_values(label_HW: np.ndarray, num_classes: int) -> np.ndarray:
     """Pixels (256,) of each value. Raises UserError for a value that is no train id and not ignored."""
     if label_HW.dtype != np.uint8:
-        raise UserError(f"label is of {label_HW.dtype}, expected uint8")
+        raise UserError("MSA-PACK-050", f"label is of {label_HW.dtype}, expected uint8")
     counts = np.bincount(label_HW.ravel(), minlength=256)
     unknown = [int(value) for value in np.flatnonzero(counts) if num_classes <= value != IGNORE_INDEX]
     if unknown:
-        raise UserError(f"label holds the values {unknown}, expected 0 to {num_classes - 1} or {IGNORE_INDEX}")
+        raise UserError(
+            "MSA-PACK-050", f"label holds the values {unknown}, expected 0 to {num_classes - 1} or {IGNORE_INDEX}"
+        )
     return counts
 
 
@@ -258,17 +264,20 @@ def _check_header(tar: int, name: str, member: Member) -> None:
         block = os.pread(tar, tarfile.BLOCKSIZE, max(0, member.offset - tarfile.BLOCKSIZE))
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
-        raise UserError(f"its tar header is damaged ({error}), expected one of the {member.length} bytes") from None
+        raise UserError(
+            "MSA-PACK-049", f"its tar header is damaged ({error}), expected one of the {member.length} bytes"
+        ) from None
     if (header.name, header.size) != (name, member.length) or not header.isreg():
         raise UserError(
-            f"its tar header is for '{header.name}' of {header.size} bytes, expected '{name}' of {member.length}"
+            "MSA-PACK-049",
+            f"its tar header is for '{header.name}' of {header.size} bytes, expected '{name}' of {member.length}",
         )
 
 
 def _check_instances(part: _Part, size: tuple[int, ...] | None) -> None:
     shape = decode_instances(part.data, part.name).shape
     if size and shape != size:
-        raise UserError(f"is {_size(shape)}, expected {_size(size)} as its image")
+        raise UserError("MSA-PACK-049", f"is {_size(shape)}, expected {_size(size)} as its image")
 
 
 def _check_facts(data: bytes, sample: SampleIndex, size: tuple[int, ...] | None) -> None:
@@ -278,15 +287,20 @@ def _check_facts(data: bytes, sample: SampleIndex, size: tuple[int, ...] | None)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the document"
-        raise UserError(f"is wrong at {where}: {first['msg']}, expected id, height, width and crc32") from None
+        raise UserError(
+            "MSA-PACK-034", f"is wrong at {where}: {first['msg']}, expected id, height, width and crc32"
+        ) from None
     if safe_key(facts.id) != sample.key:
-        raise UserError(f"id is '{facts.id}', expected the id whose key is '{sample.key}'")
+        raise UserError("MSA-PACK-034", f"id is '{facts.id}', expected the id whose key is '{sample.key}'")
     if size and (facts.height, facts.width) != size:
-        raise UserError(f"says {facts.width}x{facts.height}, expected {_size(size)} as decoded")
+        raise UserError("MSA-PACK-034", f"says {facts.width}x{facts.height}, expected {_size(size)} as decoded")
     for member in sample.members:
         role = member_role(member.extension)
         if role in ("image", "label", "instances") and facts.crc32.get(role) != member.crc32:
-            raise UserError(f"crc32 of the {role} is {facts.crc32.get(role)}, expected {member.crc32} as in the index")
+            raise UserError(
+                "MSA-PACK-034",
+                f"crc32 of the {role} is {facts.crc32.get(role)}, expected {member.crc32} as in the index",
+            )
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print every fault as one line on stderr, or a summary. Raises UserError at the end if there are faults."""
     if args.workers < 1:
-        raise UserError(f"workers is {args.workers}, expected 1 or more; choose such a number")
+        raise UserError(
+            "MSA-PACK-046", f"workers is {args.workers}, expected 1 or more; choose such a number", setting="--workers"
+        )
     manifest = load_manifest(args.shards)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     samples = sum(shard.samples for shard in shards)
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             faulty[fault.file] += 1
             tqdm.write(str(fault), file=sys.stderr)
     if faulty:
-        raise UserError(_advice(args.shards, faulty))
+        raise UserError("MSA-PACK-048", _advice(args.shards, faulty))
     size = sum(shard.bytes for shard in shards) / 1e6
     print(f"{_counted(samples, 'sample')} in {_counted(len(shards), 'shard')}, {size:.1f} MB: all sound")
     return 0
@@ -140,8 +142,10 @@ def _parallel_reports(
             yield future.result()
     except BrokenProcessPool:
         raise UserError(
-            "a worker process ended before its shard was checked (often killed for want of memory); run the same command "
-            "again, with fewer --workers if memory is short"
+            "MSA-PACK-014",
+            "a worker process ended before its shard was checked (often killed because the host ran out of memory); run the same command "
+            "again, with fewer --workers if memory ran out",
+            setting="--workers",
         ) from None
     finally:
         stop[0] = True

@@ -77,8 +77,10 @@ def _raise_first(futures: Sequence[Future[None]]) -> None:
             raise error
     if any(isinstance(error, BrokenProcessPool) for error in errors):
         raise WorkerLost(
-            "a worker process ended before its shard was whole (often killed for want of memory); run the same command "
-            "again to continue, with fewer --workers if memory is short"
+            "MSA-PACK-014",
+            "a worker process ended before its shard was complete (often killed because the host ran out of memory); run the same command "
+            "again to continue, with fewer --workers if memory ran out",
+            setting="--workers",
         )
 
 

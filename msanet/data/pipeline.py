@@ -137,8 +137,10 @@ def collate(groups: Iterable[list[Sample]]) -> Iterator[Batch]:
         sizes = sorted({sample.label_HW.shape for sample in group})
         if len(sizes) > 1:
             raise UserError(
-                f"images of {' or '.join(map(str, sizes[:8]))} pixels (height, width) make no batch; set data.crop to one "
-                f"size, such as data.crop=[{min(h for h, _ in sizes)},{min(w for _, w in sizes)}]"
+                "MSA-DATA-011",
+                f"images of {' or '.join(map(str, sizes[:8]))} pixels (height, width) cannot be batched; set data.crop to one "
+                f"size, such as data.crop=[{min(h for h, _ in sizes)},{min(w for _, w in sizes)}]",
+                setting="data.crop",
             )
         yield Batch(
             images_NHWC=torch.from_numpy(np.stack([sample.image_HWC for sample in group])),

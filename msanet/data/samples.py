@@ -47,7 +47,8 @@ def open_pair(sample: dict[str, Any]) -> tuple[LazyImage, LazyImage]:
     names = [name for kind in ("image.", "label.") for name in sample if name.startswith(kind)]
     if len(names) != 2:
         raise UserError(
-            f"'{where}' has the members {', '.join(names) or 'none'}, expected image and label; pack it again"
+            "MSA-DATA-012",
+            f"'{where}' has the members {', '.join(names) or 'none'}, expected image and label; pack it again",
         )
     image_name, label_name = names
     image, label = sample[image_name], sample[label_name]
@@ -55,7 +56,10 @@ def open_pair(sample: dict[str, Any]) -> tuple[LazyImage, LazyImage]:
         return _Decoded(image), _Decoded(label)
     pair = open_image(image, f"{where}.{image_name}"), open_label(label, f"{where}.{label_name}")
     if pair[0].size != pair[1].size:
-        raise UserError(f"'{where}' has an image of {pair[0].size} and a label of {pair[1].size} pixels; pack it again")
+        raise UserError(
+            "MSA-DATA-013",
+            f"'{where}' has an image of {pair[0].size} and a label of {pair[1].size} pixels; pack it again",
+        )
     return pair
 
 

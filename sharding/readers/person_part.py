@@ -43,7 +43,8 @@ def _paint(objects: Any, name: str) -> np.ndarray:
             part_name = str(part.part_name.item())
             if part_name not in _IDS:
                 raise UserError(
-                    f"'{name}' has a person's part '{part_name}', expected one of {', '.join(_IDS)}; replace the file"
+                    "MSA-PACK-045",
+                    f"'{name}' has a person's part '{part_name}', expected one of {', '.join(_IDS)}; replace the file",
                 )
             if part.mask.shape != label_HW.shape:
                 raise ValueError("masks of different sizes")
@@ -67,8 +68,10 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     names = [name.removesuffix(".txt") for name in lists.files(folder) if name.endswith(".txt")]
     if not names:
         raise UserError(
+            "MSA-PACK-044",
             f"'{lists.show(folder)}' has no lists of images, expected train.txt and val.txt of PASCAL VOC 2010; copy "
-            "them there, or name their folder with --lists"
+            "them there, or name their folder with --lists",
+            setting="--lists",
         )
     splits = choose_splits(options.splits, names, ("train", "val"), lists.show(folder))
     found = {}
@@ -87,8 +90,9 @@ def _pairs(tree: Tree, split: str, ids: Sequence[str], list_name: str) -> list[S
         lacking = [source_id for source_id in ids if source_id not in paths]
         if lacking:
             raise UserError(
+                "MSA-PACK-041",
                 f"list '{list_name}' names '{lacking[0]}', which has no {kind.format(lacking[0])} ({len(lacking)} of "
-                f"{len(ids)} have none), expected all of them; restore them or take the lists of VOC 2010"
+                f"{len(ids)} have none), expected all of them; restore them or take the lists of VOC 2010",
             )
     decode = DecodeParts()
     pairs = []

@@ -57,8 +57,10 @@ def _make_own(folder: Path) -> None:
     owners = {folder.lstat().st_uid, folder.stat().st_uid}  # of a symbolic link, and of what it names
     if owners != {os.geteuid()}:
         raise UserError(
+            "MSA-DATA-037",
             f"cache folder '{folder}' belongs to user {max(owners - {os.geteuid()})}, expected one of user "
-            f"{os.geteuid()}; set storage.cache_dir to a folder of your own on a local disk"
+            f"{os.geteuid()}; set storage.cache_dir to a folder of your own on a local disk",
+            setting="storage.cache_dir",
         )
 
 

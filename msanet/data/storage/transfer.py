@@ -77,9 +77,11 @@ def download_with_retries(transport: Transport, transfer: Transfer, deadline: fl
             if left <= 0 or wait > left:
                 wanted = "" if transfer.stop is None else f" of {transfer.stop - transfer.start}"
                 raise UserError(
+                    "MSA-DATA-028",
                     f"'{address}' could not be read within storage.download_timeout_seconds={deadline:g} s: {len(transfer.data)}{wanted} "
                     f"bytes came in {attempts} attempts over {now - begun:.0f} s, at last {fault}; check the server and the "
-                    "network, then start again"
+                    "network, then start again",
+                    setting="storage.download_timeout_seconds",
                 ) from None
             if now - begun > 10 and transport.location not in _told:
                 _told.add(transport.location)
