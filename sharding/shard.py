@@ -16,7 +16,7 @@ from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
 from sharding.plan import ShardPlan
-from sharding.readers.labels import Decode, check_whole
+from sharding.readers.labels import Decode, check_decodable
 from sharding.readers.reader import SamplePaths
 from sharding.tree import Tree
 
@@ -24,7 +24,7 @@ OWNER = "msanet"
 
 
 @dataclass(frozen=True)
-class Job:
+class PackingJob:
     """What all shards of a run share: the source, the classes, how labels are read, the codec, the folder to write to."""
 
     tree: Tree
@@ -35,7 +35,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Sample:
+class PackedSample:
     """One sample as it goes into the tar, and the pixels (256,) of each train id in its label."""
 
     key: str
@@ -43,11 +43,11 @@ class Sample:
     histogram: np.ndarray
 
 
-def write_shard(job: Job, plan: ShardPlan, on_sample: Callable[[], object]) -> None:
-    """Write the tar, then its index; each under a temporary name until it is whole and on the disk.
+def write_shard(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object]) -> None:
+    """Write the tar, then its index; each under a temporary name until it is complete and on the disk.
 
     The shard is finished when its index is there. on_sample is called after each sample and may raise to stop the work.
-    Raises UserError if an image or label is at fault.
+    Raises UserError if an image or label is invalid.
     """
     from webdataset.writer import TarWriter  # imports torch, which takes seconds: not before there is work
 
@@ -70,10 +70,10 @@ def write_shard(job: Job, plan: ShardPlan, on_sample: Callable[[], object]) -> N
     write_text(job.folder / index_name(plan.file), index.model_dump_json() + "\n")
 
 
-def read_sample(job: Job, pair: SamplePaths) -> Sample:
-    """Read, decode and check one pair. Raises UserError, naming the file, if its image or label is at fault."""
+def read_sample(job: PackingJob, pair: SamplePaths) -> PackedSample:
+    """Read, decode and check one pair. Raises UserError, naming the file, if its image or label is invalid."""
     image, image_name = job.tree.read(pair.image), job.tree.show(pair.image)
-    check_whole(image, image_name)
+    check_decodable(image, image_name)
     image_HWC = decode_image(image, image_name)
     size = image_HWC.shape[:2]
     label, label_name = _label(job.tree, pair)
@@ -90,7 +90,7 @@ def read_sample(job: Job, pair: SamplePaths) -> Sample:
     crc32 = {extension.partition(".")[0]: zlib.crc32(data) for extension, data in members.items()}
     facts = {"id": pair.id, "height": size[0], "width": size[1], "crc32": crc32}
     members["json"] = json.dumps(facts).encode()
-    return Sample(pair.key, members, np.bincount(label_HW.ravel(), minlength=256))
+    return PackedSample(pair.key, members, np.bincount(label_HW.ravel(), minlength=256))
 
 
 def _label(tree: Tree, pair: SamplePaths) -> tuple[bytes, str]:
@@ -104,7 +104,7 @@ def _label(tree: Tree, pair: SamplePaths) -> tuple[bytes, str]:
 def _instances(tree: Tree, path: str, size: tuple[int, ...]) -> bytes:
     """The file as it was found, once it is known to be sound."""
     data, name = tree.read(path), tree.show(path)
-    check_whole(data, name)
+    check_decodable(data, name)
     found = decode_instances(data, name).shape
     if found != size:
         raise UserError(

@@ -13,10 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from msanet.errors import UserError
 from msanet.files import atomic_file
+from msanet.logs import track
 from msanet.processes import exit_with_parent
 from sharding.street.scene import Scene, render
 
@@ -68,9 +68,8 @@ def generate(out: Path, images: int, size: tuple[int, int], seed: int = 0, worke
         jobs = _plan(partial, images, size, seed)
         for folder in {path.parent for job in jobs for path in _paths(job)}:
             folder.mkdir(parents=True)
-        with tqdm(total=images, desc="synthetic", unit="image") as bar:
-            for _ in _done(jobs, workers):
-                bar.update()
+        for _ in track(_done(jobs, workers), "synthetic", images, "images"):
+            pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
-from tqdm import tqdm
 
 from msanet.data.manifest import (
     MANIFEST_NAME,
@@ -26,10 +25,11 @@ from msanet.data.manifest import (
 from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
+from msanet.logs import ProgressBar
 from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.labels import decode_ids
 from sharding.readers.reader import DatasetListing
-from sharding.shard import Job
+from sharding.shard import PackingJob
 from sharding.tree import SourceLost, Tree
 from sharding.workers import WorkerLost, write_shards
 
@@ -77,7 +77,7 @@ def pack(found: DatasetListing, tree: Tree, out: Path, options: PackOptions) -> 
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial):
         todo = _clean(partial, plans)
-        job = Job(tree, found.spec, found.decode or decode_ids, options.codec, partial)
+        job = PackingJob(tree, found.spec, found.decode or decode_ids, options.codec, partial)
         _write_todo(job, plans, todo, options.workers)
         manifest = Manifest(**{**dict(header), "splits": _splits(partial, plans)})
         write_text(partial / MANIFEST_NAME, manifest.to_json())
@@ -169,10 +169,9 @@ def _clean(partial: Path, plans: Sequence[ShardPlan]) -> list[ShardPlan]:
     return [plan for plan in plans if plan.file not in finished]
 
 
-def _write_todo(job: Job, plans: Sequence[ShardPlan], todo: Sequence[ShardPlan], workers: int) -> None:
+def _write_todo(job: PackingJob, plans: Sequence[ShardPlan], todo: Sequence[ShardPlan], workers: int) -> None:
     total, left = (sum(len(plan.pairs) for plan in some) for some in (plans, todo))
-    # disable=None: no bar where stderr is a log file
-    with tqdm(total=total, initial=total - left, desc=job.spec.name, unit="sample", disable=None) as bar:
+    with ProgressBar(total, job.spec.name, unit="samples", initial=total - left) as bar:
         try:
             write_shards(job, todo, workers, bar.update)
         except (WorkerLost, SourceLost):

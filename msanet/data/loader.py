@@ -10,6 +10,7 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from msanet import logs
 from msanet.config import Config, StorageConfig
 from msanet.data.decoded_cache import DecodedSource
 from msanet.data.manifest import Manifest
@@ -91,7 +92,8 @@ def plan_batches(
         fits = [n for n in range(1, world_size + 1) if world_size % n == 0]
         raise UserError(
             "MSA-DATA-006",
-            f"trainer.context_parallel_size={context_parallel_size} does not divide the {world_size} ranks into groups; set it to "
+            f"trainer.context_parallel_size={context_parallel_size} does not divide the {world_size} ranks into "
+            "groups; set it to "
             f"{_listed(fits)}, or start {(world_size // context_parallel_size + 1) * context_parallel_size} ranks",
             setting="trainer.context_parallel_size",
         )
@@ -284,6 +286,7 @@ def _is_lost_process(error: Exception) -> bool:
 
 
 def _start_worker(_: int) -> None:
+    logs.configure()
     exit_with_parent()  # DataLoader's own watch looks at the fork server, which outlives a killed trainer
 
 

@@ -102,7 +102,7 @@ class RunFolder:
         """
         if distributed.rank() % self._config.trainer.context_parallel_size:
             return
-        for fault in (fault for batch in micro_batches for fault in batch.faults):
+        for fault in (fault for batch in micro_batches for fault in batch.bad_samples):
             print(f"warning: step {step}: masked, since {fault}", file=sys.stderr, flush=True)
             self._writer.add_line(
                 self.path / f"bad-samples-{distributed.rank():05d}.jsonl", {"step": step, "fault": fault}

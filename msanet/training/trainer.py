@@ -279,7 +279,7 @@ class Trainer:
         Both numbers are those of all ranks, so that all ranks end alike.
         """
         counts = torch.stack([self.loss.counts(batch.labels_NHW) for batch in batches]).sum(dim=0)
-        masked = counts.new_full((1,), sum(len(batch.faults) for batch in batches))
+        masked = counts.new_full((1,), sum(len(batch.bad_samples) for batch in batches))
         own = torch.cat([counts, masked]) * self.batches.is_first(distributed.rank())
         counts = distributed.all_reduce_sum(own)
         if self.config.data.on_bad_sample == "skip":  # only then, since it makes a GPU wait

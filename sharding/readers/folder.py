@@ -15,7 +15,7 @@ from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.datasets.voc import voc_color
 from msanet.documents import parse_yaml
 from msanet.errors import UserError
-from sharding.readers.labels import check_whole, decode_ids
+from sharding.readers.labels import check_decodable, decode_ids
 from sharding.readers.reader import DatasetListing, Reader, SamplePaths, choose_splits, pair_up
 from sharding.tree import Tree
 
@@ -57,7 +57,7 @@ class DecodeFolder:
         is_colored = data[:4] == b"\x89PNG" and data[24:25] == b"\x08" and data[25:26] in (b"\x02", b"\x06")
         if not is_colored:
             return decode_ids(data, name)
-        check_whole(data, name)
+        check_decodable(data, name)
         codes_HW = _code(decode_image(data, name).astype(np.int32))
         known = _code(np.array([color for color, _ in self.colors] or [(-1, 0, 0)], np.int32))
         ids = np.array([id for _, id in self.colors] or [0], np.uint8)
@@ -159,7 +159,8 @@ def _load(path: Path) -> _Classes:
 
 def _refuse_old_keys(content: object, path: Path) -> None:
     """Earlier versions spelled them in British English."""
-    records = [content, *(content.get("classes") or [] if isinstance(content, dict) else [])]
+    classes = content.get("classes") if isinstance(content, dict) else None
+    records = [content, *(classes if isinstance(classes, list) else [])]
     for old in ("colour", "colours"):
         if any(isinstance(record, dict) and old in record for record in records):
             raise UserError(

@@ -26,7 +26,7 @@ _PNG_END = b"IEND\xae\x42\x60\x82"
 
 def decode_ids(data: bytes, name: str) -> np.ndarray:
     """The usual label: an image whose grey values or palette indices are the ids."""
-    check_whole(data, name)
+    check_decodable(data, name)
     bits, color_type = (data[24], data[25]) if data[:4] == b"\x89PNG" else (8, _GREY)
     if color_type == _GREY and bits < 8:
         # Decoders stretch such greys to 0..255, which would silently change the ids.
@@ -37,7 +37,7 @@ def decode_ids(data: bytes, name: str) -> np.ndarray:
     return decode_label(data, name)
 
 
-def check_whole(data: bytes, name: str) -> None:
+def check_decodable(data: bytes, name: str) -> None:
     """Raise UserError unless the image decodes to its last byte.
 
     Pillow is asked before OpenCV since it fails on truncated data without writing to stderr. Its `verify` covers the

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from msanet.datasets import PERSON_PART as SPEC
 from msanet.datasets.person_part import PARTS
 from msanet.errors import UserError
+from msanet.logs import track
 from sharding.readers.labels import from_mat
 from sharding.readers.reader import DatasetListing, Reader, SamplePaths, by_id, choose_splits, make_pair
 from sharding.tree import Tree, open_tree
@@ -96,7 +96,7 @@ def _pairs(tree: Tree, split: str, ids: Sequence[str], list_name: str) -> list[S
             )
     decode = DecodeParts()
     pairs = []
-    for source_id in tqdm(ids, desc=f"{split}: looking for people", unit="file", disable=None):
+    for source_id in track(ids, f"{split}: looking for people", len(ids), "files"):
         path = labels[source_id]
         if decode(tree.read(path), tree.show(path)).any():
             pairs.append(make_pair(source_id, images[source_id], path))

@@ -2,7 +2,7 @@
 
 import argparse
 import hashlib
-import sys
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,6 +12,8 @@ from msanet.datasets import DatasetSpec
 from msanet.errors import UserError, nearest
 from sharding.readers.labels import Decode
 from sharding.tree import Tree
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def pair_up(tree: Tree, images: Mapping[str, str], labels: Mapping[str, str], sp
     extra = labels.keys() - images.keys()
     if extra:
         count = f"{len(extra)} label map has" if len(extra) == 1 else f"{len(extra)} label maps have"
-        print(f"note: {count} no image in split '{split}' and are left out", file=sys.stderr)
+        logger.warning(f"{count} no image in split '{split}' and {'is' if len(extra) == 1 else 'are'} ignored")
     return [make_pair(source_id, images[source_id], labels[source_id]) for source_id in sorted(images)]
 
 
