@@ -32,7 +32,7 @@ MAX_SAMPLES = 400
 
 
 @dataclass(frozen=True)
-class Shot:
+class LabeledSample:
     """One sample as stored: image (H, W, 3) uint8 RGB and its label (H, W) of train ids."""
 
     split: str
@@ -53,17 +53,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the tables and write the sheet. Raises UserError for a wrong option or a sample that cannot be read."""
     if not 1 <= args.samples <= MAX_SAMPLES:
-        raise UserError(f"samples is {args.samples}, expected 1 to {MAX_SAMPLES}; choose such a number")
+        raise UserError(
+            "MSA-PACK-046",
+            f"samples is {args.samples}, expected 1 to {MAX_SAMPLES}; choose such a number",
+            setting="--samples",
+        )
     if args.sheet and (args.sheet.suffix.lower() != ".png" or args.sheet.is_dir()):
-        raise UserError(f"sheet is '{args.sheet}', expected the name of a PNG file; choose for example sheet.png")
+        raise UserError(
+            "MSA-PACK-046",
+            f"sheet is '{args.sheet}', expected the name of a PNG file; choose for example sheet.png",
+            setting="--sheet",
+        )
     manifest = load_manifest(args.shards)
     splits = _chosen(manifest, args.split)
     sizes, cells, captions = [], [], []
-    for shot in shots(args.shards, splits, args.samples):
-        sizes.append(shot.label_HW.shape)
+    for sample in labeled_samples(args.shards, splits, args.samples):
+        sizes.append(sample.label_HW.shape)
         if args.sheet:
-            cells.append(cell(shot, manifest.palette))
-            captions.append(printable(f"{shot.split} / {shot.key}"))
+            cells.append(cell(sample, manifest.palette))
+            captions.append(printable(f"{sample.split} / {sample.key}"))
     parts = [_head(manifest, splits, sizes), split_table(splits), class_table(manifest.classes, splits)]
     if args.sheet:
         title = f"{manifest.name}: {len(cells)} of {sum(split.samples for split in splits.values())} samples"
@@ -102,7 +110,7 @@ def class_table(classes: Sequence[str], splits: Mapping[str, SplitInfo]) -> str:
     return "\n".join(lines)
 
 
-def shots(folder: Path, splits: Mapping[str, SplitInfo], count: int) -> Iterator[Shot]:
+def labeled_samples(folder: Path, splits: Mapping[str, SplitInfo], count: int) -> Iterator[LabeledSample]:
     """`count` samples, or all where there are fewer: each split gives the same number, spread evenly over it."""
     for name, share in zip(splits, quotas([split.samples for split in splits.values()], count), strict=True):
         split = splits[name]
@@ -110,7 +118,7 @@ def shots(folder: Path, splits: Mapping[str, SplitInfo], count: int) -> Iterator
         first = 0
         for shard in split.shards:
             inside = [number - first for number in wanted if first <= number < first + shard.samples]
-            yield from _shots_of_shard(folder, name, shard, inside)
+            yield from _samples_of_shard(folder, name, shard, inside)
             first += shard.samples
 
 
@@ -124,19 +132,19 @@ def quotas(sizes: Sequence[int], count: int) -> list[int]:
     return result
 
 
-def cell(shot: Shot, palette: Sequence[RGB]) -> np.ndarray:
+def cell(sample: LabeledSample, palette: Sequence[RGB]) -> np.ndarray:
     """The image under the colors of its label, fitted into a square of CELL pixels: (h, w, 3) uint8 RGB."""
     try:
-        check_label(shot.label_HW, len(palette))
+        check_label(sample.label_HW, len(palette))
     except ValueError as error:
-        raise UserError(f"sample '{shot.key}': {error}") from error
-    height, width = shot.label_HW.shape
+        raise UserError("MSA-PACK-050", f"sample '{sample.key}': {error}") from error
+    height, width = sample.label_HW.shape
     scale = CELL / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     # Colored at twice the size, then halved: labels cannot be averaged, their colors can, which smooths the edges.
     double = 2 * size[0], 2 * size[1]
-    image_HWC = _resize(shot.image_HWC, double, cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR)
-    label_HW = _resize(shot.label_HW, double, cv2.INTER_NEAREST_EXACT)
+    image_HWC = _resize(sample.image_HWC, double, cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR)
+    label_HW = _resize(sample.label_HW, double, cv2.INTER_NEAREST_EXACT)
     return _resize(overlay(image_HWC, label_HW, palette), size, cv2.INTER_AREA)
 
 
@@ -149,7 +157,9 @@ def _chosen(manifest: Manifest, split: str | None) -> dict[str, SplitInfo]:
     if split is None:
         return manifest.splits
     if split not in manifest.splits:
-        raise UserError(f"unknown split '{split}'; {nearest(split, list(manifest.splits))}")
+        raise UserError(
+            "MSA-PACK-021", f"unknown split '{split}'; {nearest(split, list(manifest.splits))}", setting="--split"
+        )
     return {split: manifest.splits[split]}
 
 
@@ -163,29 +173,33 @@ def _head(manifest: Manifest, splits: Mapping[str, SplitInfo], sizes: Sequence[t
     return "\n".join(lines)
 
 
-def _shots_of_shard(folder: Path, split: str, shard: ShardInfo, numbers: Sequence[int]) -> Iterator[Shot]:
+def _samples_of_shard(folder: Path, split: str, shard: ShardInfo, numbers: Sequence[int]) -> Iterator[LabeledSample]:
     if not numbers:
         return
     index = load_shard_index(folder, shard.file)
     with (folder / shard.file).open("rb") as file:
         for number in numbers:
             if number >= len(index.samples):
-                raise UserError(_damaged(folder, shard, f"its index has {len(index.samples)} samples"))
+                raise UserError("MSA-PACK-047", _damaged(folder, shard, f"its index has {len(index.samples)} samples"))
             try:
                 image_HWC, label_HW = _read(file.fileno(), index.samples[number])
             except UserError as error:
-                raise UserError(_damaged(folder, shard, f"{index.samples[number].key}: {error}")) from error
-            yield Shot(split, index.samples[number].key, image_HWC, label_HW)
+                raise UserError(
+                    "MSA-PACK-047", _damaged(folder, shard, f"{index.samples[number].key}: {error}")
+                ) from error
+            yield LabeledSample(split, index.samples[number].key, image_HWC, label_HW)
 
 
 def _read(tar: int, sample: SampleIndex) -> tuple[np.ndarray, np.ndarray]:
     members = {member_role(member.extension): member for member in sample.members}
     if not {"image", "label"} <= set(members):
-        raise UserError("holds no image or no label")
+        raise UserError("MSA-PACK-049", "holds no image or no label")
     image_HWC = decode_image(read_member(tar, members["image"]), members["image"].extension)
     label_HW = decode_label(read_member(tar, members["label"]), members["label"].extension)
     if image_HWC.shape[:2] != label_HW.shape:
-        raise UserError(f"image and label are of {image_HWC.shape[:2]} and {label_HW.shape}, expected one size")
+        raise UserError(
+            "MSA-PACK-049", f"image and label are of {image_HWC.shape[:2]} and {label_HW.shape}, expected one size"
+        )
     return image_HWC, label_HW
 
 

@@ -44,7 +44,7 @@ def plan_shards(found: DatasetListing, tree: Tree, codec: str, shard_bytes: int)
     plans = []
     for split, pairs in found.splits.items():
         _check_split(split, pairs)
-        for number, group in enumerate(_cut(pairs, tree, shard_bytes)):
+        for number, group in enumerate(_group_by_size(pairs, tree, shard_bytes)):
             file = f"{split}-{number:06d}.tar"
             plans.append(ShardPlan(split, file, tuple(group), _digest(file, group, found, tree, codec)))
     return plans
@@ -56,34 +56,44 @@ def parse_bytes(text: str) -> int:
     unit = _UNITS.get(match[2].upper()) if match else None
     size = int(float(match[1]) * unit) if match and unit else 0
     if size < 1:
-        raise UserError(f"shard size is '{text}', expected a size such as 64MB, 384MB or 1GB; write it like that")
+        raise UserError(
+            "MSA-PACK-020",
+            f"shard size is '{text}', expected a size such as 64MB, 384MB or 1GB; write it like that",
+            setting="--shard-bytes",
+        )
     return size
 
 
 def _check_split(split: str, pairs: Sequence[SamplePaths]) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{,99}", split):
         raise UserError(
-            f"split {split[:100]!r} cannot name a shard, expected up to 100 letters, digits, '.', '_' and '-'; rename it"
+            "MSA-PACK-016",
+            f"split {split[:100]!r} cannot name a shard, expected up to 100 letters, digits, '.', '_' and '-'; rename it",
+            setting="--splits",
         )
     if not pairs:
         raise UserError(
-            f"split '{split}' has no images, expected at least one; check the source or choose other --splits"
+            "MSA-PACK-017",
+            f"split '{split}' has no images, expected at least one; check the source or choose other --splits",
+            setting="--splits",
         )
     key, count = Counter(pair.key for pair in pairs).most_common(1)[0]
     if count > 1:
         ids = ", ".join(f"'{pair.id}'" for pair in pairs if pair.key == key)
         raise UserError(
-            f"split '{split}' has {count} samples with the key '{key}' (ids {ids}), expected one; rename or drop one"
+            "MSA-PACK-018",
+            f"split '{split}' has {count} samples with the key '{key}' (ids {ids}), expected one; rename or remove one",
         )
     longest = max(pairs, key=lambda pair: len(pair.key))
     if len(longest.key) > MAX_KEY:
         raise UserError(
-            f"'{longest.image}' gives a key of {len(longest.key)} letters, expected at most {MAX_KEY}; rename it"
+            "MSA-PACK-019",
+            f"'{longest.image}' gives a key of {len(longest.key)} letters, expected at most {MAX_KEY}; rename it",
         )
 
 
-def _cut(pairs: Iterable[SamplePaths], tree: Tree, shard_bytes: int) -> Iterator[list[SamplePaths]]:
-    """Groups of consecutive pairs, as many as fit into `shard_bytes`, at least one, at most MAX_SAMPLES."""
+def _group_by_size(pairs: Iterable[SamplePaths], tree: Tree, shard_bytes: int) -> Iterator[list[SamplePaths]]:
+    """Groups of consecutive pairs, up to `shard_bytes`, at least one, at most MAX_SAMPLES."""
     group: list[SamplePaths] = []
     filled = 0
     for pair in pairs:

@@ -16,7 +16,7 @@ from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
 from sharding.plan import ShardPlan
-from sharding.readers.labels import Decode, check_whole
+from sharding.readers.labels import Decode, check_decodable
 from sharding.readers.reader import SamplePaths
 from sharding.tree import Tree
 
@@ -24,7 +24,7 @@ OWNER = "msanet"
 
 
 @dataclass(frozen=True)
-class Job:
+class PackingJob:
     """What all shards of a run share: the source, the classes, how labels are read, the codec, the folder to write to."""
 
     tree: Tree
@@ -35,7 +35,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Sample:
+class PackedSample:
     """One sample as it goes into the tar, and the pixels (256,) of each train id in its label."""
 
     key: str
@@ -43,11 +43,11 @@ class Sample:
     histogram: np.ndarray
 
 
-def write_shard(job: Job, plan: ShardPlan, on_sample: Callable[[], object]) -> None:
-    """Write the tar, then its index; each under a temporary name until it is whole and on the disk.
+def write_shard(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object]) -> None:
+    """Write the tar, then its index; each under a temporary name until it is complete and on the disk.
 
     The shard is finished when its index is there. on_sample is called after each sample and may raise to stop the work.
-    Raises UserError if an image or label is at fault.
+    Raises UserError if an image or label is invalid.
     """
     from webdataset.writer import TarWriter  # imports torch, which takes seconds: not before there is work
 
@@ -70,18 +70,19 @@ def write_shard(job: Job, plan: ShardPlan, on_sample: Callable[[], object]) -> N
     write_text(job.folder / index_name(plan.file), index.model_dump_json() + "\n")
 
 
-def read_sample(job: Job, pair: SamplePaths) -> Sample:
-    """Read, decode and check one pair. Raises UserError, naming the file, if its image or label is at fault."""
+def read_sample(job: PackingJob, pair: SamplePaths) -> PackedSample:
+    """Read, decode and check one pair. Raises UserError, naming the file, if its image or label is invalid."""
     image, image_name = job.tree.read(pair.image), job.tree.show(pair.image)
-    check_whole(image, image_name)
+    check_decodable(image, image_name)
     image_HWC = decode_image(image, image_name)
     size = image_HWC.shape[:2]
     label, label_name = _label(job.tree, pair)
     label_HW = _train_ids(job.decode(label, label_name), label_name, job.spec)
     if label_HW.shape != size:
         raise UserError(
+            "MSA-PACK-024",
             f"label '{label_name}' is {_size(label_HW.shape)} but its image '{pair.image}' is {_size(size)}, expected "
-            "the same size; replace one of them"
+            "the same size; replace one of them",
         )
     members = encode_members(job.codec, image, _extension(pair.image), image_HWC, label_HW)
     if pair.instances is not None:
@@ -89,7 +90,7 @@ def read_sample(job: Job, pair: SamplePaths) -> Sample:
     crc32 = {extension.partition(".")[0]: zlib.crc32(data) for extension, data in members.items()}
     facts = {"id": pair.id, "height": size[0], "width": size[1], "crc32": crc32}
     members["json"] = json.dumps(facts).encode()
-    return Sample(pair.key, members, np.bincount(label_HW.ravel(), minlength=256))
+    return PackedSample(pair.key, members, np.bincount(label_HW.ravel(), minlength=256))
 
 
 def _label(tree: Tree, pair: SamplePaths) -> tuple[bytes, str]:
@@ -103,10 +104,12 @@ def _label(tree: Tree, pair: SamplePaths) -> tuple[bytes, str]:
 def _instances(tree: Tree, path: str, size: tuple[int, ...]) -> bytes:
     """The file as it was found, once it is known to be sound."""
     data, name = tree.read(path), tree.show(path)
-    check_whole(data, name)
+    check_decodable(data, name)
     found = decode_instances(data, name).shape
     if found != size:
-        raise UserError(f"instance map '{name}' is {_size(found)}, expected {_size(size)} as its image; replace it")
+        raise UserError(
+            "MSA-PACK-024", f"instance map '{name}' is {_size(found)}, expected {_size(size)} as its image; replace it"
+        )
     return data
 
 
@@ -114,7 +117,8 @@ def _extension(image_path: str) -> str:
     extension = image_path.rpartition(".")[2].lower().replace("jpeg", "jpg")
     if extension not in IMAGE_EXTENSIONS:
         raise UserError(
-            f"image '{image_path}' has an unknown extension, expected {', '.join(IMAGE_EXTENSIONS)}; convert it"
+            "MSA-PACK-025",
+            f"image '{image_path}' has an unknown extension, expected {', '.join(IMAGE_EXTENSIONS)}; convert it",
         )
     return extension
 
@@ -123,7 +127,7 @@ def _train_ids(ids_HW: np.ndarray, name: str, spec: DatasetSpec) -> np.ndarray:
     try:
         return spec.to_train_ids(ids_HW)
     except UserError as error:
-        raise UserError(f"'{name}': {error}") from error
+        raise UserError(error.code, f"'{name}': {error}") from error
 
 
 def _read_back(path: Path, plan: ShardPlan, histogram: np.ndarray, num_classes: int) -> ShardIndex:

@@ -1,6 +1,6 @@
 """One finished shard against its index, its line in the manifest and itself. Runs in a worker process.
 
-A fault does not end the check, but what follows from it is left alone: bytes of a wrong crc32 are not decoded.
+A problem does not end the check, but what follows from it is left alone: bytes of a wrong crc32 are not decoded.
 """
 
 import hashlib
@@ -49,9 +49,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """keys: of the shard's samples. counts: its pixels of each class and, last, the ignored; None if a label is at fault."""
+    """keys: of the shard's samples. counts: its pixels of each class and, last, the ignored; None if a label cannot be counted."""
 
-    faults: tuple[Problem, ...]
+    problems: tuple[Problem, ...]
     keys: tuple[str, ...] = ()
     counts: tuple[int, ...] | None = None
 
@@ -78,21 +78,25 @@ def check_shard(folder: Path, info: ShardInfo, classes: Sequence[str], on_sample
         return check.run(on_sample)
     except OSError as error:
         name = Path(error.filename).name if error.filename else info.file
-        check.fault(f"cannot be read ({os.strerror(error.errno or 0).lower()}), expected a readable file", name)
-        return ShardReport(tuple(check.faults))
+        check.add_problem(f"cannot be read ({os.strerror(error.errno or 0).lower()}), expected a readable file", name)
+        return ShardReport(tuple(check.problems))
 
 
 def read_member(descriptor: int, member: Member) -> bytes:
     """The member's bytes. Raises UserError unless they are all in the tar and have the crc32 of the index."""
     size = os.fstat(descriptor).st_size
     if member.offset + member.length > size:
-        raise UserError(f"has {member.length} bytes, expected them to end inside the tar of {size}")
+        raise UserError("MSA-PACK-049", f"has {member.length} bytes, expected them to end inside the tar of {size}")
     try:
         data = os.pread(descriptor, member.length, member.offset)
     except OSError as error:
-        raise UserError(f"cannot be read ({os.strerror(error.errno or 0).lower()}), expected a sound disk") from None
+        raise UserError(
+            "MSA-PACK-049", f"cannot be read ({os.strerror(error.errno or 0).lower()}), expected a working disk"
+        ) from None
     if zlib.crc32(data) != member.crc32:
-        raise UserError(f"{len(data)} bytes have crc32 {zlib.crc32(data):08x}, expected {member.crc32:08x}")
+        raise UserError(
+            "MSA-PACK-049", f"{len(data)} bytes have crc32 {zlib.crc32(data):08x}, expected {member.crc32:08x}"
+        )
     return data
 
 
@@ -113,38 +117,38 @@ def differing_counts(stated: Sequence[int], counted: Sequence[int], classes: Seq
 
 
 class _Check:
-    """Collects the faults of one shard, and counts its pixels."""
+    """Collects the problems of one shard, and counts its pixels."""
 
     def __init__(self, folder: Path, info: ShardInfo, classes: Sequence[str]) -> None:
         self.folder, self.info, self.classes = folder, info, classes
-        self.faults: list[Problem] = []
+        self.problems: list[Problem] = []
         self.counts = np.zeros(256, dtype=np.int64)
         self.uncounted = 0
 
-    def fault(self, text: str, file: str = "") -> None:
-        self.faults.append(Problem(file or self.info.file, text))
+    def add_problem(self, text: str, file: str = "") -> None:
+        self.problems.append(Problem(file or self.info.file, text))
 
     def run(self, on_sample: Callable[[], object]) -> ShardReport:
         index, path = self._index(), self.folder / self.info.file
         if not path.is_file():
-            self.fault(f"is missing, expected a file of {self.info.bytes} bytes")
-            return ShardReport(tuple(self.faults))
+            self.add_problem(f"is missing, expected a file of {self.info.bytes} bytes")
+            return ShardReport(tuple(self.problems))
         with path.open("rb") as file:
-            self._whole(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+            self._compare_hash(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
             if index is None:
-                return ShardReport(tuple(self.faults))
-            before = len(self.faults)
+                return ShardReport(tuple(self.problems))
+            before = len(self.problems)
             for sample in index.samples:
                 self._sample(file.fileno(), sample)
                 on_sample()
-            if len(self.faults) == before:  # else the index says nothing sure about where the members end
+            if len(self.problems) == before:  # else the index says nothing sure about where the members end
                 self._end(file.fileno(), [member for sample in index.samples for member in sample.members])
         counts = (*map(int, self.counts[: len(self.classes)]), int(self.counts[IGNORE_INDEX]))
         if not self.uncounted:
             for text in differing_counts((*index.histogram, index.ignored), counts, self.classes):
-                self.fault(text, index_name(self.info.file))
+                self.add_problem(text, index_name(self.info.file))
         keys = tuple(sample.key for sample in index.samples)
-        return ShardReport(tuple(self.faults), keys, None if self.uncounted else counts)
+        return ShardReport(tuple(self.problems), keys, None if self.uncounted else counts)
 
     def _index(self) -> ShardIndex | None:
         """The index, compared with the manifest; None if it cannot be read."""
@@ -152,7 +156,7 @@ class _Check:
         try:
             index = load_shard_index(self.folder, self.info.file)
         except UserError as error:
-            self.fault(str(error), name)
+            self.add_problem(str(error), name)
             return None
         for what, found, expected in (
             ("file", index.file, self.info.file),
@@ -161,20 +165,20 @@ class _Check:
             ("number of samples", len(index.samples), self.info.samples),
         ):
             if found != expected:
-                self.fault(f"{what} is {found}, expected {expected} as in {MANIFEST_NAME}", name)
+                self.add_problem(f"{what} is {found}, expected {expected} as in {MANIFEST_NAME}", name)
         return index
 
-    def _whole(self, size: int, sha256: str) -> None:
+    def _compare_hash(self, size: int, sha256: str) -> None:
         if size != self.info.bytes:
-            self.fault(f"has {size} bytes, expected {self.info.bytes} as in {MANIFEST_NAME}")
+            self.add_problem(f"has {size} bytes, expected {self.info.bytes} as in {MANIFEST_NAME}")
         if sha256 != self.info.sha256:
-            self.fault(f"sha256 is {sha256}, expected {self.info.sha256} as in {MANIFEST_NAME}")
+            self.add_problem(f"sha256 is {sha256}, expected {self.info.sha256} as in {MANIFEST_NAME}")
 
     def _sample(self, tar: int, sample: SampleIndex) -> None:
         roles = [member_role(member.extension) for member in sample.members]
         if sorted({*roles} - {"instances"}) != ["image", "json", "label"] or len({*roles}) != len(roles):
             found = ", ".join(member.extension for member in sample.members) or "nothing"
-            self.fault(f"{sample.key}: holds {found}, expected one image, one label and one json")
+            self.add_problem(f"{sample.key}: holds {found}, expected one image, one label and one json")
         parts: dict[str, _Part] = {}
         for role, member in zip(roles, sample.members, strict=True):
             part = _Part(f"{sample.key}.{member.extension}", member)
@@ -201,7 +205,7 @@ class _Check:
             with self._noting(label):
                 label_HW = decode_label(label.data, label.name)
                 if size and label_HW.shape != size:
-                    self.fault(f"{label}: is {_size(label_HW.shape)}, expected {_size(size)} as its image")
+                    self.add_problem(f"{label}: is {_size(label_HW.shape)}, expected {_size(size)} as its image")
                 size = size or label_HW.shape
                 self.counts += count_values(label_HW, len(self.classes))
                 self.uncounted -= 1
@@ -212,16 +216,16 @@ class _Check:
         end = max((_after(member) for member in members), default=0)
         filled = sum(tarfile.BLOCKSIZE + _after(member) - member.offset for member in members)
         if filled != end:
-            self.fault(f"the members of the index fill {filled} bytes, expected {end}, where the last one ends")
+            self.add_problem(f"the members of the index fill {filled} bytes, expected {end}, where the last one ends")
         if os.pread(tar, len(_END), end) != _END:
-            self.fault(f"at byte {end}: goes on, expected the tar's end ({len(_END)} bytes of zero)")
+            self.add_problem(f"at byte {end}: goes on, expected the tar's end ({len(_END)} bytes of zero)")
 
     @contextmanager
     def _noting(self, part: "_Part") -> Iterator[None]:
         try:
             yield
         except UserError as error:
-            self.fault(f"{part}: {error}")
+            self.add_problem(f"{part}: {error}")
 
 
 @dataclass
@@ -239,11 +243,13 @@ class _Part:
 def count_values(label_HW: np.ndarray, num_classes: int) -> np.ndarray:
     """Pixels (256,) of each value. Raises UserError for a value that is no train id and not ignored."""
     if label_HW.dtype != np.uint8:
-        raise UserError(f"label is of {label_HW.dtype}, expected uint8")
+        raise UserError("MSA-PACK-050", f"label is of {label_HW.dtype}, expected uint8")
     counts = np.bincount(label_HW.ravel(), minlength=256)
     unknown = [int(value) for value in np.flatnonzero(counts) if num_classes <= value != IGNORE_INDEX]
     if unknown:
-        raise UserError(f"label holds the values {unknown}, expected 0 to {num_classes - 1} or {IGNORE_INDEX}")
+        raise UserError(
+            "MSA-PACK-050", f"label holds the values {unknown}, expected 0 to {num_classes - 1} or {IGNORE_INDEX}"
+        )
     return counts
 
 
@@ -258,17 +264,20 @@ def _check_header(tar: int, name: str, member: Member) -> None:
         block = os.pread(tar, tarfile.BLOCKSIZE, max(0, member.offset - tarfile.BLOCKSIZE))
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
-        raise UserError(f"its tar header is damaged ({error}), expected one of the {member.length} bytes") from None
+        raise UserError(
+            "MSA-PACK-049", f"its tar header is damaged ({error}), expected one of the {member.length} bytes"
+        ) from None
     if (header.name, header.size) != (name, member.length) or not header.isreg():
         raise UserError(
-            f"its tar header is for '{header.name}' of {header.size} bytes, expected '{name}' of {member.length}"
+            "MSA-PACK-049",
+            f"its tar header is for '{header.name}' of {header.size} bytes, expected '{name}' of {member.length}",
         )
 
 
 def _check_instances(part: _Part, size: tuple[int, ...] | None) -> None:
     shape = decode_instances(part.data, part.name).shape
     if size and shape != size:
-        raise UserError(f"is {_size(shape)}, expected {_size(size)} as its image")
+        raise UserError("MSA-PACK-049", f"is {_size(shape)}, expected {_size(size)} as its image")
 
 
 def _check_facts(data: bytes, sample: SampleIndex, size: tuple[int, ...] | None) -> None:
@@ -278,15 +287,20 @@ def _check_facts(data: bytes, sample: SampleIndex, size: tuple[int, ...] | None)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the document"
-        raise UserError(f"is wrong at {where}: {first['msg']}, expected id, height, width and crc32") from None
+        raise UserError(
+            "MSA-PACK-034", f"is wrong at {where}: {first['msg']}, expected id, height, width and crc32"
+        ) from None
     if safe_key(facts.id) != sample.key:
-        raise UserError(f"id is '{facts.id}', expected the id whose key is '{sample.key}'")
+        raise UserError("MSA-PACK-034", f"id is '{facts.id}', expected the id whose key is '{sample.key}'")
     if size and (facts.height, facts.width) != size:
-        raise UserError(f"says {facts.width}x{facts.height}, expected {_size(size)} as decoded")
+        raise UserError("MSA-PACK-034", f"says {facts.width}x{facts.height}, expected {_size(size)} as decoded")
     for member in sample.members:
         role = member_role(member.extension)
         if role in ("image", "label", "instances") and facts.crc32.get(role) != member.crc32:
-            raise UserError(f"crc32 of the {role} is {facts.crc32.get(role)}, expected {member.crc32} as in the index")
+            raise UserError(
+                "MSA-PACK-034",
+                f"crc32 of the {role} is {facts.crc32.get(role)}, expected {member.crc32} as in the index",
+            )
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from msanet.errors import UserError
 from msanet.files import atomic_file
+from msanet.logs import track
 from msanet.processes import exit_with_parent
 from sharding.street.scene import Scene, render
 
@@ -48,7 +48,11 @@ def parse_size(text: str) -> tuple[int, int]:
     """`WIDTHxHEIGHT` as (height, width) in pixels."""
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise UserError(f"size is {text!r}, expected WIDTHxHEIGHT in pixels such as 512x256; write it like that")
+        raise UserError(
+            "MSA-PACK-046",
+            f"size is {text!r}, expected WIDTHxHEIGHT in pixels such as 512x256; write it like that",
+            setting="--size",
+        )
     size = int(parts[1]), int(parts[0])
     _check_size(size)
     return size
@@ -60,13 +64,12 @@ def generate(out: Path, images: int, size: tuple[int, int], seed: int = 0, worke
     The same `seed` gives the same bytes for any number of `workers`.
     """
     _check(out, images, size, seed, workers)
-    with _whole_folder(out) as partial:
+    with _atomic_folder(out) as partial:
         jobs = _plan(partial, images, size, seed)
         for folder in {path.parent for job in jobs for path in _paths(job)}:
             folder.mkdir(parents=True)
-        with tqdm(total=images, desc="synthetic", unit="image") as bar:
-            for _ in _done(jobs, workers):
-                bar.update()
+        for _ in track(_done(jobs, workers), "synthetic", images, "images"):
+            pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,33 +91,49 @@ def _check_size(size: tuple[int, int]) -> None:
     height, width = size
     if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
         raise UserError(
-            f"size is {width}x{height}, expected each side from {MIN_SIDE} to {MAX_SIDE} pixels; choose such a size"
+            "MSA-PACK-046",
+            f"size is {width}x{height}, expected each side from {MIN_SIDE} to {MAX_SIDE} pixels; choose such a size",
+            setting="--size",
         )
 
 
 def _check(out: Path, images: int, size: tuple[int, int], seed: int, workers: int) -> None:
     """UserError for the first argument of `generate` that cannot be used."""
     if images < 2:
-        raise UserError(f"images is {images}, expected 2 or more (one for train, one for val); ask for more")
+        raise UserError(
+            "MSA-PACK-046",
+            f"images is {images}, expected 2 or more (one for train, one for val); ask for more",
+            setting="--images",
+        )
     _check_size(size)
     if not 0 <= seed < 2**64:
-        raise UserError(f"seed is {seed}, expected 0 or more and below 2**64; choose such a seed")
+        raise UserError(
+            "MSA-PACK-046", f"seed is {seed}, expected 0 or more and below 2**64; choose such a seed", setting="--seed"
+        )
     if workers < 1:
-        raise UserError(f"workers is {workers}, expected 1 or more; choose such a number")
+        raise UserError(
+            "MSA-PACK-046", f"workers is {workers}, expected 1 or more; choose such a number", setting="--workers"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         found = "a folder with files in it" if out.is_dir() else "a file"
-        raise UserError(f"{out} is {found}, expected a new or empty folder; choose another --out or remove it")
+        raise UserError(
+            "MSA-PACK-011",
+            f"{out} is {found}, expected a new or empty folder; choose another --out or remove it",
+            setting="--out",
+        )
 
 
 @contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
+def _atomic_folder(out: Path) -> Iterator[Path]:
     """A temporary sibling of `out` to write to, renamed to `out` at the end and removed where something failed."""
     out = out.absolute()
     partial = out.with_name(out.name + ".partial")
     if partial.exists():
         # A run that was killed leaves this folder; anything else of that name is not ours to remove.
         if not partial.is_dir() or {path.name for path in partial.iterdir()} - {"leftImg8bit", "gtFine"}:
-            raise UserError(f"{partial} is not left over from this command, expected no such path; move it away")
+            raise UserError(
+                "MSA-PACK-012", f"{partial} is not left over from this command, expected no such path; move it away"
+            )
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     try:
@@ -179,8 +198,10 @@ def _done(jobs: list[_Job], workers: int) -> Iterator[None]:
                 yield
         except BrokenProcessPool:
             raise UserError(
-                "a worker process ended before its scene was drawn (often killed for want of memory), expected it to live; run "
-                "the same command again, with fewer --workers"
+                "MSA-PACK-014",
+                "a worker process ended before its scene was drawn (often killed because the host ran out of memory); run "
+                "the same command again, with fewer --workers",
+                setting="--workers",
             ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)

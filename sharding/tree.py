@@ -51,12 +51,20 @@ def open_tree(paths: Sequence[Path]) -> Tree:
     """The source at `paths`: one folder, or one or more zip files. Raises UserError for anything else."""
     for path in paths:
         if not path.exists():
-            raise UserError(f"source '{path}' does not exist, expected a folder or zip files; check the path")
+            raise UserError(
+                "MSA-PACK-001",
+                f"source '{path}' does not exist, expected a folder or zip files; check the path",
+                setting="--source",
+            )
     if len(paths) == 1 and paths[0].is_dir():
         return FolderTree(paths[0])
     for path in paths:
         if path.suffix.lower() != ".zip" or not path.is_file():
-            raise UserError(f"source '{path}' is no zip file, expected one folder or one or more zip files; correct it")
+            raise UserError(
+                "MSA-PACK-002",
+                f"source '{path}' is not a zip file, expected one folder or one or more zip files; fix it",
+                setting="--source",
+            )
     return ZipTree.open(paths)
 
 
@@ -199,7 +207,7 @@ class ZipTree:
         try:
             return self.members[self._full(name)]
         except KeyError:
-            raise UserError(f"'{self.show(name)}' does not exist; restore the file") from None
+            raise UserError("MSA-PACK-005", f"'{self.show(name)}' does not exist; restore the file") from None
 
 
 def checked_name(name: str, where: str) -> str:
@@ -207,22 +215,29 @@ def checked_name(name: str, where: str) -> str:
     parts = name.split("/")
     is_windows = "\\" in name or parts[0][1:2] == ":"
     if name.startswith("/") or ".." in parts or is_windows or not is_line(name):
-        raise UserError(f"'{where}' names the file {name[:200]!r}, expected a path inside the source; correct it")
+        raise UserError(
+            "MSA-PACK-009", f"'{where}' names the file {name[:200]!r}, expected a path inside the source; fix it"
+        )
     return name
 
 
 def _check_size(shown: str, size: int) -> None:
     if size > MAX_FILE_BYTES:
-        raise UserError(f"'{shown}' has {size} bytes, expected at most {MAX_FILE_BYTES}; replace or remove the file")
+        raise UserError(
+            "MSA-PACK-007", f"'{shown}' has {size} bytes, expected at most {MAX_FILE_BYTES}; replace or remove the file"
+        )
 
 
 def _unreadable(shown: str, error: OSError) -> UserError:
     if isinstance(error, FileNotFoundError):
-        return UserError(f"'{shown}' does not exist; restore the file")
+        return UserError("MSA-PACK-005", f"'{shown}' does not exist; restore the file")
     return SourceLost(
-        f"'{shown}' cannot be read ({error.strerror}), expected a readable file; check its permissions and the disk"
+        "MSA-PACK-006",
+        f"'{shown}' cannot be read ({error.strerror}), expected a readable file; check its permissions and the disk",
     )
 
 
 def _damaged_zip(path: Path, error: Exception) -> UserError:
-    return UserError(f"zip file '{path}' cannot be read ({error}), expected a whole archive; download it again")
+    return UserError(
+        "MSA-PACK-008", f"zip file '{path}' cannot be read ({error}), expected a complete archive; download it again"
+    )

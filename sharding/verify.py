@@ -1,9 +1,9 @@
 """`python -m sharding verify`: read all of a finished dataset and say everything that is not as it was packed."""
 
 import argparse
+import logging
 import multiprocessing
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
@@ -13,14 +13,16 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from msanet.data.image.codec import CODECS
 from msanet.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, SplitInfo, index_name, load_manifest
 from msanet.errors import UserError
+from msanet.logs import ProgressBar
 from msanet.processes import exit_with_parent
 from sharding.shard_check import Problem, ShardReport, check_shard, differing_counts
 from sharding.workers import Progress, interrupts_held
+
+logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _NAMED = 5
@@ -35,36 +37,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print every fault as one line on stderr, or a summary. Raises UserError at the end if there are faults."""
+    """Print every problem as one line of the log, or a summary. Raises UserError at the end if there are problems."""
     if args.workers < 1:
-        raise UserError(f"workers is {args.workers}, expected 1 or more; choose such a number")
+        raise UserError(
+            "MSA-PACK-046", f"workers is {args.workers}, expected 1 or more; choose such a number", setting="--workers"
+        )
     manifest = load_manifest(args.shards)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     samples = sum(shard.samples for shard in shards)
     _silence_opencv()
-    faulty: Counter[str] = Counter()
-    # disable=None: no bar where stderr is a log file
-    with tqdm(total=samples, desc=f"verify {manifest.name}", unit="sample", disable=None) as bar:
-        for fault in find_faults(args.shards, manifest, args.workers, bar.update):
-            faulty[fault.file] += 1
-            tqdm.write(str(fault), file=sys.stderr)
-    if faulty:
-        raise UserError(_advice(args.shards, faulty))
+    damaged: Counter[str] = Counter()
+    with ProgressBar(samples, f"verify {manifest.name}", unit="samples") as bar:
+        for problem in find_problems(args.shards, manifest, args.workers, bar.update):
+            damaged[problem.file] += 1
+            logger.warning(str(problem))
+    if damaged:
+        raise UserError("MSA-PACK-048", _advice(args.shards, damaged))
     size = sum(shard.bytes for shard in shards) / 1e6
-    print(f"{_counted(samples, 'sample')} in {_counted(len(shards), 'shard')}, {size:.1f} MB: all sound")
+    print(f"{_counted(samples, 'sample')} in {_counted(len(shards), 'shard')}, {size:.1f} MB: all valid")
     return 0
 
 
-def find_faults(folder: Path, manifest: Manifest, workers: int, progress: Progress) -> Iterator[Problem]:
-    """All faults of the dataset in `folder`, in the order of its splits and shards whatever the number of workers."""
-    yield from _dataset_faults(folder, manifest)
+def find_problems(folder: Path, manifest: Manifest, workers: int, progress: Progress) -> Iterator[Problem]:
+    """All problems of the dataset in `folder`, in the order of its splits and shards whatever the number of workers."""
+    yield from _dataset_problems(folder, manifest)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     reports = _reports(shards, folder, manifest.classes, workers, progress)
     for name, split in manifest.splits.items():
-        yield from _split_faults(name, split, manifest, reports)
+        yield from _split_problems(name, split, manifest, reports)
 
 
-def _dataset_faults(folder: Path, manifest: Manifest) -> Iterator[Problem]:
+def _dataset_problems(folder: Path, manifest: Manifest) -> Iterator[Problem]:
     """What can be seen without opening a shard."""
     if manifest.codec not in CODECS:
         yield Problem(MANIFEST_NAME, f"codec is '{manifest.codec}', expected one of: {', '.join(CODECS)}")
@@ -79,13 +82,15 @@ def _dataset_faults(folder: Path, manifest: Manifest) -> Iterator[Problem]:
             yield Problem(name, f"is foreign, expected only {MANIFEST_NAME} and the shards and indexes that it lists")
 
 
-def _split_faults(name: str, split: SplitInfo, manifest: Manifest, reports: Iterator[ShardReport]) -> Iterator[Problem]:
-    """The faults of each shard, then those that only show over the whole split."""
+def _split_problems(
+    name: str, split: SplitInfo, manifest: Manifest, reports: Iterator[ShardReport]
+) -> Iterator[Problem]:
+    """The problems of each shard, then those that only show over the whole split."""
     home: dict[str, str] = {}  # key -> the shard that has it
     total: np.ndarray | None = np.zeros(len(manifest.classes) + 1, dtype=object)  # Python's integers never overflow
     for shard in split.shards:
         report = next(reports)
-        yield from report.faults
+        yield from report.problems
         for key in report.keys:
             if key in home:
                 yield Problem(shard.file, f"key '{key}' is also in {home[key]}, expected once in split '{name}'")
@@ -96,11 +101,11 @@ def _split_faults(name: str, split: SplitInfo, manifest: Manifest, reports: Iter
             yield Problem(MANIFEST_NAME, f"split '{name}': {text}")
 
 
-def _advice(folder: Path, faulty: Mapping[str, int]) -> str:
-    named = ", ".join(list(faulty)[:_NAMED])
-    more = f" and {len(faulty) - _NAMED} more" if len(faulty) > _NAMED else ""
+def _advice(folder: Path, damaged: Mapping[str, int]) -> str:
+    named = ", ".join(list(damaged)[:_NAMED])
+    more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
     return (
-        f"found {_counted(sum(faulty.values()), 'fault')} in '{folder}' ({named}{more}), expected none; copy each shard named "
+        f"found {_counted(sum(damaged.values()), 'fault')} in '{folder}' ({named}{more}), expected none; copy each shard named "
         f"above again together with its index and {MANIFEST_NAME}, move what is foreign away, or pack the dataset again"
     )
 
@@ -128,20 +133,23 @@ def _parallel_reports(
     context = multiprocessing.get_context("spawn")
     done, stop = context.RawArray("Q", len(shards)), context.RawArray("b", 1)
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(folder, classes, done, stop))
-    told = 0
+    reported = 0
     try:
         with interrupts_held():
             futures = [pool.submit(_check, shard, slot) for slot, shard in enumerate(shards)]
         for future in futures:
             while not future.done():
                 wait([future], timeout=_POLL_S)
-                progress(sum(done) - told)
-                told = sum(done)
+                progress(sum(done) - reported)
+                reported = sum(done)
             yield future.result()
     except BrokenProcessPool:
         raise UserError(
-            "a worker process ended before its shard was checked (often killed for want of memory); run the same command "
-            "again, with fewer --workers if memory is short"
+            "MSA-PACK-014",
+            "a worker process ended before its shard was checked (often killed because the host ran out of memory); "
+            "run the same command "
+            "again, with fewer --workers if memory ran out",
+            setting="--workers",
         ) from None
     finally:
         stop[0] = True

@@ -1,4 +1,4 @@
-"""Shards in parallel: the first fault stops all workers, and no worker outlives the run."""
+"""Shards in parallel: the first error stops all workers, and no worker outlives the run."""
 
 import multiprocessing
 import signal
@@ -14,7 +14,7 @@ import cv2
 from msanet.errors import UserError
 from msanet.processes import exit_with_parent
 from sharding.plan import ShardPlan
-from sharding.shard import Job, write_shard
+from sharding.shard import PackingJob, write_shard
 
 Progress = Callable[[int], object]
 """Told the number of samples that were written since the last call."""
@@ -27,13 +27,13 @@ class WorkerLost(UserError):
 
 
 class _Stop(Exception):
-    """Another worker met a fault; this one's shard is given up."""
+    """Another worker failed; this one stops too."""
 
 
-def write_shards(job: Job, plans: Sequence[ShardPlan], workers: int, progress: Progress) -> None:
+def write_shards(job: PackingJob, plans: Sequence[ShardPlan], workers: int, progress: Progress) -> None:
     """Write all `plans` in at most `workers` processes; with one, in this process.
 
-    Raises the first fault in the order of the plans, and WorkerLost if a worker was killed.
+    Raises the first error in the order of the plans, and WorkerLost if a worker was killed.
     """
     workers = min(workers, len(plans))
     if workers > 1:
@@ -43,7 +43,7 @@ def write_shards(job: Job, plans: Sequence[ShardPlan], workers: int, progress: P
         write_shard(job, plan, partial(progress, 1))
 
 
-def _write_parallel(job: Job, plans: Sequence[ShardPlan], workers: int, progress: Progress) -> None:
+def _write_parallel(job: PackingJob, plans: Sequence[ShardPlan], workers: int, progress: Progress) -> None:
     # Not fork: a forked copy of a process that has used OpenCV's threads can hang.
     context = multiprocessing.get_context("spawn")
     # Without locks, since a worker killed while it holds one would hang the others: each shard has its own counter.
@@ -61,11 +61,11 @@ def _write_parallel(job: Job, plans: Sequence[ShardPlan], workers: int, progress
 
 def _follow(futures: Sequence[Future[None]], done: Any, progress: Progress) -> None:
     """Return when all shards are written or one has failed."""
-    told, waiting = 0, set(futures)
+    reported, waiting = 0, set(futures)
     while waiting:
         finished, waiting = wait(waiting, timeout=_POLL_S)
-        progress(sum(done) - told)
-        told = sum(done)
+        progress(sum(done) - reported)
+        reported = sum(done)
         if any(future.exception() for future in finished):
             return
 
@@ -77,8 +77,11 @@ def _raise_first(futures: Sequence[Future[None]]) -> None:
             raise error
     if any(isinstance(error, BrokenProcessPool) for error in errors):
         raise WorkerLost(
-            "a worker process ended before its shard was whole (often killed for want of memory); run the same command "
-            "again to continue, with fewer --workers if memory is short"
+            "MSA-PACK-014",
+            "a worker process ended before its shard was complete (often killed because the host ran out of memory); "
+            "run the same command "
+            "again to continue, with fewer --workers if memory ran out",
+            setting="--workers",
         )
 
 
@@ -92,11 +95,11 @@ def interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-_worker: tuple[Job, Any, Any]
+_worker: tuple[PackingJob, Any, Any]
 """Of a worker process: the job, the counters of written samples and the flag to stop (sent once, not per shard)."""
 
 
-def _start_worker(job: Job, done: Any, stop: Any) -> None:
+def _start_worker(job: PackingJob, done: Any, stop: Any) -> None:
     global _worker
     _worker = job, done, stop
     cv2.setNumThreads(1)  # the processes share the cores already

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
-from tqdm import tqdm
 
 from msanet.data.manifest import (
     MANIFEST_NAME,
@@ -26,10 +25,11 @@ from msanet.data.manifest import (
 from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
+from msanet.logs import ProgressBar
 from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.labels import decode_ids
 from sharding.readers.reader import DatasetListing
-from sharding.shard import Job
+from sharding.shard import PackingJob
 from sharding.tree import SourceLost, Tree
 from sharding.workers import WorkerLost, write_shards
 
@@ -77,7 +77,7 @@ def pack(found: DatasetListing, tree: Tree, out: Path, options: PackOptions) -> 
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial):
         todo = _clean(partial, plans)
-        job = Job(tree, found.spec, found.decode or decode_ids, options.codec, partial)
+        job = PackingJob(tree, found.spec, found.decode or decode_ids, options.codec, partial)
         _write_todo(job, plans, todo, options.workers)
         manifest = Manifest(**{**dict(header), "splits": _splits(partial, plans)})
         write_text(partial / MANIFEST_NAME, manifest.to_json())
@@ -95,17 +95,25 @@ def partial_folder(out: Path) -> Path:
 def _is_used(out: Path) -> bool:
     """Whether `out` holds something. Raises UserError where no dataset could ever stand there."""
     if os.path.ismount(out):
-        raise UserError(f"'{out}' is a mount point, expected a folder that can be renamed; choose a folder inside it")
+        raise UserError(
+            "MSA-PACK-010",
+            f"'{out}' is a mount point, expected a folder that can be renamed; choose a folder inside it",
+            setting="--out",
+        )
     if out.exists() and not out.is_dir():
-        raise UserError(f"'{out}' is a file, expected a new or empty folder; choose another --out")
+        raise UserError(
+            "MSA-PACK-010", f"'{out}' is a file, expected a new or empty folder; choose another --out", setting="--out"
+        )
     return out.exists() and any(out.iterdir())
 
 
 def _finished_dataset(out: Path, plans: Sequence[ShardPlan]) -> Manifest:
     """The manifest of `out` if it is what `plans` would give. Raises UserError for anything else."""
     other = UserError(
+        "MSA-PACK-011",
         f"'{out}' is not empty and is not the dataset of this command (other source, options or version), expected a "
-        "new or empty folder; choose another --out or remove it"
+        "new or empty folder; choose another --out or remove it",
+        setting="--out",
     )
     if not (out / MANIFEST_NAME).is_file():
         raise other
@@ -128,10 +136,12 @@ def _is_finished(folder: Path, plan: ShardPlan) -> bool:
 def _refuse_foreign(partial: Path) -> None:
     """UserError if `partial` is anything but what a stopped run left: the rest is not ours to remove."""
     if partial.exists() and not partial.is_dir():
-        raise UserError(f"'{partial}' is a file, expected a folder or nothing; move it away")
+        raise UserError("MSA-PACK-012", f"'{partial}' is a file, expected a folder or nothing; move it away")
     foreign = sorted(p.name for p in partial.iterdir() if not _OURS.fullmatch(p.name)) if partial.exists() else []
     if foreign:
-        raise UserError(f"'{partial}' holds '{foreign[0]}', expected only what a stopped run left; move it away")
+        raise UserError(
+            "MSA-PACK-012", f"'{partial}' holds '{foreign[0]}', expected only what a stopped run left; move it away"
+        )
 
 
 @contextmanager
@@ -142,7 +152,7 @@ def _locked(partial: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"another run is writing '{partial}', expected one at a time; wait for it or stop it"
+                "MSA-PACK-013", f"another run is writing '{partial}', expected one at a time; wait for it or stop it"
             ) from None
         except OSError:
             pass  # a file system without locks: the user's care is all there is
@@ -159,10 +169,9 @@ def _clean(partial: Path, plans: Sequence[ShardPlan]) -> list[ShardPlan]:
     return [plan for plan in plans if plan.file not in finished]
 
 
-def _write_todo(job: Job, plans: Sequence[ShardPlan], todo: Sequence[ShardPlan], workers: int) -> None:
+def _write_todo(job: PackingJob, plans: Sequence[ShardPlan], todo: Sequence[ShardPlan], workers: int) -> None:
     total, left = (sum(len(plan.pairs) for plan in some) for some in (plans, todo))
-    # disable=None: no bar where stderr is a log file
-    with tqdm(total=total, initial=total - left, desc=job.spec.name, unit="sample", disable=None) as bar:
+    with ProgressBar(total, job.spec.name, unit="samples", initial=total - left) as bar:
         try:
             write_shards(job, todo, workers, bar.update)
         except (WorkerLost, SourceLost):
@@ -193,8 +202,9 @@ def _header(spec: DatasetSpec, codec: str) -> Manifest:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise UserError(
+            "MSA-PACK-015",
             f"the dataset {spec.name[:100]!r} has {str(first['input'])[:100]!r} as {place} ({first['msg']}), expected text of up "
-            "to 100 characters in one line; correct its description"
+            "to 100 characters in one line; fix its description",
         ) from None
 
 

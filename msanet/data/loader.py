@@ -10,6 +10,7 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from msanet import logs
 from msanet.config import Config, StorageConfig
 from msanet.data.decoded_cache import DecodedSource
 from msanet.data.manifest import Manifest
@@ -90,8 +91,11 @@ def plan_batches(
     if world_size % context_parallel_size:
         fits = [n for n in range(1, world_size + 1) if world_size % n == 0]
         raise UserError(
-            f"trainer.context_parallel_size={context_parallel_size} does not divide the {world_size} ranks into groups; set it to "
-            f"{_listed(fits)}, or start {(world_size // context_parallel_size + 1) * context_parallel_size} ranks"
+            "MSA-DATA-006",
+            f"trainer.context_parallel_size={context_parallel_size} does not divide the {world_size} ranks into "
+            "groups; set it to "
+            f"{_listed(fits)}, or start {(world_size // context_parallel_size + 1) * context_parallel_size} ranks",
+            setting="trainer.context_parallel_size",
         )
     groups = world_size // context_parallel_size
     if global_batch_size % groups:
@@ -100,16 +104,20 @@ def plan_batches(
             f"{groups} groups of {context_parallel_size} ranks" if context_parallel_size > 1 else f"{world_size} ranks"
         )
         raise UserError(
+            "MSA-DATA-007",
             f"trainer.global_batch_size={global_batch_size} cannot be shared by {sharers}; start {_listed(fits)} ranks, or set "
-            f"it to {max(1, global_batch_size // groups) * groups} or {(global_batch_size // groups + 1) * groups}"
+            f"it to {max(1, global_batch_size // groups) * groups} or {(global_batch_size // groups + 1) * groups}",
+            setting="trainer.global_batch_size",
         )
     share = global_batch_size // groups
     micro = micro_batch_size if isinstance(micro_batch_size, int) else share
     if share % micro:
         fits = [n for n in range(1, share + 1) if share % n == 0]
         raise UserError(
+            "MSA-DATA-008",
             f"trainer.micro_batch_size={micro} does not divide the {share} images of each rank "
-            f"({global_batch_size} on {world_size} ranks); set it to {_listed(fits)}"
+            f"({global_batch_size} on {world_size} ranks); set it to {_listed(fits)}",
+            setting="trainer.micro_batch_size",
         )
     return BatchPlan(global_batch_size, micro, world_size, context_parallel_size)
 
@@ -131,8 +139,10 @@ def shuffle_order(manifest: Manifest, split: str, plan: ShuffleConfig) -> Shuffl
     info = manifest.split(split)
     if info.samples < plan.streams:
         raise UserError(
+            "MSA-DATA-009",
             f"split '{split}' of {manifest.name} has {info.samples} samples, fewer than one global batch of {plan.streams}; "
-            f"set trainer.global_batch_size to at most {info.samples}"
+            f"set trainer.global_batch_size to at most {info.samples}",
+            setting="trainer.global_batch_size",
         )
     return ShuffleOrder(plan, (shard.samples for shard in info.shards), (shard.bytes for shard in info.shards))
 
@@ -219,7 +229,7 @@ class _EvaluationPositions(IterableDataset):
             yield np.zeros(1, np.int64), np.array([sample], dtype=np.int64)
 
 
-class _CarryFaults(IterableDataset):
+class _CarryErrors(IterableDataset):
     """Yields a UserError instead of raising it: DataLoader would wrap a worker's exception in its traceback."""
 
     def __init__(self, pipeline: wds.DataPipeline) -> None:
@@ -228,8 +238,8 @@ class _CarryFaults(IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         try:
             yield from self.pipeline
-        except UserError as fault:
-            yield fault
+        except UserError as error:
+            yield error
 
 
 def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterator[Any]:
@@ -237,7 +247,7 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
     # instead of three, and share 140 MB each.
     multiprocessing.set_forkserver_preload(["__main__", "msanet.data.loader"])
     loader = DataLoader(
-        _CarryFaults(pipeline),
+        _CarryErrors(pipeline),
         batch_size=None,  # the pipeline makes its own batches
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
@@ -255,18 +265,20 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
         except StopIteration:
             return
         except (RuntimeError, ConnectionError, EOFError) as error:
-            if not (workers and _tells_of_a_lost_process(error)):
+            if not (workers and _is_lost_process(error)):
                 raise
             raise UserError(
-                "a loader process was killed, often for want of memory (see dmesg), expected it to live; lower data.num_workers "
-                "or data.prefetch_factor and give the same command again, which goes on from the last checkpoint"
+                "MSA-DATA-010",
+                "a loader process was killed, often because the host ran out of memory (see dmesg); lower data.num_workers "
+                "or data.prefetch_factor and run the same command again to resume from the last checkpoint",
+                setting="data.num_workers",
             ) from error
         if isinstance(item, UserError):
             raise item
         yield item
 
 
-def _tells_of_a_lost_process(error: Exception) -> bool:
+def _is_lost_process(error: Exception) -> bool:
     """DataLoader says so itself, or its connection to the process broke; what a process raised begins with 'Caught'."""
     if isinstance(error, RuntimeError):
         return str(error).startswith(("DataLoader worker (pid", "Pin memory thread exited"))
@@ -274,6 +286,7 @@ def _tells_of_a_lost_process(error: Exception) -> bool:
 
 
 def _start_worker(_: int) -> None:
+    logs.configure()
     exit_with_parent()  # DataLoader's own watch looks at the fork server, which outlives a killed trainer
 
 

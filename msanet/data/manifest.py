@@ -1,4 +1,4 @@
-"""What lies beside the shards: `dataset.json` for the whole dataset and `<shard>.idx.json` for each tar.
+"""The metadata next to the shards: `dataset.json` for the whole dataset and `<shard>.idx.json` for each tar.
 
 The manifest says all that training needs before it opens a shard (classes, counts, sizes, hashes); the index of a shard
 says where in the tar each member lies, so that a sample is read by position and checked by its crc32. Both are plain
@@ -104,7 +104,8 @@ class Manifest(_Record):
     def split(self, name: str) -> SplitInfo:
         if name not in self.splits:
             raise UserError(
-                f"split '{name}' is not in dataset '{self.name}', which has: {', '.join(sorted(self.splits))}"
+                "MSA-DATA-001",
+                f"split '{name}' is not in dataset '{self.name}', which has: {', '.join(sorted(self.splits))}",
             )
         return self.splits[name]
 
@@ -201,8 +202,9 @@ def load_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise UserError(
+            "MSA-DATA-002",
             f"'{folder}' holds no {MANIFEST_NAME}, expected a folder of shards; make one with: "
-            f"python -m sharding NAME --source DIR --out {folder}"
+            f"python -m sharding NAME --source DIR --out {folder}",
         )
     return validate_json(Manifest, _read(path), str(path))
 
@@ -211,26 +213,31 @@ def load_shard_index(folder: Path, shard_file: str) -> ShardIndex:
     """Read and check the index of one shard."""
     path = folder / index_name(shard_file)
     if not path.is_file():
-        raise UserError(f"index '{path}' of shard '{shard_file}' is missing; copy it too, or pack the dataset again")
+        raise UserError(
+            "MSA-DATA-003", f"index '{path}' of shard '{shard_file}' is missing; copy it too, or pack the dataset again"
+        )
     return validate_json(ShardIndex, _read(path), str(path))
 
 
 def validate_json(kind: type[Record], data: bytes, where: str) -> Record:
-    """`data` as `kind`; every fault becomes one UserError that names `where` it lies and the first thing wrong in it."""
+    """`data` as `kind`; anything invalid becomes one UserError that names `where` it lies and the first thing wrong in it."""
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the document"
         raise UserError(
-            f"'{where}' is damaged at {place}: {first['msg']}; restore it or pack the dataset again"
+            "MSA-DATA-004", f"'{where}' is damaged at {place}: {first['msg']}; restore it or pack the dataset again"
         ) from None
 
 
 def _read(path: Path) -> bytes:
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
-        raise UserError(f"'{path}' has {size} bytes, expected at most {MAX_JSON_BYTES}; it is not a file of ours")
+        raise UserError(
+            "MSA-DATA-005",
+            f"'{path}' has {size} bytes, expected at most {MAX_JSON_BYTES}; it is not a file written by msanet",
+        )
     return path.read_bytes()
 
 

@@ -14,20 +14,20 @@ from torch import Tensor
 from msanet.config import DataConfig
 from msanet.data.decoded_cache import DecodedSource
 from msanet.data.image.codec import INSTANCES, decode_instances
-from msanet.data.samples import Sample, augment_sample, decode_sample, placeholder_sample
+from msanet.data.samples import TrainSample, augment_sample, decode_sample, placeholder_sample
 from msanet.data.shard_source import ShardSource
 from msanet.errors import UserError
 
 Positions = tuple[np.ndarray, np.ndarray]
 """epochs and sample numbers of one micro-batch, int64 (N,)."""
-FAULT = "__fault__"
+BAD_SAMPLE = "__bad_sample__"
 
 
 @dataclass(frozen=True)
 class Batch:
     """A micro-batch. images_NHWC, labels_NHW: uint8; jitter_N3: float32; epochs_N, samples_N: which samples these are.
 
-    faults: a sentence for each sample that could not be read and is masked.
+    bad_samples: a sentence for each sample that could not be read and is skipped.
     """
 
     images_NHWC: Tensor
@@ -35,7 +35,7 @@ class Batch:
     jitter_N3: Tensor
     epochs_N: Tensor
     samples_N: Tensor
-    faults: tuple[str, ...] = ()
+    bad_samples: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
         """The same with its tensors on `device`; the copy may still be under way."""
@@ -66,7 +66,7 @@ class EvaluationSample:
 
 
 class Predownload:
-    """Passes positions on, `depth` of them late, while threads bring near the bytes of those that are waiting."""
+    """Passes positions on, `depth` of them late, while threads fetch the bytes of those that are waiting."""
 
     def __init__(self, source: ShardSource | DecodedSource, depth: int, threads: int) -> None:
         self.source, self.depth, self.threads = source, depth, threads
@@ -79,7 +79,7 @@ class Predownload:
             for item in positions:
                 waiting.append(item)
                 for sample in item[1]:
-                    pool.submit(self.source.fetch, int(sample))  # its error is found again, and told, by the read
+                    pool.submit(self.source.fetch, int(sample))  # its error is raised again by the read
                 if len(waiting) > self.depth:
                     yield waiting.popleft()
             yield from waiting
@@ -88,7 +88,7 @@ class Predownload:
 
 
 class Fetch:
-    """Positions to lists of WebDataset samples with their epoch and number; where masking, with their fault instead."""
+    """Positions to lists of WebDataset samples with epoch and number; a bad sample that is skipped has its error instead."""
 
     def __init__(self, source: ShardSource | DecodedSource, skip_bad: bool = False) -> None:
         self.source, self.skip_bad = source, skip_bad
@@ -101,44 +101,46 @@ class Fetch:
     def _read(self, epoch: int, number: int) -> dict[str, Any]:
         try:
             return {**self.source.read(number), "epoch": epoch, "number": number}
-        except UserError as fault:
+        except UserError as error:
             if not self.skip_bad:
                 raise
-            return {"epoch": epoch, "number": number, FAULT: str(fault)}
+            return {"epoch": epoch, "number": number, BAD_SAMPLE: str(error)}
 
 
 class Augment:
-    """Decode, cut and flip every sample of a micro-batch."""
+    """Decode, crop and flip every sample of a micro-batch."""
 
     def __init__(self, config: DataConfig, seed: int) -> None:
         self.config, self.seed = config, seed
 
-    def __call__(self, groups: Iterable[list[dict[str, Any]]]) -> Iterator[list[Sample]]:
+    def __call__(self, groups: Iterable[list[dict[str, Any]]]) -> Iterator[list[TrainSample]]:
         """Lazily, one list for each group."""
         cv2.setNumThreads(0)  # parallel across loader processes, not inside them
         for group in groups:
             yield [self._augment(sample) for sample in group]
 
-    def _augment(self, sample: dict[str, Any]) -> Sample:
+    def _augment(self, sample: dict[str, Any]) -> TrainSample:
         number, epoch = sample["number"], sample["epoch"]
-        if FAULT in sample:
-            return placeholder_sample(number, epoch, self.config, sample[FAULT])
+        if BAD_SAMPLE in sample:
+            return placeholder_sample(number, epoch, self.config, sample[BAD_SAMPLE])
         try:
             return augment_sample(sample, number, epoch, self.config, self.seed)
-        except UserError as fault:
+        except UserError as error:
             if self.config.on_bad_sample == "raise":
                 raise
-            return placeholder_sample(number, epoch, self.config, str(fault))
+            return placeholder_sample(number, epoch, self.config, str(error))
 
 
-def collate(groups: Iterable[list[Sample]]) -> Iterator[Batch]:
+def collate(groups: Iterable[list[TrainSample]]) -> Iterator[Batch]:
     """Lists of samples to micro-batches. Raises UserError where images of different sizes meet."""
     for group in groups:
         sizes = sorted({sample.label_HW.shape for sample in group})
         if len(sizes) > 1:
             raise UserError(
-                f"images of {' or '.join(map(str, sizes[:8]))} pixels (height, width) make no batch; set data.crop to one "
-                f"size, such as data.crop=[{min(h for h, _ in sizes)},{min(w for _, w in sizes)}]"
+                "MSA-DATA-011",
+                f"images of {' or '.join(map(str, sizes[:8]))} pixels (height, width) cannot be batched; set data.crop to one "
+                f"size, such as data.crop=[{min(h for h, _ in sizes)},{min(w for _, w in sizes)}]",
+                setting="data.crop",
             )
         yield Batch(
             images_NHWC=torch.from_numpy(np.stack([sample.image_HWC for sample in group])),
@@ -146,7 +148,7 @@ def collate(groups: Iterable[list[Sample]]) -> Iterator[Batch]:
             jitter_N3=torch.tensor([sample.jitter for sample in group], dtype=torch.float32),
             epochs_N=torch.tensor([sample.epoch for sample in group]),
             samples_N=torch.tensor([sample.number for sample in group]),
-            faults=tuple(sample.fault for sample in group if sample.fault),
+            bad_samples=tuple(sample.error for sample in group if sample.error),
         )
 
 
@@ -163,7 +165,7 @@ class FetchInstances:
 
 
 def evaluation_samples(groups: Iterable[list[dict[str, Any]]]) -> Iterator[EvaluationSample]:
-    """Groups of one sample each to whole images."""
+    """Groups of one sample each to full images."""
     for (sample,) in groups:
         image, label = (torch.from_numpy(np.ascontiguousarray(pixels)) for pixels in decode_sample(sample))
         yield EvaluationSample(sample["number"], sample["__key__"], image, label, _instance_ids(sample))

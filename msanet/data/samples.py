@@ -1,4 +1,4 @@
-"""One sample on its way: a WebDataset sample of encoded members, its pictures, and what the network gets of it."""
+"""One sample on its way: a WebDataset sample of encoded members, its images, and what the network gets of it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,10 @@ NO_JITTER = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainSample:
     """One training sample. image_HWC, label_HW: uint8. jitter: brightness, contrast, saturation factors still to apply.
 
-    fault: why it could not be read, and is masked; None for a sound one.
+    error: why it could not be read, and is skipped; None for a valid one.
     """
 
     number: int
@@ -27,7 +27,7 @@ class Sample:
     image_HWC: np.ndarray
     label_HW: np.ndarray
     jitter: tuple[float, float, float]
-    fault: str | None = None
+    error: str | None = None
 
 
 class _Decoded:
@@ -47,7 +47,8 @@ def open_pair(sample: dict[str, Any]) -> tuple[LazyImage, LazyImage]:
     names = [name for kind in ("image.", "label.") for name in sample if name.startswith(kind)]
     if len(names) != 2:
         raise UserError(
-            f"'{where}' has the members {', '.join(names) or 'none'}, expected image and label; pack it again"
+            "MSA-DATA-012",
+            f"'{where}' has the members {', '.join(names) or 'none'}, expected image and label; pack it again",
         )
     image_name, label_name = names
     image, label = sample[image_name], sample[label_name]
@@ -55,18 +56,21 @@ def open_pair(sample: dict[str, Any]) -> tuple[LazyImage, LazyImage]:
         return _Decoded(image), _Decoded(label)
     pair = open_image(image, f"{where}.{image_name}"), open_label(label, f"{where}.{label_name}")
     if pair[0].size != pair[1].size:
-        raise UserError(f"'{where}' has an image of {pair[0].size} and a label of {pair[1].size} pixels; pack it again")
+        raise UserError(
+            "MSA-DATA-013",
+            f"'{where}' has an image of {pair[0].size} and a label of {pair[1].size} pixels; pack it again",
+        )
     return pair
 
 
 def decode_sample(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) image and (H, W) label of train ids, both uint8, of one WebDataset sample."""
-    image, label = (picture.window(0, 0, *picture.size) for picture in open_pair(sample))
+    image, label = (lazy.window(0, 0, *lazy.size) for lazy in open_pair(sample))
     return image, label
 
 
-def augment_sample(sample: dict[str, Any], number: int, epoch: int, config: DataConfig, seed: int) -> Sample:
-    """Cut, flip and, where the settings say so, jitter one WebDataset sample. Raises UserError if it cannot be read."""
+def augment_sample(sample: dict[str, Any], number: int, epoch: int, config: DataConfig, seed: int) -> TrainSample:
+    """Crop, flip and, where the settings say so, jitter one WebDataset sample. Raises UserError if it cannot be read."""
     rng = sample_rng(seed, epoch, number)
     image, label = open_pair(sample)
     crops = choose_crops(image.size, config, rng)
@@ -74,15 +78,15 @@ def augment_sample(sample: dict[str, Any], number: int, epoch: int, config: Data
     jitter = choose_jitter(config, rng)
     if config.jitter_on == "loader":
         image_HWC, jitter = color_jitter_uint8(image_HWC, jitter), NO_JITTER
-    return Sample(number, epoch, image_HWC, label_HW, jitter)
+    return TrainSample(number, epoch, image_HWC, label_HW, jitter)
 
 
-def placeholder_sample(number: int, epoch: int, config: DataConfig, fault: str) -> Sample:
+def placeholder_sample(number: int, epoch: int, config: DataConfig, error: str) -> TrainSample:
     """What takes the place of a sample that cannot be read: the mean color, and a label that is all ignored."""
     size = config.crop or config.resize
-    assert size, "the settings ask for one where samples may be masked"
+    assert size, "the settings ask for one where samples may be skipped"
     image_HWC = np.full((*size, 3), _fill(config), np.uint8)
-    return Sample(number, epoch, image_HWC, np.full(size, IGNORE_INDEX, np.uint8), NO_JITTER, fault)
+    return TrainSample(number, epoch, image_HWC, np.full(size, IGNORE_INDEX, np.uint8), NO_JITTER, error)
 
 
 def _fill(config: DataConfig) -> tuple[int, int, int]:

@@ -122,9 +122,10 @@ class ShardSource:
             data = self.storage.read(extent, member.offset, member.length)  # the local copy had gone bad
         if not _is_sound(data, member):
             raise UserError(
+                "MSA-DATA-014",
                 f"shard '{self.storage.location}/{extent.file}' is damaged: {entry.key}.{member.extension} at byte "
                 f"{member.offset} has {len(data)} bytes of crc32 {zlib.crc32(data):08x}, expected {member.length} of "
-                f"{member.crc32:08x}; copy or pack the shard again"
+                f"{member.crc32:08x}; copy or pack the shard again",
             )
         return data
 
@@ -162,14 +163,16 @@ class ShardSource:
         index = validate_json(ShardIndex, self.storage.read(extent, 0, MAX_JSON_BYTES), where)
         if not (index.bytes == shard.bytes and len(index.samples) == shard.samples and index.sha256 == shard.sha256):
             raise UserError(
+                "MSA-DATA-015",
                 f"index '{where}' is of another version of its shard: it lists {len(index.samples)} samples in "
                 f"{index.bytes} bytes, the manifest {shard.samples} in {shard.bytes} (sha256 {index.sha256[:8]}, expected "
-                f"{shard.sha256[:8]}); copy the shard and its index again"
+                f"{shard.sha256[:8]}); copy the shard and its index again",
             )
         if not _is_in_order(index):
             raise UserError(
-                f"index '{where}' is damaged: its samples do not follow each other inside the shard, or have names that are "
-                "none; copy it again or pack the dataset again"
+                "MSA-DATA-016",
+                f"index '{where}' is damaged: its samples do not follow each other inside the shard, or have invalid "
+                "names; copy it again or pack the dataset again",
             )
         return IndexTable(index.samples)
 

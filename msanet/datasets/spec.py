@@ -42,13 +42,14 @@ class DatasetSpec:
         for value, train_id in self.train_ids.items():
             table[value] = train_id
         if label_HW.dtype != np.uint8:
-            raise UserError(f"label has {label_HW.dtype} values, expected 8-bit ids of {self.name}")
+            raise UserError("MSA-DATA-023", f"label has {label_HW.dtype} values, expected 8-bit ids of {self.name}")
         present = np.flatnonzero(np.bincount(label_HW.ravel(), minlength=256))
         unknown = [int(value) for value in present if table[value] < 0]
         if unknown:
             known = sorted(self.train_ids)
             raise UserError(
+                "MSA-DATA-023",
                 f"label holds the value(s) {unknown}, expected only ids of {self.name} "
-                f"({known[0]} to {known[-1]}: {', '.join(map(str, known))}); correct the label or choose its dataset"
+                f"({known[0]} to {known[-1]}: {', '.join(map(str, known))}); fix the label or choose its dataset",
             )
         return table.astype(np.uint8)[label_HW]

@@ -1,5 +1,91 @@
-"""Codes of errors in pack."""
+"""Codes of errors in datasets on disk, and in packing, verifying and inspecting shards."""
 
 from msanet.error_catalog.entry import Entry
 
-ENTRIES: dict[str, Entry] = {}
+_AGAIN = "Download or extract it again."
+_REPLACE = "Replace the file or remove it from the source."
+
+ENTRIES: dict[str, Entry] = {
+    "MSA-PACK-001": Entry("The source does not exist.", "Check the path given as --source."),
+    "MSA-PACK-002": Entry(
+        "The source is neither a folder nor zip files.", "Give one folder, or one or more zip files, as --source."
+    ),
+    "MSA-PACK-003": Entry(
+        "The source is not laid out as this dataset.",
+        "Name the folder that holds the layout shown, or another dataset.",
+    ),
+    "MSA-PACK-004": Entry(
+        "The source holds several versions of the dataset.", "Choose one with the option that the message names."
+    ),
+    "MSA-PACK-005": Entry("A file of the source does not exist.", "Restore the file."),
+    "MSA-PACK-006": Entry(
+        "A file of the source cannot be read for now.",
+        "Check its permissions and the disk, then run the same command again to continue.",
+    ),
+    "MSA-PACK-007": Entry("A file of the source is too large to be an image or label.", _REPLACE),
+    "MSA-PACK-008": Entry("A zip file of the source is damaged or encrypted.", _AGAIN),
+    "MSA-PACK-009": Entry("A source names a file outside of itself.", "Fix the name in the archive or list."),
+    "MSA-PACK-010": Entry("The --out path is a file or a mount point.", "Choose a new folder."),
+    "MSA-PACK-011": Entry(
+        "The --out folder holds something other than the result of this command.",
+        "Choose another --out, or remove the folder.",
+    ),
+    "MSA-PACK-012": Entry("The folder for incomplete output holds files that msanet did not write.", "Move them away."),
+    "MSA-PACK-013": Entry("Another process is packing into the same folder.", "Wait for it or stop it."),
+    "MSA-PACK-014": Entry(
+        "A worker process was killed, usually because the host ran out of memory.",
+        "Run the same command again, with fewer --workers if memory ran out.",
+    ),
+    "MSA-PACK-015": Entry("The description of the dataset has an invalid name.", "Fix its description."),
+    "MSA-PACK-016": Entry("The name of a split cannot be a file name.", "Rename the split."),
+    "MSA-PACK-017": Entry("A split has no images.", "Check the source, or choose other --splits."),
+    "MSA-PACK-018": Entry("Two samples of a split have the same name.", "Rename or remove one of them."),
+    "MSA-PACK-019": Entry("The name of an image is too long for a tar file.", "Rename the image."),
+    "MSA-PACK-020": Entry("The size of a shard is not a size.", "Write it like 64MB or 1GB."),
+    "MSA-PACK-021": Entry("The dataset has no split of this name.", "Use one of the splits that the message lists."),
+    "MSA-PACK-022": Entry("An image has no label map.", "Add the label maps, or choose other --splits."),
+    "MSA-PACK-023": Entry(
+        "An image has no instance map.", "Add the instance maps, or remove the split from --instances."
+    ),
+    "MSA-PACK-024": Entry("A label or instance map differs in size from its image.", "Replace one of them."),
+    "MSA-PACK-025": Entry("An image has an unknown file extension.", "Convert it to one of the formats listed."),
+    "MSA-PACK-026": Entry("A label has fewer than 8 bits per pixel.", "Save it as 8-bit gray or palette PNG."),
+    "MSA-PACK-027": Entry("An image or label of the source is damaged or incomplete.", _REPLACE),
+    "MSA-PACK-028": Entry("A MATLAB file of the source cannot be read.", _AGAIN),
+    "MSA-PACK-029": Entry("A package that this dataset needs is not installed.", "Install the package named."),
+    "MSA-PACK-030": Entry(
+        "The classes file uses a key of an earlier version: colour or colours.", "Rename the key to color or colors."
+    ),
+    "MSA-PACK-031": Entry("The classes file is not valid.", "Write it like the example in the message."),
+    "MSA-PACK-032": Entry("The classes file has an id, name or color twice.", "Fix the file."),
+    "MSA-PACK-033": Entry("The classes file has the name of a built-in dataset.", "Choose another name."),
+    "MSA-PACK-034": Entry(
+        "The JSON of a sample contradicts its key, index or image.", "Copy the shard again, or pack the dataset again."
+    ),
+    "MSA-PACK-035": Entry(
+        "A label has a color that the classes file does not list.",
+        "Add the color to a class or to ignore, or fix the label.",
+    ),
+    "MSA-PACK-036": Entry("An annotation file of MS-COCO cannot be read.", _AGAIN),
+    "MSA-PACK-037": Entry(
+        "An annotation file has categories other than the 80 of MS-COCO.", "Fix it, or write a reader for its classes."
+    ),
+    "MSA-PACK-038": Entry("Images or annotations of MS-COCO are missing.", "Restore them."),
+    "MSA-PACK-039": Entry(
+        "--subset names a split that is not packed, or more images than it has.", "Fix the split, or ask for fewer."
+    ),
+    "MSA-PACK-040": Entry("An object of MS-COCO cannot be drawn.", "Fix the annotation or remove the object."),
+    "MSA-PACK-041": Entry("A list names an image that the source does not have.", "Restore the files or fix the list."),
+    "MSA-PACK-042": Entry("--pool is not usable as given.", "Give it alone, with a share between 0 and 1."),
+    "MSA-PACK-043": Entry("The folder is not SBD.", "Name the folder benchmark_RELEASE as --sbd."),
+    "MSA-PACK-044": Entry("There are no lists of images.", "Copy them there, or name their folder with --lists."),
+    "MSA-PACK-045": Entry("An annotation has an unknown part of a person.", "Replace the file."),
+    "MSA-PACK-046": Entry("An option is out of range.", "Choose a value in the range that the message gives."),
+    "MSA-PACK-047": Entry("A sample that should be shown is damaged.", "See all errors with the verify command."),
+    "MSA-PACK-048": Entry(
+        "A dataset differs from what was packed.",
+        "Copy the shards named again with their indexes, move foreign files away, or pack the dataset again.",
+    ),
+    "MSA-PACK-049": Entry("A sample differs from its index.", "Copy the shard again, or pack the dataset again."),
+    "MSA-PACK-050": Entry("A packed label has values that are not classes.", "Pack the dataset again."),
+}

@@ -91,7 +91,7 @@ class RunFolder:
         """
         if distributed.rank() % self._config.trainer.context_parallel_size:
             return
-        for fault in (fault for batch in micro_batches for fault in batch.faults):
+        for fault in (fault for batch in micro_batches for fault in batch.bad_samples):
             logger.warning(f"step {step}: bad sample skipped: {fault}", extra=EVERY_RANK)
             self._writer.add_line(
                 self.path / f"bad-samples-{distributed.rank():05d}.jsonl", {"step": step, "fault": fault}

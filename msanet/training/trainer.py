@@ -200,7 +200,7 @@ class Trainer:
         """
         data = self.config.data
         counts = torch.stack([self.loss.counts(batch.labels_NHW) for batch in batches]).sum(dim=0)
-        bad = counts.new_full((1,), sum(len(batch.faults) for batch in batches))
+        bad = counts.new_full((1,), sum(len(batch.bad_samples) for batch in batches))
         counts = distributed.all_reduce_sum(torch.cat([counts, bad]) * self.batches.is_first(distributed.rank()))
         if data.on_bad_sample == "skip":  # only then, since it makes a GPU wait
             self.bad_samples += int(counts[-1])

@@ -35,11 +35,15 @@ def open_source(reader: Reader, paths: Sequence[Path]) -> Tree:
     for other in READERS.values():
         if other is not reader and _root(other, paths) is not None:
             raise UserError(
+                "MSA-PACK-003",
                 f"'{shown}' is not laid out as {reader.name}, expected {reader.layout}; this looks like {other.name}: "
-                f"run python -m sharding {other.name} --source {shown}"
+                f"run python -m sharding {other.name} --source {shown}",
+                setting="--source",
             )
     raise UserError(
-        f"'{shown}' is not laid out as {reader.name}, expected {reader.layout}; name the folder that holds it"
+        "MSA-PACK-003",
+        f"'{shown}' is not laid out as {reader.name}, expected {reader.layout}; name the folder that holds it",
+        setting="--source",
     )
 
 
@@ -59,7 +63,9 @@ def _find(reader: Reader, tree: Tree) -> Tree | None:
         roots = [name for name in level if _holds(tree, name, reader.landmarks)]
         if len(roots) > 1:
             raise UserError(
-                f"'{tree.show('')}' holds several {reader.name} datasets: {', '.join(roots)}; choose one as --source"
+                "MSA-PACK-004",
+                f"'{tree.show('')}' holds several {reader.name} datasets: {', '.join(roots)}; choose one as --source",
+                setting="--source",
             )
         if roots:
             return tree.below(roots[0]) if roots[0] else tree

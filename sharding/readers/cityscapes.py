@@ -61,9 +61,11 @@ def _add_instances(tree: Tree, split: str, pairs: list[SamplePaths]) -> list[Sam
     lacking = [pair for pair in pairs if pair.id not in maps]
     if lacking:
         raise UserError(
+            "MSA-PACK-023",
             f"image '{tree.show(lacking[0].image)}' has no instance map ({len(lacking)} of {len(pairs)} images in split "
             f"'{split}' have none), expected one for each; add the *{_INSTANCES} files, or give --instances without "
-            f"'{split}'"
+            f"'{split}'",
+            setting="--instances",
         )
     return [replace(pair, instances=maps[pair.id]) for pair in pairs]
 

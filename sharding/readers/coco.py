@@ -59,7 +59,9 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     for split in subset:
         if split not in splits:
             raise UserError(
-                f"--subset names split '{split}', expected one of those packed: {', '.join(splits)}; correct it"
+                "MSA-PACK-039",
+                f"--subset names split '{split}', expected one of those packed: {', '.join(splits)}; fix it",
+                setting="--subset",
             )
     pairs = {split: _pairs(tree, f"{split}{year}", subset.get(split), options.seed) for split in splits}
     return DatasetListing(SPEC, pairs, decode=DecodeObjects(options.crowd))
@@ -71,7 +73,9 @@ def _pairs(tree: Tree, name: str, count: int | None, seed: int) -> list[SamplePa
     if count is not None:
         if count > len(images):
             raise UserError(
-                f"--subset asks for {count} images of '{tree.show(path)}', which has {len(images)}; ask for less"
+                "MSA-PACK-039",
+                f"--subset asks for {count} images of '{tree.show(path)}', which has {len(images)}; ask for fewer",
+                setting="--subset",
             )
         chosen = subset_of(list(images), count, seed)
         images = {id: image for id, image in images.items() if id in chosen}
@@ -80,8 +84,10 @@ def _pairs(tree: Tree, name: str, count: int | None, seed: int) -> list[SamplePa
     lacking = sorted(image.file_name for image in images.values() if image.file_name not in files)
     if lacking:
         raise UserError(
+            "MSA-PACK-038",
             f"'{tree.show(path)}' names '{lacking[0]}', which is not in {name}/ or images/{name}/ ({len(lacking)} of "
-            f"{len(images)} are not), expected all images; restore them"
+            f"{len(images)} are not), expected all images; restore them",
+            setting="--source",
         )
     pairs = [_pair(f"{folder}/{image.file_name}", path, image, objects[image.id]) for image in images.values()]
     return sorted(pairs, key=lambda pair: pair.id)
@@ -105,16 +111,18 @@ def _parse(data: bytes, name: str) -> tuple[dict[int, _Image], dict[int, list[_O
         categories = {int(row["id"]): row["name"] for row in content["categories"]}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
+            "MSA-PACK-036",
             f"'{name}' cannot be read ({type(error).__name__}: {error}), expected COCO's instances as JSON with images, "
-            "annotations and categories; download it again"
+            "annotations and categories; download it again",
         ) from error
     foreign = sorted({*categories.items()} - {*CATEGORIES.items()})
     unknown = sorted({found.category for group in objects.values() for found in group} - CATEGORIES.keys())
     if foreign or unknown:
         what = f"category {foreign[0][0]} '{foreign[0][1]}'" if foreign else f"an object of category {unknown[0]}"
         raise UserError(
-            f"'{name}' has {what}, expected only the 80 categories of MS-COCO; correct it, or write a reader for these "
-            "classes (docs/data.md)"
+            "MSA-PACK-037",
+            f"'{name}' has {what}, expected only the 80 categories of MS-COCO; fix it, or write a reader for these "
+            "classes (docs/data.md)",
         )
     return images, objects
 
@@ -142,11 +150,17 @@ def _year(tree: Tree, asked: str | None) -> str:
     files = tree.files(_FOLDER)
     present = [year for year in _YEARS if any(_json_name(split, year) in files for split in _SPLITS)]
     if asked is None and len(present) > 1:
-        raise UserError(f"'{tree.show(_FOLDER)}' has annotations of {' and '.join(present)}; choose with --year")
+        raise UserError(
+            "MSA-PACK-004",
+            f"'{tree.show(_FOLDER)}' has annotations of {' and '.join(present)}; choose with --year",
+            setting="--year",
+        )
     if not present or (asked or present[0]) not in present:
         raise UserError(
+            "MSA-PACK-038",
             f"'{tree.show(_FOLDER)}' has no {_json_name('train', asked or '2014')} or "
-            f"{_json_name('val', asked or '2014')}, expected at least one; put it there"
+            f"{_json_name('val', asked or '2014')}, expected at least one; put it there",
+            setting="--source",
         )
     return asked or present[0]
 
@@ -158,7 +172,7 @@ def _json_name(split: str, year: str) -> str:
 def _count(text: str) -> tuple[str, int]:
     split, _, count = text.partition("=")
     if not (split and count.isascii() and count.isdigit() and int(count) > 0):
-        raise argparse.ArgumentTypeError(f"found '{text}', expected SPLIT=N such as train=10000; correct it")
+        raise argparse.ArgumentTypeError(f"found '{text}', expected SPLIT=N such as train=10000; fix it")
     return split, int(count)
 
 

@@ -33,7 +33,9 @@ class DecodeObjects:
         image = json.loads(data)
         height, width = image["height"], image["width"]
         if height < 1 or width < 1 or height * width > MAX_PIXELS:
-            raise UserError(f"'{name}' has a size of {width}x{height}, expected 1 to {MAX_PIXELS} pixels; correct it")
+            raise UserError(
+                "MSA-PACK-040", f"'{name}' has a size of {width}x{height}, expected 1 to {MAX_PIXELS} pixels; fix it"
+            )
         layers = []
         for number, category, is_crowd, outline in image["objects"]:
             try:
@@ -41,8 +43,9 @@ class DecodeObjects:
                 layers.append((not is_crowd, -int(mask.area(rle)), category, rle))
             except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
                 raise UserError(
+                    "MSA-PACK-040",
                     f"'{name}': the outline of object {number} cannot be drawn ({error}), expected polygons of 3 points "
-                    f"or more, or run lengths, for {width}x{height} pixels; correct it or remove the object"
+                    f"or more, or run lengths, for {width}x{height} pixels; fix it or remove the object",
                 ) from error
         label_HW = np.zeros((height, width), np.uint8)
         for is_single, _, category, rle in sorted(layers, key=lambda layer: layer[:2]):

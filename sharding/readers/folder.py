@@ -15,7 +15,7 @@ from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.datasets.voc import voc_color
 from msanet.documents import parse_yaml
 from msanet.errors import UserError
-from sharding.readers.labels import check_whole, decode_ids
+from sharding.readers.labels import check_decodable, decode_ids
 from sharding.readers.reader import DatasetListing, Reader, SamplePaths, choose_splits, pair_up
 from sharding.tree import Tree
 
@@ -57,7 +57,7 @@ class DecodeFolder:
         is_colored = data[:4] == b"\x89PNG" and data[24:25] == b"\x08" and data[25:26] in (b"\x02", b"\x06")
         if not is_colored:
             return decode_ids(data, name)
-        check_whole(data, name)
+        check_decodable(data, name)
         codes_HW = _code(decode_image(data, name).astype(np.int32))
         known = _code(np.array([color for color, _ in self.colors] or [(-1, 0, 0)], np.int32))
         ids = np.array([id for _, id in self.colors] or [0], np.uint8)
@@ -67,8 +67,9 @@ class DecodeFolder:
             red, rest = divmod(int(unknown[0]), 2**16)
             color = [red, *divmod(rest, 2**8)]
             raise UserError(
+                "MSA-PACK-035",
                 f"label '{name}' has the color {color} ({unknown.size} pixels are of such colors), expected only "
-                f"colors of '{self.classes_file}'; add it there, to a class or to ignore, or correct the label"
+                f"colors of '{self.classes_file}'; add it there, to a class or to ignore, or fix the label",
             )
         return ids[at_HW]
 
@@ -110,29 +111,63 @@ def _by_stem(tree: Tree, folder: str, endings: tuple[str, ...]) -> dict[str, str
     names = [name for name in tree.files(folder) if name.rpartition(".")[2].lower() in endings]
     stem, count = Counter(name.rpartition(".")[0] for name in names).most_common(1)[0] if names else ("", 0)
     if count > 1:
-        raise UserError(f"'{tree.show(folder)}' has {count} files named '{stem}', expected one; rename or drop one")
+        raise UserError(
+            "MSA-PACK-018",
+            f"'{tree.show(folder)}' has {count} files named '{stem}', expected one; rename or remove one",
+        )
     return {name.rpartition(".")[0]: f"{folder}/{name}" for name in names}
 
 
 def _load(path: Path) -> _Classes:
     expected = f"expected a file such as: {_EXAMPLE}"
     try:
-        classes = _Classes.model_validate(parse_yaml(path.read_bytes()))
+        content = parse_yaml(path.read_bytes())
+        _refuse_old_keys(content, path)
+        classes = _Classes.model_validate(content)
+    except UserError:
+        raise
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        raise UserError(f"classes file '{path}': {where}: {first['msg'].lower()}; {expected}") from error
+        raise UserError(
+            "MSA-PACK-031", f"classes file '{path}': {where}: {first['msg'].lower()}; {expected}", setting="--classes"
+        ) from error
     except ValueError as error:
         words = " ".join(str(error).split())
-        raise UserError(f"classes file '{path}' is no YAML or JSON ({words}); {expected}") from error
+        raise UserError(
+            "MSA-PACK-031",
+            f"classes file '{path}' is not valid YAML or JSON ({words}); {expected}",
+            setting="--classes",
+        ) from error
     ids = [*(found.id for found in classes.classes), *(entry for entry in classes.ignore if isinstance(entry, int))]
     for what, values in (("id", ids), ("class", [found.name for found in classes.classes])):
         value, count = Counter(values).most_common(1)[0]
         if count > 1:
-            raise UserError(f"classes file '{path}' has the {what} '{value}' {count} times, expected once; correct it")
+            raise UserError(
+                "MSA-PACK-032",
+                f"classes file '{path}' has the {what} '{value}' {count} times, expected once; fix it",
+                setting="--classes",
+            )
     if classes.name in DATASETS:
-        raise UserError(f"classes file '{path}' has the name '{classes.name}' of another dataset; choose another")
+        raise UserError(
+            "MSA-PACK-033",
+            f"classes file '{path}' has the name '{classes.name}' of another dataset; choose another",
+            setting="--classes",
+        )
     return classes
+
+
+def _refuse_old_keys(content: object, path: Path) -> None:
+    """Earlier versions spelled them in British English."""
+    classes = content.get("classes") if isinstance(content, dict) else None
+    records = [content, *(classes if isinstance(classes, list) else [])]
+    for old in ("colour", "colours"):
+        if any(isinstance(record, dict) and old in record for record in records):
+            raise UserError(
+                "MSA-PACK-030",
+                f"classes file '{path}' has the key '{old}' of an earlier version; rename it to '{old.replace('u', '')}'",
+                setting="--classes",
+            )
 
 
 def _spec(classes: _Classes) -> DatasetSpec:
@@ -150,7 +185,11 @@ def _colors(classes: _Classes, path: Path) -> tuple[tuple[_Color, int], ...]:
     given += [(entry, IGNORE_INDEX) for entry in classes.ignore if not isinstance(entry, int)]
     color, count = Counter(color for color, _ in given).most_common(1)[0] if given else (None, 0)
     if count > 1:
-        raise UserError(f"classes file '{path}' has the color {color} {count} times, expected once; correct it")
+        raise UserError(
+            "MSA-PACK-032",
+            f"classes file '{path}' has the color {color} {count} times, expected once; fix it",
+            setting="--classes",
+        )
     return tuple(sorted(given))
 
 

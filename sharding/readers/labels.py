@@ -26,17 +26,18 @@ _PNG_END = b"IEND\xae\x42\x60\x82"
 
 def decode_ids(data: bytes, name: str) -> np.ndarray:
     """The usual label: an image whose grey values or palette indices are the ids."""
-    check_whole(data, name)
+    check_decodable(data, name)
     bits, color_type = (data[24], data[25]) if data[:4] == b"\x89PNG" else (8, _GREY)
     if color_type == _GREY and bits < 8:
         # Decoders stretch such greys to 0..255, which would silently change the ids.
         raise UserError(
-            f"label '{name}' has {bits} bits per pixel, expected 8-bit grey or palette; save it with 8 bits"
+            "MSA-PACK-026",
+            f"label '{name}' has {bits} bits per pixel, expected 8-bit grey or palette; save it with 8 bits",
         )
     return decode_label(data, name)
 
 
-def check_whole(data: bytes, name: str) -> None:
+def check_decodable(data: bytes, name: str) -> None:
     """Raise UserError unless the image decodes to its last byte.
 
     Pillow is asked before OpenCV since it fails on truncated data without writing to stderr. Its `verify` covers the
@@ -52,9 +53,10 @@ def check_whole(data: bytes, name: str) -> None:
                 getattr(image, step)()
     except Exception as error:  # Pillow raises any kind where a file is damaged
         # Its words for an unknown header show the address of a Python object; they help nobody.
-        what = "no image" if "identify" in str(error) else str(error)
+        what = "not an image" if "identify" in str(error) else str(error)
         raise UserError(
-            f"'{name}' cannot be decoded ({what}; {len(data)} bytes), expected a whole image; replace or remove it"
+            "MSA-PACK-027",
+            f"'{name}' cannot be decoded ({what}; {len(data)} bytes), expected a complete image; replace or remove it",
         ) from error
 
 
@@ -74,8 +76,9 @@ def from_mat(data: bytes, name: str, variable: str, take: Callable[[Any], np.nda
     except Exception as error:  # scipy raises any kind where the bytes are not as it expects
         words = " ".join(str(error).split())[:80] or type(error).__name__
         raise UserError(
+            "MSA-PACK-028",
             f"'{name}' cannot be read ({words}; {len(data)} bytes), expected a MATLAB 5 file with "
-            f"'{variable}' as the dataset's authors distribute it; replace the file"
+            f"'{variable}' as the dataset's authors distribute it; replace the file",
         ) from error
 
 
@@ -85,6 +88,7 @@ def need(module: str, package: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
+            "MSA-PACK-029",
             f"the package {package} is not installed, expected it for this dataset's annotations; run: "
-            f"pip install {package}"
+            f"pip install {package}",
         ) from error

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from msanet.datasets import PERSON_PART as SPEC
 from msanet.datasets.person_part import PARTS
 from msanet.errors import UserError
+from msanet.logs import track
 from sharding.readers.labels import from_mat
 from sharding.readers.reader import DatasetListing, Reader, SamplePaths, by_id, choose_splits, make_pair
 from sharding.tree import Tree, open_tree
@@ -43,7 +43,8 @@ def _paint(objects: Any, name: str) -> np.ndarray:
             part_name = str(part.part_name.item())
             if part_name not in _IDS:
                 raise UserError(
-                    f"'{name}' has a person's part '{part_name}', expected one of {', '.join(_IDS)}; replace the file"
+                    "MSA-PACK-045",
+                    f"'{name}' has a person's part '{part_name}', expected one of {', '.join(_IDS)}; replace the file",
                 )
             if part.mask.shape != label_HW.shape:
                 raise ValueError("masks of different sizes")
@@ -67,8 +68,10 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     names = [name.removesuffix(".txt") for name in lists.files(folder) if name.endswith(".txt")]
     if not names:
         raise UserError(
+            "MSA-PACK-044",
             f"'{lists.show(folder)}' has no lists of images, expected train.txt and val.txt of PASCAL VOC 2010; copy "
-            "them there, or name their folder with --lists"
+            "them there, or name their folder with --lists",
+            setting="--lists",
         )
     splits = choose_splits(options.splits, names, ("train", "val"), lists.show(folder))
     found = {}
@@ -87,12 +90,13 @@ def _pairs(tree: Tree, split: str, ids: Sequence[str], list_name: str) -> list[S
         lacking = [source_id for source_id in ids if source_id not in paths]
         if lacking:
             raise UserError(
+                "MSA-PACK-041",
                 f"list '{list_name}' names '{lacking[0]}', which has no {kind.format(lacking[0])} ({len(lacking)} of "
-                f"{len(ids)} have none), expected all of them; restore them or take the lists of VOC 2010"
+                f"{len(ids)} have none), expected all of them; restore them or take the lists of VOC 2010",
             )
     decode = DecodeParts()
     pairs = []
-    for source_id in tqdm(ids, desc=f"{split}: looking for people", unit="file", disable=None):
+    for source_id in track(ids, f"{split}: looking for people", len(ids), "files"):
         path = labels[source_id]
         if decode(tree.read(path), tree.show(path)).any():
             pairs.append(make_pair(source_id, images[source_id], path))

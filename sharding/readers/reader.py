@@ -2,7 +2,7 @@
 
 import argparse
 import hashlib
-import sys
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,6 +12,8 @@ from msanet.datasets import DatasetSpec
 from msanet.errors import UserError, nearest
 from sharding.readers.labels import Decode
 from sharding.tree import Tree
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,19 +83,20 @@ def make_pair(source_id: str, image: str, label: str) -> SamplePaths:
 def pair_up(tree: Tree, images: Mapping[str, str], labels: Mapping[str, str], split: str) -> list[SamplePaths]:
     """Join {id: image path} with {id: label path} in sorted order.
 
-    Raises UserError if an image has no label. Labels without an image are left out with a note on stderr, since some
+    Raises UserError if an image has no label. Labels without an image are ignored with a warning, since some
     datasets publish them.
     """
     lacking = sorted(images.keys() - labels.keys())
     if lacking:
         raise UserError(
+            "MSA-PACK-022",
             f"image '{tree.show(images[lacking[0]])}' has no label map ({len(lacking)} of {len(images)} images in "
-            f"split '{split}' have none), expected one for each; add the label maps or choose other --splits"
+            f"split '{split}' have none), expected one for each; add the label maps or choose other --splits",
         )
     extra = labels.keys() - images.keys()
     if extra:
         count = f"{len(extra)} label map has" if len(extra) == 1 else f"{len(extra)} label maps have"
-        print(f"note: {count} no image in split '{split}' and are left out", file=sys.stderr)
+        logger.warning(f"{count} no image in split '{split}' and {'is' if len(extra) == 1 else 'are'} ignored")
     return [make_pair(source_id, images[source_id], labels[source_id]) for source_id in sorted(images)]
 
 
@@ -115,10 +118,16 @@ def choose_splits(asked: Sequence[str] | None, present: Sequence[str], usual: Se
         chosen = [split for split in usual if split in present]
         if not chosen:
             raise UserError(
-                f"'{where}' has none of the splits {', '.join(usual)}; choose with --splits: {', '.join(present)}"
+                "MSA-PACK-021",
+                f"'{where}' has none of the splits {', '.join(usual)}; choose with --splits: {', '.join(present)}",
+                setting="--splits",
             )
         return chosen
     for split in asked:
         if split not in present:
-            raise UserError(f"split '{split}' is not in '{where}'; {nearest(split, sorted(present))}")
+            raise UserError(
+                "MSA-PACK-021",
+                f"split '{split}' is not in '{where}'; {nearest(split, sorted(present))}",
+                setting="--splits",
+            )
     return list(dict.fromkeys(asked))

@@ -47,7 +47,7 @@ class DecodeWithSbd:
 
 def _segmentation(ids_HW: np.ndarray) -> np.ndarray:
     if ids_HW.ndim != 2 or ids_HW.dtype.kind not in "iu":
-        raise ValueError("no map of ids")
+        raise ValueError("not a map of ids")
     return ids_HW
 
 
@@ -89,9 +89,17 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
 def _pooled(tree: Tree, options: argparse.Namespace) -> dict[str, list[SamplePaths]]:
     """The paper does not publish its choice; ours is by a hash of the id, the same on every machine."""
     if options.sbd is not None or options.splits:
-        raise UserError("--pool is given with --sbd or --splits, expected it alone: it makes its own two splits")
+        raise UserError(
+            "MSA-PACK-042",
+            "--pool is given with --sbd or --splits, expected it alone: it makes its own two splits",
+            setting="--pool",
+        )
     if not 0 < options.pool < 1:
-        raise UserError(f"--pool is {options.pool:g}, expected a share between 0 and 1, such as 0.1")
+        raise UserError(
+            "MSA-PACK-042",
+            f"--pool is {options.pool:g}, expected a share between 0 and 1, such as 0.1",
+            setting="--pool",
+        )
     ids = {source_id for split in _USUAL for source_id in _ids(tree, f"{_LISTS}/{split}.txt")}
     held_out = subset_of(ids, round(options.pool * len(ids)), options.seed)
     chosen = dict(zip(_POOLED, (ids - held_out, held_out), strict=True))
@@ -134,8 +142,9 @@ def _images(tree: Tree, ids: Iterable[str], where: str) -> dict[str, str]:
     lacking = [source_id for source_id in wanted if source_id not in images]
     if lacking:
         raise UserError(
+            "MSA-PACK-041",
             f"{where} names '{lacking[0]}', which has no JPEGImages/{lacking[0]}.jpg "
-            f"({len(lacking)} of {len(wanted)} have none), expected all images; restore them or choose other --splits"
+            f"({len(lacking)} of {len(wanted)} have none), expected all images; restore them or choose other --splits",
         )
     return {source_id: images[source_id] for source_id in wanted}
 
@@ -160,8 +169,10 @@ def _open_sbd(path: Path) -> Tree:
         if {"train.txt", "val.txt"} <= {*tree.files(folder)} and "cls" in tree.folders(folder):
             return tree.below(folder) if folder else tree
     raise UserError(
+        "MSA-PACK-043",
         f"'{path}' is not SBD, expected benchmark_RELEASE with dataset/cls/*.mat, dataset/train.txt and "
-        "dataset/val.txt; correct --sbd"
+        "dataset/val.txt; fix --sbd",
+        setting="--sbd",
     )
 
 

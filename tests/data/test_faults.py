@@ -159,7 +159,7 @@ def joined(steps: list[list[Batch]]) -> dict[str, np.ndarray]:
 
 
 def faults(steps: list[list[Batch]]) -> list[str]:
-    return [fault for step in steps for batch in step for fault in batch.faults]
+    return [fault for step in steps for batch in step for fault in batch.bad_samples]
 
 
 @pytest.mark.parametrize("fault", FAULTS)

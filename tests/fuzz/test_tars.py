@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msanet.data.manifest import MANIFEST_NAME, index_name, load_manifest
 from msanet.documents import is_line
 from msanet.errors import UserError
-from sharding.verify import find_faults
+from sharding.verify import find_problems
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def copied(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def verified(folder: Path) -> list[str]:
-    return [str(fault) for fault in find_faults(folder, load_manifest(folder), 1, lambda _: None)]
+    return [str(problem) for problem in find_problems(folder, load_manifest(folder), 1, lambda _: None)]
 
 
 @given(data=st.data())

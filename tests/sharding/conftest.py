@@ -1,16 +1,18 @@
 """Small fake datasets in every layout, and the command in this process and in others."""
 
+import logging
 import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from msanet import logs
 from sharding.__main__ import main
 
 REPOSITORY = Path(__file__).parents[2]
@@ -81,6 +83,16 @@ class Fake:
             for path in sorted(folder.rglob("*")):
                 archive.write(path, path.relative_to(folder.parent))
         return target
+
+
+@pytest.fixture(autouse=True)
+def console() -> Iterator[None]:
+    """Log to stderr, as commands do."""
+    logger = logging.getLogger("msanet")
+    before = logger.propagate, list(logger.handlers), logging.getLogger("sharding").parent
+    logs.configure()
+    yield
+    logger.propagate, logger.handlers, logging.getLogger("sharding").parent = before
 
 
 @pytest.fixture

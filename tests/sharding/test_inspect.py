@@ -16,7 +16,7 @@ from msanet.data.manifest import load_manifest
 from msanet.datasets import CAMVID, IGNORE_INDEX
 from sharding import inspection
 from sharding.__main__ import main
-from sharding.inspection import Shot, cell, quotas, shots
+from sharding.inspection import LabeledSample, cell, labeled_samples, quotas
 from sharding.sheet import CELL, draw_sheet
 
 Capture = pytest.CaptureFixture[str]
@@ -93,10 +93,10 @@ def test_sizes_that_differ(fake: Any, tmp_path: Path, capfd: Capture) -> None:
 
 def test_samples_are_spread_evenly_over_the_splits(shards: Path) -> None:
     splits = load_manifest(shards).splits
-    found = [(shot.split, int(shot.key[-5:])) for shot in shots(shards, splits, 5)]
+    found = [(sample.split, int(sample.key[-5:])) for sample in labeled_samples(shards, splits, 5)]
     assert found == [("train", 1), ("train", 4), ("train", 7), ("val", 0), ("val", 2)]
     everything = [("train", number) for number in range(9)] + [("val", number) for number in range(3)]
-    assert [(shot.split, int(shot.key[-5:])) for shot in shots(shards, splits, 100)] == everything
+    assert [(sample.split, int(sample.key[-5:])) for sample in labeled_samples(shards, splits, 100)] == everything
 
 
 def test_what_a_split_cannot_give_others_give() -> None:
@@ -109,7 +109,7 @@ def test_a_cell_shows_class_colors_and_leaves_ignored_pixels_alone() -> None:
     image_HWC = np.full((40, 80, 3), 200, np.uint8)
     label_HW = np.full((40, 80), IGNORE_INDEX, np.uint8)
     label_HW[:, 40:] = 3
-    shown = cell(Shot("train", "a", image_HWC, label_HW), CAMVID.palette)
+    shown = cell(LabeledSample("train", "a", image_HWC, label_HW), CAMVID.palette)
     assert shown.shape == (CELL // 2, CELL, 3)
     assert (shown[:, : CELL // 2 - 2] == 200).all()
     road = (200 + np.array(CAMVID.palette[3])) / 2
@@ -118,7 +118,7 @@ def test_a_cell_shows_class_colors_and_leaves_ignored_pixels_alone() -> None:
 
 def test_cells_fit_their_square() -> None:
     for height, width in ((3000, 1000), (1000, 3000), (1, 5000), (7, 7)):
-        blank = Shot("train", "a", np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8))
+        blank = LabeledSample("train", "a", np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8))
         shown = cell(blank, CAMVID.palette)
         assert max(shown.shape[:2]) == CELL and min(shown.shape[:2]) >= 1
 
@@ -129,8 +129,10 @@ def test_the_sheet(shards: Path, tmp_path: Path, capfd: Capture) -> None:
     assert lines[-1] == ["wrote", str(path)] and os.listdir(path.parent) == ["sheet.png"]
     pixels = np.asarray(Image.open(path))
     manifest = load_manifest(shards)
-    for shot, place in zip(shots(shards, manifest.splits, 4), ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True):
-        assert contains(pixels, cell(shot, manifest.palette), place), shot.key
+    for sample, place in zip(
+        labeled_samples(shards, manifest.splits, 4), ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True
+    ):
+        assert contains(pixels, cell(sample, manifest.palette), place), sample.key
     for color in manifest.palette:
         assert (pixels[-180:] == color).all(axis=-1).sum() > 300, f"no swatch of {color} in the legend"
 

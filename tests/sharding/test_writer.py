@@ -29,7 +29,7 @@ from sharding import workers
 from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.camvid import CAMVID as CAMVID_READER
 from sharding.readers.labels import decode_ids
-from sharding.shard import Job
+from sharding.shard import PackingJob
 from sharding.tree import FolderTree
 from sharding.writer import PackOptions, pack
 
@@ -269,7 +269,7 @@ def stop_and_continue(
 def test_a_full_disk_keeps_what_is_finished(fake: Any, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
     root, real = fake.camvid(train=6), workers.write_shard
 
-    def full(job: Job, plan: ShardPlan, on_sample: Callable[[], object]) -> None:
+    def full(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object]) -> None:
         if plan.file == "train-000002.tar":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(job, plan, on_sample)
@@ -315,7 +315,7 @@ def test_a_worker_told_to_stop_does_not_finish_its_shard(
     plan, *_ = plan_shards(CAMVID_READER.read(tree, Namespace(splits=None)), tree, "original", 10**9)
     done = [0]
     monkeypatch.setattr(
-        workers, "_worker", (Job(tree, CAMVID, decode_ids, "original", tmp_path), done, [True]), raising=False
+        workers, "_worker", (PackingJob(tree, CAMVID, decode_ids, "original", tmp_path), done, [True]), raising=False
     )
     with pytest.raises(workers._Stop):
         workers._write(plan, 0)

@@ -191,7 +191,7 @@ def _check_what_is_alike(trainer: Trainer) -> None:
     assert first == second != third == fourth
     batch = next(trainer.global_batches())[0]
     faults = ("sample 5 is damaged",) if distributed.rank() < 2 else ()
-    trainer._count_labels([dataclasses.replace(batch, faults=faults)])
+    trainer._count_labels([dataclasses.replace(batch, bad_samples=faults)])
     assert trainer.bad_samples == 1
     alone = other_images_group(trainer.batches)
     assert dist.get_process_group_ranks(alone) == [distributed.rank() % 2, distributed.rank() % 2 + 2]

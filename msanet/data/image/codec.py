@@ -1,7 +1,7 @@
 """Bytes of a shard's member to arrays and back.
 
-`tiff`, the default, stores tiles, so that a crop is decoded without the rest of its image (tiff.py). `original` passes
-the source's own bytes through (PNG or JPEG); its labels are written anew as grey PNG of train ids, since OpenCV would
+`tiff`, the default, stores tiles, so that a crop is decoded without the rest of its image (tiles.py). `original` passes
+the source's own bytes through (PNG or JPEG); its labels are written again as grey PNG of train ids, since OpenCV would
 expand a palette PNG to colors. What a member is shows in its first bytes, so both read alike.
 """
 
@@ -39,14 +39,14 @@ class LazyImage(Protocol):
         ...
 
     def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """A window inside the picture: (height, width, 3) RGB or (height, width) ids, to be read and not written to.
+        """A window inside the image: (height, width, 3) RGB or (height, width) ids, to be read and not written to.
 
         Raises UserError if what lies under the window cannot be decoded.
         """
         ...
 
 
-class _Whole:
+class _FullyDecodedImage:
     """Any format of Pillow or OpenCV: decoded whole, at the first window."""
 
     def __init__(self, data: bytes, name: str, is_label: bool) -> None:
@@ -60,10 +60,13 @@ class _Whole:
     def _pixels(self) -> np.ndarray:
         if self._data[:2] in (b"II", b"MM"):
             _check_tiff(self._data, self._name, _TIFF_LABEL_EXPECTED if self._is_label else _TIFF_EXPECTED)
-        decode = _decode_whole_label if self._is_label else _decode_whole_image
+        decode = _decode_full_label if self._is_label else _decode_full_image
         pixels = decode(self._data, self._name)
         if pixels.shape[:2] != self.size:  # OpenCV reads other fields than Pillow where a file has two of them
-            raise UserError(f"'{self._name}' has two sizes, {pixels.shape[:2]} and {self.size}; save it anew as PNG")
+            raise UserError(
+                "MSA-DATA-019",
+                f"'{self._name}' has two sizes, {pixels.shape[:2]} and {self.size}; save it again as PNG",
+            )
         return pixels
 
 
@@ -99,7 +102,10 @@ def decode_instances(data: bytes, name: str) -> np.ndarray:
     """A map of Cityscapes instance ids: (H, W) int32. Raises UserError unless it is a grey image of 16 bits."""
     ids = decode_label(data, name)
     if ids.dtype != np.uint16:
-        raise UserError(f"instance map '{name}' has {ids.dtype} values, expected 16-bit ids; take the _instanceIds.png")
+        raise UserError(
+            "MSA-DATA-021",
+            f"instance map '{name}' has {ids.dtype} values, expected 16-bit ids; take the _instanceIds.png",
+        )
     return ids.astype(np.int32)
 
 
@@ -133,11 +139,12 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
             width, height = image.size
     except Exception as error:  # Pillow raises any kind where a file is damaged
         raise UserError(
-            f"'{name}' cannot be read as an image ({len(data)} bytes); replace or remove the file"
+            "MSA-DATA-017", f"'{name}' cannot be read as an image ({len(data)} bytes); replace or remove the file"
         ) from error
     if not 0 < height * width <= MAX_PIXELS:
         raise UserError(
-            f"'{name}' has {width}x{height} pixels, expected at most {MAX_PIXELS}; cut it into smaller images"
+            "MSA-DATA-018",
+            f"'{name}' has {width}x{height} pixels, expected at most {MAX_PIXELS}; split it into smaller images",
         )
     return height, width
 
@@ -145,7 +152,7 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
 def _open(data: bytes, name: str, is_label: bool) -> LazyImage:
     tiled = TiledImage.parse(data, name)
     is_wanted = tiled is not None and tiled.channels == (1 if is_label else 3)
-    return tiled if tiled is not None and is_wanted else _Whole(data, name, is_label)
+    return tiled if tiled is not None and is_wanted else _FullyDecodedImage(data, name, is_label)
 
 
 def _check_tiff(data: bytes, name: str, expected: dict[int, tuple[str, int]]) -> None:
@@ -155,24 +162,29 @@ def _check_tiff(data: bytes, name: str, expected: dict[int, tuple[str, int]]) ->
             found = {tag: set(np.ravel(fields.get(tag, value)).tolist()) for tag, (_, value) in expected.items()}
             image.load()  # OpenCV leaves black what it cannot decode, and says nothing
     except Exception as error:  # Pillow raises any kind where a file is damaged
-        raise UserError(f"'{name}' cannot be decoded ({error}); save it as PNG, or replace or remove it") from error
+        raise UserError(
+            "MSA-DATA-017", f"'{name}' cannot be decoded ({error}); save it as PNG, or replace or remove it"
+        ) from error
     for tag, (what, value) in expected.items():
         if found[tag] != {value}:
-            raise UserError(f"'{name}' is a TIFF of {what} {sorted(found[tag])}, expected {value}; save it as PNG")
+            raise UserError(
+                "MSA-DATA-019", f"'{name}' is a TIFF of {what} {sorted(found[tag])}, expected {value}; save it as PNG"
+            )
 
 
-def _decode_whole_image(data: bytes, name: str) -> np.ndarray:
+def _decode_full_image(data: bytes, name: str) -> np.ndarray:
     return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, name)
 
 
-def _decode_whole_label(data: bytes, name: str) -> np.ndarray:
+def _decode_full_label(data: bytes, name: str) -> np.ndarray:
     if _png_color_type(data) == 3:  # OpenCV turns palette PNGs into colors; Pillow gives the indices
         return _decode_palette_png(data, name)
     label = _decode(data, cv2.IMREAD_UNCHANGED, name)
     if label.ndim != 2:
         raise UserError(
+            "MSA-DATA-020",
             f"label '{name}' is a color image of shape {label.shape}, expected one channel of class ids; "
-            f"convert its colors to ids"
+            f"convert its colors to ids",
         )
     return label
 
@@ -184,7 +196,8 @@ def _decode(data: bytes, flag: int, name: str) -> np.ndarray:
         image = None
     if image is None:
         raise UserError(
-            f"'{name}' cannot be decoded ({len(data)} bytes, broken after its header); replace or remove the file"
+            "MSA-DATA-017",
+            f"'{name}' cannot be decoded ({len(data)} bytes, broken after its header); replace or remove the file",
         )
     return image
 
@@ -198,4 +211,4 @@ def _decode_palette_png(data: bytes, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return np.asarray(image)
     except Exception as error:  # Pillow raises any kind where a file is damaged
-        raise UserError(f"'{name}' cannot be decoded ({error}); replace or remove the file") from error
+        raise UserError("MSA-DATA-017", f"'{name}' cannot be decoded ({error}); replace or remove the file") from error

@@ -80,7 +80,7 @@ class TiledImage:
         return pixels if channels == 3 else pixels[..., 0]
 
     def _place(self, rows: np.ndarray, target: np.ndarray) -> None:
-        """(rows, tiles, width, channels) into the picture, with the predictor undone."""
+        """(rows, tiles, width, channels) into the image, with the predictor undone."""
         if self._has_predictor:
             imagecodecs.delta_decode(rows, axis=2, out=target)
         else:
@@ -95,8 +95,9 @@ class TiledImage:
             whole = False
         if not whole:
             raise UserError(
+                "MSA-DATA-017",
                 f"'{self._name}' cannot be decoded: tile {number} at byte {start} of {len(self._data)} is damaged; "
-                f"replace or remove the file"
+                f"replace or remove the file",
             )
 
 
@@ -107,8 +108,10 @@ def encode_tiled(array: np.ndarray) -> bytes:
     """
     if imagecodecs is None:
         raise UserError(
+            "MSA-DATA-022",
             "imagecodecs is not installed, expected it to write tiled TIFF; pip install imagecodecs, or choose the codec "
-            "original"
+            "original",
+            setting="--codec",
         )
     import tifffile  # only for writing, and slow to import
 

@@ -26,8 +26,10 @@ def open_storage(location: str, settings: StorageConfig | None = None) -> Storag
         return LocalStorage(Path(location.removeprefix("file:")))
     if MASK in location:
         raise UserError(
+            "MSA-DATA-024",
             f"'{location}' has {MASK} for a password or key, which no file of a run keeps; give the whole address again, to "
-            "train.py as data.path=..., to evaluate.py as --data"
+            "train.py as data.path=..., to evaluate.py as --data",
+            setting="data.path",
         )
     if scheme == "file":
         return LocalStorage(Path(unquote(rest)))

@@ -10,11 +10,11 @@ frees those of a killed process, so that what it left in partial/ is known by it
 
 import errno
 import fcntl
+import logging
 import mmap
 import os
 import re
 import struct
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,6 +22,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msanet.errors import UserError
+from msanet.logs import EVERY_RANK
+
+logger = logging.getLogger(__name__)
 
 _KEY = re.compile(r"[A-Za-z0-9._@-]{1,200}")
 _HEADER = struct.Struct("<4sIQ16s")  # magic, crc32 and length of the bytes, boot
@@ -57,8 +60,10 @@ def _make_own(folder: Path) -> None:
     owners = {folder.lstat().st_uid, folder.stat().st_uid}  # of a symbolic link, and of what it names
     if owners != {os.geteuid()}:
         raise UserError(
+            "MSA-DATA-037",
             f"cache folder '{folder}' belongs to user {max(owners - {os.geteuid()})}, expected one of user "
-            f"{os.geteuid()}; set storage.cache_dir to a folder of your own on a local disk"
+            f"{os.geteuid()}; set storage.cache_dir to a folder of your own on a local disk",
+            setting="storage.cache_dir",
         )
 
 
@@ -66,7 +71,7 @@ class NodeCache:
     """Bytes by key, at most `max_bytes` of them on the disk. Cheap to build and to send to another process.
 
     evict: when full, drop what was not used for longest; otherwise nothing more is added. Where the folder cannot be
-    written (disk full, read-only), a warning is printed once and everything works as if the cache were full.
+    written (disk full, read-only), a warning is logged once and everything works as if the cache were full.
     """
 
     def __init__(self, folder: Path, max_bytes: int, evict: bool = True) -> None:
@@ -276,13 +281,12 @@ class NodeCache:
             self._warn(error)
 
     def _warn(self, error: OSError) -> None:
-        """Say once per process that there is no cache."""
+        """Warn once per process that there is no cache."""
         self._ready = False  # the folder may have been removed; make it again
         if self.folder not in _warned:
             _warned.add(self.folder)
-            print(
-                f"warning: cache '{self.folder}' cannot take more ({error.strerror}); going on without it, which is "
-                "slower: free some space there, or set storage.cache_dir or the bounds beside it to other values",
-                file=sys.stderr,
-                flush=True,
+            logger.warning(
+                f"cache '{self.folder}' cannot store more ({error.strerror}); continuing without it, which is slower: free "
+                "some space there, or change storage.cache_dir or the limits of the caches",
+                extra=EVERY_RANK,
             )

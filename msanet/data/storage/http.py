@@ -41,20 +41,28 @@ class HttpTransport:
         try:
             parts = urlsplit(address)
         except ValueError as error:
-            raise UserError(f"'{address.rpartition('@')[2]}' is no address ({error}); correct data.path") from None
+            raise UserError(
+                "MSA-DATA-025",
+                f"'{address.rpartition('@')[2]}' is not a valid address ({error}); fix data.path",
+                setting="data.path",
+            ) from None
         host = parts.netloc.rpartition("@")[2]
         self._url = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
         rest = address.partition("://")[2].removeprefix(parts.netloc)
         self.location = f"{parts.scheme}://{MASK}@{rest.rpartition('@')[2]}" if "@" in rest else self._url
         if "@" in rest and ":" in host and not host.rpartition(":")[2].isdigit():
             raise UserError(
+                "MSA-DATA-025",
                 f"'{self.location}' was given with a password that holds /, ? or #, expected these as %2F, %3F and %23; "
-                "correct data.path"
+                "fix data.path",
+                setting="data.path",
             )
         if not host or parts.query or parts.fragment:
             raise UserError(
+                "MSA-DATA-025",
                 f"'{self.location}' was given with a query (?...) or fragment (#...) or without a host, expected the plain "
-                "address of a folder, such as https://host/shards; the names of its files are appended to it"
+                "address of a folder, such as https://host/shards; the names of its files are appended to it",
+                setting="data.path",
             )
         self._host, self._scheme, self._connections = host, parts.scheme, connections
         self._headers = {"Accept-Encoding": "identity"}
@@ -106,8 +114,10 @@ class HttpTransport:
                 isinstance(reason, SSLError) and "VERIFY_FAILED" in str(reason)
             ):
                 raise UserError(
-                    f"'{self.location}/{transfer.file}' cannot be read: {_explain(error)}; correct the address, or name "
-                    "the server's certificate in SSL_CERT_FILE"
+                    "MSA-DATA-035",
+                    f"'{self.location}/{transfer.file}' cannot be read: {_explain(error)}; fix the address, or name "
+                    "the server's certificate in SSL_CERT_FILE",
+                    setting="data.path",
                 ) from None
             raise TransientError(_explain(error)) from None
 
@@ -118,20 +128,31 @@ class HttpTransport:
             raise TransientError(f"HTTP {status} {response.reason or ''}".rstrip(), _retry_after(response))
         if status in (401, 403, 407):
             raise UserError(
+                "MSA-DATA-030",
                 f"'{address}' may not be read (HTTP {status}); check its permissions, or give credentials in data.path as "
-                "https://USER:PASSWORD@host/..."
+                "https://USER:PASSWORD@host/...",
+                setting="data.path",
             )
         if status in (404, 410):
-            raise UserError(f"'{address}' is not there (HTTP {status}); correct data.path, or upload the file")
+            raise UserError(
+                "MSA-DATA-029",
+                f"'{address}' does not exist (HTTP {status}); fix data.path, or upload the file",
+                setting="data.path",
+            )
         etag = response.headers.get("ETag", "")
         first = self._etags.get(transfer.file)
         if status == 412 or (first and etag and etag != first and status in (200, 206)):
             raise UserError(
+                "MSA-DATA-031",
                 f"'{address}' changed at the server while this run reads it (ETag {first}, now {etag or 'another'}); put "
-                "the old file back, or start a new run, and write new shards into a new folder"
+                "the old file back, or start a new run, and write new shards into a new folder",
             )
         if status not in (200, 206, 416):
-            raise UserError(f"'{address}' was answered with HTTP {status}, expected 200 or 206; correct data.path")
+            raise UserError(
+                "MSA-DATA-032",
+                f"'{address}' was answered with HTTP {status}, expected 200 or 206; fix data.path",
+                setting="data.path",
+            )
         if status != 416 and etag.startswith('"'):  # a weak one (W/) cannot be matched
             self._etags.setdefault(transfer.file, etag)
 
@@ -139,8 +160,9 @@ class HttpTransport:
         size = response.headers.get("Content-Range", "").removeprefix("bytes */")
         if not (transfer.data and size == str(transfer.position)):  # else it is whole, though announced to be longer
             raise UserError(
+                "MSA-DATA-033",
                 f"'{self.location}/{transfer.file}' has {size or 'too few'} bytes, expected more than {transfer.position}; "
-                "upload the shard again"
+                "upload the shard again",
             )
 
     def _span(self, response: urllib3.BaseHTTPResponse, transfer: Transfer) -> tuple[int, int | None, int | None]:
@@ -162,11 +184,15 @@ class HttpTransport:
                 end = min(size, size if end is None else end)
             if transfer.stop is not None and max(size or 0, transfer.start) > _MOST_DISCARDED:
                 raise UserError(
+                    "MSA-DATA-034",
                     f"'{address}' has {length or 'many'} bytes and its server ignores Range requests, so that each read "
-                    "would transfer the whole file; use a server that serves ranges, or copy the shards to a local folder"
+                    "would transfer the whole file; use a server that serves ranges, or copy the shards to a local folder",
                 )
         if transfer.limit is not None and size is not None and size > transfer.limit:
-            raise UserError(f"'{address}' has {size} bytes, expected at most {transfer.limit}; it is no file of ours")
+            raise UserError(
+                "MSA-DATA-005",
+                f"'{address}' has {size} bytes, expected at most {transfer.limit}; it is not a file written by msanet",
+            )
         return skip, end, size
 
     def _connected(self) -> urllib3.PoolManager:
@@ -189,8 +215,9 @@ class HttpTransport:
             )
         except ProxySchemeUnknown:
             raise UserError(
+                "MSA-DATA-036",
                 f"the proxy in the variable {self._scheme}_proxy starts with '{parts.scheme}://', expected http:// or "
-                f"https://; change it, or add {self._host} to no_proxy"
+                f"https://; change it, or add {self._host} to no_proxy",
             ) from None
 
 
@@ -209,7 +236,10 @@ def _receive(response: urllib3.BaseHTTPResponse, transfer: Transfer, skip: int, 
         else:
             transfer.data += piece
             if transfer.limit is not None and len(transfer.data) > transfer.limit:
-                raise UserError(f"'{transfer.file}' has more than {transfer.limit} bytes; it is no file of ours")
+                raise UserError(
+                    "MSA-DATA-005",
+                    f"'{transfer.file}' has more than {transfer.limit} bytes; it is not a file written by msanet",
+                )
 
 
 def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:

@@ -26,10 +26,11 @@ class LocalStorage:
         """See Storage."""
         path = self.folder / file
         if not path.is_file():
-            raise UserError(f"'{path}' is missing; copy it too, or pack the dataset again")
+            raise UserError("MSA-DATA-003", f"'{path}' is missing; copy it too, or pack the dataset again")
         if path.stat().st_size > limit:
             raise UserError(
-                f"'{path}' has {path.stat().st_size} bytes, expected at most {limit}; it is no file of ours"
+                "MSA-DATA-005",
+                f"'{path}' has {path.stat().st_size} bytes, expected at most {limit}; it is not a file written by msanet",
             )
         return path.read_bytes()
 
@@ -42,8 +43,9 @@ class LocalStorage:
                 return os.pread(descriptor, min(length, rest), offset)
             except OSError as error:
                 raise UserError(
-                    f"'{self.folder / extent.file}' cannot be read at byte {offset} ({error.strerror}), expected a sound disk; "
-                    "check it, or copy the shard again"
+                    "MSA-DATA-039",
+                    f"'{self.folder / extent.file}' cannot be read at byte {offset} ({error.strerror}), expected a working disk; "
+                    "check it, or copy the shard again",
                 ) from None
 
     def fetch(self, extent: ByteRange) -> None:
@@ -63,8 +65,9 @@ class LocalStorage:
                 self._open[file] = os.open(self.folder / file, os.O_RDONLY)
             except OSError as error:
                 raise UserError(
+                    "MSA-DATA-038",
                     f"'{self.folder / file}' cannot be opened ({error.strerror}), though the manifest lists its shard; "
-                    "copy it too, or pack the dataset again"
+                    "copy it too, or pack the dataset again",
                 ) from None
             while len(self._open) > _OPEN_FILES:
                 os.close(self._open.popitem(last=False)[1])

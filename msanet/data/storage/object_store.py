@@ -18,8 +18,10 @@ class ObjectTransport:
         self.location = masked(address.rstrip("/"))
         if "@" in address.partition("://")[2].partition("/")[0] or "?" in address:
             raise UserError(
+                "MSA-DATA-025",
                 f"'{self.location}' was given with a key or a query (?...), expected the plain address of a folder, such as "
-                "s3://bucket/shards; give keys as the store's own tools take them, such as AWS_ACCESS_KEY_ID"
+                "s3://bucket/shards; give keys as the store's own tools take them, such as AWS_ACCESS_KEY_ID",
+                setting="data.path",
             )
         self._folder = address.rstrip("/")
         self._files: Any = None
@@ -35,27 +37,37 @@ class ObjectTransport:
             stop = size if transfer.stop is None else min(size, transfer.stop)
             if transfer.limit is not None and size > transfer.limit:
                 raise UserError(
-                    f"'{address}' has {size} bytes, expected at most {transfer.limit}; it is no file of ours"
+                    "MSA-DATA-005",
+                    f"'{address}' has {size} bytes, expected at most {transfer.limit}; it is not a file written by msanet",
                 )
             if transfer.start > stop:
                 raise UserError(
-                    f"'{address}' has {size} bytes, expected more than {transfer.start}; upload the shard again"
+                    "MSA-DATA-033",
+                    f"'{address}' has {size} bytes, expected more than {transfer.start}; upload the shard again",
                 )
             data = self._call("_cat_file", transfer, start=transfer.start, end=stop) if stop > transfer.start else b""
         except UserError:
             raise
         except FileNotFoundError:
-            raise UserError(f"'{address}' is not there; correct data.path, or upload the file") from None
+            raise UserError(
+                "MSA-DATA-029", f"'{address}' does not exist; fix data.path, or upload the file", setting="data.path"
+            ) from None
         except (TypeError, AttributeError, ImportError, NotImplementedError):
             raise  # ours, not the store's
         except Exception as error:  # each library has its own
             what = without_secrets(f"{type(error).__name__}: {' '.join(str(error).split())}").removesuffix(": ")
             if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
                 raise UserError(
-                    f"'{address}' may not be read ({what}); check the credentials and permissions"
+                    "MSA-DATA-030",
+                    f"'{address}' may not be read ({what}); check the credentials and permissions",
+                    setting="data.path",
                 ) from None
             if isinstance(error, OSError) and error.errno == errno.EINVAL:
-                raise UserError(f"'{address}' cannot be read ({what}); check data.path and the credentials") from None
+                raise UserError(
+                    "MSA-DATA-035",
+                    f"'{address}' cannot be read ({what}); check data.path and the credentials",
+                    setting="data.path",
+                ) from None
             raise TransientError(what) from None
         if len(data) != stop - transfer.start:
             self.recheck(transfer.file)
@@ -74,8 +86,9 @@ class ObjectTransport:
             first = self._etags.setdefault(transfer.file, etag)
             if etag != first:
                 raise UserError(
+                    "MSA-DATA-031",
                     f"'{self.location}/{transfer.file}' changed in the store while this run reads it (ETag {first}, now "
-                    f"{etag}); put the old file back, or start a new run, and write new shards into a new folder"
+                    f"{etag}); put the old file back, or start a new run, and write new shards into a new folder",
                 )
             size = self._sizes[transfer.file] = int(info["size"])
         return size

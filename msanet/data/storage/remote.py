@@ -28,12 +28,15 @@ def open_remote(location: str, settings: StorageConfig) -> "RemoteStorage":
         library = _LIBRARIES[scheme]
         if importlib.util.find_spec(library) is None:
             raise UserError(
-                f"'{masked(location)}' needs the package {library}, which is not installed; run: pip install {library}"
+                "MSA-DATA-027",
+                f"'{masked(location)}' needs the package {library}, which is not installed; run: pip install {library}",
             )
         return RemoteStorage(location, ObjectTransport(location), settings)
     raise UserError(
+        "MSA-DATA-026",
         f"addresses that start with '{scheme}://' cannot be read, expected file://, http://, https://, s3://, gs:// or a "
-        "path; copy the shards to one of these"
+        "path; copy the shards to one of these",
+        setting="data.path",
     )
 
 

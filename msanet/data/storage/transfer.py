@@ -1,24 +1,27 @@
-"""Transfers of bytes from afar: one attempt, what may pass by itself, and trying until the deadline.
+"""Transfers of bytes from a server: one attempt, errors that may pass, and trying until the deadline.
 
-A transport makes one attempt at a transfer. What may pass by itself is a TransientError, after which `download_with_retries` tries again from
-the bytes that came; what will not pass is a UserError at once.
+A transport makes one attempt at a transfer. An error that may pass is a TransientError, after which
+`download_with_retries` tries again from the bytes that came; one that will not pass is a UserError at once.
 """
 
+import logging
 import random
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from msanet.errors import UserError
+from msanet.logs import EVERY_RANK
 
-_LEAST = 2.0  # seconds that an attempt gets however late it is
-_PAUSES = (0.1, 20.0)  # seconds between attempts: first and longest
-_told: set[str] = set()
+logger = logging.getLogger(__name__)
+
+_MIN_ATTEMPT_SECONDS = 2.0  # seconds that an attempt gets however late it is
+_PAUSE_SECONDS = (0.1, 20.0)  # seconds between attempts: first and longest
+_warned: set[str] = set()
 
 
 class TransientError(Exception):
-    """What may pass by itself. pause: seconds to wait, where the server said so."""
+    """An error that may pass by itself. pause: seconds to wait, where the server said so."""
 
     def __init__(self, what: str, pause: float | None = None) -> None:
         super().__init__(what)
@@ -42,7 +45,7 @@ class Transfer:
         return self.start + len(self.data)
 
     def time_left(self, most: float) -> float:
-        return min(most, max(self.until - time.monotonic(), _LEAST))
+        return min(most, max(self.until - time.monotonic(), _MIN_ATTEMPT_SECONDS))
 
 
 class Transport(Protocol):
@@ -51,7 +54,7 @@ class Transport(Protocol):
     location: str
 
     def attempt(self, transfer: Transfer) -> None:
-        """Add to the transfer's data and return when it is whole, or where the file ends. Raises TransientError or UserError."""
+        """Add to the transfer's data until it is complete or the file ends. Raises TransientError or UserError."""
         ...
 
     def recheck(self, file: str) -> None:
@@ -60,28 +63,31 @@ class Transport(Protocol):
 
 
 def download_with_retries(transport: Transport, transfer: Transfer, deadline: float) -> bytearray:
-    """Attempt a transfer until it is whole. deadline: what the user set, for the sentence that says it has passed."""
+    """Attempt a transfer until it is complete. deadline: what the user set, for the sentence that says it has passed."""
     address = f"{transport.location}/{transfer.file}"
-    begun, attempts, pause = time.monotonic(), 0, _PAUSES[0]
+    begun, attempts, pause = time.monotonic(), 0, _PAUSE_SECONDS[0]
     while True:
         before = len(transfer.data)
         attempts += 1
         try:
             transport.attempt(transfer)
             return transfer.data
-        except TransientError as fault:
-            pause = _PAUSES[0] if len(transfer.data) > before else min(2 * pause, _PAUSES[1])
+        except TransientError as error:
+            pause = _PAUSE_SECONDS[0] if len(transfer.data) > before else min(2 * pause, _PAUSE_SECONDS[1])
             now = time.monotonic()
             left = transfer.until - now
-            wait = min(random.uniform(pause / 2, pause), left) if fault.pause is None else fault.pause
+            wait = min(random.uniform(pause / 2, pause), left) if error.pause is None else error.pause
             if left <= 0 or wait > left:
                 wanted = "" if transfer.stop is None else f" of {transfer.stop - transfer.start}"
                 raise UserError(
-                    f"'{address}' could not be read within storage.download_timeout_seconds={deadline:g} s: {len(transfer.data)}{wanted} "
-                    f"bytes came in {attempts} attempts over {now - begun:.0f} s, at last {fault}; check the server and the "
-                    "network, then start again"
+                    "MSA-DATA-028",
+                    f"'{address}' could not be read within storage.download_timeout_seconds={deadline:g} s: "
+                    f"{len(transfer.data)}{wanted} "
+                    f"bytes came in {attempts} attempts over {now - begun:.0f} s, last {error}; check the server and the "
+                    "network, then start again",
+                    setting="storage.download_timeout_seconds",
                 ) from None
-            if now - begun > 10 and transport.location not in _told:
-                _told.add(transport.location)
-                print(f"waiting for '{address}': {fault}", file=sys.stderr, flush=True)
+            if now - begun > 10 and transport.location not in _warned:
+                _warned.add(transport.location)
+                logger.warning(f"waiting for '{address}': {error}", extra=EVERY_RANK)
         time.sleep(wait)
