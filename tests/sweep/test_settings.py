@@ -145,7 +145,7 @@ def test_the_grid_has_each_combination_once() -> None:
     points = grid_points(space, {})
     assert len(points) == 7 and len({json.dumps(point) for point in points}) == 7
     assert [point for point in points if point["name"] == '"y"'] == [{"name": '"y"'}]
-    assert all("lr" in point for params in params_to_check(space, {}, 0))
+    assert all("lr" in params for params in params_to_check(space, {}, 0))
 
 
 @pytest.mark.parametrize("value", [1e-5, [[32, 40], None], "1e-3", "yes", True, "a: b", 0.1 + 0.2, ""])
