@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from conftest import REPOSITORY
-
 from support.ranks import free_port
 
 SMALL = ["data.crop=[32,40]", "data.num_workers=1", "model.width=0.05", "model.name=unet", "evaluation.num_workers=0"]

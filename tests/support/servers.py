@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import urllib3
-
 from support.ranks import free_port
 
 
