@@ -1,4 +1,4 @@
-"""Ray for a sweep: on this machine, for as long as the sweep lasts, or a cluster that was there before and stays."""
+"""Ray for a sweep: started on this machine for as long as the sweep lasts, or an existing cluster that is joined."""
 
 import logging
 import os
@@ -11,19 +11,19 @@ from pathlib import Path
 from msanet.errors import UserError
 from msanet.sweep.plan import SweepPlan
 
-_OBJECT_STORE = 100 * 2**20
-"""Bytes; only settings and figures go through it."""
+_OBJECT_STORE_BYTES = 100 * 2**20
+"""Only settings and metrics go through it."""
 _TOKEN_FILE = Path("~/.ray/auth_token")
-_ALWAYS = {
+_RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_kill_child_processes_on_worker_exit": "0",  # ranks are told that their actor is gone, save and end
-    "RAY_worker_niceness": "0",  # Ray's own 15 would let anything else on the machine go before
+    "RAY_kill_child_processes_on_worker_exit": "0",  # ranks get SIGTERM once their actor is gone, save and end
+    "RAY_worker_niceness": "0",  # Ray's default of 15 gives way to everything else on the machine
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails before its first validation has none
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # seconds between notes of where the sweep stands
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # seconds between two saves of the sweep's state
 }
-_TO_JOIN = {  # Ray would try for 13 minutes
+_JOIN_ENVIRONMENT = {  # Ray would try for 13 minutes
     "RAY_NUM_REDIS_GET_RETRIES": "2",
     "RAY_py_gcs_connect_timeout_s": "10",
 }
@@ -31,11 +31,12 @@ _TO_JOIN = {  # Ray would try for 13 minutes
 
 @contextmanager
 def ray_for(plan: SweepPlan, address: str | None) -> Iterator[None]:
-    """Ray on this machine, for as long as this lasts, or the cluster at `address`.
+    """Ray on this machine inside the `with` block, or the cluster at `address`.
 
-    Raises UserError where there is no cluster, it does not let us in, or a trial can never be placed.
+    Raises:
+        UserError: Ray is not installed, there is no cluster, it refuses our token, or a trial can never be placed.
     """
-    for name, value in (_ALWAYS | (_TO_JOIN if address else {})).items():  # read when Ray is imported
+    for name, value in (_RAY_ENVIRONMENT | (_JOIN_ENVIRONMENT if address else {})).items():  # read when Ray is imported
         os.environ.setdefault(name, value)
     if address and _has_token():  # with HOST:PORT Ray does not look for it by itself
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -43,33 +44,34 @@ def ray_for(plan: SweepPlan, address: str | None) -> Iterator[None]:
         import ray
         import ray.tune  # noqa: F401
     except ImportError:
-        raise UserError("a sweep needs Ray Tune, which is not installed; pip install 'msanet[sweep]'") from None
+        message = "a sweep needs Ray Tune, which is not installed; pip install 'msanet[sweep]'"
+        raise UserError("MSA-SWEEP-001", message) from None
     if address:
         _join(address)
     else:
         ray.init(
             "local",
             include_dashboard=False,
-            object_store_memory=_OBJECT_STORE,
+            object_store_memory=_OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-        # It looks at logs ten times a second, which nobody has asked for: a quarter of what Ray takes from the steps of a trial.
+        # It polls log files ten times a second for nothing: a quarter of what Ray takes from the steps of a trial.
         ray._private.worker._global_node.kill_log_monitor()
-    warnings.filterwarnings("ignore", module=r"ray\.tune")  # advice on speed that is not ours to take
+    warnings.filterwarnings("ignore", module=r"ray\.tune")  # advice on speed that does not apply
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials, which results.csv explains
-    # On SIGINT, Tune writes down where the sweep stands.
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    # On SIGINT, Tune saves the state of the sweep.
+    previous = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
-        _require_room(plan)
+        _check_capacity(plan)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
         ray.shutdown()
 
 
-def bundle(plan: SweepPlan) -> dict[str, float]:
-    """What one rank takes of a node."""
+def rank_resources(plan: SweepPlan) -> dict[str, float]:
+    """What one rank takes of a node, in Ray's terms."""
     return {"CPU": float(plan.sweep.cpus), **({"GPU": 1.0} if plan.sweep.gpus else {})}
 
 
@@ -80,15 +82,19 @@ def _join(address: str) -> None:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if "InvalidAuthToken" in str(error.__cause__) or isinstance(error, ray.exceptions.AuthenticationError):
-            found = "another token than ours" if _has_token() else "a token, and there is none here"
+            found = "a different token" if _has_token() else "a token, and none was found"
             raise UserError(
-                f"the Ray cluster at --address '{address}' wants {found}; `ray get-auth-token` on its head prints the one to "
-                "put into RAY_AUTH_TOKEN, or into ~/.ray/auth_token"
+                "MSA-SWEEP-002",
+                f"the Ray cluster at --address '{address}' requires {found}; `ray get-auth-token` on its head prints the one to "
+                "put into RAY_AUTH_TOKEN, or into ~/.ray/auth_token",
+                setting="--address",
             ) from None
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(
-            f"--address '{address}' leads to no Ray cluster that can be joined from here ({reason}); run this on a node of a "
-            "cluster, with HOST:PORT of its head or `auto`, or leave --address out"
+            "MSA-SWEEP-003",
+            f"no Ray cluster at --address '{address}' can be joined from here ({reason}); run this on a node of a cluster, with "
+            "HOST:PORT of its head or `auto`, or remove --address",
+            setting="--address",
         ) from None
 
 
@@ -97,17 +103,19 @@ def _has_token() -> bool:
     return bool({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()) or _TOKEN_FILE.expanduser().is_file()
 
 
-def _require_room(plan: SweepPlan) -> None:
-    """Ray would wait for ever for what the cluster does not have."""
+def _check_capacity(plan: SweepPlan) -> None:
+    """Ray would wait forever for resources that the cluster does not have."""
     import ray
 
-    wanted = bundle(plan)
+    wanted = rank_resources(plan)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fits = sum(int(min(node.get(what, 0.0) // amount for what, amount in wanted.items())) for node in nodes)
     if fits < plan.sweep.ranks:
         needs = " and ".join(f"{amount:g} {what}" for what, amount in wanted.items())
         has = " and ".join(f"{sum(node.get(what, 0.0) for node in nodes):g} {what}" for what in wanted)
         raise UserError(
-            f"a trial of sweep.ranks={plan.sweep.ranks} with {needs} each can never be placed, since Ray has {has} on "
-            f"{len(nodes)} nodes, room for {fits} ranks; set sweep.ranks or sweep.cpus lower"
+            "MSA-SWEEP-004",
+            f"a trial of sweep.ranks={plan.sweep.ranks} with {needs} each can never be placed: Ray has {has} on {len(nodes)} "
+            f"nodes, which fits {fits} ranks; set sweep.ranks or sweep.cpus lower",
+            setting="sweep.ranks",
         )

@@ -14,27 +14,40 @@ from msanet.data.storage import open_storage
 from msanet.errors import UserError
 from msanet.models import check_model
 from msanet.sweep.settings import SweepConfig, SweepFile, flat
-from msanet.sweep.space import Point, active, check_conditions, grid_points, sample_points, to_yaml
+from msanet.sweep.space import TrialParams, active_params, check_conditions, grid_points, params_to_check, to_yaml
 
-_OWN = {
+FORMAT_VERSION = 1
+"""Of sweep.json."""
+_RESERVED = {
     "run.dir": "each trial has its own folder in sweep.folder",
-    "run.resume": "a trial goes on by itself",
+    "run.resume": "a trial resumes by itself",
     "run.max_restarts": "sweep.max_failures says how often a trial is started again",
 }
-"""Settings that are the sweep's to decide."""
+"""Settings that the sweep sets itself, and why."""
+_FIXED_FOR_PBT = ("model.", "data.path", "data.val_split", "data.train_split", "run.allow_changes")
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A checked sweep. recipe: of all trials. words: the settings that they share. script: launcher/train.py."""
+    """A checked sweep.
+
+    Args:
+        file: The settings.
+        name: Title of the results.
+        folder: Where trials and results go, absolute.
+        script: launcher/train.py.
+        recipe: Config file of all trials.
+        overrides: `key=value` words of all trials.
+        base_settings: All settings of the run without a trial's parameters, as JSON text.
+    """
 
     file: SweepFile
     name: str
     folder: Path
     script: Path
     recipe: Path | None
-    words: tuple[str, ...]
-    fixed: Mapping[str, str]
+    overrides: tuple[str, ...]
+    base_settings: Mapping[str, str]
 
     @property
     def sweep(self) -> SweepConfig:
@@ -42,114 +55,143 @@ class SweepPlan:
 
     @property
     def trials(self) -> Path:
-        """Where the run folders of trials lie."""
+        """The folder of the trials' run folders."""
         return self.folder / "trials"
 
-    def point(self, drawn: Point) -> Point:
-        """Which of the drawn settings are set."""
-        return active(self.file.space, drawn, self.fixed)
+    def active_params(self, sampled: TrialParams) -> TrialParams:
+        """Those of the sampled parameters whose conditions are met."""
+        return active_params(self.file.space, sampled, self.base_settings)
 
-    def settings(self, point: Point) -> list[str]:
+    def trial_overrides(self, params: TrialParams) -> list[str]:
         """`key=value` words of a trial."""
-        return [*self.words, *(f"{key}={text}" for key, text in point.items())]
+        return [*self.overrides, *(f"{key}={text}" for key, text in params.items())]
 
-    def command(self, point: Point, run: Path) -> list[str]:
-        """What follows `python` to train at a point in the folder `run`."""
+    def command(self, params: TrialParams, run: Path) -> list[str]:
+        """What follows `python` to train with these parameters in the folder `run`."""
         recipe = ["--config", str(self.recipe)] if self.recipe else []
-        return [str(self.script), *recipe, *self.settings(point), f"run.dir={to_yaml(str(run))}"]
+        return [str(self.script), *recipe, *self.trial_overrides(params), f"run.dir={to_yaml(str(run))}"]
 
-    def config(self, point: Point, full: bool = False) -> Config:
-        """All settings at a point, without a folder. full: for the training of the best. Raises UserError."""
-        more = _words(flat(self.file.full)) if full else []
-        return load_config(self.recipe, [*self.settings(point), *more])
+    def config(self, params: TrialParams, full: bool = False) -> Config:
+        """All settings of a trial, without its folder.
 
-    def figure(self, point: Point) -> str:
-        """Under which name metrics.jsonl has the sweep's metric."""
-        return f"{self.config(point).data.val_split}/{self.sweep.metric}"
+        Args:
+            params: The trial's parameters.
+            full: With those of the section `full`, as the training of the best has them.
+
+        Raises:
+            UserError: For the first setting that is wrong.
+        """
+        more = _as_overrides(flat(self.file.full)) if full else []
+        return load_config(self.recipe, [*self.trial_overrides(params), *more])
+
+    def metric_key(self, params: TrialParams) -> str:
+        """The name of the sweep's metric in metrics.jsonl."""
+        return f"{self.config(params).data.val_split}/{self.sweep.metric}"
 
     @property
     def fingerprint(self) -> str:
-        """What must be the same for a sweep to go on: space, settings, how trials are drawn, and what Tune has written down."""
+        """What must stay the same for a sweep to resume: space, settings, sampling, and what Ray Tune has stored (sweep.json)."""
         own = self.sweep.model_dump(mode="json", exclude={"name", "folder", "ranks", "cpus", "gpus"})
         space = {key: axis.model_dump(mode="json", exclude_none=True) for key, axis in self.file.space.items()}
-        recipe = self.config({}).to_yaml()
-        tree = {"folder": str(self.folder), "sweep": own, "space": space, "settings": recipe}
+        tree = {
+            "format_version": FORMAT_VERSION,
+            "folder": str(self.folder),
+            "sweep": own,
+            "space": space,
+            "settings": self.config({}).to_yaml(),
+        }
         return json.dumps(tree, indent=1, default=str) + "\n"
 
 
 def plan_sweep(file: SweepFile, name: str, script: Path, overrides: list[str]) -> SweepPlan:
-    """Check a sweep as far as it can be without Ray. Raises UserError for the first fault.
+    """Check a sweep as far as it can be without Ray.
 
-    overrides: `key=value` words, above those of the section run.
+    Args:
+        file: The settings of the sweep.
+        name: Its title unless sweep.name gives one.
+        script: launcher/train.py.
+        overrides: `key=value` words, above those of the section run.
+
+    Raises:
+        UserError: For the first fault.
     """
     if file.sweep.folder is None:
-        raise UserError("sweep.folder is not set, expected a folder; give it on the command line: sweep.folder=FOLDER")
+        raise _missing("sweep.folder", "a folder")
     settings = flat(file.run)
     recipe = settings.pop("config", None)
     for section, keys in (("run", settings), ("space", file.space), ("full", flat(file.full))):
         for key in keys:
-            _refuse_own(key, f"{section}.{key}")
-    for word in overrides:
-        _refuse_own(word.partition("=")[0], word.partition("=")[0])
+            _refuse_reserved(key, f"{section}.{key}")
+    for override in overrides:
+        key = override.partition("=")[0]
+        _refuse_reserved(key, key)
     path = Path(str(recipe)).resolve() if recipe else None
-    words = (*_words(settings), *overrides)
+    words = (*_as_overrides(settings), *overrides)
     base = load_config(path, words)
     if base.data.path is None:
-        raise UserError(
-            "data.path is not set, expected a folder of shards; give it on the command line: data.path=FOLDER"
-        )
+        raise _missing("data.path", "a folder of shards")
     if "://" not in base.data.path:  # trials run in other folders, on other nodes
         words = (*words, f"data.path={to_yaml(str(Path(base.data.path).resolve()))}")
     if base.model.pretrained:
         words = (*words, f"model.pretrained={to_yaml(str(base.model.pretrained.resolve()))}")
-    fixed = {key: to_yaml(value) for key, value in flat(base.model_dump(mode="json")).items()}
-    plan = SweepPlan(file, file.sweep.name or name, file.sweep.folder.resolve(), script, path, words, fixed)
-    check_conditions(file.space, fixed)
+    base_settings = {key: to_yaml(value) for key, value in flat(base.model_dump(mode="json")).items()}
+    plan = SweepPlan(file, file.sweep.name or name, file.sweep.folder.resolve(), script, path, words, base_settings)
+    check_conditions(file.space, base_settings)
     _check_searcher(plan)
-    _check_points(plan)
+    _check_space(plan)
     read_manifest(open_storage(base.data.path, base.storage))
     return plan
 
 
-def _words(settings: dict[str, Any]) -> list[str]:
+def _as_overrides(settings: dict[str, Any]) -> list[str]:
     return [f"{key}={to_yaml(value)}" for key, value in settings.items()]
 
 
-def _refuse_own(key: str, shown: str) -> None:
-    if key in _OWN:
-        raise UserError(f"'{shown}' is the sweep's to set, since {_OWN[key]}; leave it out")
+def _missing(setting: str, expected: str) -> UserError:
+    message = f"{setting} is not set, expected {expected}; give it on the command line: {setting}=FOLDER"
+    return UserError("MSA-SWEEP-005", message, setting=setting)
+
+
+def _refuse_reserved(key: str, shown: str) -> None:
+    if key in _RESERVED:
+        message = f"'{shown}' is set by the sweep itself, since {_RESERVED[key]}; remove it"
+        raise UserError("MSA-SWEEP-006", message, setting=key)
 
 
 def _check_searcher(plan: SweepPlan) -> None:
     """What a searcher cannot do."""
     searcher, space = plan.sweep.searcher, plan.file.space
-    if searcher != "random" and grid_points(space, plan.fixed):
+    if searcher != "random" and grid_points(space, plan.base_settings):
         raise UserError(
-            f"sweep.searcher is {searcher}, which takes no grid; write choice, or set sweep.searcher=random"
+            "MSA-SWEEP-007",
+            f"sweep.searcher is {searcher}, which takes no grid; use choice, or set sweep.searcher=random",
+            setting="sweep.searcher",
         )
     if searcher == "pbt":
-        kept = ("model.", "data.path", "data.val_split", "data.train_split", "run.allow_changes")
         for key in space:
-            if key.startswith(kept):
+            if key.startswith(_FIXED_FOR_PBT):
                 raise UserError(
-                    f"space.{key} cannot change while a network trains, as pbt would have it; take it out, or set "
-                    "sweep.searcher=random"
+                    "MSA-SWEEP-008",
+                    f"space.{key} varies, but pbt changes settings in the middle of a training, where this one must stay the "
+                    "same; remove it from the space, or set sweep.searcher=random",
+                    setting=f"space.{key}",
                 )
-        if any(word.startswith("run.allow_changes=") for word in plan.words):
-            raise UserError("'run.allow_changes' is set, but pbt sets it itself; leave it out")
+        if any(word.startswith("run.allow_changes=") for word in plan.overrides):
+            message = "'run.allow_changes' is set, but pbt sets it itself; remove it"
+            raise UserError("MSA-SWEEP-006", message, setting="run.allow_changes")
 
 
-def _check_points(plan: SweepPlan) -> None:
+def _check_space(plan: SweepPlan) -> None:
     @cache
     def check_network(name: str, options: str) -> None:
         check_model(name, json.loads(options))
 
-    for point in sample_points(plan.file.space, plan.fixed, plan.sweep.seed):
+    for params in params_to_check(plan.file.space, plan.base_settings, plan.sweep.seed):
         try:
             for full in (False, True):
-                config = plan.config(point, full)
+                config = plan.config(params, full)
                 check_network(config.model.name, json.dumps(config.model.options, sort_keys=True))
                 batch_plan(config, plan.sweep.ranks)
         except UserError as error:
-            where = ", ".join(f"{key}={text}" for key, text in point.items())
-            raise UserError(f"{error} (in a trial with {where})") from None
+            shown = ", ".join(f"{key}={text}" for key, text in params.items())
+            raise UserError(error.code, f"{error} (in a trial with {shown})", error.setting) from None

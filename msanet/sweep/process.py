@@ -1,10 +1,11 @@
 """One rank of a training as a Ray actor: starts launcher/train.py on its node and waits for its end.
 
-Imports little, since each rank has one of these beside it: without torch it starts in a second and takes little memory.
+Imports little, since every rank has an actor of its own: without torch it starts in a second and takes little memory.
 """
 
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,16 +20,25 @@ from typing import BinaryIO
 
 import psutil
 
-_LONGEST_WAIT = 300.0
-"""Seconds for a rank of an earlier attempt to save and end; it has its own, shorter limit (run.preemption_grace_seconds)."""
-_TAIL = 2**16
+_LOCK_TIMEOUT_SECONDS = 300.0
+"""For a rank of an earlier attempt to save and end; it has its own, shorter limit (run.preemption_grace_seconds)."""
+_LOG_TAIL_BYTES = 2**16
+_ERROR = re.compile(r"(?:\d\d:\d\d:\d\d )?error: (.+)")
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
 class RankPlacement:
-    """Where Ray has put a rank. gpus: their ids on that node. port: one that is free there."""
+    """Where Ray has placed a rank.
+
+    Args:
+        node: Ray's id of the node.
+        address: IP address of the node.
+        gpus: Ids of the GPUs on that node.
+        cores: CPU cores that this process may use.
+        port: A port that is free there.
+    """
 
     node: str
     address: str
@@ -39,19 +49,24 @@ class RankPlacement:
 
 @dataclass(frozen=True)
 class RankExit:
-    """How a rank has ended. sentence: the error it said last, or its last words."""
+    """How a rank has ended.
+
+    Args:
+        code: Exit code; negative for a signal.
+        message: The last error in its log, or its last line.
+    """
 
     code: int
-    sentence: str
+    message: str
 
 
 class RankProcess:
-    """One rank, for `ray.remote`. Once this actor is gone, however it ended, the training is told to stop: it saves and ends."""
+    """One rank, for `ray.remote`. Once this actor has ended, in whatever way, the training gets SIGTERM: it saves and ends."""
 
     _process: subprocess.Popen[bytes] | None = None
 
-    def place(self) -> RankPlacement:
-        """Where this is."""
+    def placement(self) -> RankPlacement:
+        """Where this actor runs."""
         import ray
 
         context = ray.get_runtime_context()
@@ -62,15 +77,19 @@ class RankProcess:
     def run(
         self, command: Sequence[str], environment: dict[str, str], log: Path, lock: Path | None, address: str | None
     ) -> RankExit:
-        """Train until the end.
+        """Run the training to its end.
 
-        lock: a file that the rank holds locked while it lives; waits for the one before. address: this node's, where ranks
-        are on several.
+        Args:
+            command: What follows `python`.
+            environment: Variables in addition to this process's own.
+            log: File to which the rank's output is appended.
+            lock: File that the rank locks as long as it runs; one of an earlier attempt is waited for.
+            address: IP address of this node, where ranks are on several nodes.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
-        held = hold(lock) if lock else None
+        lock_file = acquire_lock(lock) if lock else None
         if address:
-            environment = {**_interface(address), **environment}
+            environment = {**_network_interface(address), **environment}
         with log.open("ab") as output:
             start = output.tell()
             self._process = subprocess.Popen(
@@ -80,53 +99,57 @@ class RankProcess:
                 stderr=output,
                 env={**os.environ, **environment},
                 process_group=0,
-                preexec_fn=partial(_end_with, os.getpid()),
-                pass_fds=(held.fileno(),) if held else (),
+                preexec_fn=partial(_stop_on_parent_exit, os.getpid()),
+                pass_fds=(lock_file.fileno(),) if lock_file else (),
             )
-        if held:
-            held.close()  # the lock is the rank's now
+        if lock_file:
+            lock_file.close()  # the rank holds the lock now
         code = self._process.wait()
         return RankExit(code, last_error_line(log, start))
 
     def kill(self) -> None:
-        """RankExit the training at once, where there is nothing to save: it waits for a rank that is gone."""
+        """Kill the training at once, where there is nothing to save since it waits for a rank that is gone."""
         if self._process:
             self._process.kill()
 
 
-def hold(path: Path) -> BinaryIO:
-    """Wait until nobody holds this file, and lock it until it is closed everywhere."""
+def acquire_lock(path: Path) -> BinaryIO:
+    """Wait until no process has this file locked, and lock it until it is closed in every process that has inherited it.
+
+    Raises:
+        TimeoutError: Another process has kept the lock.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("ab")
-    until = time.monotonic() + _LONGEST_WAIT
+    deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
     while True:
         try:
             flock(file, LOCK_EX | LOCK_NB)
             return file
         except BlockingIOError:
-            if time.monotonic() > until:
-                raise TimeoutError(f"a rank of an earlier attempt still holds '{path}'") from None
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"a rank of an earlier attempt still has '{path}' locked") from None
             time.sleep(0.1)
 
 
 def last_error_line(log: Path, start: int) -> str:
-    """The last error that a rank has said since byte `start` of its log, or its last line."""
+    """The last error in a rank's log since byte `start`, without time and level, or else its last line."""
     with log.open("rb") as file:
-        file.seek(max(start, log.stat().st_size - _TAIL))
+        file.seek(max(start, log.stat().st_size - _LOG_TAIL_BYTES))
         lines = [line.strip() for line in file.read().decode(errors="replace").replace("\r", "\n").splitlines()]
-    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (said or [line for line in lines if line] or [""])[-1]
+    errors = [match[1] for line in lines if (match := _ERROR.match(line))]
+    return (errors or [line for line in lines if line] or [""])[-1]
 
 
-def _end_with(parent: int) -> None:
-    """In a new process: SIGTERM once its parent is gone, from the first moment on."""
+def _stop_on_parent_exit(parent: int) -> None:
+    """In a new process: get SIGTERM once its parent has ended, from the first moment on."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
 
 
-def _interface(address: str) -> dict[str, str]:
-    """The network interface with this address, for gloo and NCCL, unless it is set."""
+def _network_interface(address: str) -> dict[str, str]:
+    """The network interface with this address, for gloo and NCCL, unless the variables are set."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(one.family == socket.AF_INET and one.address == address for one in addresses):
             return {key: os.environ.get(key, name) for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}

@@ -10,39 +10,43 @@ from msanet.sweep.plan import SweepPlan
 from msanet.sweep.process import RankExit, RankPlacement, RankProcess
 
 LOCK_FILE = "lock"
-_LAST_WORDS = 10.0
-"""Seconds that ranks have to say why they end, once one of them has."""
-_POLL = 0.5
+_EXIT_GRACE_SECONDS = 10.0
+"""For the other ranks to end and log why, once one of them has failed."""
+_POLL_SECONDS = 0.5
 
 
-def environments(places: Sequence[RankPlacement], plan: SweepPlan) -> list[dict[str, str]]:
-    """What a launcher would set for each rank."""
-    nodes = [place.node for place in places]
-    alone = _is_one_node(places)
-    found = []
-    for rank, place in enumerate(places):
-        here = [other for other in places if other.node == place.node]
+def rank_environments(placements: Sequence[RankPlacement], plan: SweepPlan) -> list[dict[str, str]]:
+    """The variables that a launcher would set for each rank."""
+    nodes = [placement.node for placement in placements]
+    single_node = _is_single_node(placements)
+    environments = []
+    for rank, placement in enumerate(placements):
+        on_node = [other for other in placements if other.node == placement.node]
         environment = {
             "RANK": str(rank),
-            "WORLD_SIZE": str(len(places)),
-            "LOCAL_RANK": str(nodes[:rank].count(place.node)),
-            "LOCAL_WORLD_SIZE": str(len(here)),
-            "LOCAL_SIZE": str(max(1, place.cores // plan.sweep.cpus)),  # by which the cores of a host are shared
-            "MASTER_ADDR": "127.0.0.1" if alone else places[0].address,
-            "MASTER_PORT": str(places[0].port),
-            "CUDA_VISIBLE_DEVICES": ",".join(gpu for other in here for gpu in other.gpus),
+            "WORLD_SIZE": str(len(placements)),
+            "LOCAL_RANK": str(nodes[:rank].count(placement.node)),
+            "LOCAL_WORLD_SIZE": str(len(on_node)),
+            "LOCAL_SIZE": str(max(1, placement.cores // plan.sweep.cpus)),  # by which the cores of a host are shared
+            "MASTER_ADDR": "127.0.0.1" if single_node else placements[0].address,
+            "MASTER_PORT": str(placements[0].port),
+            "CUDA_VISIBLE_DEVICES": ",".join(gpu for other in on_node for gpu in other.gpus),
             ATTEMPT_VARIABLE: "0",  # the trial is this training's supervisor
             "PYTHONWARNINGS": "ignore",
             "TQDM_MININTERVAL": "30",
         }
         if not plan.sweep.gpus:
             environment["DS_ACCELERATOR"] = "cpu"
-        found.append(environment)
-    return found
+        environments.append(environment)
+    return environments
 
 
 def start_ranks(plan: SweepPlan, command: Sequence[str], run: Path) -> tuple[list[Any], list[Any]]:
-    """Start all ranks of a training in this actor's placement group. Their actors, and what gives the `RankExit` of each."""
+    """Start all ranks of a training in this actor's placement group.
+
+    Returns:
+        The actors, and for each of them the Ray object of its `RankExit`.
+    """
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -58,32 +62,41 @@ def start_ranks(plan: SweepPlan, command: Sequence[str], run: Path) -> tuple[lis
         .remote()
         for rank in range(plan.sweep.ranks)
     ]
-    places = ray.get([actor.place.remote() for actor in actors])
-    alone = _is_one_node(places)
-    ends = []
-    for rank, environment in enumerate(environments(places, plan)):
+    placements = ray.get([actor.placement.remote() for actor in actors])
+    single_node = _is_single_node(placements)
+    exits = []
+    for rank, environment in enumerate(rank_environments(placements, plan)):
         log, lock = run / "ranks" / f"{rank:05d}.log", None if rank else run / LOCK_FILE
-        address = None if alone else places[rank].address
-        ends.append(actors[rank].run.remote(command, environment, log, lock, address))
-    return actors, ends
+        address = None if single_node else placements[rank].address
+        exits.append(actors[rank].run.remote(command, environment, log, lock, address))
+    return actors, exits
 
 
-def wait_for_ranks(actors: Sequence[Any], running: Sequence[Any], meanwhile: Callable[[], None]) -> list[RankExit]:
-    """How each rank has ended. Raises RayError where one was lost with its node."""
+def wait_for_ranks(actors: Sequence[Any], running: Sequence[Any], on_poll: Callable[[], None]) -> list[RankExit]:
+    """Wait for all ranks. Once one has failed, the others have some seconds to end before they are killed.
+
+    Args:
+        actors: Of `start_ranks`.
+        running: The Ray objects of their exits.
+        on_poll: Called every half second.
+
+    Raises:
+        RayError: A rank was lost with its node.
+    """
     import ray
 
-    ends: dict[int, RankExit] = {}
-    waiting, until = list(running), float("inf")
+    exits: dict[int, RankExit] = {}
+    waiting, deadline = list(running), float("inf")
     while waiting:
-        done, waiting = ray.wait(waiting, timeout=_POLL)
-        ends |= {running.index(one): ray.get(one) for one in done}
-        meanwhile()
-        if any(end.code for end in ends.values()):
-            until = min(until, time.monotonic() + _LAST_WORDS)
-        if time.monotonic() > until:  # they would wait for it for long
+        done, waiting = ray.wait(waiting, timeout=_POLL_SECONDS)
+        exits |= {running.index(one): ray.get(one) for one in done}
+        on_poll()
+        if any(rank_exit.code for rank_exit in exits.values()):
+            deadline = min(deadline, time.monotonic() + _EXIT_GRACE_SECONDS)
+        if time.monotonic() > deadline:  # they would wait for the failed rank until their own timeout
             ray.get([actor.kill.remote() for actor in actors])
-    return [ends[rank] for rank in range(len(running))]
+    return [exits[rank] for rank in range(len(running))]
 
 
-def _is_one_node(places: Sequence[RankPlacement]) -> bool:
-    return len({place.node for place in places}) == 1
+def _is_single_node(placements: Sequence[RankPlacement]) -> bool:
+    return len({placement.node for placement in placements}) == 1

@@ -15,7 +15,7 @@ Metric = Literal["mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weigh
 
 
 class Axis(Section):
-    """One setting of the space: how its values are drawn (exactly one way), and when it is set at all."""
+    """One setting of the space: how its values are sampled (in exactly one way), and when it is set at all."""
 
     choice: tuple[Any, ...] | None = Field(None, min_length=1, description="one of these")
     grid: tuple[Any, ...] | None = Field(None, min_length=1, description="each of these, with each of other grids")
@@ -27,7 +27,14 @@ class Axis(Section):
     )
 
     def check(self, name: str) -> None:
-        """Raises ValueError where there is not exactly one way, or a range is upside down. name: what the sentence calls it."""
+        """Check that there is exactly one way to sample it, and that a range goes up.
+
+        Args:
+            name: What the error calls this axis.
+
+        Raises:
+            ValueError: With one sentence.
+        """
         given = {name: value for name, value in self if name != "when" and value is not None}
         if len(given) != 1:
             found = " and ".join(given) or "none"
@@ -47,38 +54,46 @@ class Axis(Section):
 
 
 class SweepConfig(Section):
-    """How trials are drawn, judged and placed."""
+    """How trials are sampled, compared and placed."""
 
     name: str | None = Field(None, description="title of the results; null: the name of the file")
-    folder: Path | None = Field(None, description="gets all trials and results; on a disk that all nodes see")
-    trials: Positive = Field(8, description="how many are drawn; with a grid, for each of its points")
+    folder: Path | None = Field(None, description="where all trials and results go; on a disk that all nodes share")
+    trials: Positive = Field(8, description="how many are sampled; with a grid, for each of its points")
     searcher: Literal["random", "optuna", "pbt"] = Field(
-        "random", description="random; optuna: TPE; pbt: trials take over weights and settings of better ones"
+        "random",
+        description="random; optuna: TPE; pbt: population-based training, trials copy better ones",
     )
-    scheduler: Literal["none", "asha", "median"] = Field("none", description="which rule ends trials early")
-    metric: Metric = Field("mean_iou", description="figure of validations by which trials are compared")
-    grace_epochs: Above0 = Field(1.0, description="epochs that each trial gets before a scheduler may end it")
-    perturb_every_epochs: Above0 = Field(1.0, description="epochs between the times at which pbt changes a trial")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of what is drawn")
+    scheduler: Literal["none", "asha", "median"] = Field("none", description="rule that stops poor trials early")
+    metric: Metric = Field("mean_iou", description="validation metric by which trials are compared")
+    grace_epochs: Above0 = Field(1.0, description="epochs that each trial gets before a scheduler may stop it")
+    perturb_every_epochs: Above0 = Field(1.0, description="epochs between two changes of a trial by pbt")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of the sampling")
     ranks: Positive = Field(1, description="processes of one trial")
     cpus: Positive = Field(1, description="CPU cores of one rank")
     gpus: Literal[0, 1] = Field(0, description="GPUs of one rank")
     max_failures: Annotated[int, Field(ge=0)] = Field(
-        2, description="how often a trial goes on from its last checkpoint after a fault before it counts as failed"
+        2, description="how often a trial resumes from its last checkpoint after a failure before it counts as failed"
     )
     max_concurrent_trials: Positive | None = Field(
-        None, description="trials at a time; null: as many as there is room for"
+        None, description="trials at a time; null: as many as fit on the cluster"
     )
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "SweepConfig":
+    def _check_scheduler(self) -> "SweepConfig":
         if self.searcher == "pbt" and self.scheduler != "none":
             raise ValueError(f"sweep.scheduler is {self.scheduler}, but pbt is one itself; set sweep.scheduler=none")
         return self
 
 
 class SweepFile(Section):
-    """A whole file. run: settings of all trials, nested or dotted, and `config`, a recipe. full: those of the best's training."""
+    """A whole file.
+
+    Args:
+        sweep: The sweep's own settings.
+        run: Settings of all trials, nested or dotted, and `config`, a recipe.
+        space: What varies, an axis by setting.
+        full: Further settings of the training of the best trial's parameters (`--train-best`).
+    """
 
     sweep: SweepConfig = SweepConfig()
     run: dict[str, Any] = {}
@@ -87,7 +102,7 @@ class SweepFile(Section):
 
     @field_validator("space")
     @classmethod
-    def _is_sound(cls, space: dict[str, Axis]) -> dict[str, Axis]:
+    def _check_axes(cls, space: dict[str, Axis]) -> dict[str, Axis]:
         if not space:
             raise ValueError("space is empty, expected at least one setting to vary")
         for key, axis in space.items():
@@ -96,23 +111,36 @@ class SweepFile(Section):
 
 
 def load_sweep(path: Path, overrides: list[str]) -> SweepFile:
-    """Read a file; `sweep.KEY=value` overrides the sweep's own settings. Raises UserError with one sentence."""
+    """Read a sweep's file.
+
+    Args:
+        path: The YAML file.
+        overrides: `sweep.KEY=value` words, which override the section sweep.
+
+    Raises:
+        UserError: For the first setting that is wrong.
+    """
     tree = read_yaml(path)
-    own = tree.get("sweep") or {}
-    if not isinstance(own, dict):
-        raise UserError(f"the section sweep of '{path}' is {str(own)[:50]!r}, expected settings such as trials: 8")
-    own = dict(own)
+    section = tree.get("sweep") or {}
+    if not isinstance(section, dict):
+        raise UserError(
+            "MSA-SWEEP-011",
+            f"the section sweep of '{path}' is {str(section)[:50]!r}, expected settings such as trials: 8",
+            setting="sweep",
+        )
+    section = dict(section)
     for override in overrides:
         key, _, text = override.partition("=")
         try:
-            own[key.removeprefix("sweep.")] = parse_yaml(text)
+            section[key.removeprefix("sweep.")] = parse_yaml(text)
         except ValueError:
-            raise UserError(f"the value of '{key}' is no YAML; quote it") from None
+            raise UserError("MSA-SWEEP-011", f"the value of '{key}' is not valid YAML; quote it", setting=key) from None
     tree = {key: value for key, value in tree.items() if value is not None or key == "space"}
     try:
-        return SweepFile.model_validate({**tree, "sweep": own})
+        return SweepFile.model_validate({**tree, "sweep": section})
     except ValidationError as error:
-        raise UserError(f"{explain(error, _nearest)} (in {path})") from None
+        setting = ".".join(str(part) for part in error.errors(include_url=False)[0]["loc"]) or None
+        raise UserError("MSA-SWEEP-011", f"{explain(error, _nearest)} (in {path})", setting=setting) from None
 
 
 def _nearest(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Points of a sweep's space. A point is {setting: its value as JSON text}, as a command line takes it."""
+"""The search space of a sweep, and the parameters of a trial: {setting: its value as JSON text, as a command line takes it}."""
 
 import json
 import random
@@ -8,9 +8,9 @@ from typing import Any
 from msanet.errors import UserError
 from msanet.sweep.settings import Axis
 
-Point = dict[str, str]
-_RANDOM_POINTS = 32
-_MOST_GRID_POINTS = 1000
+TrialParams = dict[str, str]
+_RANDOM_SAMPLES = 32
+_MAX_GRID_POINTS = 1000
 
 
 def to_yaml(value: Any) -> str:
@@ -18,44 +18,59 @@ def to_yaml(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
-def shown(text: str) -> str:
-    """A value of a point for people: words without quotes."""
+def display(text: str) -> str:
+    """A parameter's value for people: strings without quotes."""
     return str(json.loads(text)) if text.startswith('"') else text
 
 
-def short(text: str) -> str:
-    """The same with numbers of four digits."""
+def display_short(text: str) -> str:
+    """The same, with numbers of four digits."""
     try:
         value = json.loads(text)
     except ValueError:
         return text
-    return f"{value:.4g}" if isinstance(value, float) else shown(text)
+    return f"{value:.4g}" if isinstance(value, float) else display(text)
 
 
-def check_conditions(space: Mapping[str, Axis], fixed: Mapping[str, str]) -> None:
-    """Each `when` names a setting above it, or one of the run. Raises UserError."""
+def check_conditions(space: Mapping[str, Axis], base_settings: Mapping[str, str]) -> None:
+    """Check that each `when` names a setting above it in the space, or one of the run.
+
+    Raises:
+        UserError: The first one that does not.
+    """
     above: set[str] = set()
     for key, axis in space.items():
         for other in axis.when:
-            if other not in above and (other in space or other not in fixed):
+            if other not in above and (other in space or other not in base_settings):
                 raise UserError(
-                    f"space.{key} depends on '{other}', which neither stands above it in the space nor is a setting of the run; "
-                    "correct its when"
+                    "MSA-SWEEP-009",
+                    f"space.{key} depends on '{other}', expected a setting of the run or one that stands above it in the "
+                    "space; fix its `when`",
+                    setting=f"space.{key}",
                 )
         above.add(key)
 
 
-def active(space: Mapping[str, Axis], drawn: Point, fixed: Mapping[str, str]) -> Point:
-    """What of a drawn point is set, in the space's order: that whose conditions hold. fixed: the run's own settings."""
-    point: Point = {}
+def active_params(space: Mapping[str, Axis], sampled: TrialParams, base_settings: Mapping[str, str]) -> TrialParams:
+    """Those of the sampled parameters whose conditions are met, in the order of the space.
+
+    Args:
+        space: The axes by setting.
+        sampled: A value for each axis, or for some of them.
+        base_settings: The run's own settings, as JSON text.
+    """
+    params: TrialParams = {}
     for key, axis in space.items():
-        if key in drawn and _holds(axis, {**{k: v for k, v in fixed.items() if k not in space}, **point}):
-            point[key] = drawn[key]
-    return point
+        if key in sampled and _conditions_met(axis, _settings_at(space, params, base_settings)):
+            params[key] = sampled[key]
+    return params
 
 
-def _holds(axis: Axis, settings: Mapping[str, str]) -> bool:
-    """Whether all conditions of an axis are met."""
+def _settings_at(space: Mapping[str, Axis], params: TrialParams, base_settings: Mapping[str, str]) -> Mapping[str, str]:
+    return {**{key: text for key, text in base_settings.items() if key not in space}, **params}
+
+
+def _conditions_met(axis: Axis, settings: Mapping[str, str]) -> bool:
     for key, wanted in axis.when.items():
         options = wanted if isinstance(wanted, list) else [wanted]
         if settings.get(key) not in [to_yaml(option) for option in options]:
@@ -63,32 +78,42 @@ def _holds(axis: Axis, settings: Mapping[str, str]) -> bool:
     return True
 
 
-def grid_points(space: Mapping[str, Axis], fixed: Mapping[str, str]) -> list[Point]:
-    """All combinations of the grid's values, each once; what is not set in one is not multiplied. Empty without a grid."""
+def grid_points(space: Mapping[str, Axis], base_settings: Mapping[str, str]) -> list[TrialParams]:
+    """All combinations of the grid's values, each once; an axis whose condition fails multiplies nothing. Empty without a grid.
+
+    Raises:
+        UserError: The grid is too large.
+    """
     grids = {key: axis for key, axis in space.items() if axis.grid}
     if not grids:
         return []
-    drawn: set[str] = space.keys() - grids.keys()
-    points: list[Point] = [{}]
+    sampled: set[str] = space.keys() - grids.keys()
+    points: list[TrialParams] = [{}]
     for key, axis in grids.items():
-        depends_on_draw = bool(drawn & axis.when.keys())
+        depends_on_sample = bool(sampled & axis.when.keys())
         points = [
             longer
             for point in points
             for longer in (
                 [{**point, key: to_yaml(value)} for value in axis.options]
-                if depends_on_draw or _holds(axis, {**{k: v for k, v in fixed.items() if k not in space}, **point})
+                if depends_on_sample or _conditions_met(axis, _settings_at(space, point, base_settings))
                 else [point]
             )
         ]
-        if len(points) > _MOST_GRID_POINTS:
-            raise UserError(f"the grid has more than {_MOST_GRID_POINTS} points; take some values out of it")
+        if len(points) > _MAX_GRID_POINTS:
+            raise UserError(
+                "MSA-SWEEP-010",
+                f"the grid has more than {_MAX_GRID_POINTS} points; remove some of its values",
+                setting=f"space.{key}",
+            )
     return points
 
 
-def sample_points(space: Mapping[str, Axis], fixed: Mapping[str, str], seed: int) -> Iterator[Point]:
-    """Points by which settings are checked: the grid, every listed value, both ends of ranges, and random ones of both kinds:
-    of listed values and ends, and as trials may draw them.
+def params_to_check(space: Mapping[str, Axis], base_settings: Mapping[str, str], seed: int) -> Iterator[TrialParams]:
+    """Parameters by which a space is checked before anything starts.
+
+    The grid, every listed value, both ends of ranges, and random ones of two kinds: of listed values and ends, and as trials
+    may sample them.
     """
     corners = {key: [to_yaml(value) for value in axis.options or axis.range or ()] for key, axis in space.items()}
     first = {key: texts[0] for key, texts in corners.items()}
@@ -99,31 +124,32 @@ def sample_points(space: Mapping[str, Axis], fixed: Mapping[str, str], seed: int
             if other in space
         }
         for text in texts:
-            yield active(space, {**first, **wanted, key: text}, fixed)
-    for point in grid_points(space, fixed):
-        yield active(space, {**first, **point}, fixed)
+            yield active_params(space, {**first, **wanted, key: text}, base_settings)
+    for point in grid_points(space, base_settings):
+        yield active_params(space, {**first, **point}, base_settings)
     rng = random.Random(seed)
-    for _ in range(_RANDOM_POINTS):
-        yield active(space, {key: rng.choice(texts) for key, texts in corners.items()}, fixed)
-        yield active(space, {key: to_yaml(_anywhere(axis, rng)) for key, axis in space.items()}, fixed)
+    for _ in range(_RANDOM_SAMPLES):
+        yield active_params(space, {key: rng.choice(texts) for key, texts in corners.items()}, base_settings)
+        sampled = {key: to_yaml(_sample_value(axis, rng)) for key, axis in space.items()}
+        yield active_params(space, sampled, base_settings)
 
 
-def _anywhere(axis: Axis, rng: random.Random) -> Any:
+def _sample_value(axis: Axis, rng: random.Random) -> Any:
     if axis.integer:
         return rng.randint(*axis.integer)
     return rng.uniform(*axis.range) if axis.range else rng.choice(axis.options)
 
 
-def search_space(space: Mapping[str, Axis], points: list[Point]) -> dict[str, Any]:
-    """The space as Ray Tune takes it; the grid's points are under `grid`."""
+def ray_search_space(space: Mapping[str, Axis], grid: list[TrialParams]) -> dict[str, Any]:
+    """The space as Ray Tune takes it; the points of the grid are under `grid`."""
     from ray import tune
 
-    found: dict[str, Any] = {"grid": tune.grid_search(points)} if points else {}
-    return found | {key: domain(axis) for key, axis in space.items() if not axis.grid}
+    found: dict[str, Any] = {"grid": tune.grid_search(grid)} if grid else {}
+    return found | {key: ray_domain(axis) for key, axis in space.items() if not axis.grid}
 
 
-def domain(axis: Axis) -> Any:
-    """What Ray draws from: numbers for a range, texts for a list."""
+def ray_domain(axis: Axis) -> Any:
+    """What Ray samples from: numbers for a range, JSON texts for a list."""
     from ray import tune
 
     if axis.uniform:
@@ -135,8 +161,8 @@ def domain(axis: Axis) -> Any:
     return tune.choice([to_yaml(value) for value in axis.options])
 
 
-def drawn_point(config: Mapping[str, Any]) -> Point:
-    """The point in what Ray has drawn by `search_space`."""
+def params_from_ray(config: Mapping[str, Any]) -> TrialParams:
+    """The parameters in what Ray has sampled from `ray_search_space`."""
     others = {
         key: value if isinstance(value, str) else to_yaml(value) for key, value in config.items() if key != "grid"
     }

@@ -1,4 +1,4 @@
-"""One trial, as Ray Tune runs it: starts the ranks of a training, and tells Tune of each validation."""
+"""One trial, as Ray Tune runs it: starts the ranks of a training, and reports each validation to Tune."""
 
 import json
 import os
@@ -6,134 +6,116 @@ import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel
+from typing import Any
 
 from msanet.errors import EXIT_USER_ERROR
-from msanet.evaluation.run_report import METRICS_FILE
 from msanet.files import PARTIAL, write_text
+from msanet.run_layout import RunLayout
 from msanet.sweep.plan import SweepPlan
-from msanet.sweep.process import RankExit, hold
+from msanet.sweep.process import RankExit, acquire_lock
 from msanet.sweep.ranks import LOCK_FILE, start_ranks, wait_for_ranks
-from msanet.sweep.space import drawn_point
+from msanet.sweep.space import params_from_ray
+from msanet.sweep.trial_files import OUTCOME_FILE, Outcome, VersionedFile, write_failure, write_params
 from msanet.training.checkpoint.io import checkpoint_folders
 from msanet.training.monitoring.jsonl import cut_after
 
-OUTCOME_FILE, POINT_FILE = "outcome.json", "point.json"
-_REPORTED, _HANDED, _POINTER = "reported", "handed", "handed.json"
-_KEEP_HANDED = 3
+_REPORTED_FILE, _PUBLISHED, _REFERENCE_FILE = "reported_step", "published", "checkpoint.json"
+_KEEP_PUBLISHED = 3
 
 
-class Outcome(BaseModel):
-    """How a trial has ended: by itself, by the scheduler, or by a fault, whose sentence is `error`. None yet: it has not."""
-
-    status: Literal["done", "stopped", "failed"]
-    error: str = ""
-    seconds: float | None = None
-
-
-class Pointer(BaseModel):
-    """What Ray keeps as a trial's checkpoint: where it lies. A copy of it would take time and twice the room."""
+class CheckpointReference(VersionedFile):
+    """What Ray stores as a trial's checkpoint: where it is. A copy of it would take time and twice the space."""
 
     run: Path
     step: int
 
 
 def run_trial(config: dict[str, Any], plan: SweepPlan) -> None:
-    """Train at the point that Tune has drawn, from this trial's own last checkpoint or, after an exploit, another's.
+    """Train with the parameters that Tune has sampled, from this trial's own last checkpoint or, after pbt's exploit, another's.
 
-    Raises RuntimeError where it may help to go on from the last checkpoint; bad input is marked, since that would not.
+    Args:
+        config: What Tune has sampled.
+        plan: The sweep.
+
+    Raises:
+        RuntimeError: A failure after which resuming from the last checkpoint may help. Bad input is only recorded.
     """
     import ray
     from ray import tune
 
     run = plan.trials / tune.get_context().get_trial_id()
-    point = plan.point(drawn_point(config))
-    hold(run / LOCK_FILE).close()  # the ranks of an earlier attempt have ended
-    command = plan.command(point, run)
+    params = plan.active_params(params_from_ray(config))
+    acquire_lock(run / LOCK_FILE).close()  # the ranks of an earlier attempt have ended
+    command = plan.command(params, run)
     checkpoint = tune.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
-            pointer = Pointer.model_validate_json((Path(folder) / _POINTER).read_text(encoding="utf-8"))
-        if pointer.run != run:
-            clone_checkpoint(run, pointer)
+            reference = CheckpointReference.read(Path(folder) / _REFERENCE_FILE)
+        if reference.run != run:
+            clone_checkpoint(run, reference)
     if plan.sweep.searcher == "pbt":
         command.append("run.allow_changes=[batch,optimizer,order]")
-    write_text(run / POINT_FILE, json.dumps(point, indent=1) + "\n")
+    write_params(run, params)
     (run / OUTCOME_FILE).unlink(missing_ok=True)
-    report = _Reporter(run, plan.figure(point), plan.sweep.metric, hands_over=plan.sweep.searcher == "pbt")
+    reporter = _Reporter(run, plan.metric_key(params), plan.sweep.metric, publishes=plan.sweep.searcher == "pbt")
     actors, running = start_ranks(plan, command, run)
     try:
-        ends = wait_for_ranks(actors, running, report.send)
+        exits = wait_for_ranks(actors, running, reporter.send)
     except ray.exceptions.RayError as error:
-        write_outcome(run, f"a rank or its node was lost: {str(error).splitlines()[0]}")
+        write_failure(run, f"a rank or its node was lost: {str(error).splitlines()[0]}")
         raise
     finally:
         for actor in actors:
-            ray.kill(actor)  # ranks that are left save and end
-    settle(run, ends)
+            ray.kill(actor)  # ranks that still run save and end
+    record_exits(run, exits)
 
 
-def settle(run: Path, ends: list[RankExit]) -> None:
-    """Note how a trial's ranks have ended. Raises RuntimeError for a fault that may pass."""
-    codes = [end.code for end in ends]
+def record_exits(run: Path, exits: list[RankExit]) -> None:
+    """Record how a trial's ranks have ended. Raises RuntimeError for a failure that may pass."""
+    codes = [rank_exit.code for rank_exit in exits]
     if not any(codes):
-        write_text(run / OUTCOME_FILE, Outcome(status="done").model_dump_json() + "\n")
+        Outcome(status="done").write(run / OUTCOME_FILE)
         return
-    bad_input = [end for end in ends if end.code == EXIT_USER_ERROR]
-    said = [end.sentence for end in bad_input or ends if end.code and end.sentence]
-    write_outcome(run, said[0] if said else f"its ranks ended with exit codes {codes}")
+    bad_input = [rank_exit for rank_exit in exits if rank_exit.code == EXIT_USER_ERROR]
+    errors = [failed.message for failed in bad_input or exits if failed.code and failed.message]
+    write_failure(run, errors[0] if errors else f"its ranks ended with exit codes {codes}")
     if not bad_input:
         raise RuntimeError(f"exit codes {codes}")
 
 
-def write_outcome(run: Path, error: str) -> None:
-    """Note that an attempt has failed, and why."""
-    write_text(run / OUTCOME_FILE, Outcome(status="failed", error=error).model_dump_json() + "\n")
-
-
-def read_outcome(run: Path) -> Outcome | None:
-    """How the trial in this folder has ended, or None."""
-    file = run / OUTCOME_FILE
-    return Outcome.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
-
-
-def conclude(run: Path, usual: Outcome, seconds: float | None) -> None:
-    """Note that Tune counts this trial as over; `usual`, unless the trial has said itself how it ended."""
-    outcome = (read_outcome(run) or usual).model_copy(update={"seconds": seconds})
-    write_text(run / OUTCOME_FILE, outcome.model_dump_json() + "\n")
-
-
 class _Reporter:
-    """Tells Tune of the validations in metrics.jsonl that it does not know yet.
+    """Reports those validations in metrics.jsonl to Tune that it has not got yet.
 
-    hands_over: with a checkpoint that other trials may take over. Of its own, a trial needs to tell nobody.
+    Args:
+        run: The trial's folder.
+        key: The metric's name in metrics.jsonl.
+        metric: Its name in Tune.
+        publishes: Whether each report comes with a checkpoint that other trials may copy. A trial finds its own by itself.
     """
 
-    def __init__(self, run: Path, figure: str, metric: str, hands_over: bool) -> None:
-        self._run, self._figure, self._metric, self._hands_over = run, figure, metric, hands_over
+    def __init__(self, run: Path, key: str, metric: str, publishes: bool) -> None:
+        self._run, self._key, self._metric, self._publishes = run, key, metric, publishes
+        self._metrics_file = RunLayout(run).metrics
         self._offset = 0
-        reported = run / _REPORTED
-        self._reported = int(reported.read_text()) if reported.is_file() else 0
+        reported = run / _REPORTED_FILE
+        self._reported_step = int(reported.read_text()) if reported.is_file() else 0
 
     def send(self) -> None:
         from ray import tune
 
         for line in self._new_lines():
-            if line.get(self._figure) is None or line["step"] <= self._reported:
+            if line.get(self._key) is None or line["step"] <= self._reported_step:
                 continue
-            figures = {self._metric: line[self._figure], "epoch": line["epoch"], "step": line["step"]}
-            tune.report(figures, checkpoint=self._checkpoint() if self._hands_over else None)
-            self._reported = line["step"]
-            write_text(self._run / _REPORTED, f"{self._reported}\n")
+            metrics = {self._metric: line[self._key], "epoch": line["epoch"], "step": line["step"]}
+            tune.report(metrics, checkpoint=self._checkpoint() if self._publishes else None)
+            self._reported_step = line["step"]
+            write_text(self._run / _REPORTED_FILE, f"{self._reported_step}\n")
 
     def _new_lines(self) -> Iterator[dict[str, Any]]:
-        path = self._run / METRICS_FILE
-        if not path.is_file():
+        if not self._metrics_file.is_file():
             return
-        with path.open("rb") as file:
-            if path.stat().st_size < self._offset:  # a run that goes on forgets what it will do again
+        with self._metrics_file.open("rb") as file:
+            if self._metrics_file.stat().st_size < self._offset:  # a run that resumes removes lines of steps it repeats
                 self._offset = 0
             file.seek(self._offset)
             for text in file:
@@ -149,42 +131,50 @@ class _Reporter:
         step = publish_checkpoint(self._run)
         if step is None:
             return None
-        folder = self._run / _HANDED / "pointer"
+        folder = self._run / _PUBLISHED / "reference"
         folder.mkdir(exist_ok=True)
-        write_text(folder / _POINTER, Pointer(run=self._run, step=step).model_dump_json() + "\n")
+        CheckpointReference(run=self._run, step=step).write(folder / _REFERENCE_FILE)
         return tune.Checkpoint.from_directory(str(folder))
 
 
 def publish_checkpoint(run: Path) -> int | None:
-    """Keep the newest checkpoint of a run for others, by hard links, which cost no room; its step, or None without one.
+    """Keep the newest checkpoint of a run for other trials, by hard links, which take no space.
 
-    The run itself removes its own while it goes on; the last few that were handed over are kept.
+    The run itself removes its older checkpoints as it trains; of those published, the last few are kept.
+
+    Returns:
+        The checkpoint's step; None if there is none.
     """
-    found = [path for path in checkpoint_folders(run / "checkpoints") if not path.suffix]
+    found = [path for path in checkpoint_folders(RunLayout(run).checkpoints) if not path.suffix]
     if not found:
         return None
-    target = run / _HANDED / found[0].name
+    target = run / _PUBLISHED / found[0].name
     try:
         _link_tree(found[0], target)
-    except OSError:  # removed meanwhile: the run has gone on, so there is a later one to hand over next time
+    except OSError:  # removed in the meantime: the run has made a later one, which is published next time
         return None
-    for old in checkpoint_folders(run / _HANDED)[_KEEP_HANDED:]:
+    for old in checkpoint_folders(run / _PUBLISHED)[_KEEP_PUBLISHED:]:
         shutil.rmtree(old, ignore_errors=True)
     return _step(target)
 
 
-def clone_checkpoint(run: Path, pointer: Pointer) -> None:
-    """Go on from another trial's checkpoint: own ones and own figures give way to the other's."""
-    handed = checkpoint_folders(pointer.run / _HANDED)
-    if not handed:
-        raise RuntimeError(f"'{pointer.run}' has no checkpoint to take over any more")
-    chosen = next((path for path in handed if _step(path) == pointer.step), handed[-1])
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
-    _link_tree(chosen, run / "checkpoints" / chosen.name)
-    if (pointer.run / METRICS_FILE).is_file():
-        shutil.copyfile(pointer.run / METRICS_FILE, run / METRICS_FILE)
-        cut_after(run / METRICS_FILE, _step(chosen))
-    write_text(run / _REPORTED, f"{_step(chosen)}\n")
+def clone_checkpoint(run: Path, reference: CheckpointReference) -> None:
+    """Replace a run's checkpoints and metrics by those of another trial, from which it then resumes.
+
+    Raises:
+        RuntimeError: The other trial has no published checkpoint.
+    """
+    published = checkpoint_folders(reference.run / _PUBLISHED)
+    if not published:
+        raise RuntimeError(f"'{reference.run}' has no published checkpoint any more")
+    chosen = next((path for path in published if _step(path) == reference.step), published[-1])
+    own, other = RunLayout(run), RunLayout(reference.run)
+    shutil.rmtree(own.checkpoints, ignore_errors=True)
+    _link_tree(chosen, own.checkpoints / chosen.name)
+    if other.metrics.is_file():
+        shutil.copyfile(other.metrics, own.metrics)
+        cut_after(own.metrics, _step(chosen))
+    write_text(run / _REPORTED_FILE, f"{_step(chosen)}\n")
 
 
 def _step(folder: Path) -> int:
@@ -192,7 +182,7 @@ def _step(folder: Path) -> int:
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """A folder with the same files, whole or absent. Raises OSError."""
+    """A folder with the same files, complete or absent. Raises OSError."""
     if target.is_dir():
         return
     part = target.with_name(f".{target.name}{PARTIAL}")

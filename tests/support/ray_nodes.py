@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+
 from support.ranks import free_port
 
 TOKEN = "5a" * 32

@@ -18,15 +18,15 @@ import psutil
 import pytest
 import yaml
 from conftest import REPOSITORY
+from support.errors import error_codes, raises_user_error
 from support.ranks import free_port
 from support.ray_nodes import Node, ray_head
 
 from msanet.config import load_config
-from msanet.errors import UserError
 from msanet.sweep.command_line import sweep_job
 from msanet.sweep.results import write_results
-from msanet.sweep.trial import read_outcome, write_outcome
-from msanet.sweep.tuning import progress, train_best, tune_sweep
+from msanet.sweep.trial_files import read_outcome, write_failure
+from msanet.sweep.tuning import progress_callback, train_best, tune_sweep
 
 pytestmark = pytest.mark.skipif(
     not importlib.util.find_spec("ray"), reason="ray[tune] is not installed: no sweeps (pip install '.[sweep]')"
@@ -90,8 +90,8 @@ def results(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_killed_stopped_continued(home: Path, shards: Path, tmp_path: Path) -> None:
-    """A rank is killed: its trial goes on. The sweep is stopped: no process is left, and the same command ends it."""
+def test_killed_stopped_resumed(home: Path, shards: Path, tmp_path: Path) -> None:
+    """A rank is killed: its trial resumes. The sweep is stopped: no process is left, and the same command ends it."""
     folder, log, broken = tmp_path / "out", tmp_path / "log", tmp_path / "broken.pth"
     broken.write_bytes(b"no weights")
     space = {"model.pretrained": {"grid": [None, str(broken)]}, "optimizer.lr": {"log_uniform": [1e-3, 1e-2]}}
@@ -102,13 +102,14 @@ def test_killed_stopped_continued(home: Path, shards: Path, tmp_path: Path) -> N
     assert ranks(folder)[-1].nice() == os.nice(0), "Ray would let everything else go before"
     ranks(folder)[-1].send_signal(signal.SIGKILL)
     (first,) = folder.glob("trials/*")
-    wait_until(lambda: "going on from" in (first / "ranks" / "00000.log").read_text(), sweep, log)
+    wait_until(lambda: "resuming from" in (first / "ranks" / "00000.log").read_text(), sweep, log)
     wait_until(lambda: '"val/mean_iou"' in (first / "metrics.jsonl").read_text(), sweep, log)
     sweep.send_signal(signal.SIGTERM)
     assert sweep.wait(60) == 75, log.read_text()
     wait_until(lambda: not ranks(folder), None, log)
-    assert "of 2 trials remain; the same command goes on" in log.read_text()
-    assert "the run saves after this step and stops" in (first / "ranks" / "00000.log").read_text()
+    assert "of 2 trials remain" in log.read_text()
+    last = max(path.name for path in first.glob("checkpoints/step-*"))
+    assert training_lines(first)[-1]["step"] == int(last.removeprefix("step-")), "it saves before it stops"
 
     sweep = start(folder, log, home, shards, file)
     assert sweep.wait(200) == 0, log.read_text()
@@ -116,7 +117,7 @@ def test_killed_stopped_continued(home: Path, shards: Path, tmp_path: Path) -> N
     assert (done["status"], done["model.pretrained"], done["trial"]) == ("done", "null", first.name)
     assert float(done["mean_iou"]) > 0 and float(done["epochs"]) >= 5
     assert failed["status"] == "failed" and str(broken) in failed["error"] and not failed["mean_iou"]
-    assert (first / "ranks" / "00000.log").read_text().count("going on from") >= 2
+    assert (first / "ranks" / "00000.log").read_text().count("resuming from") >= 2
     command = (folder / "trials" / failed["trial"] / "ranks" / "00000.log").read_text()
     assert command.count("error: ") == 1, "bad input is not tried again"
 
@@ -124,7 +125,7 @@ def test_killed_stopped_continued(home: Path, shards: Path, tmp_path: Path) -> N
     assert (best.optimizer.lr, best.trainer.epochs, best.data.path) == (float(done["optimizer.lr"]), 5, str(shards))
     assert done["trial"] in (folder / "sweep.html").read_text()
     again = start(folder, log, home, shards, file, "trainer.epochs=3")
-    assert again.wait(60) == 2 and "other settings" in log.read_text()
+    assert again.wait(60) == 2 and error_codes(log.read_text()) == ["MSA-SWEEP-013"]
 
 
 @pytest.fixture(scope="module")
@@ -173,11 +174,11 @@ def test_a_cluster_is_joined_and_lives_on(
 
 
 @pytest.mark.slow
-def test_what_has_no_room_is_refused(cluster: Node, shards: Path, tmp_path: Path) -> None:
-    """Ray would wait for ever."""
+def test_a_trial_without_enough_cores_is_refused(cluster: Node, shards: Path, tmp_path: Path) -> None:
+    """Ray would wait forever."""
     sweep = {"trials": 1, "ranks": 2, "cpus": 3}
     file = write(tmp_path / "s.yaml", sweep=sweep, run=RUN, space={"optimizer.lr": {"choice": [1e-3]}})
-    with pytest.raises(UserError, match="has 4 CPU on 1 nodes, room for 1 ranks"):
+    with raises_user_error("MSA-SWEEP-004", setting="sweep.ranks", mentions="4 CPU"):
         tune(cluster.address, tmp_path / "out", shards, file)
     assert not (tmp_path / "out").exists()
 
@@ -187,35 +188,34 @@ def test_a_trial_that_is_tried_again_is_not_over(shards: Path, tmp_path: Path) -
     file = write(tmp_path / "s.yaml", run=RUN, space={"optimizer.lr": {"choice": [1e-3]}})
     words = ["--config", str(file), f"data.path={shards}", f"sweep.folder={tmp_path}"]
     plan = sweep_job("", REPOSITORY / "launcher" / "train.py", words).plan
-    write_outcome(plan.trials / "a", "a rank was killed")
-    progress(plan).on_trial_recover(1, [], SimpleNamespace(trial_id="a"))
+    write_failure(plan.trials / "a", "a rank was killed")
+    progress_callback(plan).on_trial_recover(1, [], SimpleNamespace(trial_id="a"))
     assert read_outcome(plan.trials / "a") is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("environment", "sentence"),
+    ("environment", "code", "mentions"),
     [
-        pytest.param({}, "wants a token, and there is none here", id="none"),
-        pytest.param({"RAY_AUTH_TOKEN": "0" * 64}, "wants another token", id="another"),
-        pytest.param({"HOME": "."}, "leads to no Ray cluster", id="nobody there"),
+        pytest.param({}, "MSA-SWEEP-002", "none was found", id="none"),
+        pytest.param({"RAY_AUTH_TOKEN": "0" * 64}, "MSA-SWEEP-002", "a different token", id="another"),
+        pytest.param({"HOME": "."}, "MSA-SWEEP-003", "", id="nobody there"),
     ],
 )
 def test_a_cluster_that_lets_nobody_in(
-    environment: dict[str, str], sentence: str, cluster: Node, shards: Path, tmp_path: Path
+    environment: dict[str, str], code: str, mentions: str, cluster: Node, shards: Path, tmp_path: Path
 ) -> None:
     file = write(tmp_path / "s.yaml", run=RUN, space={"optimizer.lr": {"choice": [1e-3]}})
-    address = f"127.0.0.1:{free_port()}" if sentence == "leads to no Ray cluster" else cluster.address
+    address = f"127.0.0.1:{free_port()}" if code == "MSA-SWEEP-003" else cluster.address
     words = ["jobs/sweep.py", "--config", file, "--address", address, f"data.path={shards}", f"sweep.folder={tmp_path}"]
     asked = {**cluster.environment(), "HOME": str(tmp_path), **environment}
     done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, env=asked, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: ") and sentence in last and "Traceback" not in done.stderr
+    assert error_codes(done.stderr) == [code] and mentions in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
-def test_pbt_goes_on_from_a_better_trial(cluster: Node, shards: Path, tmp_path: Path) -> None:
+def test_pbt_resumes_from_a_better_trial(cluster: Node, shards: Path, tmp_path: Path) -> None:
     """There is room for one trial, so that both wait for each other after every epoch. The second draws a rate that is
     too low; it takes over the first's weights and figures, and goes on with nearly its rate, each step once."""
     run = {**RUN, "trainer": {**RUN["trainer"], "global_batch_size": 2, "epochs": 3, "checkpoint_every_steps": 13}}

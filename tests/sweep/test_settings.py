@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPOSITORY
+from support.errors import raises_user_error
 
 from msanet.config import load_config
 from msanet.errors import UserError
@@ -20,7 +21,7 @@ from msanet.models import check_model
 from msanet.sweep.command_line import sweep_job
 from msanet.sweep.plan import SweepPlan, plan_sweep
 from msanet.sweep.settings import Axis, SweepFile
-from msanet.sweep.space import active, grid_points, sample_points, to_yaml
+from msanet.sweep.space import active_params, grid_points, params_to_check, to_yaml
 from msanet.sweep.tuning import PLAN_FILE, tune_sweep
 
 SHIPPED = sorted((REPOSITORY / "jobs" / "sweeps").glob("*.yaml"))
@@ -56,7 +57,7 @@ REFUSED = {
         {"ranks": 2},
         "cannot be shared",
     ),
-    "a folder of one's own": ({"run.dir": {"choice": ["a", "b"]}}, {}, {}, "the sweep's to set"),
+    "a folder of one's own": ({"run.dir": {"choice": ["a", "b"]}}, {}, {}, "is set by the sweep itself"),
     "restarts besides": ({"optimizer.lr": {"choice": [1]}}, {"run.max_restarts": 1}, {}, "sweep.max_failures"),
     "a typo in the sweep": ({"optimizer.lr": {"choice": [1]}}, {}, {"trails": 2}, "did you mean 'trials'"),
     "a grid for Optuna": ({"optimizer.lr": {"grid": [1]}}, {}, {"searcher": "optuna"}, "takes no grid"),
@@ -70,7 +71,7 @@ REFUSED = {
         {"model.width": {"uniform": [0.05, 0.1]}},
         {},
         {"searcher": "pbt"},
-        "while a network trains",
+        "in the middle of a training",
     ),
     "a password in a bad value": (
         {"optimizer.lr": {"choice": [1]}},
@@ -109,10 +110,10 @@ def test_what_is_not_set_is_not_passed_on(shards: Path, tmp_path: Path) -> None:
         "optimizer.momentum": {"uniform": [0.1, 0.9], "when": {"optimizer.name": ["sgd"]}},
     }
     found = plan(shards, tmp_path, space)
-    drawn = {"model.name": '"unet"', "model.attention": '"none"', "optimizer.momentum": "0.5"}
-    assert found.point(drawn) == {"model.name": '"unet"'}
-    assert found.point({**drawn, "model.name": '"msanet"'}).keys() == {"model.name", "model.attention"}
-    assert found.config(found.point({**drawn, "model.name": '"msanet"'})).model.options["attention"] == "none"
+    sampled = {"model.name": '"unet"', "model.attention": '"none"', "optimizer.momentum": "0.5"}
+    assert found.active_params(sampled) == {"model.name": '"unet"'}
+    assert found.active_params({**sampled, "model.name": '"msanet"'}).keys() == {"model.name", "model.attention"}
+    assert found.config(found.active_params({**sampled, "model.name": '"msanet"'})).model.options["attention"] == "none"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_a_chain_of_conditions() -> None:
         "b": Axis(choice=(1,), when={"a": 1}),
         "c": Axis(choice=(1,), when={"b": 1}),
     }
-    assert active(space, {"a": "2", "b": "1", "c": "1"}, {"b": "1"}) == {"a": "2"}
+    assert active_params(space, {"a": "2", "b": "1", "c": "1"}, {"b": "1"}) == {"a": "2"}
 
 
 def test_the_grid_has_each_combination_once() -> None:
@@ -144,7 +145,7 @@ def test_the_grid_has_each_combination_once() -> None:
     points = grid_points(space, {})
     assert len(points) == 7 and len({json.dumps(point) for point in points}) == 7
     assert [point for point in points if point["name"] == '"y"'] == [{"name": '"y"'}]
-    assert all("lr" in point for point in sample_points(space, {}, 0))
+    assert all("lr" in params for params in params_to_check(space, {}, 0))
 
 
 @pytest.mark.parametrize("value", [1e-5, [[32, 40], None], "1e-3", "yes", True, "a: b", 0.1 + 0.2, ""])
@@ -160,8 +161,8 @@ def test_the_shipped_sweeps_are_accepted(
     monkeypatch.chdir(REPOSITORY)
     argv = ["--config", str(path), f"data.path={shards}", f"sweep.folder={tmp_path}"]
     found = sweep_job("", REPOSITORY / "launcher" / "train.py", argv).plan
-    for point in sample_points(found.file.space, found.fixed, 0):
-        config = found.config(point)
+    for params in params_to_check(found.file.space, found.base_settings, 0):
+        config = found.config(params)
         check_model(config.model.name, config.model.options)
         assert config.data.path == str(shards)
 
@@ -172,7 +173,7 @@ def test_the_tables_of_attention_to_scale(recipe: str, shards: Path, tmp_path: P
     sweeps, recipes = REPOSITORY / "jobs" / "sweeps", REPOSITORY / "jobs" / "recipes" / "attention_to_scale"
     words = ["--config", str(sweeps / "attention_to_scale.yaml"), f"data.path={shards}", f"sweep.folder={tmp_path}"]
     found = sweep_job("", Path("train.py"), [*words, "--recipe", str(recipes / f"{recipe}.yaml")]).plan
-    configs = [found.config(point) for point in grid_points(found.file.space, found.fixed)]
+    configs = [found.config(point) for point in grid_points(found.file.space, found.base_settings)]
     rows = product(("max", "average", "attention"), ("1,0.5", "1,0.75,0.5"), (False, True))
     options = [{"merge": merge, "scales": scales, "extra_supervision": more} for merge, scales, more in rows]
     assert [config.model.options for config in configs if config.model.options] == options
@@ -193,10 +194,10 @@ def test_the_fingerprint_is_that_of_the_trainings(shards: Path, tmp_path: Path) 
 def test_a_sweep_that_was_moved_is_refused_before_ray_starts(shards: Path, tmp_path: Path) -> None:
     """Ray's notes have its old folder."""
     found = plan(shards, tmp_path, {"optimizer.lr": {"choice": [1e-3]}})
-    for folder, sentence in ((tmp_path / "before", "began in another folder"), (found.folder, "other settings")):
-        other = replace(found, folder=folder, words=(*found.words, "trainer.epochs=3"))
+    for folder, code in ((tmp_path / "before", "MSA-SWEEP-012"), (found.folder, "MSA-SWEEP-013")):
+        other = replace(found, folder=folder, overrides=(*found.overrides, "trainer.epochs=3"))
         write_text(found.folder / PLAN_FILE, other.fingerprint)
-        with pytest.raises(UserError, match=sentence):
+        with raises_user_error(code, setting="sweep.folder"):
             tune_sweep(found)
 
 
@@ -212,7 +213,7 @@ def test_an_interrupt_outside_of_tune_ends_with_code_75(
     monkeypatch.chdir(REPOSITORY)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path("jobs/sweep.py", run_name="__main__")
-    assert ended.value.code == 75 and "the same command goes on" in capsys.readouterr().err
+    assert ended.value.code == 75 and "same command" in capsys.readouterr().err
 
 
 def test_the_address_of_ray_client_is_refused(shards: Path, tmp_path: Path) -> None:
@@ -222,5 +223,13 @@ def test_the_address_of_ray_client_is_refused(shards: Path, tmp_path: Path) -> N
 
 def test_a_folder_is_needed(shards: Path) -> None:
     file = SweepFile(space={"optimizer.lr": Axis(choice=(1,))})
-    with pytest.raises(UserError, match="sweep.folder is not set"):
+    with raises_user_error("MSA-SWEEP-005", setting="sweep.folder"):
         plan_sweep(file, "x", Path("train.py"), [f"data.path={shards}"])
+
+
+def test_a_sweep_of_an_older_version_is_refused(shards: Path, tmp_path: Path) -> None:
+    found = plan(shards, tmp_path, {"optimizer.lr": {"choice": [1e-3]}})
+    for text in (f'{{"folder": "{found.folder}"}}', "not JSON"):
+        write_text(found.folder / PLAN_FILE, text)
+        with raises_user_error("MSA-SWEEP-014", setting="sweep.folder"):
+            tune_sweep(found)

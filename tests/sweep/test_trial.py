@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from support.errors import raises_user_error
 from support.small_runs import toy_checkpoint
 
 from msanet.config import load_config
-from msanet.errors import UserError
 from msanet.files import write_text
 from msanet.sweep.plan import SweepPlan, plan_sweep
-from msanet.sweep.process import RankExit, RankPlacement, RankProcess, hold, last_error_line
-from msanet.sweep.ranks import environments
+from msanet.sweep.process import RankExit, RankPlacement, RankProcess, acquire_lock, last_error_line
+from msanet.sweep.ranks import rank_environments
 from msanet.sweep.results import read_trials, table, write_results
 from msanet.sweep.settings import Axis, SweepConfig, SweepFile
-from msanet.sweep.trial import Outcome, Pointer, clone_checkpoint, conclude, publish_checkpoint, read_outcome, settle
+from msanet.sweep.trial import CheckpointReference, clone_checkpoint, publish_checkpoint, record_exits
+from msanet.sweep.trial_files import Outcome, finalize_outcome, read_outcome, write_params
 from msanet.sweep.tuning import within_ranges
 from msanet.training.checkpoint.io import latest_valid, validate_checkpoint, write_checkpoint
 
@@ -38,11 +39,11 @@ def small_plan(shards: Path, folder: Path, **sweep: object) -> SweepPlan:
 
 
 def write_trial(
-    plan: SweepPlan, name: str, point: dict[str, str], figures: list[float], outcome: Outcome | None
+    plan: SweepPlan, name: str, params: dict[str, str], metrics: list[float], outcome: Outcome | None
 ) -> None:
     run = plan.trials / name
-    write_text(run / "point.json", json.dumps(point))
-    lines = [{"step": 5 * n, "epoch": float(n), "val/mean_iou": figure} for n, figure in enumerate(figures, 1)]
+    write_params(run, params)
+    lines = [{"step": 5 * n, "epoch": float(n), "val/mean_iou": value} for n, value in enumerate(metrics, 1)]
     write_text(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     if outcome:
         write_text(run / "outcome.json", outcome.model_dump_json())
@@ -71,9 +72,9 @@ def test_results(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (best.model.name, best.optimizer.lr, best.trainer.epochs) == ("unet", 0.001, 7)
     page = (tmp_path / "sweep.html").read_text()
     assert page.count('class="trial"') == 3 + 3 and "&lt;b&gt; is down" in page and "&lt;small&gt;" in page
-    said = capsys.readouterr().out
-    assert "1 of 4 trials remain" in said and "40.00%" in said and "secret" not in said + page
-    assert table(plan, read_trials(plan)) in said
+    output = capsys.readouterr().out
+    assert "1 of 4 trials remain" in output and "40.00%" in output and "secret" not in output + page
+    assert table(plan, read_trials(plan)) in output
 
 
 def test_results_before_any_validation(shards: Path, tmp_path: Path) -> None:
@@ -81,8 +82,8 @@ def test_results_before_any_validation(shards: Path, tmp_path: Path) -> None:
     assert "No validation yet" in (tmp_path / "sweep.html").read_text() and not (tmp_path / "best.yaml").exists()
 
 
-def test_a_checkpoint_is_taken_over(tmp_path: Path) -> None:
-    """As it was when it was handed over, though its run has removed it since; own ones and later figures are gone."""
+def test_a_published_checkpoint_is_cloned(tmp_path: Path) -> None:
+    """As it was published, though its run has removed it since; own checkpoints and later metrics are gone."""
     donor, run = tmp_path / "donor", tmp_path / "run"
     for step in (5, 10, 15):
         write_checkpoint(donor / "checkpoints", toy_checkpoint(step), keep=1)
@@ -90,27 +91,27 @@ def test_a_checkpoint_is_taken_over(tmp_path: Path) -> None:
     lines = [json.dumps({"step": step}) + "\n" for step in (5, 10, 15)]
     write_text(donor / "metrics.jsonl", "".join(lines))
     write_checkpoint(run / "checkpoints", toy_checkpoint(12), keep=1)
-    clone_checkpoint(run, Pointer(run=donor, step=10))
+    clone_checkpoint(run, CheckpointReference(run=donor, step=10))
     found = latest_valid(run / "checkpoints")
     assert found and found.name == "step-00000010" and validate_checkpoint(found) is None
-    assert (run / "metrics.jsonl").read_text() == lines[0] + lines[1] and (run / "reported").read_text() == "10\n"
-    assert (found / "state.json").stat().st_ino == (donor / "handed" / found.name / "state.json").stat().st_ino
+    assert (run / "metrics.jsonl").read_text() == lines[0] + lines[1] and (run / "reported_step").read_text() == "10\n"
+    assert (found / "state.json").stat().st_ino == (donor / "published" / found.name / "state.json").stat().st_ino
 
 
-def test_nothing_to_hand_over(tmp_path: Path) -> None:
+def test_nothing_to_clone(tmp_path: Path) -> None:
     assert publish_checkpoint(tmp_path) is None
-    with pytest.raises(RuntimeError, match="no checkpoint to take over"):
-        clone_checkpoint(tmp_path / "run", Pointer(run=tmp_path, step=1))
+    with pytest.raises(RuntimeError, match="no published checkpoint"):
+        clone_checkpoint(tmp_path / "run", CheckpointReference(run=tmp_path, step=1))
 
 
 def test_how_trials_end(tmp_path: Path) -> None:
-    settle(tmp_path, [RankExit(0, ""), RankExit(0, "")])
+    record_exits(tmp_path, [RankExit(0, ""), RankExit(0, "")])
     assert read_outcome(tmp_path) == Outcome(status="done")
-    settle(tmp_path, [RankExit(1, "lost"), RankExit(2, "bad input")])
+    record_exits(tmp_path, [RankExit(1, "lost"), RankExit(2, "bad input")])
     assert read_outcome(tmp_path) == Outcome(status="failed", error="bad input")
     with pytest.raises(RuntimeError, match=r"\[-9, 1\]"):
-        settle(tmp_path, [RankExit(-9, ""), RankExit(1, "rank 0 is gone")])
-    conclude(tmp_path, Outcome(status="stopped"), 3.0)
+        record_exits(tmp_path, [RankExit(-9, ""), RankExit(1, "rank 0 is gone")])
+    finalize_outcome(tmp_path, Outcome(status="stopped"), 3.0)
     assert read_outcome(tmp_path) == Outcome(status="failed", error="rank 0 is gone", seconds=3.0)
 
 
@@ -119,34 +120,33 @@ def test_the_last_error_of_this_attempt(tmp_path: Path) -> None:
     log.write_text("error: old\n")
     start = log.stat().st_size
     with log.open("a") as file:
-        file.write("train: 1%\rtrain: 2%\nerror: new\nmore\n")
-    assert last_error_line(log, start) == "new"
+        file.write("train: 1%\rtrain: 2%\n12:03:44 error: new [MSA-DATA-001]\nmore\n")
+    assert last_error_line(log, start) == "new [MSA-DATA-001]"
     assert last_error_line(log, log.stat().st_size) == ""
 
 
-def test_a_rank_holds_its_folder(tmp_path: Path) -> None:
-    """The next attempt waits for it; its exit code and its last words come back."""
+def test_a_rank_locks_its_folder(tmp_path: Path) -> None:
+    """The next attempt waits for it; its exit code and its last error come back."""
     script = tmp_path / "rank.py"
     script.write_text("import time; time.sleep(2); print('error: enough'); raise SystemExit(3)")
     import threading
 
-    ends: list[RankExit] = []
-    words = ([str(script)], {}, tmp_path / "log", tmp_path / "lock", None)
-    thread = threading.Thread(target=lambda: ends.append(RankProcess().run(*words)))
+    exits: list[RankExit] = []
+    arguments = ([str(script)], {}, tmp_path / "log", tmp_path / "lock", None)
+    thread = threading.Thread(target=lambda: exits.append(RankProcess().run(*arguments)))
     thread.start()
     while not (tmp_path / "log").is_file():
         time.sleep(0.01)
-    hold(tmp_path / "lock").close()
+    acquire_lock(tmp_path / "lock").close()
     thread.join(1)
-    assert ends == [RankExit(3, "enough")]
+    assert exits == [RankExit(3, "enough")]
 
 
-def test_a_rank_ends_with_its_actor(tmp_path: Path) -> None:
-    """Killed, which it cannot tell anybody."""
-    script, told = tmp_path / "rank.py", tmp_path / "told"
+def test_a_rank_stops_when_its_actor_is_killed(tmp_path: Path) -> None:
+    script, stopped = tmp_path / "rank.py", tmp_path / "stopped"
     script.write_text(
         "import pathlib, signal\n"
-        "signal.signal(signal.SIGTERM, lambda *_: pathlib.Path(__file__).with_name('told').touch() or exit())\n"
+        "signal.signal(signal.SIGTERM, lambda *_: pathlib.Path(__file__).with_name('stopped').touch() or exit())\n"
         "print('ready', flush=True)\nsignal.pause()\n"
     )
     actor = (
@@ -160,24 +160,24 @@ def test_a_rank_ends_with_its_actor(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     deadline = time.monotonic() + 10
-    while not told.exists() and time.monotonic() < deadline:
+    while not stopped.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert told.exists()
+    assert stopped.exists()
 
 
 def test_what_a_launcher_would_set(shards: Path, tmp_path: Path) -> None:
-    places = [
+    placements = [
         RankPlacement("n0", "10.0.0.1", ("3",), 16, 1000),
         RankPlacement("n1", "10.0.0.2", ("0",), 16, 2000),
         RankPlacement("n0", "10.0.0.1", ("1",), 16, 3000),
     ]
     plan = small_plan(shards, tmp_path, ranks=1, gpus=1, cpus=4)
-    found = environments(places, plan)
+    found = rank_environments(placements, plan)
     assert [(e["RANK"], e["LOCAL_RANK"], e["CUDA_VISIBLE_DEVICES"]) for e in found] == [
         ("0", "0", "3,1"), ("1", "0", "0"), ("2", "1", "3,1"),
     ]  # fmt: skip
     assert {(e["MASTER_ADDR"], e["MASTER_PORT"], e["WORLD_SIZE"]) for e in found} == {("10.0.0.1", "1000", "3")}
-    assert {e["MASTER_ADDR"] for e in environments(places[::2], plan)} == {"127.0.0.1"}
+    assert {e["MASTER_ADDR"] for e in rank_environments(placements[::2], plan)} == {"127.0.0.1"}
 
 
 def test_pbt_stays_within_its_ranges() -> None:
@@ -191,5 +191,11 @@ def test_a_trial_gets_its_settings_and_nothing_else(shards: Path, tmp_path: Path
     command = plan.command({"model.name": '"msanet"', "optimizer.lr": "1e-05"}, tmp_path / "a b")
     config = load_config(None, command[1:])
     assert command[0] == str(TRAIN) and (config.optimizer.lr, config.run.dir) == (1e-5, tmp_path / "a b")
-    with pytest.raises(UserError, match="the sweep's to set"):
+    with raises_user_error("MSA-SWEEP-006", setting="run.dir"):
         plan_sweep(plan.file, "x", TRAIN, [f"data.path={shards}", "run.dir=elsewhere"])
+
+
+def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+    write_text(tmp_path / "outcome.json", '{"format_version": 2, "status": "done"}')
+    with raises_user_error("MSA-SWEEP-014", setting="sweep.folder"):
+        read_outcome(tmp_path)
