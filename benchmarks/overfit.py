@@ -108,7 +108,9 @@ def by_heart(subject: Subject, source: Path, max_steps: int) -> dict[str, Any]:
 def training_loss(model: SegmentationNetwork, images_NCHW: Tensor, labels_NHW: Tensor) -> Tensor:
     """Mean cross-entropy per labelled pixel, with that of auxiliary heads."""
     term = partial(cross_entropy_sum, labels_NHW=labels_NHW)
-    return combined_loss(model(images_NCHW), model.auxiliary_weights, term) / torch.count_nonzero(labels_NHW != IGNORE_INDEX)
+    return combined_loss(model(images_NCHW), model.auxiliary_weights, term) / torch.count_nonzero(
+        labels_NHW != IGNORE_INDEX
+    )
 
 
 @torch.no_grad()

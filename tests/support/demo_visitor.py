@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from support.metadata import metadata
 from werkzeug.test import TestResponse
 
 from msanet.config import EvaluationConfig
 from msanet.demo.app import create_app
 from msanet.demo.segmenter import Limits, Segmenter
+from support.metadata import metadata
 
 DEFAULT = EvaluationConfig()
 

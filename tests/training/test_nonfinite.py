@@ -78,7 +78,10 @@ def _skip(shards: str, stage: int, optimizer: dict[str, Any], faults: dict[str, 
             after = state(wrong)
             assert_same({name: tensor for name, tensor in after.items() if name in before}, before)
             assert all(not after[name].any() for name in after.keys() - before), "Adam's state begins with zeros"
-            without.state.step, without.state.consumed_samples = without.state.step + 1, without.state.consumed_samples + 8
+            without.state.step, without.state.consumed_samples = (
+                without.state.step + 1,
+                without.state.consumed_samples + 8,
+            )
         else:
             without.train_step(same)
             assert any(not torch.equal(tensor, before[name]) for name, tensor in state(wrong).items() if name in before)
