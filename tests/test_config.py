@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from msanet.cli import train_config
+from msanet.cli.train import train_config
 from msanet.config import Config, DataConfig, load_config, settings
 from msanet.errors import UserError
 from msanet.models import MODELS, check_model, model_options
@@ -75,7 +75,7 @@ def test_every_setting_is_documented_and_listed_by_help(capsys: pytest.CaptureFi
     assert all(text for *_, text in listed)
     assert {"trainer.epochs", "data.path", "optimizer.lr", "deepspeed"} <= {name for name, *_ in listed}
     with pytest.raises(SystemExit) as end:
-        train_config("words", ["--help"])
+        train_config(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
     assert all(f"  {name}=" in shown for name, *_ in listed)
@@ -91,7 +91,7 @@ def test_an_argument_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFix
         ["--deepspeed_config", "x"],
     ):
         with pytest.raises(SystemExit) as end:
-            train_config("words", argv)
+            train_config(argv)
         assert end.value.code == 2
         assert capsys.readouterr().err.startswith("error: ")
 
@@ -107,9 +107,9 @@ def test_deepspeed_json_is_merged_under_overrides(tmp_path: Path) -> None:
 
 def test_a_run_is_found_again_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = train_config("", ["data.path=shards", "run.dir=runs/a"])
+    config = train_config(["data.path=shards", "run.dir=runs/a"])
     assert (config.data.path, config.run.dir) == (str(tmp_path / "shards"), tmp_path / "runs" / "a")
-    assert train_config("", ["data.path=s3://bucket/x", "run.dir=a"]).data.path == "s3://bucket/x"
+    assert train_config(["data.path=s3://bucket/x", "run.dir=a"]).data.path == "s3://bucket/x"
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -162,5 +162,5 @@ def test_settings_stand_anywhere_on_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("trainer: {global_batch_size: 8}")
     words = [f"data.path={tmp_path}", "--config", str(file), "trainer.steps=3", f"run.dir={tmp_path / 'run'}"]
-    config = train_config("", words)
+    config = train_config(words)
     assert config.trainer.steps == 3 and config.trainer.global_batch_size == 8 and config.data.path == str(tmp_path)

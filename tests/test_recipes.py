@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import sharding.__main__ as packing
-from msanet.cli import train_config
+from msanet.cli.train import train_config
 from msanet.config import Config, load_config
 from msanet.datasets import DATASETS
 from msanet.models import build_model, model_options
@@ -89,7 +89,7 @@ def pasted(recipe: str) -> list[list[str]]:
 def trainings(recipe: str) -> list[Config]:
     """The settings of every training in the header, as launcher/train.py reads them."""
     calls = [call for call in pasted(recipe) if "launcher/train.py" in call]
-    return [train_config("", call[call.index("launcher/train.py") + 1 :]) for call in calls]
+    return [train_config(call[call.index("launcher/train.py") + 1 :]) for call in calls]
 
 
 def rows(recipe: str, heading: str) -> list[tuple[Config, tuple[float, ...]]]:

@@ -1,4 +1,4 @@
-"""`python -m msanet.evaluation` as users call it: tables, JSON, and one sentence with exit code 2 for what is wrong."""
+"""`msanet rescore`, `compare` and `worst` as users call it: tables, JSON, and one sentence with exit code 2 for what is wrong."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from msanet.datasets import CITYSCAPES, VOC
-from msanet.evaluation.__main__ import main
+from msanet.cli.main import main
 from msanet.evaluation.metrics import scores
 from msanet.evaluation.per_image_counts import (
     PerImageCounts,
@@ -179,6 +179,6 @@ def test_what_is_wrong_is_said_in_one_sentence(run: Write, tmp_path: Path, capsy
 
 
 def test_the_module_runs(run: Write) -> None:
-    words = [sys.executable, "-m", "msanet.evaluation", "worst", str(run()), "--count", "2"]
+    words = [sys.executable, "-m", "msanet", "worst", str(run()), "--count", "2"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.startswith("image") and not done.stderr
