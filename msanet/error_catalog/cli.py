@@ -54,5 +54,7 @@ ENTRIES: dict[str, Entry] = {
         "The run has no evaluation, or several where one is expected.",
         "Run msanet evaluate, or choose a split with --split.",
     ),
-    "MSA-CLI-017": Entry("--merge is malformed, or names a group twice.", "Write --merge NAME=CLASS,CLASS once a group."),
+    "MSA-CLI-017": Entry(
+        "--merge is malformed, or names a group twice.", "Write --merge NAME=CLASS,CLASS once a group."
+    ),
 }
