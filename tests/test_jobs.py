@@ -76,7 +76,7 @@ def test_a_slurm_job_that_is_warned_saves_goes_back_into_the_queue_and_ends(shar
     wait_until(lambda: steps_logged(run) >= 3, [job])
     signal_step(place / "bin", signal.SIGUSR1)
     assert job.wait(timeout=200) == 0, log.read_text()
-    assert len(calls(place / "bin", "srun")) == 2 and "ended with code 75: the job goes back" in log.read_text()
+    assert len(calls(place / "bin", "srun")) == 2 and "ended with code 75: requeueing the job" in log.read_text()
     assert "going on from" in log.read_text() and newest(run / "checkpoints").state.step == steps_logged(run) == 60
 
 
@@ -288,7 +288,7 @@ def test_pods_mount_the_volumes_that_they_have() -> None:
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         claim = volumes["shared"]["persistentVolumeClaim"]["claimName"]
         assert claim == manifest("storage.yaml", "PersistentVolumeClaim")["metadata"]["name"]
-        assert volumes.keys() == mounts.keys() and volumes["shm"]["emptyDir"]["medium"] == "StepMemory"
+        assert volumes.keys() == mounts.keys() and volumes["shm"]["emptyDir"]["medium"] == "Memory"
 
 
 def test_the_image_has_all_that_it_copies_and_is_no_root() -> None:

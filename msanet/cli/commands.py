@@ -33,3 +33,6 @@ COMMANDS = {name: purpose for group in GROUPS.values() for name, purpose in grou
 
 DISTRIBUTED = ("train", "evaluate")
 """Commands that run on any number of ranks, and that handle interrupts (Ctrl-C) themselves once they have started."""
+
+RESUMABLE = ("pack", "demo")
+"""Commands that continue where they were interrupted."""

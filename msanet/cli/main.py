@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from msanet import __version__
-from msanet.cli.commands import COMMANDS, DISTRIBUTED, GROUPS
+from msanet.cli.commands import COMMANDS, DISTRIBUTED, GROUPS, RESUMABLE
 from msanet.errors import UserError, nearest, user_errors
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             code: int = command.main(arguments)
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            hint = "; run the same command again to continue" if name in RESUMABLE else ""
+            print(f"interrupted{hint}", file=sys.stderr)
             code = EXIT_INTERRUPTED
     return code
 

@@ -87,7 +87,8 @@ def sweep_job(argv: Sequence[str] | None = None) -> SweepJob:
     file = load_sweep(path, own)
     recipe = arguments.recipe or file.run.get("config")
     if isinstance(recipe, str):
-        chosen = find_config(recipe, None if arguments.recipe else path.parent)
+        is_path = arguments.recipe or Path(recipe).is_file()  # from this folder; otherwise from the sweep's, or a name
+        chosen = find_config(recipe, None if is_path else path.parent)
         file = file.model_copy(update={"run": {**file.run, "config": str(chosen)}})
     return SweepJob(plan_sweep(file, path.stem, TRAIN, others), arguments.address, arguments.train_best)
 

@@ -1,11 +1,9 @@
 """Recipes and sweeps that are shipped, found by name: `camvid`, `msanet/voc`.
 
-A recipe begins with comment lines: what it is, then `# Needs: ...` and `# Gives: ...`, each of which may continue on
-indented lines.
+A recipe begins with comment lines: what it is, `# Needs: ...` and `# Gives: ...`, one line each.
 """
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,5 +77,4 @@ def _read(folder: Path, path: Path) -> Recipe:
 
 
 def _entry(lines: list[str], word: str) -> str:
-    match = re.search(rf"^{word}: (.*(?:\n {{2,}}\S.*)*)", "\n".join(lines), re.MULTILINE)
-    return " ".join(match[1].split()) if match else ""
+    return next((line.partition(": ")[2] for line in lines if line.startswith(f"{word}: ")), "")

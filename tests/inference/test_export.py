@@ -206,7 +206,7 @@ def test_bad_arguments_are_refused(checkpoint: Path, tmp_path: Path) -> None:
         (["safetensors"], "is the checkpoint itself"),
         (["torch", "--out", str(tmp_path)], "is a folder"),
         (["torch", "--size", "0", "8"], "--size is 0 8"),
-        (["safetensors", "--size", "8", "8"], "leave --size out"),
+        (["safetensors", "--size", "8", "8"], "--size is 8 8"),
     ):
         with pytest.raises(UserError, match=sentence):
             export_job([*words, *more])

@@ -212,7 +212,7 @@ def test_an_interrupt_outside_of_tune_ends_with_code_75(
     monkeypatch.chdir(REPOSITORY)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path("jobs/sweep.py", run_name="__main__")
-    assert ended.value.code == 75 and "the same command goes on" in capsys.readouterr().err
+    assert ended.value.code == 75 and "run the same command again to resume" in capsys.readouterr().err
 
 
 def test_the_address_of_ray_client_is_refused(shards: Path, tmp_path: Path) -> None:
