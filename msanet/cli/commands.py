@@ -32,7 +32,7 @@ GROUPS: dict[str, dict[str, str]] = {
 COMMANDS = {name: purpose for group in GROUPS.values() for name, purpose in group.items()}
 
 DISTRIBUTED = ("train", "evaluate")
-"""Commands that run on any number of ranks, and that handle interrupts (Ctrl-C) themselves once they have started."""
+"""Commands that run on any number of ranks: an interrupt (Ctrl-C) ends a rank at once until a training handles it itself."""
 
 RESUMABLE = ("pack", "demo")
 """Commands that continue where they were interrupted."""

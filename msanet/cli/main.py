@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from msanet import __version__
 from msanet.cli.commands import COMMANDS, DISTRIBUTED, GROUPS, RESUMABLE
@@ -29,10 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name is None:
             print(_help())
             return 0
-        with _interrupts_end_the_process(until_handled=name in DISTRIBUTED):
+        with _interrupts_end_the_process():
             command = importlib.import_module(f"msanet.cli.{name}")
         try:
-            code: int = command.main(arguments)
+            with _interrupts_end_the_process() if name in DISTRIBUTED else nullcontext():
+                code: int = command.main(arguments)
         except KeyboardInterrupt:
             hint = "; run the same command again to continue" if name in RESUMABLE else ""
             print(f"interrupted{hint}", file=sys.stderr)
@@ -76,14 +77,11 @@ def _help() -> str:
 
 
 @contextmanager
-def _interrupts_end_the_process(until_handled: bool) -> Iterator[None]:
-    """An interrupt (Ctrl-C) ends the process at once, without a traceback.
+def _interrupts_end_the_process() -> Iterator[None]:
+    """Meanwhile an interrupt (Ctrl-C) ends the process at once, without a traceback, unless a handler is installed.
 
     As an exception it would be raised in the middle of some import, and there are libraries that catch it and continue with
     half of NumPy.
-
-    Args:
-        until_handled: Also afterwards, until the command installs a handler of its own.
     """
     if (
         signal.getsignal(signal.SIGINT) is not signal.default_int_handler
@@ -91,6 +89,7 @@ def _interrupts_end_the_process(until_handled: bool) -> Iterator[None]:
         yield
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    yield
-    if not until_handled:
+    try:
+        yield
+    finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)

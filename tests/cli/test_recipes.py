@@ -12,10 +12,8 @@ from support.errors import error_codes
 from msanet.cli.main import main
 from msanet.config.recipes import RECIPES, SWEEPS, find_sweep, list_recipes
 
-SHIPPED = {
-    folder: sorted((REPOSITORY / "jobs" / name).rglob("*.yaml"))
-    for folder, name in ((RECIPES, "recipes"), (SWEEPS, "sweeps"))
-}
+FOLDERS = ((RECIPES, "recipes"), (SWEEPS, "sweeps"))
+SHIPPED = {folder: sorted((REPOSITORY / "jobs" / name).rglob("*.yaml")) for folder, name in FOLDERS}
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
