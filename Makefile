@@ -1,4 +1,4 @@
-# make demo   set everything up, then train and judge a small network on this machine (minutes)
+# make demo   set everything up, then train and evaluate a small network on this machine (minutes)
 # make test   set everything up, then style, types and tests
 # make test-slow        further cases, which take too long for every change
 # make test-multinode   jobs and sweeps on two hosts made of namespaces, which needs root, iproute2, openssh-server and pdsh
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-slow test-multinode lint setup clean
 
 demo: setup
-	PATH="$(abspath $(BIN)):$$PATH" jobs/demo.sh
+	$(BIN)/msanet demo
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder

@@ -3,7 +3,7 @@
 #
 #   NODES=4 NODE=0 RANKS_PER_NODE=8 MASTER_ADDR=HOST MASTER_PORT=29500 jobs/ranks.sh launcher/train.py --config ... [key=value ...]
 #
-# on each host with its own NODE, 0 to NODES-1. Ends with the largest exit code of its ranks, so that 75 (told to stop, and
+# on each host with its own NODE, 0 to NODES-1. Ends with the largest exit code of its ranks, so that 75 (preempted, and
 # saved) and 2 (bad input) can be told from a fault, and passes on the signals that stop a run. torchrun ends with 1 in both
 # cases, and DeepSpeed's launcher kills after 30 s what has not saved.
 set -uo pipefail

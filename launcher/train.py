@@ -1,17 +1,13 @@
-"""Train a segmentation network.
+"""Train a segmentation network: `deepspeed launcher/train.py --config camvid data.path=SHARDS run.dir=RUN [key=value ...]`
 
-    deepspeed launcher/train.py --config jobs/recipes/camvid.yaml data.path=SHARDS run.dir=RUN [key=value ...]
-
-`deepspeed` may be left out (one process). The same command again resumes. A signal makes a run save and end with code 75.
+1. msanet.cli.train reads the settings, and with run.max_restarts becomes a supervisor, which starts this again after a fault.
+2. Each rank joins the job in msanet.distributed.session, which ends all ranks, and says why, when one of them is lost.
+3. msanet.training.train.train opens the shards, builds the network, and resumes from the latest complete checkpoint, if any.
+4. Step by step it trains, logs, validates and saves, each when it is due; a signal makes it save and end with code 75.
+5. After the last step the run folder has the last and the best checkpoint, the metrics and a report.
 """
 
-import msanet.whole_imports  # noqa: F401
-from msanet import distributed
-from msanet.cli import train_config
-from msanet.distributed.supervisor import supervise
-from msanet.training.train import train
+from msanet.cli.main import run_script
 
 if __name__ == "__main__":
-    settings = supervise(train_config(__doc__))
-    with distributed.session(settings.run.timeout):
-        train(settings)
+    run_script("train")

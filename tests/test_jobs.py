@@ -21,7 +21,7 @@ from support.fake_slurm import calls, install, signal_step
 from support.ranks import free_port
 from support.small_runs import newest
 
-from msanet.cli import train_config
+from msanet.cli.train import train_config
 from msanet.config import settings
 from msanet.data.loader import plan_batches
 from msanet.models import model_options
@@ -76,7 +76,7 @@ def test_a_slurm_job_that_is_warned_saves_goes_back_into_the_queue_and_ends(shar
     wait_until(lambda: steps_logged(run) >= 3, [job])
     signal_step(place / "bin", signal.SIGUSR1)
     assert job.wait(timeout=200) == 0, log.read_text()
-    assert len(calls(place / "bin", "srun")) == 2 and "ended with code 75: the job goes back" in log.read_text()
+    assert len(calls(place / "bin", "srun")) == 2 and "ended with code 75: requeueing the job" in log.read_text()
     assert "going on from" in log.read_text() and newest(run / "checkpoints").state.step == steps_logged(run) == 60
 
 
@@ -233,7 +233,7 @@ def test_the_ray_job_fits_what_can_be_checked_of_it() -> None:
 def test_the_sweep_that_the_ray_job_starts_is_one(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from msanet.sweep.command_line import sweep_job
+    from msanet.cli.sweep import sweep_job
 
     monkeypatch.chdir(REPOSITORY)
     python, script, *arguments = shlex.split(manifest("sweep.yaml", "RayJob")["spec"]["entrypoint"])
@@ -241,7 +241,7 @@ def test_the_sweep_that_the_ray_job_starts_is_one(
     assert python == "python" and Path(script).is_file()
     arguments = [f"data.path={shards}" if word.startswith("data.path=") else word for word in arguments]
     arguments = [f"sweep.folder={tmp_path}" if word.startswith("sweep.folder=") else word for word in arguments]
-    assert sweep_job("", REPOSITORY / "launcher" / "train.py", arguments).address == "auto"
+    assert sweep_job(arguments).address == "auto"
 
 
 def test_the_job_names_files_and_settings_that_exist() -> None:
@@ -249,7 +249,7 @@ def test_the_job_names_files_and_settings_that_exist() -> None:
     (container,) = job["template"]["spec"]["containers"]
     variables = environment(container)
     assert all((REPOSITORY / word).is_file() for word in container["command"])
-    config = train_config("", container["args"])  # settings, and the recipe relative to the root
+    config = train_config(container["args"])  # settings, and the recipe relative to the root
     ranks = int(variables["NODES"]) * int(variables["RANKS_PER_NODE"])
     assert plan_batches(config.trainer.global_batch_size, config.trainer.micro_batch_size, ranks)
     assert config.run.preemption_grace_seconds < job["template"]["spec"]["terminationGracePeriodSeconds"]

@@ -11,11 +11,12 @@ from types import ModuleType
 import pytest
 import torch
 
-import sharding.__main__ as packing
-from msanet.cli import train_config
+from msanet.cli import pack
+from msanet.cli.train import train_config
 from msanet.config import Config, load_config
 from msanet.datasets import DATASETS
 from msanet.models import build_model, model_options
+from sharding.__main__ import main as shard
 
 ROOT = Path(__file__).parent.parent
 RECIPES = {str(path.relative_to(ROOT / "jobs" / "recipes")): path for path in (ROOT / "jobs/recipes").rglob("*.yaml")}
@@ -89,7 +90,7 @@ def pasted(recipe: str) -> list[list[str]]:
 def trainings(recipe: str) -> list[Config]:
     """The settings of every training in the header, as launcher/train.py reads them."""
     calls = [call for call in pasted(recipe) if "launcher/train.py" in call]
-    return [train_config("", call[call.index("launcher/train.py") + 1 :]) for call in calls]
+    return [train_config(call[call.index("launcher/train.py") + 1 :]) for call in calls]
 
 
 def rows(recipe: str, heading: str) -> list[tuple[Config, tuple[float, ...]]]:
@@ -159,9 +160,9 @@ def test_each_run_has_its_folder(recipe: str) -> None:
 @pytest.mark.parametrize("recipe", PAPERS)
 def test_the_dataset_command_is_accepted_and_makes_the_splits(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = []
-    monkeypatch.setattr(packing, "_pack", lambda reader, args: packed.append((reader.name, args)) or 0)
+    monkeypatch.setattr(pack, "pack_dataset", lambda reader, args: packed.append((reader.name, args)) or 0)
     ((*python, module), *argv) = next((c[:3], *c[3:]) for c in pasted(recipe) if c[0] == "python")
-    assert (*python, module) == ("python", "-m", "sharding") and packing.main(argv) == 0
+    assert (*python, module) == ("python", "-m", "sharding") and shard(argv) == 0
     ((name, args),) = packed
     data = load_config(RECIPES[recipe]).data
     assert name == PAPERS[recipe]

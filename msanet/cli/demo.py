@@ -1,54 +1,61 @@
-"""The command line of launcher/demo.py."""
+"""`msanet demo`: the main job from start to end on this machine; every step is a command that you would give yourself."""
 
-import math
+import logging
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from msanet.cli.parser import add_checkpoint_arguments, checkpoint_and_config, new_parser
-from msanet.config import EvaluationConfig
-from msanet.demo.segmenter import Limits
+import torch
+
+from msanet import distributed
+from msanet.cli import generate, pack
+from msanet.cli.parser import new_parser, parse
 from msanet.errors import UserError
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class DemoJob:
-    """What demo.py is asked for. port: 0 for any free one."""
-
-    checkpoint: Path
-    settings: EvaluationConfig
-    host: str
-    port: int
-    limits: Limits
+_DETAILS = """\
+Draws 240 street scenes, packs them, trains a small MSANet on them, evaluates it and writes DIR/run/report.html. The same
+command again continues where it stopped."""
+_SIZES = (8, 4, 2, 1)
+"""Numbers of ranks that divide the recipe's global batch of 8."""
 
 
-def demo_job(description: str, argv: Sequence[str]) -> DemoJob:
-    """Read demo.py's command line. Raises UserError on a port or limit that makes no sense."""
-    parser = new_parser(description)
-    add_checkpoint_arguments(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve on; this machine alone unless given")
-    parser.add_argument("--port", type=int, default=7860, help="0: any free one")
-    default = Limits()
-    for option, unit in (("--max-megabytes", "of a file"), ("--max-megapixels", "of an image")):
-        usual = getattr(default, option.removeprefix("--max-"))
-        parser.add_argument(option, type=float, default=usual, metavar="N", help=f"{unit}; {usual:g} unless given")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = new_parser("demo", "demo --dir demo", _DETAILS)
     parser.add_argument(
-        "--side",
-        type=int,
-        default=default.side,
-        metavar="PIXELS",
-        help=f"the network gets images with a longer side scaled down to this one; {default.side} unless given",
+        "--dir", type=Path, default=Path("demo"), help="folder for everything that is written (default demo)"
     )
-    parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="evaluation.* settings that override the run's"
-    )
-    arguments = parser.parse_intermixed_args(argv)
-    for option in ("max_megabytes", "max_megapixels", "side"):
-        value = getattr(arguments, option)
-        if not 0 < value < math.inf:
-            raise UserError(f"--{option.replace('_', '-')} is {value:g}, expected a number above 0; correct it")
-    if not 0 <= arguments.port < 65536:
-        raise UserError(f"--port is {arguments.port}, expected 0 to 65535; choose for example 7860")
-    checkpoint, config = checkpoint_and_config(arguments, arguments.settings)
-    limits = Limits(arguments.max_megabytes, arguments.max_megapixels, arguments.side)
-    return DemoJob(checkpoint, config.evaluation, arguments.host, arguments.port, limits)
+    folder: Path = parse(parser, argv).dir
+    if not (folder / "street").is_dir():
+        images = ["--images", "240", "--size", "256x128", "--workers", "2"]
+        generate.main(["--out", str(folder / "street"), *images])
+    pack.main(["cityscapes", "--source", str(folder / "street"), "--out", str(folder / "shards")])
+    run_ranks("train", "--config", "demo", f"data.path={folder / 'shards'}", f"run.dir={folder / 'run'}")
+    run_ranks("evaluate", "--run", str(folder / "run"), "--split", "val")
+    return 0
+
+
+def run_ranks(command: str, *words: str) -> None:
+    """`msanet COMMAND` under `deepspeed`, on all GPUs, or on two processes that share the CPU. Raises UserError."""
+    gpus = torch.cuda.device_count()
+    ranks = next(size for size in _SIZES if size <= gpus) if gpus else 2
+    launcher = ["-m", "deepspeed.launcher.runner", "--quiet", "--log_level", "error", "--num_accelerators", str(ranks)]
+    launcher += ["--master_port", str(distributed.free_port())]  # not the default, which another training may be using
+    environment = {"PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cuda" if gpus else "cpu"}
+    line = [sys.executable, *launcher, "--module", f"msanet.cli.{command}", *words]
+    logger.info(f"msanet {command} {' '.join(words)} on {ranks} ranks")
+    process = subprocess.Popen(line, env={**os.environ, **environment})
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it got the interrupt as well, and saves
+        raise
+    if code:
+        message = (
+            f"msanet {command} ended with exit code {code}, expected 0; fix what it reports, then run msanet demo again"
+        )
+        raise UserError("MSA-CLI-015", message)

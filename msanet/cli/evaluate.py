@@ -1,20 +1,46 @@
-"""The command line of launcher/evaluate.py."""
+"""`msanet evaluate`: the metrics of a trained network on a split, on any number of ranks; each image counts exactly once."""
+
+if __name__ == "__main__":  # by `deepspeed --module msanet.cli.evaluate`, before anything slow is imported
+    from msanet.cli.main import run_script
+
+    run_script("evaluate")
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from msanet.cli.parser import add_checkpoint_arguments, find_checkpoint, new_parser, prints_for_all, run_config
+from msanet import distributed
+from msanet.cli.parser import new_parser, parse
+from msanet.cli.run_arguments import add_run_arguments, find_checkpoint, run_config, with_metadata_resize
 from msanet.config import EvaluationConfig, StorageConfig
-from msanet.errors import UserError, user_errors
+from msanet.data.shard_source import ShardSource, read_manifest
+from msanet.data.storage import open_storage
+from msanet.errors import UserError
+from msanet.evaluation.evaluator import evaluate
+from msanet.evaluation.result import require_complete, require_writable, write_evaluation
+from msanet.evaluation.run_report import score_table, write_run_report
+from msanet.models.io import load_network, require_same_classes
+
+_DETAILS = """\
+Writes evaluation-<split>.json, evaluation-<split>.npz (the counts of every image, for msanet compare, worst and rescore)
+and report.html into the run (or --out). The exit code is not 0 if an image was missed or counted twice.
+On several GPUs: deepspeed --module msanet.cli.evaluate --run RUN --split val"""
 
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What evaluate.py is asked for. run: the folder of --run. out: the folder that gets figures and report.
+    """What is to be evaluated.
 
-    find_checkpoint: the file to judge, which takes a while, since whole checkpoints are verified.
+    Args:
+        find_checkpoint: Returns the file to evaluate; takes a while, since complete checkpoints are verified.
+        run: The folder of --run.
+        shards: Folder or address.
+        split: Name of the split.
+        out: Folder for metrics and report.
+        settings: How images go through the network.
+        storage: How shards are read.
+        timeout: Of the session, in seconds.
     """
 
     find_checkpoint: Callable[[], Path]
@@ -27,34 +53,57 @@ class EvaluationJob:
     timeout: float
 
 
-def evaluation_job(description: str, argv: Sequence[str]) -> EvaluationJob:
-    """Read evaluate.py's command line. Ends with exit code 2 on errors."""
-    parser = new_parser(description)
-    add_checkpoint_arguments(parser)
-    parser.add_argument("--data", metavar="SHARDS", help="folder or address of shards; the run's own unless given")
-    parser.add_argument("--split", help="split to judge on; the run's validation split unless given")
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="where to write; the run, or the checkpoint's folder"
-    )
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; every rank does. Returns its exit code."""
+    job = evaluation_job(argv)
+    with distributed.session(job.timeout):
+        run_evaluation(job)
+    return 0
+
+
+def run_evaluation(job: EvaluationJob) -> None:
+    """From a checkpoint and shards to metrics; every rank runs this."""
+    shards = open_storage(job.shards, job.storage)
+    manifest = distributed.on_main(lambda: read_manifest(shards))
+    checkpoint = distributed.on_main(job.find_checkpoint)  # its hashes are verified once for all
+    model, metadata = load_network(checkpoint, distributed.device())
+    require_same_classes(metadata, manifest.classes, shards.location)
+    source = ShardSource(shards, job.split, manifest)
+    settings = with_metadata_resize(job.settings, metadata)
+    distributed.on_main(lambda: require_writable(job.out))  # now, not after the work
+
+    result = evaluate(model, source, settings, metadata.mean, metadata.std)
+    if distributed.is_main():
+        metrics = write_evaluation(job.out, result)
+        report = write_run_report(job.out, metadata.palette, result, run=job.run)
+        print(score_table(result), f"written to {metrics} and {report}", sep="\n")
+    require_complete(result, source)
+
+
+def evaluation_job(argv: Sequence[str] | None = None) -> EvaluationJob:
+    """Read the command line. Raises UserError where it makes no sense."""
+    parser = new_parser("evaluate", "evaluate --run RUN --split val", _DETAILS)
+    add_run_arguments(parser)
+    parser.add_argument("--data", metavar="SHARDS", help="folder or address of shards (default: the run's)")
+    parser.add_argument("--split", help="split to evaluate on (default: the run's validation split)")
+    out_help = "where to write (default: the run, or the checkpoint's folder)"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=out_help)
     parser.add_argument("--crf", action="store_true", help="the same as evaluation.crf.enabled=true")
-    parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="evaluation.* settings that override the run's"
+    arguments = parse(parser, argv)
+    crf = ["evaluation.crf.enabled=true"] if arguments.crf else []
+    config = run_config(arguments, [*arguments.settings, *crf])
+    shards = arguments.data or config.data.path
+    if shards is None:
+        message = "--data is not given, expected a folder of shards with --checkpoint; add --data SHARDS"
+        raise UserError("MSA-CLI-007", message, setting="--data")
+    given: Path = arguments.run or arguments.checkpoint
+    return EvaluationJob(
+        partial(find_checkpoint, arguments),
+        arguments.run,
+        shards,
+        arguments.split or config.data.val_split,
+        arguments.out or (given if given.is_dir() else given.parent),
+        config.evaluation,
+        config.storage,
+        config.run.timeout,
     )
-    arguments = parser.parse_intermixed_args(argv)
-    with user_errors(should_print=prints_for_all):
-        crf = ["evaluation.crf.enabled=true"] if arguments.crf else []
-        config = run_config(arguments, [*arguments.settings, *crf])
-        shards = arguments.data or config.data.path
-        if shards is None:
-            raise UserError("--data is not given, expected a folder of shards with --checkpoint; add --data SHARDS")
-        given: Path = arguments.run or arguments.checkpoint
-        return EvaluationJob(
-            partial(find_checkpoint, arguments),
-            arguments.run,
-            shards,
-            arguments.split or config.data.val_split,
-            arguments.out or (given if given.is_dir() else given.parent),
-            config.evaluation,
-            config.storage,
-            config.run.timeout,
-        )

@@ -1,86 +1,66 @@
-"""What the commands of launcher/ share: the form of errors, and which checkpoint is meant."""
+"""What the command lines of all commands have in common."""
 
 import argparse
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from msanet.config import Config, EvaluationConfig, load_config
-from msanet.distributed import is_main
-from msanet.errors import UserError
-from msanet.evaluation.run_report import CONFIG_FILE
-from msanet.models.io import ModelMetadata
-from msanet.run_layout import CheckpointLayout
-from msanet.training.checkpoint.io import best_valid, latest_valid
+from msanet import logs
+from msanet.cli.commands import COMMANDS
+from msanet.errors import UserError, nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with errors in the form that all our errors have (one sentence, exit code 2)."""
+    """argparse, with errors in the form that all our errors have: one sentence, exit code 2."""
 
-    def error(self, message: str) -> Any:
-        print(f"error: {message}; see --help", file=sys.stderr)
-        raise SystemExit(2)
+    def error(self, message: str) -> NoReturn:
+        unknown, _, words = message.partition("unrecognized arguments: ")
+        option = words.split("=")[0].split(" ")[0]
+        if not unknown and option.startswith("--"):
+            known = [name for name in self._option_string_actions if name.startswith("--") and name != "--local_rank"]
+            raise UserError("MSA-CLI-001", f"unknown option '{option}'; {nearest(option, known)}", setting=option)
+        raise UserError("MSA-CLI-001", f"{message}; see {self.prog} --help")
 
 
-def new_parser(description: str, epilog: str | None = None) -> Parser:
-    """A parser that accepts what the `deepspeed` launcher adds to a command line."""
-    parser = Parser(description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+def new_parser(command: str, example: str, details: str = "", name: str = "") -> Parser:
+    """The parser of a command, with the options that all commands have.
+
+    Args:
+        command: Its name, one of COMMANDS.
+        example: What follows `msanet ` in the example of its help.
+        details: Printed after the options.
+        name: Words after the command's, such as a dataset's.
+    """
+    parser = Parser(
+        prog=f"msanet {command} {name}".rstrip(),
+        description=f"{COMMANDS[command][0].upper()}{COMMANDS[command][1:]}.",
+        epilog=f"Example:\n  msanet {example}\n\n{details}".rstrip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # appended by `deepspeed`; RANK says the same
+    levels = f"log from this level on: {', '.join(logs.LEVELS)} (default info)"
+    parser.add_argument("--log-level", choices=logs.LEVELS, default="info", metavar="LEVEL", help=levels)
     return parser
 
 
-def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """--run RUN, with --best, or --checkpoint FILE."""
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", type=Path, metavar="RUN", help="run folder; its newest whole checkpoint is used")
-    which.add_argument("--checkpoint", type=Path, metavar="FILE", help="a model.safetensors, or the folder it lies in")
-    parser.add_argument(
-        "--best", action="store_true", help="the checkpoint of --run with the best validation, not the newest"
-    )
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read a command line, and log as it says.
+
+    Args:
+        parser: From `new_parser`.
+        argv: The words after the command's name; the process's own unless given.
+    """
+    arguments = parser.parse_intermixed_args(argv)
+    logs.configure(arguments.log_level)
+    return arguments
 
 
-def checkpoint_and_config(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Path, Config]:
-    """The file that those arguments mean, and the settings of its run. Raises UserError where there is none."""
-    config = run_config(arguments, overrides)
-    return find_checkpoint(arguments), config
+def at_least(minimum: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from `minimum` on."""
 
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and int(text) >= minimum):
+            raise argparse.ArgumentTypeError(f"found '{text}', expected a number of {minimum} or more")
+        return int(text)
 
-def run_config(arguments: argparse.Namespace, overrides: Sequence[str]) -> Config:
-    """The settings of the run that those arguments mean, or the defaults. Raises UserError where there is none."""
-    if arguments.checkpoint:
-        if arguments.best:
-            raise UserError("--best is given with --checkpoint, expected it with --run RUN; leave it out")
-        return load_config(None, overrides)
-    config_file = arguments.run / CONFIG_FILE
-    if not config_file.is_file():
-        raise UserError(
-            f"'{arguments.run}' holds no {CONFIG_FILE}, expected a run folder; give the run.dir of a training"
-        )
-    return load_config(config_file, overrides)
-
-
-def find_checkpoint(arguments: argparse.Namespace) -> Path:
-    """The file that those arguments mean. Verifies whole checkpoints, so one rank does it for all. Raises UserError."""
-    if arguments.checkpoint:
-        path: Path = arguments.checkpoint
-        return path / CheckpointLayout.MODEL if path.is_dir() else path
-    checkpoints = arguments.run / "checkpoints"
-    chosen = best_valid(checkpoints) if arguments.best else latest_valid(checkpoints)
-    if chosen is None:
-        raise UserError(
-            f"'{arguments.run}' holds no whole checkpoint, expected at least one; let the training reach its first"
-        )
-    return chosen / CheckpointLayout.MODEL
-
-
-def with_metadata_resize(settings: EvaluationConfig, metadata: ModelMetadata) -> EvaluationConfig:
-    """With the metadata's size of the network's input where none is given; null is given, and means the image's own."""
-    return (
-        settings if "resize" in settings.model_fields_set else settings.model_copy(update={"resize": metadata.resize})
-    )
-
-
-def prints_for_all(sentence: str) -> bool:
-    """For `user_errors`: before there is a process group, rank 0 speaks for all."""
-    return is_main()
+    return number

@@ -1,25 +1,44 @@
-"""The command line of launcher/predict.py."""
+"""`msanet predict`: which files are segmented, and what is written of them."""
 
 import glob
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from msanet.cli.parser import Parser, add_checkpoint_arguments, checkpoint_and_config, new_parser
+from msanet import distributed
+from msanet.cli.parser import new_parser, parse
+from msanet.cli.run_arguments import add_run_arguments, find_checkpoint, run_config, with_metadata_resize
 from msanet.config import EvaluationConfig
 from msanet.data.image.codec import IMAGE_EXTENSIONS
 from msanet.errors import UserError, nearest
 from msanet.inference.submission import SUBMISSION_FORMATS, SubmissionFormat
-from msanet.inference.writer import ENDINGS, VIDEO_ENDING
+from msanet.inference.writer import ENDINGS, VIDEO_ENDING, PredictionWriter
+from msanet.logs import track
+from msanet.models.io import load_network
 from msanet.report.video import VIDEO_EXTENSIONS, is_video
+
+logger = logging.getLogger(__name__)
+
+_DETAILS = """\
+Writes NAME.png (palette PNG of train ids) and NAME.overlay.jpg for each image, NAME.overlay.mp4 for each video, and what
+--write asks for instead (docs/prediction.md). A submission to Cityscapes is the content of FOLDER, zipped; one to VOC is
+its subfolder `results`, as a .tgz. A file that cannot be read is logged and skipped; the exit code is then 1."""
 
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """What predict.py is asked for. files: (image or video, name without extension under `out`).
+    """What is to be predicted.
 
-    kinds: of outputs, None for the usual ones. queries: (row, column). server: whose submission is written instead.
+    Args:
+        checkpoint: A model.safetensors.
+        files: (image or video, name without extension under `out`).
+        out: Folder for results.
+        settings: How images go through the network.
+        kinds: Kinds of output, None for the usual ones.
+        queries: (row, column) of pixels whose attention is shown.
+        server: Whose submission is written instead.
     """
 
     checkpoint: Path
@@ -31,24 +50,54 @@ class PredictionJob:
     server: SubmissionFormat | None
 
 
-def prediction_job(description: str, argv: Sequence[str]) -> PredictionJob:
-    """Read predict.py's command line and find its files. Raises UserError where there are none."""
-    arguments = _parser(description).parse_intermixed_args(argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code, 1 if a file failed."""
+    return 1 if predict(prediction_job(argv)) else 0
+
+
+def predict(job: PredictionJob) -> int:
+    """All files through the network; returns the number that failed."""
+    model, metadata = load_network(job.checkpoint, distributed.device())
+    settings = with_metadata_resize(job.settings, metadata)
+    outputs = PredictionWriter(model, metadata, settings, job.kinds, job.queries, job.server)
+    failed = 0
+    for path, name in track(job.files, "predict", len(job.files), unit="file"):
+        try:
+            outputs.write(path, job.out / name)
+        except UserError as error:
+            logger.error(f"{error} [{error.code}]")
+            failed += 1
+    print(f"{len(job.files) - failed} of {len(job.files)} files segmented into {job.out}")
+    return failed
+
+
+def prediction_job(argv: Sequence[str] | None = None) -> PredictionJob:
+    """Read the command line and find its files. Raises UserError where there are none."""
+    parser = new_parser("predict", "predict --run RUN --images 'photos/**/*.jpg' --out FOLDER", _DETAILS)
+    add_run_arguments(parser)
+    images = "images, videos, folders of them, or quoted patterns such as 'photos/**/*.jpg'"
+    parser.add_argument("--images", nargs="+", required=True, metavar="PATH", help=images)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the results go")
+    kinds_help = f"comma-separated, of {', '.join(ENDINGS)} (default palette,overlay)"
+    parser.add_argument("--write", metavar="KINDS", help=kinds_help)
+    query = "pixel whose attention `maps` shows (msanet), can be repeated (default: the center)"
+    parser.add_argument(
+        "--query", type=int, nargs=2, action="append", default=[], metavar=("ROW", "COLUMN"), help=query
+    )
+    parser.add_argument("--crf", action="store_true", help="the same as evaluation.crf.enabled=true")
+    submission = "write what this test server takes, and nothing else"
+    parser.add_argument("--submission", choices=SUBMISSION_FORMATS, help=submission)
+    arguments = parse(parser, argv)
     kinds = None if arguments.write is None else tuple(kind.strip() for kind in arguments.write.split(","))
-    for kind in kinds or ():
-        if kind not in ENDINGS:
-            raise UserError(f"--write has '{kind}', expected kinds of output; {nearest(kind, list(ENDINGS))}")
-    if arguments.query and "maps" not in (kinds or ()):
-        raise UserError("--query is given without maps, expected both; add maps to --write")
-    if arguments.submission and kinds:
-        raise UserError("--submission is given with --write, expected one of them: a submission is its own files alone")
+    _check_kinds(kinds, bool(arguments.query), bool(arguments.submission))
     if arguments.out.exists() and not arguments.out.is_dir():
-        raise UserError(f"--out '{arguments.out}' is a file, expected a folder; choose another place")
+        message = f"--out '{arguments.out}' is a file, expected a folder; choose another path"
+        raise UserError("MSA-CLI-008", message, setting="--out")
 
     words = [word for word in arguments.images if not _is_setting(word)]
     overrides = [word for word in arguments.images if _is_setting(word)]  # `--images` takes all words that follow it
     overrides += [*arguments.settings, *(["evaluation.crf.enabled=true"] if arguments.crf else [])]
-    checkpoint, config = checkpoint_and_config(arguments, overrides)
+    config, checkpoint = run_config(arguments, overrides), find_checkpoint(arguments)
     server = SUBMISSION_FORMATS[arguments.submission] if arguments.submission else None
     files = _find_files(words, arguments.out, server)
     _require_apart(files, kinds)
@@ -66,37 +115,17 @@ def prediction_job(description: str, argv: Sequence[str]) -> PredictionJob:
     )
 
 
-def _parser(description: str) -> Parser:
-    parser = new_parser(description)
-    add_checkpoint_arguments(parser)
-    parser.add_argument(
-        "--images",
-        nargs="+",
-        required=True,
-        metavar="PATH",
-        help="images, videos, folders of them, or quoted patterns such as 'photos/**/*.jpg'",
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the results go")
-    parser.add_argument(
-        "--write", metavar="KINDS", help=f"comma-separated, of {', '.join(ENDINGS)}; palette,overlay unless given"
-    )
-    parser.add_argument(
-        "--query",
-        type=int,
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("ROW", "COLUMN"),
-        help="pixel whose attention `maps` shows (msanet), can be repeated; the centre unless given",
-    )
-    parser.add_argument("--crf", action="store_true", help="the same as evaluation.crf.enabled=true")
-    parser.add_argument(
-        "--submission", choices=SUBMISSION_FORMATS, help="write what this test server takes, and nothing else"
-    )
-    parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="evaluation.* settings that override the run's"
-    )
-    return parser
+def _check_kinds(kinds: Sequence[str] | None, has_query: bool, is_submission: bool) -> None:
+    for kind in kinds or ():
+        if kind not in ENDINGS:
+            message = f"--write has '{kind}', expected kinds of output; {nearest(kind, list(ENDINGS))}"
+            raise UserError("MSA-CLI-012", message, setting="--write")
+    if has_query and "maps" not in (kinds or ()):
+        message = "--query is given without maps, expected both; add maps to --write"
+        raise UserError("MSA-CLI-006", message, setting="--query")
+    if is_submission and kinds:
+        message = "--submission is given with --write, expected one of them: a submission has only its own files"
+        raise UserError("MSA-CLI-006", message, setting="--submission")
 
 
 def _is_setting(word: str) -> bool:
@@ -109,12 +138,12 @@ def _find_files(words: Sequence[str], out: Path, server: SubmissionFormat | None
     for file, name in (pair for word in words for pair in _files_of(word, out)):
         name = server.name(file) if server else name.with_suffix("")
         if found.setdefault(name, file) != file:
-            raise UserError(
-                f"'{found[name]}' and '{file}' would both be written as '{name}'; predict them into two folders"
-            )
+            message = f"'{found[name]}' and '{file}' would both be written as '{name}'; predict them into two folders"
+            raise UserError("MSA-CLI-010", message, setting="--images")
     if not found:
         endings = ", ".join(IMAGE_EXTENSIONS + VIDEO_EXTENSIONS)
-        raise UserError(f"'{' '.join(words)}' holds no images, expected files ending in {endings}; check --images")
+        message = f"'{' '.join(words)}' has no images, expected files ending in {endings}; check --images"
+        raise UserError("MSA-CLI-009", message, setting="--images")
     return found
 
 
@@ -133,12 +162,14 @@ def _files_of(word: str, out: Path) -> Iterator[tuple[Path, Path]]:
     elif glob.has_magic(word):
         root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
         if ".." in path.parts[len(root.parts) :]:
-            raise UserError(
-                f"'{word}' has .. behind a wildcard, which would lead results out of --out; write the pattern without it"
+            message = (
+                f"'{word}' has .. after a wildcard, which would lead results out of --out; write the pattern without it"
             )
+            raise UserError("MSA-CLI-009", message, setting="--images")
         candidates = (Path(match) for match in glob.iglob(word, recursive=True))
     else:
-        raise UserError(f"'{word}' is not there, expected an image, a video or a folder of them; check --images")
+        message = f"'{word}' does not exist, expected an image, a video or a folder of them; check --images"
+        raise UserError("MSA-CLI-009", message, setting="--images")
     inside = root.resolve() in out.resolve().parents  # then it may hold what an earlier command wrote
     for file in sorted(candidates):
         if _is_picture(file) and not (inside and out.resolve() in file.resolve().parents):
@@ -156,16 +187,13 @@ def _require_apart(files: dict[Path, Path], kinds: Sequence[str] | None) -> None
     for name, file in images.items():
         for result in (f"{name}{ending}" for ending in _endings(kinds)):
             if owners.setdefault(result, file) != file:
-                raise UserError(
-                    f"'{owners[result]}' and '{file}' would both be written as '{result}'; predict them into two folders"
-                )
+                message = f"'{owners[result]}' and '{file}' would both be written as '{result}'; predict them into two folders"
+                raise UserError("MSA-CLI-010", message, setting="--images")
     folders = {name.parent: file for name, file in images.items()}
     for name in _folders_of_frames(files, kinds):
         if name in folders:
-            raise UserError(
-                f"the frames of '{files[name]}' would be written into '{name}', where the results of '{folders[name]}' go; "
-                "predict them into two folders"
-            )
+            message = f"the frames of '{files[name]}' would be written into '{name}', where the results of '{folders[name]}' go"
+            raise UserError("MSA-CLI-010", f"{message}; predict them into two folders", setting="--images")
 
 
 def _require_inputs_stay(files: dict[Path, Path], out: Path, kinds: Sequence[str] | None) -> None:
@@ -175,16 +203,13 @@ def _require_inputs_stay(files: dict[Path, Path], out: Path, kinds: Sequence[str
         for ending in (VIDEO_ENDING, *_endings(kinds)):
             target = out / f"{name}{ending}"
             if target.resolve() in inputs:
-                raise UserError(
-                    f"'{target}' is an image to be predicted, its result would replace it; choose another --out"
-                )
+                message = f"'{target}' is an image to be predicted, its result would replace it; choose another --out"
+                raise UserError("MSA-CLI-010", message, setting="--out")
     folders = {file.parent for file in inputs if not is_video(file)}
     for name in _folders_of_frames(files, kinds):
         if (out / name).resolve() in folders:
-            raise UserError(
-                f"'{out / name}' holds images to be predicted, the frames of '{files[name]}' would be written there; "
-                "choose another --out"
-            )
+            message = f"'{out / name}' has images to be predicted, the frames of '{files[name]}' would be written there"
+            raise UserError("MSA-CLI-010", f"{message}; choose another --out", setting="--out")
 
 
 def _endings(kinds: Sequence[str] | None) -> list[str]:

@@ -1,37 +1,103 @@
-"""The command line of launcher/train.py: dotted settings, and a --help that lists every one."""
+"""`msanet train`: settings from a recipe or a YAML file and the command line, and a --help that lists every one."""
 
+if __name__ == "__main__":  # by `deepspeed --module msanet.cli.train`, before anything slow is imported
+    from msanet.cli.main import run_script
+
+    run_script("train")
+
+import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from msanet.cli.parser import new_parser, prints_for_all
+from msanet import distributed
+from msanet.cli.parser import Parser, new_parser, parse
 from msanet.config import Config, load_config, settings
+from msanet.distributed.supervisor import supervise
 from msanet.documents import MAX_BYTES, parse_json
-from msanet.errors import UserError, user_errors
+from msanet.errors import UserError
 from msanet.models import MODELS, check_model, describe, model_options
+from msanet.training.train import train
+
+_SHORTCUTS = {
+    "--work-dir": ("run.dir", "DIR"),
+    "--epochs": ("trainer.epochs", "N"),
+    "--batch-size": ("trainer.global_batch_size", "N"),
+    "--lr": ("optimizer.lr", "RATE"),
+}
+"""Options that other training programs have -> the setting that they stand for, and what follows them."""
+_FLAGS = {
+    "--resume": "run.resume=must",
+    "--amp": "trainer.precision=bf16",
+    "--profile": "run.profile=true",
+}
+_DETAILS = """\
+On several GPUs: deepspeed --module msanet.cli.train --config camvid data.path=SHARDS run.dir=RUN
+The same command again resumes. A signal (SIGTERM, SIGUSR1, Ctrl-C) makes a run save and end with exit code 75.
+
+"""
 
 
-def train_config(description: str, argv: Sequence[str] | None = None) -> Config:
-    """The run that a command line asks for, checked as far as it can be without data. Ends with exit code 2 on errors."""
-    parser = new_parser(description, epilog=_settings_help())
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings (see jobs/recipes)")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; every rank does. Returns its exit code."""
+    config = supervise(train_config(argv))
+    with distributed.session(config.run.timeout):
+        train(config)
+    return 0
+
+
+def train_config(argv: Sequence[str] | None = None) -> Config:
+    """The run that a command line asks for, checked as far as it can be without data. Raises UserError."""
+    parser = new_parser("train", "train --config camvid data.path=SHARDS run.dir=RUN", _DETAILS + _settings_help())
+    add_training_arguments(parser)
+    return config_of(parse(parser, argv))
+
+
+def add_training_arguments(parser: Parser) -> None:
+    """The options and settings of a training."""
     parser.add_argument(
-        "--deepspeed_config", type=Path, metavar="FILE", help="DeepSpeed's JSON, merged under deepspeed:"
+        "--config", metavar="FILE", help="YAML file of settings, or the name of a recipe (msanet recipes)"
     )
-    parser.add_argument("--profile", action="store_true", help="run.profile=true: where the time of a step goes")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that override the file's")
-    arguments = parser.parse_intermixed_args(argv)
-    with user_errors(should_print=prints_for_all):
-        extra = {"deepspeed": _read_json(arguments.deepspeed_config)} if arguments.deepspeed_config else None
-        flags = ["run.profile=true"] if arguments.profile else []
-        config = load_config(arguments.config, [*arguments.settings, *flags], extra)
-        for name, value in (("data.path", config.data.path), ("run.dir", config.run.dir)):
-            if value is None:
-                raise UserError(f"{name} is not set, expected a folder; give it on the command line: {name}=FOLDER")
-        check_model(config.model.name, config.model.options)
-        return _with_absolute_paths(config)
+    deepspeed = "DeepSpeed's JSON, merged under deepspeed:"
+    parser.add_argument("--deepspeed_config", type=Path, metavar="FILE", help=deepspeed)
+    for option, setting in _FLAGS.items():
+        parser.add_argument(option, action="store_true", help=f"the same as {setting}")
+    for option, (setting, value) in _SHORTCUTS.items():
+        parser.add_argument(option, metavar=value, help=f"the same as {setting}={value}")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="key=value", help="the same as key=value")
+    words = "settings that override the file's; a first word without = is taken for --config"
+    parser.add_argument("settings", nargs="*", metavar="key=value", help=words)
+
+
+def config_of(arguments: argparse.Namespace) -> Config:
+    """What `add_training_arguments` and a command line come to, checked as far as it can be without data. Raises UserError."""
+    words, file = list(arguments.settings), arguments.config
+    if file is None and words and "=" not in words[0]:
+        file = words.pop(0)
+    words += [*arguments.cfg_options, *_options_as_settings(arguments)]
+    extra = {"deepspeed": _read_json(arguments.deepspeed_config)} if arguments.deepspeed_config else None
+    config = load_config(file, words, extra)
+    for name, value in (("data.path", config.data.path), ("run.dir", config.run.dir)):
+        if value is None:
+            message = f"{name} is not set, expected a folder; give it on the command line: {name}=FOLDER"
+            raise UserError("MSA-CLI-007", message, setting=name)
+    check_model(config.model.name, config.model.options)
+    return _with_absolute_paths(config)
+
+
+def _options_as_settings(arguments: argparse.Namespace) -> list[str]:
+    given = {
+        option: getattr(arguments, option.removeprefix("--").replace("-", "_")) for option in (*_FLAGS, *_SHORTCUTS)
+    }
+    words = [setting for option, setting in _FLAGS.items() if given[option]]
+    for option, (setting, _) in _SHORTCUTS.items():
+        if given[option] is not None:
+            value = json.dumps(given[option]) if setting == "run.dir" else given[option]  # a folder may be called 1e3
+            words.append(f"{setting}={value}")
+    return words
 
 
 def _with_absolute_paths(config: Config) -> Config:
@@ -45,15 +111,20 @@ def _with_absolute_paths(config: Config) -> Config:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    option = "--deepspeed_config"
     if not path.is_file():
-        raise UserError(f"--deepspeed_config '{path}' is not there, expected a JSON file; check the path")
+        message = f"{option} '{path}' does not exist, expected a JSON file; check the path"
+        raise UserError("MSA-CLI-011", message, setting=option)
     try:
         with path.open("rb") as file:
             tree = parse_json(file.read(MAX_BYTES + 1))
     except ValueError as error:
-        raise UserError(f"--deepspeed_config '{path}' is no JSON ({error}); correct it") from None
+        raise UserError(
+            "MSA-CLI-011", f"{option} '{path}' is not valid JSON ({error}); fix it", setting=option
+        ) from None
     if not isinstance(tree, dict):
-        raise UserError(f"--deepspeed_config '{path}' holds a {type(tree).__name__}, expected an object of settings")
+        message = f"{option} '{path}' has a {type(tree).__name__}, expected an object of settings; fix it"
+        raise UserError("MSA-CLI-011", message, setting=option)
     return tree
 
 

@@ -5,7 +5,7 @@ An unknown key is an error that names the nearest one.
 
 from msanet.config.base import Section
 from msanet.config.evaluation import CrfConfig, EvaluationConfig
-from msanet.config.loading import load_config, parse_config, read_yaml, settings
+from msanet.config.loading import load_config, load_run_config, parse_config, read_yaml, settings
 from msanet.config.sections import (
     Config,
     DataConfig,
@@ -32,6 +32,7 @@ __all__ = [
     "StorageConfig",
     "TrainerConfig",
     "load_config",
+    "load_run_config",
     "parse_config",
     "read_yaml",
     "settings",

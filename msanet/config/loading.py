@@ -2,79 +2,190 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from msanet.config.recipes import find_config
+from msanet.config.renamed import refuse_old_name, translate_old_names
 from msanet.config.sections import Config
 from msanet.documents import MAX_BYTES, parse_yaml
-from msanet.errors import UserError, nearest
+from msanet.errors import UserError
 from msanet.secrets import masked, without_secrets
 
 _MAX_SECTIONS = 8
 _MOST_SHOWN = 200
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+_DOTTED = re.compile(r"\b[a-z_]+(?:\.[a-z_]+)+")
+_COMMAND_LINE = "the command line"
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = (), extra: dict[str, Any] | None = None) -> Config:
+@dataclass(frozen=True)
+class _Layer:
+    """Settings from one place. Later layers override earlier ones. origin: this place, for errors."""
+
+    origin: str
+    tree: dict[str, Any] = field(default_factory=dict)
+
+    def sets(self, name: str) -> bool:
+        """Whether it has a setting, or a section, of this dotted name."""
+        found: Any = self.tree
+        for part in name.split("."):
+            if not isinstance(found, dict):
+                return True  # a place inside a value, such as data.crop.0
+            if part not in found:
+                return False
+            found = found[part]
+        return True
+
+
+def load_config(path: Path | str | None, overrides: Sequence[str] = (), extra: dict[str, Any] | None = None) -> Config:
     """Read YAML, apply `key.subkey=value` overrides (values are YAML) and check all of it.
 
-    extra: nested settings applied between the two. Raises UserError with one sentence for the first fault.
+    Args:
+        path: A file, or the name of a recipe. Its top-level `config: OTHER` names one on which it builds.
+        overrides: Words of a command line.
+        extra: Nested settings applied between the two, those of --deepspeed_config.
+
+    Raises:
+        UserError: For the first fault.
     """
-    tree: dict[str, Any] = read_yaml(path) if path else {}
-    for key, value in (extra or {}).items():
-        inner = tree.get(key)
-        tree[key] = {**inner, **value} if isinstance(inner, dict) else value
-    for override in overrides:
-        _apply(tree, override)
-    return parse_config(tree, str(path) if path else "the command line")
+    layers = _read_layers(find_config(path)) if path else []
+    return _check([*layers, _Layer("--deepspeed_config", extra or {}), _command_line(overrides)])
+
+
+def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The settings that a run has written (RUN/config.yaml), also by version 0.1, with overrides. Raises UserError."""
+    tree = translate_old_names(read_yaml(path), _known())
+    return _check([_Layer(str(path), tree), _command_line(overrides)])
 
 
 def parse_config(tree: dict[str, Any], origin: str) -> Config:
     """Check nested settings. `origin` names where they came from in the error."""
-    try:
-        return Config.model_validate({key: value for key, value in tree.items() if value is not None})
-    except ValidationError as error:
-        raise UserError(f"{explain(error, _nearest_setting)} (in {origin})") from None
+    return _check([_Layer(origin, tree)])
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping. Raises UserError if it is missing or holds anything else."""
     if not path.is_file():
-        raise UserError(f"config '{path}' is not there; give a YAML file, such as jobs/recipes/camvid.yaml")
+        message = f"config '{path}' does not exist; give a YAML file, or the name of a recipe (msanet recipes)"
+        raise UserError("MSA-CONFIG-001", message, setting="--config")
     try:
         with path.open("rb") as file:
             tree = parse_yaml(file.read(MAX_BYTES + 1))
     except ValueError as error:
-        raise UserError(f"config '{path}' is no YAML of settings: {error}; correct it") from None
+        raise UserError("MSA-CONFIG-002", f"config '{path}' is not valid YAML: {error}; fix it") from None
     if not isinstance(tree, dict | None):
-        raise UserError(f"config '{path}' holds a {type(tree).__name__}, expected sections such as data: and trainer:")
+        found = type(tree).__name__
+        raise UserError(
+            "MSA-CONFIG-003", f"config '{path}' has a {found}, expected sections such as data: and trainer:"
+        )
     return tree or {}
 
 
 def settings(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
     """(dotted name, type, default, description) of every setting, in order; what --help and the docs are made of."""
-    for name, field in section.model_fields.items():
-        kind = field.annotation
+    for name, info in section.model_fields.items():
+        kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from settings(kind, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", _type_name(field), field.get_default(), field.description or ""
+            yield f"{prefix}{name}", _type_name(info), info.get_default(), info.description or ""
+
+
+def explain(error: ValidationError, advise: Callable[[str], str]) -> str:
+    """A sentence for the first fault, without passwords. advise: how one for an unknown setting ends, by its dotted name."""
+    return _explain(error, advise)[1]
+
+
+def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[_Layer]:
+    """A file and what it builds on, the deepest first. above: the files that build on it."""
+    own = path.resolve()
+    chain = " -> ".join(str(file) for file in (*above, path))
+    if own in [file.resolve() for file in above]:
+        message = f"'{path}' builds on itself ({chain}), expected a chain that ends; remove one `config:` of them"
+        raise UserError("MSA-CONFIG-010", message, setting="config")
+    tree = read_yaml(path)
+    origin = " -> ".join(str(file) for file in (*above, path))
+    if "_base_" in tree:
+        message = "'_base_' is mmsegmentation's; write config: OTHER, a recipe's name or a path relative to this file"
+        raise UserError("MSA-CONFIG-011", f"{message} (from {origin})", setting="_base_")
+    base = tree.pop("config", None)
+    if base is None:
+        return [_Layer(origin, tree)]
+    if not isinstance(base, str):
+        message = f"config is {_shown(base)}, expected the name of a recipe or a path (from {origin})"
+        raise UserError("MSA-CONFIG-005", message, setting="config")
+    try:
+        found = find_config(base, own.parent)
+    except UserError as error:
+        raise UserError(error.code, f"{error} (from {origin})", setting=error.setting) from None
+    return [*_read_layers(found, (*above, path)), _Layer(origin, tree)]
+
+
+def _command_line(overrides: Sequence[str]) -> _Layer:
+    layer = _Layer(_COMMAND_LINE)
+    for override in overrides:
+        _apply(layer.tree, override)
+    return layer
+
+
+def _check(layers: Sequence[_Layer]) -> Config:
+    """The config of all layers. Raises UserError, which says from which of them the fault comes."""
+    for layer in layers:
+        for name, value in _flat(layer.tree):
+            refuse_old_name(name, value, _known(), f"(from {layer.origin})")
+    tree: dict[str, Any] = {}
+    for layer in layers:
+        tree = _merged(tree, layer.tree)
+    try:
+        return Config.model_validate({key: value for key, value in tree.items() if value is not None})
+    except ValidationError as error:
+        code, sentence, setting = _explain(error, _nearest_setting)
+        named = [setting, *_DOTTED.findall(sentence)]
+        origins = [layer.origin for layer in reversed(layers) if any(name and layer.sets(name) for name in named)]
+        origin = f" (from {origins[0]})" if origins else ""
+        raise UserError(code, f"{sentence}{origin}", setting=setting or None) from None
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """Nested settings, those above overriding; a section without content (None) overrides nothing."""
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return below if above is None and isinstance(below, dict) else above
+    return {**below, **{key: _merged(below[key], value) if key in below else value for key, value in above.items()}}
+
+
+def _flat(tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of settings in sections."""
+    for section, inner in tree.items():
+        yield from ((f"{section}.{name}", value) for name, value in inner.items()) if isinstance(inner, dict) else ()
+
+
+@cache
+def _known() -> dict[str, Any]:
+    """Defaults of all settings by dotted name."""
+    return {name: default for name, _, default, _ in settings()}
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"{_shown(override)} is no setting, expected key=value, such as trainer.epochs=50")
+        message = f"{_shown(override)} is not a setting, expected key=value, such as trainer.epochs=50"
+        raise UserError("MSA-CONFIG-008", f"{message} (from {_COMMAND_LINE})")
     *sections, name = key.split(".")
     if len(sections) > _MAX_SECTIONS:
-        raise UserError(f"{_shown(key)} has {len(sections)} sections, expected at most {_MAX_SECTIONS}; correct it")
+        message = f"{_shown(key)} has {len(sections)} sections, expected at most {_MAX_SECTIONS}; fix it"
+        raise UserError("MSA-CONFIG-008", f"{message} (from {_COMMAND_LINE})")
     try:
         value = parse_yaml(text)
     except ValueError:
-        raise UserError(f"the value of {_shown(key)} is no YAML; quote it, such as '{key[:50]}=\"...\"'") from None
+        message = f"the value of {_shown(key)} is not valid YAML; quote it, such as '{key[:50]}=\"...\"'"
+        raise UserError("MSA-CONFIG-009", f"{message} (from {_COMMAND_LINE})", setting=key) from None
     for section in sections:
         inner = tree.get(section)
         tree[section] = dict(inner) if isinstance(inner, dict) else {}
@@ -87,17 +198,21 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
-def explain(error: ValidationError, advise: Callable[[str], str]) -> str:
-    """A sentence for the first fault, without passwords. advise: how one for an unknown setting ends, by its dotted name."""
+def _explain(error: ValidationError, advise: Callable[[str], str]) -> tuple[str, str, str]:
+    """Code, sentence and setting of the first fault."""
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"{_shown(name)} is no setting; {advise(name)}"
+        return "MSA-CONFIG-004", f"unknown setting {_shown(name)}; {advise(name)}", name
     if first["type"] == "missing":
-        return f"{_shown(name)} is missing; give it a value"
+        return "MSA-CONFIG-012", f"{_shown(name)} is missing; give it a value", name
     if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    return f"{_shown(name)[1:-1]} is {_shown(masked(first['input']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        sentence = str(first["ctx"]["error"])
+        named = _DOTTED.search(sentence)
+        return "MSA-CONFIG-007", sentence, named[0] if named else name
+    given = _shown(masked(first["input"]))
+    sentence = f"{_shown(name)[1:-1]} is {given}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return "MSA-CONFIG-005", sentence, name
 
 
 def _shown(value: Any) -> str:
@@ -108,13 +223,22 @@ def _shown(value: Any) -> str:
 
 
 def _nearest_setting(name: str) -> str:
-    known = [setting for setting, *_ in settings()]
+    """What to write for an unknown setting: the near one of its section, or of its name elsewhere, or all of the section."""
+    known, sections = list(_known()), list(Config.model_fields)
     section, _, last = name.rpartition(".")
-    siblings = [setting for setting in known if setting.startswith(section + ".")] if section else []
-    if siblings:
-        return nearest(name, siblings)
-    same_leaf = [setting for setting in known if setting.split(".")[-1] == last]
-    return f"did you mean '{same_leaf[0]}'?" if same_leaf else nearest(name, sorted({s.split(".")[0] for s in known}))
+    siblings = [setting.rpartition(".")[2] for setting in known if section and setting.rpartition(".")[0] == section]
+    first, _, rest = name.partition(".")
+    near = get_close_matches(last if siblings else first, siblings or sections, 1, 0.75)
+    elsewhere = [setting for setting in known if setting.split(".")[-1] == last]
+    if near:
+        suggestion = f"{section}.{near[0]}" if siblings else f"{near[0]}.{rest}".rstrip(".")
+    elif elsewhere:
+        suggestion = elsewhere[0]
+    else:
+        return (
+            f"settings of {section} are: {', '.join(siblings)}" if siblings else f"sections are: {', '.join(sections)}"
+        )
+    return f"did you mean '{suggestion}'?"
 
 
 def _type_name(field: FieldInfo) -> str:

@@ -21,7 +21,7 @@ from support.demo_visitor import encoded, pixels, segmenter
 from support.errors import raises_user_error
 from support.metadata import metadata
 
-from msanet.cli import demo_job
+from msanet.cli.serve import serve_job
 from msanet.demo.segmenter import Limits
 from msanet.demo.server import serve
 from msanet.errors import UserError
@@ -66,7 +66,7 @@ def running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     torch.manual_seed(0)
     own = metadata("msanet", width=0.05)
     save_network(folder / "model.safetensors", own.build().state_dict(), own)
-    command = [sys.executable, "-B", "launcher/demo.py", "--checkpoint", str(folder), "--port", "0"]
+    command = [sys.executable, "-B", "-m", "msanet", "serve", "--checkpoint", str(folder), "--port", "0"]
     process = subprocess.Popen(
         ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *command],
         cwd=REPOSITORY,
@@ -149,8 +149,8 @@ def test_in_a_browser_an_image_is_dropped_and_its_maps_follow_the_mouse(tmp_path
 
 def test_invalid_options_are_refused(tmp_path: Path) -> None:
     words = ["--checkpoint", str(tmp_path / "model.safetensors")]
-    job = demo_job("", [*words, "--max-megapixels", "2.5", "evaluation.flip=true"])
+    job = serve_job([*words, "--max-megapixels", "2.5", "evaluation.flip=true"])
     assert (job.host, job.port, job.limits) == ("127.0.0.1", 7860, Limits(megapixels=2.5)) and job.settings.flip
     for wrong in (["--port", "70000"], ["--max-megabytes", "0"], ["--max-megapixels", "nan"], ["--side", "-1"]):
         with pytest.raises(UserError, match=wrong[0]):
-            demo_job("", [*words, *wrong])
+            serve_job([*words, *wrong])

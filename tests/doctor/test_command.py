@@ -1,4 +1,4 @@
-"""`python -m msanet.doctor` as users run it."""
+"""`msanet doctor` as users run it."""
 
 import json
 import os
@@ -11,9 +11,11 @@ import cv2
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from support.errors import error_codes
 from support.servers import nginx
 
-from msanet.doctor.__main__ import main
+from msanet.cli.doctor import main
+from msanet.cli.main import main as msanet
 from sharding.__main__ import main as shard
 
 SMALL = ["data.crop=[32,40]", "data.num_workers=0", "model.width=0.05", "trainer.steps=600"]
@@ -50,7 +52,11 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_sound_run(shards: Path, tmp_path: Path) -> None:
     words = [f"data.path={shards}", f"run.dir={tmp_path / 'run'}", *SMALL, "--ranks", "1", "--samples", "5"]
     done = subprocess.run(
-        [sys.executable, "-m", "msanet.doctor", *words], capture_output=True, text=True, cwd=REPOSITORY, env=os.environ
+        [sys.executable, "-m", "msanet", "doctor", *words],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env=os.environ,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 of 26 samples of train read and decoded" in done.stdout
@@ -124,6 +130,6 @@ def test_bad_input_ends_with_one_sentence(
     words: list[str], shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([f"data.path={shards}", f"run.dir={tmp_path}", *words])
+        msanet(["doctor", f"data.path={shards}", f"run.dir={tmp_path}", *words])
     stderr = capsys.readouterr().err
-    assert ended.value.code == 2 and stderr.startswith("error: ") and stderr.count("\n") == 1
+    assert ended.value.code == 2 and len(error_codes(stderr)) == 1 and stderr.count("\n") == 1

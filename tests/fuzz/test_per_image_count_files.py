@@ -1,4 +1,4 @@
-"""Counts of an evaluation that come from somebody else, read by `python -m msanet.evaluation`."""
+"""Counts of an evaluation that come from somebody else, read by `msanet rescore`, `compare` and `worst`."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from support.errors import raises_user_error
 
 from msanet.datasets import CITYSCAPES
 from msanet.evaluation import per_image_counts
-from msanet.evaluation.__main__ import main
+from msanet.cli.main import main
 from msanet.evaluation.per_image_counts import (
     collect_counts,
     image_counts,

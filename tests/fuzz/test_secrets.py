@@ -14,7 +14,7 @@ from fuzz.hostile import outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msanet.cli import evaluation_job
+from msanet.cli.evaluate import evaluation_job
 from msanet.config import StorageConfig, load_config
 from msanet.data.storage import open_storage
 from msanet.errors import UserError
@@ -78,7 +78,7 @@ def test_no_file_or_line_of_a_run_holds_the_password(shards: Path, tmp_path: Pat
         shown += str(
             outcome(open_storage(f"{address}/absent", StorageConfig(cache_dir=tmp_path / "cache")).read_file, "x", 9)
         )
-        refused = str(outcome(open_storage, evaluation_job("", ["--run", str(run)]).shards))
+        refused = str(outcome(open_storage, evaluation_job(["--run", str(run)]).shards))
         assert refused.startswith(f"'http://{MASK}@127.0.0.1") and "give the whole address again" in refused
     finally:
         server.shutdown()

@@ -18,7 +18,7 @@ from support.metadata import metadata
 from support.networks import CLASSES, images
 from torch import Tensor
 
-from msanet.cli import export_job
+from msanet.cli.export import export_job
 from msanet.config import EvaluationConfig
 from msanet.errors import UserError
 from msanet.inference.export import FORMATS, TOLERANCE, Deployed, export_network, require_same
@@ -202,12 +202,12 @@ def test_the_command_writes_a_graph_of_one_size(checkpoint: Path, tmp_path: Path
 
 def test_bad_arguments_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     words = ["--checkpoint", str(checkpoint), "--to"]
-    assert export_job("", [*words, "onnx"]).out == checkpoint.with_name("model.onnx")
+    assert export_job([*words, "onnx"]).out == checkpoint.with_name("model.onnx")
     for more, sentence in (
         (["safetensors"], "is the checkpoint itself"),
         (["torch", "--out", str(tmp_path)], "is a folder"),
         (["torch", "--size", "0", "8"], "--size is 0 8"),
-        (["safetensors", "--size", "8", "8"], "leave --size out"),
+        (["safetensors", "--size", "8", "8"], "--size is 8 8"),
     ):
         with pytest.raises(UserError, match=sentence):
-            export_job("", [*words, *more])
+            export_job([*words, *more])

@@ -1,19 +1,21 @@
-"""What parent_watchdog make of their settings, in this process: the size of the network's input, and a place that can be written."""
+"""What commands make of their settings, in this process: the size of the network's input, and a place that can be written."""
 
 import errno
 import os
-import runpy
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from PIL import Image
+from support.errors import error_codes
 from support.metadata import metadata
 
-from msanet.cli import demo_job, evaluation_job, prediction_job
+from msanet import distributed
+from msanet.cli import evaluate, predict, serve
+from msanet.cli.main import main
 from msanet.models.io import save_network
 
 
@@ -35,50 +37,52 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def asked(checkpoint: Path, shards: Path, tmp_path: Path) -> Callable[..., tuple[Any, ...]]:
-    """With which arguments a launcher begins its work."""
-    forms: dict[str, tuple[Any, str, str, list[object]]] = {
-        "demo": (demo_job, "demo", "Segmenter", []),
-        "evaluate": (evaluation_job, "run_evaluation", "evaluate", ["--data", shards]),
-        "predict": (
-            prediction_job,
-            "predict",
-            "PredictionWriter",
-            ["--images", tmp_path / "a.png", "--out", tmp_path / "out"],
-        ),
+def asked(
+    checkpoint: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Any, ...]]:
+    """With which arguments a command begins its work."""
+    own: dict[str, list[object]] = {
+        "serve": [],
+        "evaluate": ["--data", shards],
+        "predict": ["--images", tmp_path / "a.png", "--out", tmp_path / "out"],
     }
+    monkeypatch.setattr(serve, "Segmenter", caught)
+    monkeypatch.setattr(evaluate, "evaluate", caught)
+    monkeypatch.setattr(predict, "PredictionWriter", caught)
+    monkeypatch.setattr(distributed, "session", lambda *_: nullcontext())
 
-    def ask(launcher: str, *words: object) -> tuple[Any, ...]:
-        read, function, work, own = forms[launcher]
-        run = runpy.run_path(str(REPOSITORY / "launcher" / f"{launcher}.py"))[function]
-        run.__globals__[work] = caught
+    def ask(command: str, *words: object) -> tuple[Any, ...]:
         with pytest.raises(Caught) as found:
-            run(read("", [str(word) for word in ("--checkpoint", checkpoint, *own, *words)]))
+            main([command, *(str(word) for word in ("--checkpoint", checkpoint, *own[command], *words))])
         return found.value.args
 
     return ask
 
 
-@pytest.mark.parametrize("launcher", ["demo", "evaluate", "predict"])
-def test_the_cards_size_is_for_where_none_is_given(launcher: str, asked: Callable[..., tuple[Any, ...]]) -> None:
+@pytest.mark.parametrize("command", ["serve", "evaluate", "predict"])
+def test_the_metadatas_size_is_for_where_none_is_given(command: str, asked: Callable[..., tuple[Any, ...]]) -> None:
     for words, size in (
         ([], (16, 24)),
         (["evaluation.flip=true"], (16, 24)),
         (["evaluation.resize=[8,8]"], (8, 8)),
         (["evaluation.resize=null", "evaluation.flip=true"], None),  # the image's own
     ):
-        settings = asked(launcher, *words)[2]
+        settings = asked(command, *words)[2]
         assert (settings.resize, settings.flip) == (size, "evaluation.flip=true" in words)
 
 
 def test_figures_have_a_place_before_they_are_worked_for(
-    asked: Callable[..., tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: Callable[..., tuple[Any, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert asked("evaluate", "--out", tmp_path / "new" / "out")
     assert list((tmp_path / "new" / "out").iterdir()) == []
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(NotADirectoryError, match="file/out"):
+    with pytest.raises(SystemExit, match="2"):
         asked("evaluate", "--out", tmp_path / "file" / "out")
+    assert error_codes(capsys.readouterr().err) == ["MSA-FILE-004"]
 
     opened = os.open
 
@@ -88,5 +92,6 @@ def test_figures_have_a_place_before_they_are_worked_for(
         return opened(path, flags, *rest, **options)
 
     monkeypatch.setattr(os, "open", read_only)
-    with pytest.raises(OSError, match="Read-only file system: '.*new/out/"):
+    with pytest.raises(SystemExit, match="2"):
         asked("evaluate", "--out", tmp_path / "new" / "out")
+    assert error_codes(capsys.readouterr().err) == ["MSA-FILE-002"]

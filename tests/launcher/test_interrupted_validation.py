@@ -1,6 +1,5 @@
 """A run that is told to stop while it validates gives the validation up, saves, and makes up for it when it goes on."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import REPOSITORY
 from support import ranks
 from support.ranks import run_ranks, start_ranks
 from support.small_runs import newest
@@ -21,10 +19,11 @@ from msanet.distributed.preemption import EXIT_PREEMPTED
 from msanet.evaluation import evaluator
 from msanet.models import build_model
 from msanet.training.checkpoint.format import RunState
+from msanet.training.train import train
 
 
 def _train(shards: str, folder: str, told_in: int) -> None:
-    """launcher/train.py, in which rank 1 gets SIGTERM at the first image of its validation number `told_in`."""
+    """A training in which rank 1 gets SIGTERM at the first image of its validation number `told_in`."""
 
     class EvaluationAccumulator(evaluator.EvaluationAccumulator):
         begun = 0
@@ -39,10 +38,6 @@ def _train(shards: str, folder: str, told_in: int) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     evaluator.EvaluationAccumulator = EvaluationAccumulator  # type: ignore[misc]
-    spec = importlib.util.spec_from_file_location("train", REPOSITORY / "launcher" / "train.py")
-    assert spec and spec.loader
-    train = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train)
     settings: dict[str, Any] = {
         "run": {"dir": folder},
         "data": {"path": shards, "crop": [32, 40], "num_workers": 0},
@@ -51,7 +46,7 @@ def _train(shards: str, folder: str, told_in: int) -> None:
         "trainer": {"steps": 4, "global_batch_size": 4, "zero_stage": 3, "log_every_steps": 2, "val_every_epochs": 0.3},
         "evaluation": {"num_workers": 0, "panels": 1},
     }
-    train.train(parse_config(settings, "test"))
+    train(parse_config(settings, "test"))
 
 
 def start(shards: Path, folder: Path, told_in: int = 0) -> tuple[list[int], str, RunState]:

@@ -202,7 +202,7 @@ def test_words_that_the_command_does_not_know(fake: Any, refused: Refused) -> No
     assert "384MB" in refused("camvid", "--source", root, "--shard-bytes", "big")
     assert "--labels" in refused("cityscapes", "--source", root, "--labels", "ides")
     assert "--source" in refused("camvid")
-    assert "unrecognized" in refused("camvid", "--source", root, "--splitz", "train")
+    assert "--splits" in refused("camvid", "--source", root, "--splitz", "train")
 
 
 def test_no_dataset_is_named(capfd: Capture) -> None:
@@ -239,4 +239,4 @@ def test_names_that_a_terminal_cannot_show_are_escaped(fake: Any, start: Start, 
     process = start("camvid", "--source", fake.camvid(), "--out", tmp_path / "道路", PYTHONIOENCODING="latin-1")
     shown, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
-    assert r"\u9053\u8def is whole" in shown
+    assert r"\u9053\u8def is complete" in shown

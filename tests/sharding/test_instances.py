@@ -132,7 +132,7 @@ def test_other_maps_make_another_dataset(root: Path, shard: Shard, tmp_path: Pat
     """And none the dataset that was packed before maps could be."""
     words = ["cityscapes", "--source", root, "--out", tmp_path / "out"]
     assert shard(*words) == 0 and shard(*words) == 0
-    assert "is already whole" in capfd.readouterr().out
+    assert "is already complete" in capfd.readouterr().out
     _shrink(root / "gtFine" / BONN)
     with pytest.raises(SystemExit):
         shard(*words)

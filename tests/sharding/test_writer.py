@@ -196,7 +196,7 @@ def test_a_finished_dataset_is_left_alone(fake: Any, shard: Shard, tmp_path: Pat
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     capfd.readouterr()
     assert shard(*words) == 0
-    assert "already whole" in capfd.readouterr().out
+    assert "already complete" in capfd.readouterr().out
     assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
 

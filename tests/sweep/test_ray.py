@@ -23,7 +23,8 @@ from support.ranks import free_port
 from support.ray_nodes import Node, ray_head
 
 from msanet.config import load_config
-from msanet.sweep.command_line import sweep_job
+from msanet.errors import UserError
+from msanet.cli.sweep import sweep_job
 from msanet.sweep.results import write_results
 from msanet.sweep.trial_files import read_outcome, write_failure
 from msanet.sweep.tuning import progress_callback, train_best, tune_sweep
@@ -144,7 +145,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 def tune(address: str, folder: Path, shards: Path, file: Path, *more: str) -> list[dict[str, str]]:
     """As the command does, in this process, on the cluster; what it has found. Without the start of Python and of Ray."""
     words = ["--config", str(file), "--address", address, f"data.path={shards}", f"sweep.folder={folder}", *more]
-    job = sweep_job("", REPOSITORY / "launcher" / "train.py", words)
+    job = sweep_job(words)
     if job.train_best:
         assert train_best(job.plan, folder / "best.yaml", folder / "best", job.address) == 0
     else:
@@ -187,7 +188,7 @@ def test_a_trial_that_is_tried_again_is_not_over(shards: Path, tmp_path: Path) -
     """Else a sweep that is stopped while it waits for room would count it as failed."""
     file = write(tmp_path / "s.yaml", run=RUN, space={"optimizer.lr": {"choice": [1e-3]}})
     words = ["--config", str(file), f"data.path={shards}", f"sweep.folder={tmp_path}"]
-    plan = sweep_job("", REPOSITORY / "launcher" / "train.py", words).plan
+    plan = sweep_job(words).plan
     write_failure(plan.trials / "a", "a rank was killed")
     progress_callback(plan).on_trial_recover(1, [], SimpleNamespace(trial_id="a"))
     assert read_outcome(plan.trials / "a") is None

@@ -18,7 +18,7 @@ from msanet.config import load_config
 from msanet.errors import UserError
 from msanet.files import write_text
 from msanet.models import check_model
-from msanet.sweep.command_line import sweep_job
+from msanet.cli.sweep import sweep_job
 from msanet.sweep.plan import SweepPlan, plan_sweep
 from msanet.sweep.settings import Axis, SweepFile
 from msanet.sweep.space import active_params, grid_points, params_to_check, to_yaml
@@ -36,7 +36,7 @@ def plan(
     settings = {**RUN, "data.path": str(shards), **(run or {})}
     file.write_text(yaml.safe_dump({"sweep": sweep, "run": settings, "space": space}, sort_keys=False))
     argv = ["--config", str(file), f"sweep.folder={tmp_path / 'out'}"]
-    return sweep_job("", REPOSITORY / "launcher" / "train.py", argv).plan
+    return sweep_job(argv).plan
 
 
 REFUSED = {
@@ -123,7 +123,7 @@ def test_no_sweep(text: str, words: str, tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text(text)
     with pytest.raises(UserError, match=words):
-        sweep_job("", Path("train.py"), ["--config", str(file)])
+        sweep_job(["--config", str(file)])
 
 
 def test_a_chain_of_conditions() -> None:
@@ -160,7 +160,7 @@ def test_the_shipped_sweeps_are_accepted(
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     argv = ["--config", str(path), f"data.path={shards}", f"sweep.folder={tmp_path}"]
-    found = sweep_job("", REPOSITORY / "launcher" / "train.py", argv).plan
+    found = sweep_job(argv).plan
     for params in params_to_check(found.file.space, found.base_settings, 0):
         config = found.config(params)
         check_model(config.model.name, config.model.options)
@@ -172,7 +172,7 @@ def test_the_tables_of_attention_to_scale(recipe: str, shards: Path, tmp_path: P
     """Tables 1, 3, 5 and 6 have twelve rows each and the network without scales."""
     sweeps, recipes = REPOSITORY / "jobs" / "sweeps", REPOSITORY / "jobs" / "recipes" / "attention_to_scale"
     words = ["--config", str(sweeps / "attention_to_scale.yaml"), f"data.path={shards}", f"sweep.folder={tmp_path}"]
-    found = sweep_job("", Path("train.py"), [*words, "--recipe", str(recipes / f"{recipe}.yaml")]).plan
+    found = sweep_job([*words, "--recipe", str(recipes / f"{recipe}.yaml")]).plan
     configs = [found.config(point) for point in grid_points(found.file.space, found.base_settings)]
     rows = product(("max", "average", "attention"), ("1,0.5", "1,0.75,0.5"), (False, True))
     options = [{"merge": merge, "scales": scales, "extra_supervision": more} for merge, scales, more in rows]
@@ -213,12 +213,12 @@ def test_an_interrupt_outside_of_tune_ends_with_code_75(
     monkeypatch.chdir(REPOSITORY)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path("jobs/sweep.py", run_name="__main__")
-    assert ended.value.code == 75 and "same command" in capsys.readouterr().err
+    assert ended.value.code == 75 and "run the same command again to resume" in capsys.readouterr().err
 
 
 def test_the_address_of_ray_client_is_refused(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="HOST:PORT"):
-        sweep_job("", Path("train.py"), ["--config", str(SHIPPED[0]), "--address", "ray://head:10001"])
+        sweep_job(["--config", str(SHIPPED[0]), "--address", "ray://head:10001"])
 
 
 def test_a_folder_is_needed(shards: Path) -> None:

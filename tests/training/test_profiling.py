@@ -62,7 +62,7 @@ def test_a_run_too_short_for_a_profile_says_so(tmp_path: Path, capsys: pytest.Ca
 
 def test_the_flag_is_the_setting(tmp_path: Path) -> None:
     words = [f"data.path={tmp_path}", f"run.dir={tmp_path}"]
-    assert train_config("", [*words, "--profile"]).run.profile and not train_config("", words).run.profile
+    assert train_config([*words, "--profile"]).run.profile and not train_config(words).run.profile
 
 
 def _slow_loader(shards: str, late: int) -> None:

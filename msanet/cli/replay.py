@@ -1,19 +1,15 @@
-"""`python -m msanet.training replay RUN/failure_dump/step-N`: do a step that went wrong again, on one process, and find where.
+"""`msanet replay`: repeat a step of a failure dump on one process, and find where its numbers stop being finite."""
 
-Exit code 0: it went wrong again, and the report says where. 1: it did not. 2: there is no such black box.
-"""
-
-import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from msanet import distributed
-from msanet.errors import UserError, user_errors
+from msanet.cli.parser import new_parser, parse
+from msanet.errors import UserError
 from msanet.training.nonfinite.failure_dump import FailureDump, read_failure_dump
 from msanet.training.nonfinite.replay import Range, Replay, replay
 
@@ -22,37 +18,39 @@ _LARGEST = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (default: the process's own) and return its exit code.
-
-    Raises SystemExit(2) after one sentence on stderr where the input is at fault.
-    """
-    with user_errors():
-        args = _parser().parse_args(argv)
-        box = read_failure_dump(args.failure_dump)
-        found = _replay(box, args.rank)
-        print(json.dumps(_plain(asdict(found)), indent=1, allow_nan=False) if args.json else _report(box, found))
+    """Run the command; returns its exit code: 0 if the step went wrong again, 1 if not."""
+    details = "Exit code 0: it went wrong again, and the report says where. 1: it did not. 2: there is no such dump."
+    parser = new_parser("replay", "replay RUN/failure_dump/step-00001234", details)
+    parser.add_argument("failure_dump", type=Path, metavar="DUMP", help="RUN/failure_dump/step-N")
+    parser.add_argument("--rank", type=int, help="whose batches (default: the first where it went wrong)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a report")
+    arguments = parse(parser, argv)
+    dump = read_failure_dump(arguments.failure_dump)
+    found = _replay(dump, arguments.rank)
+    print(json.dumps(_plain(asdict(found)), indent=1, allow_nan=False) if arguments.json else _report(dump, found))
     return 0 if found.is_reproduced else 1
 
 
-def _replay(box: FailureDump, rank: int | None) -> Replay:
+def _replay(dump: FailureDump, rank: int | None) -> Replay:
     """Of the rank that is asked for; or of the one where it went wrong, which is to be found where only gradients were."""
-    if rank is not None and rank not in box.records:
-        kept = ", ".join(map(str, box.records))
-        raise UserError(f"--rank is {rank}, and the black box has the batches of ranks {kept}; choose one of these")
-    candidates = [rank] if rank is not None else box.about.faulty[:1] or list(box.records)
+    if rank is not None and rank not in dump.records:
+        kept = ", ".join(map(str, dump.records))
+        message = f"--rank is {rank}, expected one whose batches the failure dump has: {kept}; choose one of these"
+        raise UserError("MSA-CLI-014", message, setting="--rank")
+    candidates = [rank] if rank is not None else dump.about.faulty[:1] or list(dump.records)
     for candidate in candidates:
-        found = replay(box, candidate, distributed.device())
+        found = replay(dump, candidate, distributed.device())
         if found.is_reproduced:
             break
     return found
 
 
-def _report(box: FailureDump, found: Replay) -> str:
-    about, trace = box.about, found.trace
+def _report(dump: FailureDump, found: Replay) -> str:
+    about, trace = dump.about, found.trace
     lines = [
-        f"step {about.step}, rank {found.rank}, world size {len(about.losses)}, {box.config.trainer.precision}, "
-        f"{box.metadata.name} on {box.metadata.dataset}",
-        f"samples: {', '.join(_name(sample) for sample in box.samples(found.rank))}",
+        f"step {about.step}, rank {found.rank}, world size {len(about.losses)}, {dump.config.trainer.precision}, "
+        f"{dump.metadata.name} on {dump.metadata.dataset}",
+        f"samples: {', '.join(_name(sample) for sample in dump.samples(found.rank))}",
         "",
         f"{'reproduced' if found.is_reproduced else 'not reproduced'}: the loss is {found.loss:.9g}, it was {found.recorded:.9g}",
     ]
@@ -65,7 +63,7 @@ def _report(box: FailureDump, found: Replay) -> str:
         lines.append(f"first gradient that is not finite, from the loss backwards: {trace.gradient}")
     if not math.isfinite(found.loss):
         names = ", ".join(_name(sample) for sample in found.alone)
-        lines.append(f"not finite with nothing beside them: {names or 'none of the samples'}")
+        lines.append(f"not finite in a batch of their own: {names or 'none of the samples'}")
     bad = [name for name, weight in found.weights.items() if weight.not_finite]
     largest = sorted(found.weights.items(), key=lambda item: _size(item[1]), reverse=True)[:_LARGEST]
     lines += ["", f"input: {_shown(found.inputs)}"]
@@ -98,25 +96,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class _Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are our one sentence instead of a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("python -m msanet.training", description="What is done with a run beside training it.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    text = "Do a step that went wrong again, on one process, and say where its numbers stop being finite."
-    command = commands.add_parser("replay", help=text, description=text)
-    command.add_argument("failure_dump", type=Path, metavar="BLACKBOX", help="RUN/failure_dump/step-N")
-    command.add_argument("--rank", type=int, help="whose batches (default: the first where it went wrong)")
-    command.add_argument("--json", action="store_true", help="print JSON instead of a report")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

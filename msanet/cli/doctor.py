@@ -1,0 +1,42 @@
+"""`msanet doctor`: look at a run's data and settings before it starts, and say what to change."""
+
+import json
+from collections.abc import Sequence
+
+import torch
+
+from msanet.cli.parser import new_parser, parse
+from msanet.cli.train import add_training_arguments, config_of
+from msanet.doctor.examination import Case, examine
+from msanet.doctor.findings import as_text, as_tree, has_fault
+from msanet.errors import UserError
+
+_SAMPLES = 50
+_DETAILS = "Takes what msanet train takes. Exit code 0: no fault; 1: a fault; 2: nothing to examine."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = new_parser("doctor", "doctor --config camvid data.path=SHARDS run.dir=RUN", _DETAILS)
+    add_training_arguments(parser)
+    ranks = "ranks of the job (default: GPUs of this machine, or 1)"
+    parser.add_argument("--ranks", type=int, metavar="N", help=ranks)
+    memory = "memory of a rank's device in 10^9 bytes (default: that of the GPU here, else memory is not checked)"
+    parser.add_argument("--device-memory", type=float, metavar="GB", help=memory)
+    samples = f"samples of each split that are decoded (default {_SAMPLES})"
+    parser.add_argument("--samples", type=int, default=_SAMPLES, metavar="N", help=samples)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    arguments = parse(parser, argv)
+    for option in ("--ranks", "--samples", "--device-memory"):
+        value = getattr(arguments, option.removeprefix("--").replace("-", "_"))
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError("MSA-CLI-003", f"{option} is {value:g}, expected a number above 0; fix it", setting=option)
+    device_bytes = arguments.device_memory * 1e9 if arguments.device_memory else _device_bytes()
+    ranks_or_default = arguments.ranks or max(1, torch.cuda.device_count())
+    findings = examine(Case(config_of(arguments), ranks_or_default, device_bytes, arguments.samples))
+    print(json.dumps(as_tree(findings), indent=1) if arguments.json else as_text(findings))
+    return int(has_fault(findings))
+
+
+def _device_bytes() -> float | None:
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None

@@ -1,0 +1,95 @@
+"""`msanet COMMAND ...`: finds the command, imports it, and ends with its exit code."""
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+from msanet import __version__
+from msanet.cli.commands import COMMANDS, DISTRIBUTED, GROUPS, RESUMABLE
+from msanet.errors import UserError, nearest, user_errors
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `msanet` and return the exit code.
+
+    Args:
+        argv: Words of the command line after `msanet`, the process's own unless given.
+
+    Raises:
+        SystemExit: With code 2, after one sentence on stderr, where the input is at fault.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    with user_errors(should_print=is_first_rank):
+        name, arguments = _split(words)
+        if name is None:
+            print(_help())
+            return 0
+        with _interrupts_end_the_process():
+            command = importlib.import_module(f"msanet.cli.{name}")
+        try:
+            with _interrupts_end_the_process() if name in DISTRIBUTED else nullcontext():
+                code: int = command.main(arguments)
+        except KeyboardInterrupt:
+            hint = "; run the same command again to continue" if name in RESUMABLE else ""
+            print(f"interrupted{hint}", file=sys.stderr)
+            code = EXIT_INTERRUPTED
+    return code
+
+
+def run_script(name: str) -> None:
+    """The command `name` with this process's arguments, as the whole of a script."""
+    sys.exit(main([name, *sys.argv[1:]]))
+
+
+def is_first_rank(sentence: str) -> bool:
+    """For `user_errors`: before there is a process group, rank 0 speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _split(words: list[str]) -> tuple[str | None, list[str]]:
+    """The name of the command, or None for help, and its arguments."""
+    by_launcher = [
+        word for word in words[:1] if word.startswith("--local_rank")
+    ]  # of `deepspeed --module msanet train`
+    words = words[len(by_launcher) :]
+    if words[:1] == ["--version"]:
+        print(f"msanet {__version__}")
+        raise SystemExit(0)
+    if not words or words[0] in ("-h", "--help", "help"):
+        return None, []
+    if words[0] not in COMMANDS:
+        message = f"unknown command '{words[0]}'; {nearest(words[0], list(COMMANDS))}"
+        raise UserError("MSA-CLI-002", message)
+    return words[0], by_launcher + words[1:]
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = ["usage: msanet COMMAND [--help] ...", "", "Training of semantic segmentation networks at scale.", ""]
+    for title, commands in GROUPS.items():
+        lines += [f"{title}:", *(f"  {name:<{width}}  {purpose}" for name, purpose in commands.items()), ""]
+    return "\n".join([*lines, "Example: msanet demo", "Options of a command: msanet COMMAND --help"])
+
+
+@contextmanager
+def _interrupts_end_the_process() -> Iterator[None]:
+    """Meanwhile an interrupt (Ctrl-C) ends the process at once, without a traceback, unless a handler is installed.
+
+    As an exception it would be raised in the middle of some import, and there are libraries that catch it and continue with
+    half of NumPy.
+    """
+    if (
+        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):  # such as where a shell has interrupts ignored
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

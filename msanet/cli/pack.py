@@ -1,0 +1,95 @@
+"""`msanet pack NAME`: a dataset on disk becomes WebDataset shards."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from msanet.cli.commands import COMMANDS
+from msanet.cli.parser import Parser, at_least, new_parser, parse
+from msanet.data.image.codec import CODECS
+from msanet.errors import UserError, nearest
+from sharding.plan import DEFAULT_SHARD_BYTES, parse_bytes
+from sharding.readers import READERS, Reader, open_source
+from sharding.writer import Packed, PackOptions, pack
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    name, *words = [*(argv or ()), ""]
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0
+    if name not in READERS:
+        found = f"unknown dataset '{name}'" if name else "no dataset is given"
+        raise UserError("MSA-CLI-002", f"{found}; {nearest(name, list(READERS))}")
+    reader = READERS[name]
+    return pack_dataset(reader, parse(_parser(reader), words[:-1]))
+
+
+def pack_dataset(reader: Reader, args: argparse.Namespace) -> int:
+    """Pack what the options say; returns the exit code."""
+    tree = open_source(reader, args.source)
+    found = reader.read(tree, args)
+    packed = pack(found, tree, args.out, PackOptions(args.codec, args.shard_bytes, args.workers))
+    print(_summary(packed))
+    return 0
+
+
+def _help() -> str:
+    width = max(map(len, READERS))
+    datasets = [f"  {name:<{width}}  {reader.summary}" for name, reader in READERS.items()]
+    title = f"usage: msanet pack DATASET --source PATH --out SHARDS [options]\n\n{COMMANDS['pack'].capitalize()}.\n"
+    example = "Example:\n  msanet pack camvid --source CAMVID --out SHARDS"
+    return "\n".join(
+        [title, "datasets:", *datasets, "", example, "", "Options of a dataset: msanet pack DATASET --help"]
+    )
+
+
+def _parser(reader: Reader) -> Parser:
+    parser = new_parser("pack", f"pack {reader.name} --source DIR --out SHARDS", name=reader.name)
+    parser.description = f"{reader.summary}. The same command again continues where it stopped."
+    source = f"folder or zip files with {reader.layout.replace('%', '%%')}"
+    parser.add_argument("--source", type=Path, nargs="+", required=True, metavar="PATH", help=source)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; new or empty, or the same dataset")
+    splits = "splits to pack (default: the dataset's usual ones)"
+    parser.add_argument("--splits", nargs="+", metavar="SPLIT", help=splits)
+    codecs = f"how images are stored: {', '.join(CODECS)} (default {CODECS[0]})"
+    parser.add_argument("--codec", type=_codec, default=CODECS[0], help=codecs)
+    size = f"source bytes per shard, such as 64MB or 1GB (default {DEFAULT_SHARD_BYTES})"
+    parser.add_argument("--shard-bytes", type=_bytes, default=DEFAULT_SHARD_BYTES, metavar="SIZE", help=size)
+    workers = "processes to write with (default: one per CPU)"
+    cpus = len(os.sched_getaffinity(0))  # fewer than the machine has inside a container or a Slurm job
+    parser.add_argument("--workers", type=at_least(1), default=cpus, help=workers)
+    reader.add_options(parser)
+    return parser
+
+
+def _summary(packed: Packed) -> str:
+    """Table of splits, and what this run did."""
+    lines = [f"{'split':<12}{'samples':>9}{'shards':>8}{'MB':>9}{'labelled':>10}"]
+    for name, split in packed.manifest.splits.items():
+        size = sum(shard.bytes for shard in split.shards) / 1e6
+        pixels = sum(split.histogram)
+        share = pixels / max(1, pixels + split.ignored)
+        lines.append(f"{name:<12}{split.samples:>9}{len(split.shards):>8}{size:>9.1f}{share:>10.1%}")
+    if packed.written == 0:
+        lines.append(f"{packed.folder} is already complete: nothing to do")
+    else:
+        kept = f" ({packed.kept} of its shards were finished before)" if packed.kept else ""
+        lines.append(f"{packed.folder} is complete{kept}")
+    return "\n".join(lines)
+
+
+# argparse shows the words of ArgumentTypeError, but replaces those of any other ValueError by its own.
+def _codec(text: str) -> str:
+    if text not in CODECS:
+        raise argparse.ArgumentTypeError(f"unknown codec '{text}'; {nearest(text, list(CODECS))}")
+    return text
+
+
+def _bytes(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -1,0 +1,80 @@
+"""`msanet rescore`: the metrics of an evaluation by another protocol or with merged classes, with intervals."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any, get_args
+
+from msanet.cli.counts import (
+    FIGURE_NAMES,
+    about,
+    bounds,
+    counts_parser,
+    interval_text,
+    percent,
+    print_result,
+    read_counts,
+    resampling_note,
+)
+from msanet.cli.parser import parse
+from msanet.evaluation.protocols import NAMED, NamedScores, Protocol, compute_scores
+from msanet.evaluation.statistics import bootstrap, dice
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = counts_parser("rescore", "rescore RUN --merge vehicle=car,truck,bus")
+    parser.add_argument("--protocol", choices=get_args(Protocol), default="default", help="whose rules")
+    args = parse(parser, argv)
+    return print_result(args, rescore(args), _rescore_table)
+
+
+def rescore(args: argparse.Namespace) -> dict[str, Any]:
+    """The figures of one evaluation by any protocol or merge of classes, with intervals."""
+    records = read_counts(args.run, args)
+    protocol_scores = compute_scores(records.total(), records.classes, args.protocol, records.instances)
+    scores, intervals = protocol_scores.scores, bootstrap(records, args.resamples, args.seed)
+    if args.protocol == "official-voc":  # whose mean is another where a resample lacks a class
+        mean = intervals.figures["mean_iou"]
+        intervals.figures["mean_iou"] = replace(mean, low=math.nan, high=math.nan)
+    per_class = zip(
+        records.classes,
+        scores.iou_K,
+        intervals.iou.values(),
+        scores.accuracy_K,
+        dice(records.class_counts().sum()),
+        scores.support_K,
+        strict=True,
+    )
+    return {
+        **about(records, args),
+        "protocol": args.protocol,
+        "figures": {
+            name: {"value": getattr(scores, name), "interval": bounds(interval)}
+            for name, interval in intervals.figures.items()
+        },
+        "classes": {
+            name: {"iou": iou, "interval": bounds(interval), "accuracy": accuracy, "dice": dice, "support": support}
+            for name, iou, interval, accuracy, dice, support in per_class
+        },
+        **{name: asdict(named) for name in NAMED if isinstance(named := getattr(protocol_scores, name), NamedScores)},
+        "notes": scores.notes,
+    }
+
+
+def _rescore_table(result: dict[str, Any]) -> str:
+    lines = [f"{'class':<20} {'IoU':>7} {'95 % interval':>18} {'accuracy':>9} {'Dice':>7} {'pixels':>14}"]
+    for name, row in result["classes"].items():
+        lines.append(
+            f"{name:<20} {percent(row['iou']):>7} {interval_text(row['interval']):>18} {percent(row['accuracy']):>9} "
+            f"{percent(row['dice']):>7} {row['support']:>14,}"
+        )
+    for field, what in NAMED.items():
+        if field in result:
+            lines += ["", f"{what:<20} {percent(result[field]['mean']):>7} (mean)"]
+            lines += [f"{name:<20} {percent(value):>7}" for name, value in result[field]["values"].items()]
+    lines.append("")
+    for name, row in result["figures"].items():
+        lines.append(f"{FIGURE_NAMES[name]:<24} {percent(row['value']):>7}   {interval_text(row['interval'])}")
+    return "\n".join([*lines, f"protocol {result['protocol']}", resampling_note(result), *result["notes"]])

@@ -1,0 +1,57 @@
+"""What evaluate, predict, export and serve have in common: which run or checkpoint is meant, and its settings."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from msanet.config import Config, EvaluationConfig, load_config, load_run_config
+from msanet.errors import UserError
+from msanet.models.io import ModelMetadata
+from msanet.run_layout import CheckpointLayout, RunLayout
+from msanet.training.checkpoint.io import best_valid, latest_valid
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, settings: bool = True) -> None:
+    """--run RUN, with --best, or --checkpoint FILE; and `key=value` settings."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", type=Path, metavar="RUN", help="run folder; its latest complete checkpoint is used")
+    which.add_argument("--checkpoint", type=Path, metavar="FILE", help="a model.safetensors, or the folder it is in")
+    best = "the checkpoint of --run with the best validation, not the latest"
+    parser.add_argument("--best", action="store_true", help=best)
+    if settings:
+        help = "evaluation.* settings that override the run's"
+        parser.add_argument("settings", nargs="*", metavar="key=value", help=help)
+
+
+def run_config(arguments: argparse.Namespace, overrides: Sequence[str]) -> Config:
+    """The settings of the run that those arguments mean, or the defaults. Raises UserError where there is none."""
+    if arguments.checkpoint:
+        if arguments.best:
+            message = "--best is given with --checkpoint, expected it with --run RUN; remove it"
+            raise UserError("MSA-CLI-006", message, setting="--best")
+        return load_config(None, overrides)
+    file = RunLayout(arguments.run).config
+    if not file.is_file():
+        message = f"'{arguments.run}' has no {file.name}, expected a run folder; give the run.dir of a training"
+        raise UserError("MSA-CLI-004", message, setting="--run")
+    return load_run_config(file, overrides)
+
+
+def find_checkpoint(arguments: argparse.Namespace) -> Path:
+    """The file that those arguments mean. Verifies complete checkpoints, so one rank does it for all. Raises UserError."""
+    if arguments.checkpoint:
+        path: Path = arguments.checkpoint
+        return path / CheckpointLayout.MODEL if path.is_dir() else path
+    checkpoints = RunLayout(arguments.run).checkpoints
+    chosen = best_valid(checkpoints) if arguments.best else latest_valid(checkpoints)
+    if chosen is None:
+        message = f"'{arguments.run}' has no complete checkpoint, expected at least one; train until the first is saved"
+        raise UserError("MSA-CLI-005", message, setting="--run")
+    return chosen / CheckpointLayout.MODEL
+
+
+def with_metadata_resize(settings: EvaluationConfig, metadata: ModelMetadata) -> EvaluationConfig:
+    """With the metadata's size of the network's input where none is given; null is given, and means the image's own."""
+    return (
+        settings if "resize" in settings.model_fields_set else settings.model_copy(update={"resize": metadata.resize})
+    )

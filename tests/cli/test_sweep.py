@@ -1,0 +1,39 @@
+"""`msanet sweep`: sweeps and recipes by name, and what starts a trial."""
+
+from pathlib import Path
+
+import pytest
+from support.errors import raises_user_error
+
+from msanet.cli import sweep
+from msanet.cli.sweep import sweep_job
+from msanet.config.renamed import RENAMED
+
+
+def test_a_sweep_and_its_recipe_are_found_by_name(shards: Path, tmp_path: Path) -> None:
+    words = [f"data.path={shards}", f"sweep.folder={tmp_path}"]
+    job = sweep_job(["--config", "msanet", *words])
+    assert job.plan.name == "msanet" and job.plan.recipe and job.plan.recipe.name == "camvid.yaml"
+    job = sweep_job(["--config", "attention_to_scale", "--recipe", "attention_to_scale/coco", *words])
+    assert job.plan.recipe and job.plan.recipe.name == "coco.yaml"
+    with raises_user_error("MSA-CONFIG-001", "--config", "did you mean 'msanet'?"):
+        sweep_job(["--config", "msanett", *words])
+
+
+def test_trials_are_started_by_the_script_or_from_a_wheel_by_the_module(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--config", "demo", f"data.path={shards}", f"sweep.folder={tmp_path}"]
+    assert sweep_job(words).plan.command({}, tmp_path)[0].endswith("launcher/train.py")
+    monkeypatch.setattr(sweep, "TRAIN", Path("-mmsanet.cli.train"))
+    assert sweep_job(words).plan.command({}, tmp_path)[0] == "-mmsanet.cli.train"
+
+
+@pytest.mark.parametrize("name", [name for name in RENAMED if name.startswith("sweep.")])
+def test_an_old_name_is_answered_by_the_new_one(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(f"sweep: {{{name.removeprefix('sweep.')}: 1}}\nspace: {{optimizer.lr: {{choice: [1]}}}}\n")
+    with raises_user_error("MSA-CONFIG-006", name, RENAMED[name]):
+        sweep_job(["--config", str(file)])
+    with raises_user_error("MSA-CONFIG-006", name, RENAMED[name]):
+        sweep_job(["--config", "demo", f"{name}=1"])
