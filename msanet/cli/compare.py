@@ -33,7 +33,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     return {
         **about(first, args),
         "runs": [str(args.run), str(args.run2)],
-        "figures": {name: _difference(row) for name, row in comparison.figures.items()},
+        "figures": {name: _difference(row) for name, row in comparison.metrics.items()},
         "classes": {name: _difference(row) for name, row in comparison.iou.items()},
         "notes": comparison.notes,
     }

@@ -17,9 +17,9 @@ from msanet.evaluation.per_image_counts import (
     per_image_counts_file,
     read_per_image_counts,
 )
-from msanet.evaluation.statistics import FIGURES, RESAMPLES, Interval
+from msanet.evaluation.statistics import METRICS, RESAMPLES, Interval
 
-FIGURE_NAMES = dict(zip(FIGURES, ("mIoU", "mean accuracy", "pixel accuracy", "frequency-weighted IoU"), strict=True))
+FIGURE_NAMES = dict(zip(METRICS, ("mIoU", "mean accuracy", "pixel accuracy", "frequency-weighted IoU"), strict=True))
 _DETAILS = """\
 RUN is a run folder or its evaluation-<split>.npz, the counts of every image that msanet evaluate writes. No inference."""
 

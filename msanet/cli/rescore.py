@@ -36,8 +36,8 @@ def rescore(args: argparse.Namespace) -> dict[str, Any]:
     protocol_scores = compute_scores(records.total(), records.classes, args.protocol, records.instances)
     scores, intervals = protocol_scores.scores, bootstrap(records, args.resamples, args.seed)
     if args.protocol == "official-voc":  # whose mean is another where a resample lacks a class
-        mean = intervals.figures["mean_iou"]
-        intervals.figures["mean_iou"] = replace(mean, low=math.nan, high=math.nan)
+        mean = intervals.metrics["mean_iou"]
+        intervals.metrics["mean_iou"] = replace(mean, low=math.nan, high=math.nan)
     per_class = zip(
         records.classes,
         scores.iou_K,
@@ -52,7 +52,7 @@ def rescore(args: argparse.Namespace) -> dict[str, Any]:
         "protocol": args.protocol,
         "figures": {
             name: {"value": getattr(scores, name), "interval": bounds(interval)}
-            for name, interval in intervals.figures.items()
+            for name, interval in intervals.metrics.items()
         },
         "classes": {
             name: {"iou": iou, "interval": bounds(interval), "accuracy": accuracy, "dice": dice, "support": support}

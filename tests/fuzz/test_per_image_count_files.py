@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.errors import raises_user_error
 
+from msanet.cli.main import main
 from msanet.datasets import CITYSCAPES
 from msanet.evaluation import per_image_counts
-from msanet.cli.main import main
 from msanet.evaluation.per_image_counts import (
     collect_counts,
     image_counts,

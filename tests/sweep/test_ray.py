@@ -22,9 +22,8 @@ from support.errors import error_codes, raises_user_error
 from support.ranks import free_port
 from support.ray_nodes import Node, ray_head
 
-from msanet.config import load_config
-from msanet.errors import UserError
 from msanet.cli.sweep import sweep_job
+from msanet.config import load_config
 from msanet.sweep.results import write_results
 from msanet.sweep.trial_files import read_outcome, write_failure
 from msanet.sweep.tuning import progress_callback, train_best, tune_sweep

@@ -14,11 +14,11 @@ import yaml
 from conftest import REPOSITORY
 from support.errors import raises_user_error
 
+from msanet.cli.sweep import sweep_job
 from msanet.config import load_config
 from msanet.errors import UserError
 from msanet.files import write_text
 from msanet.models import check_model
-from msanet.cli.sweep import sweep_job
 from msanet.sweep.plan import SweepPlan, plan_sweep
 from msanet.sweep.settings import Axis, SweepFile
 from msanet.sweep.space import active_params, grid_points, params_to_check, to_yaml
