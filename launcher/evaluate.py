@@ -40,5 +40,4 @@ def run_evaluation(job: EvaluationJob) -> None:
 
 if __name__ == "__main__":
     job = evaluation_job(__doc__ or "", sys.argv[1:])
-    with distributed.session(job.timeout):
-        run_evaluation(job)
+    distributed.run_and_exit(lambda: run_evaluation(job), job.timeouts)

@@ -13,7 +13,7 @@ from msanet.cli import train_config
 from msanet.config import Config
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
-from msanet.distributed.preemption import EXIT_PREEMPTED, PreemptionHandler, StopRequest
+from msanet.distributed.preemption import PreemptionHandler, StopRequest
 from msanet.distributed.supervisor import supervise
 from msanet.models import build_model
 from msanet.training.memory.auto_batch_size import choose_batch_plan
@@ -27,7 +27,6 @@ def train(config: Config) -> None:
     shards = open_storage(config.data.path or "", config.storage)
     manifest = distributed.on_main(lambda: read_manifest(shards))  # one truth for all hosts
     validation = ShardSource(shards, config.data.val_split, manifest)
-
     distributed.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_model(config.model.name, manifest.num_classes, **config.model.options)
     run = RunFolder(config, manifest)
@@ -50,10 +49,12 @@ def train(config: Config) -> None:
             if asked or trainer.should_save:
                 run.save(trainer.checkpoint())
             if asked is StopRequest.STOP and not trainer.is_done:
-                raise SystemExit(EXIT_PREEMPTED)
+                raise distributed.Preempted
 
 
 if __name__ == "__main__":
-    settings = supervise(train_config(__doc__))
-    with distributed.session(settings.run.timeout):
-        train(settings)
+    config = train_config(__doc__)
+    timeouts = distributed.Timeouts.from_config(config.run)
+    if supervise(config.run.max_restarts, timeouts):
+        config = config.model_copy(update={"run": config.run.model_copy(update={"resume": "auto"})})
+    distributed.run_and_exit(lambda: train(config), timeouts)

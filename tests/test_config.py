@@ -27,7 +27,7 @@ RECIPES = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yam
         ("optimizer.lr=.nan", "optimizer.lr is nan"),
         ("trainer.epochs", "expected key=value"),
         ("optimizer.betas=[1,0.999]", "optimizer.betas.0 is 1"),
-        ("run.timeout=1e15", "run.timeout is 1000000000000000.0: input should be less"),
+        ("run.stall_timeout_seconds=1e15", "run.stall_timeout_seconds is 1000000000000000.0: input should be less"),
         ("data.path=[", "is no YAML"),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msanet.cli.parser import add_checkpoint_arguments, find_checkpoint, new_parser, prints_for_all, run_config
 from msanet.config import EvaluationConfig, StorageConfig
+from msanet.distributed import Timeouts
 from msanet.errors import UserError, user_errors
 
 
@@ -24,7 +25,7 @@ class EvaluationJob:
     out: Path
     settings: EvaluationConfig
     storage: StorageConfig
-    timeout: float
+    timeouts: Timeouts
 
 
 def evaluation_job(description: str, argv: Sequence[str]) -> EvaluationJob:
@@ -56,5 +57,5 @@ def evaluation_job(description: str, argv: Sequence[str]) -> EvaluationJob:
             arguments.out or (given if given.is_dir() else given.parent),
             config.evaluation,
             config.storage,
-            config.run.timeout,
+            Timeouts.from_config(config.run),
         )
