@@ -85,7 +85,9 @@ def test_failed_collective_with_a_lost_rank() -> None:
     job.set(0, error="Connection reset by peer")
     assert job.run(5, 2) is None and job.detector.is_checking_liveness  # 2.5 heartbeats of 2 s
     report = job.run(1, 2)
-    assert report and report.code == "MSA-DIST-008" and report.lost_ranks == (2,) and "rank 2 (host b) is" in str(report)
+    assert (
+        report and report.code == "MSA-DIST-008" and report.lost_ranks == (2,) and "rank 2 (host b) is" in str(report)
+    )
 
 
 def test_failed_collective_of_ranks_that_are_all_alive() -> None:
