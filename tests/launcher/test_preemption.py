@@ -61,7 +61,8 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(shards: Path, tmp_pa
 def watched(grace: float, body: str) -> subprocess.CompletedProcess[str]:
     code = "import os, signal, time\nfrom msanet.distributed.preemption import PreemptionHandler\n"
     code += "from msanet.distributed.process_exit import declare_command\ndeclare_command()\n"
-    code += f"from msanet.distributed.session import ensure_logging\nensure_logging()\nwith PreemptionHandler({grace}, 0):\n    {body}"
+    code += "from msanet.distributed.session import ensure_logging\nensure_logging()\n"
+    code += f"with PreemptionHandler({grace}, 0):\n    {body}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
 
 

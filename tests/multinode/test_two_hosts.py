@@ -25,8 +25,10 @@ from msanet.training.checkpoint.io import Checkpoint
 pytestmark = pytest.mark.multinode
 
 STEPS, BATCH, TIMEOUT = 60, 4, 20
-SETTINGS = "model.name=unet model.width=0.05 data.crop=[32,40] data.num_workers=1 evaluation.num_workers=0 trainer.log_every_steps=1"
-SETTINGS += " trainer.checkpoint_every_steps=15 trainer.val_every_epochs=0 run.record_samples=true"
+SETTINGS = "model.name=unet model.width=0.05 data.crop=[32,40] data.num_workers=1 evaluation.num_workers=0"
+SETTINGS += (
+    " trainer.log_every_steps=1 trainer.checkpoint_every_steps=15 trainer.val_every_epochs=0 run.record_samples=true"
+)
 SETTINGS += f" trainer.steps={STEPS} trainer.global_batch_size={BATCH} storage.download_timeout_seconds={TIMEOUT / 4}"
 
 SETTINGS += f" run.heartbeat_timeout_seconds={TIMEOUT / 2} run.stall_timeout_seconds={0.8 * TIMEOUT}"
