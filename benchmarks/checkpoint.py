@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="checkpoints of each kind")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
-    with distributed.session(timeout=600), tempfile.TemporaryDirectory() as folder:
+    with distributed.exiting_session(distributed.Timeouts.scaled(600)), tempfile.TemporaryDirectory() as folder:
         figures = measure(args.shards, args.network, args.rounds, Path(folder))
         print_table(("what", "s", "steps"), [(name, s, s / figures["a step"]) for name, s in figures.items()])
         write_json(args.json, figures)

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="under autocast")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
-    with distributed.session(timeout=600):
+    with distributed.exiting_session(distributed.Timeouts.scaled(600)):
         if not torch.cuda.is_available():
             torch.set_num_threads(1)
         measure(args)

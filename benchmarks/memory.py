@@ -163,7 +163,7 @@ def _work(name: str, out: str, environment: dict[str, object]) -> None:
     os.environ.update({key: str(value) for key, value in environment.items()})
     ranks, chosen = ROWS[name]
     config = _config(dict(chosen), ranks, _grow())
-    with distributed.session(600):
+    with distributed.exiting_session(distributed.Timeouts.scaled(600)):
         found = _steps(config)
         build = partial(build_model, config.model.name, CLASSES, **config.model.options)
         assert config.data.crop

@@ -107,7 +107,7 @@ def run(ranks: int) -> Mapping[str, list[float]]:
 
 def work(args: argparse.Namespace) -> None:
     """One of the processes: all subjects in turns."""
-    with distributed.session(timeout=3600):
+    with distributed.exiting_session(distributed.Timeouts.scaled(3600)):
         torch.set_num_threads(1)
         batch = random_batch(args.batch, tuple(args.size))
         steps = {name: build(batch, args.width) for name, build in SUBJECTS.items()}

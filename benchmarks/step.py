@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="NAME", help="these")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
-    with distributed.session(timeout=3600):
+    with distributed.exiting_session(distributed.Timeouts.scaled(3600)):
         torch.set_num_threads(1)
         measure(args)
     return 0

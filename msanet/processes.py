@@ -1,4 +1,4 @@
-"""What a process outlives: a helper not the one that started it, a rank what it prints to, both a signal for all."""
+"""Processes of a job: helpers end with their creator and ignore stop signals, ranks survive a broken pipe."""
 
 import io
 import multiprocessing
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_STOPS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT}
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT}
 
 
 def exit_with_parent() -> None:
     """Called in a child of `multiprocessing`: end it when the process that created it is gone, however that died.
 
     The creator is meant, not the operating system's parent, which under forkserver is the fork server: that lives on for
-    as long as one of its children does. A connection that breaks because the creator is gone is no error to report.
+    as long as one of its children does. A connection that breaks because the creator is gone is not reported.
     """
     creator = multiprocessing.parent_process()
     assert creator is not None, "only for processes that multiprocessing has started"
@@ -32,31 +32,31 @@ def exit_with_parent() -> None:
         wait([creator.sentinel])
         os._exit(1)
 
-    def obey() -> None:
+    def end_on_sigterm() -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != creator.pid:
             pass
         os._exit(1)
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        is_of_parent = issubclass(kind, ConnectionError | EOFError) and wait([creator.sentinel], timeout=1)
-        if not is_of_parent:
+        parent_is_gone = issubclass(kind, ConnectionError | EOFError) and wait([creator.sentinel], timeout=1)
+        if not parent_is_gone:
             sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = report
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
     if signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()):  # started by `block_stop_signals`
-        threading.Thread(target=obey, daemon=True, name="parent-voice").start()
+        threading.Thread(target=end_on_sigterm, daemon=True, name="parent-sigterm").start()
 
 
 @contextmanager
 def block_stop_signals() -> Iterator[None]:
-    """Processes started within do not hear what asks a job to stop, except from their creator, if they call `exit_with_parent`.
+    """Processes started within ignore stop signals, except from their creator, if they call `exit_with_parent`.
 
     Terminals, SLURM and DeepSpeed's launcher send it to all processes of a job, which needs its helpers until it has saved.
     """
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-    resource_tracker.ensure_running()  # deaf to SIGUSR1 by this; its start unblocks the two that it ignores by itself
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    resource_tracker.ensure_running()  # it ignores SIGUSR1 by this; its start unblocks the two that it ignores by itself
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What processes outlive, and what they say then."""
+"""What a process reports when the one that created it is gone."""
 
 import multiprocessing
 import os
@@ -12,17 +12,17 @@ from msanet import processes
 
 
 @pytest.mark.parametrize(
-    ("is_gone", "error", "is_said"),
+    ("is_gone", "error", "is_reported"),
     [
         (True, ConnectionResetError("reset"), False),
         (True, ValueError("seven"), True),
         (False, ConnectionResetError("reset"), True),
     ],
 )
-def test_a_connection_that_breaks_with_the_creator_is_no_error(
+def test_a_connection_that_breaks_because_the_creator_is_gone_is_not_reported(
     is_gone: bool,
     error: Exception,
-    is_said: bool,
+    is_reported: bool,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -40,4 +40,4 @@ def test_a_connection_that_breaks_with_the_creator_is_no_error(
         if thread.name == "parent-watch":
             thread.join()
     os.close(sentinel)
-    assert (type(error).__name__ in capsys.readouterr().err) == is_said
+    assert (type(error).__name__ in capsys.readouterr().err) == is_reported

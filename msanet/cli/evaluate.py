@@ -16,6 +16,7 @@ from msanet.cli.run_arguments import add_run_arguments, find_checkpoint, run_con
 from msanet.config import EvaluationConfig, StorageConfig
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
+from msanet.distributed import Timeouts
 from msanet.errors import UserError
 from msanet.evaluation.evaluator import evaluate
 from msanet.evaluation.result import require_complete, require_writable, write_evaluation
@@ -50,15 +51,13 @@ class EvaluationJob:
     out: Path
     settings: EvaluationConfig
     storage: StorageConfig
-    timeout: float
+    timeouts: Timeouts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; every rank does. Returns its exit code."""
     job = evaluation_job(argv)
-    with distributed.session(job.timeout):
-        run_evaluation(job)
-    return 0
+    distributed.run_and_exit(partial(run_evaluation, job), job.timeouts)
 
 
 def run_evaluation(job: EvaluationJob) -> None:
@@ -105,5 +104,5 @@ def evaluation_job(argv: Sequence[str] | None = None) -> EvaluationJob:
         arguments.out or (given if given.is_dir() else given.parent),
         config.evaluation,
         config.storage,
-        config.run.timeout,
+        Timeouts.from_config(config.run),
     )

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # by `deepspeed --module msanet.cli.train`, before a
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,11 @@ The same command again resumes. A signal (SIGTERM, SIGUSR1, Ctrl-C) makes a run 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; every rank does. Returns its exit code."""
-    config = supervise(train_config(argv))
-    with distributed.session(config.run.timeout):
-        train(config)
-    return 0
+    config = train_config(argv)
+    timeouts = distributed.Timeouts.from_config(config.run)
+    if supervise(config.run.max_restarts, timeouts):  # started again after a failure: whatever run.resume says
+        config = config.model_copy(update={"run": config.run.model_copy(update={"resume": "auto"})})
+    distributed.run_and_exit(partial(train, config), timeouts)
 
 
 def train_config(argv: Sequence[str] | None = None) -> Config:

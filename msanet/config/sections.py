@@ -31,11 +31,17 @@ class RunConfig(Section):
     preemption_grace_seconds: Above0 = Field(
         60.0, description="seconds in which a run that is told to stop (SIGTERM, SIGUSR1, Ctrl-C) must have saved"
     )
-    timeout: Above0 = Field(
-        120.0,
+    heartbeat_timeout_seconds: Above0 = Field(
+        60.0, le=1e7, description="seconds without a heartbeat after which a rank counts as lost and the job ends"
+    )
+    stall_timeout_seconds: Above0 = Field(
+        96.0,
         le=1e7,
-        description="seconds within which a lost rank, host or link, a stalled loader or a hung collective ends the job; "
-        "what a step, or an image of a validation, takes must stay well below",
+        description="seconds without progress after which a rank counts as stalled and the job ends: more than any step, or "
+        "image of a validation, takes; slow ones, such as the first step, may take five times as long",
+    )
+    rendezvous_timeout_seconds: Above0 = Field(
+        120.0, le=1e7, description="seconds for which ranks wait for one another at the start"
     )
     profile: bool = Field(
         False, description="write where the time of early steps goes to run.dir/profile (also --profile), and go on"
@@ -131,7 +137,8 @@ class StorageConfig(Section):
         0, description="bytes of decoded images to keep on each node for later epochs; 0: none"
     )
     download_timeout_seconds: Above0 = Field(
-        80.0, description="seconds within which a remote read must succeed, retries included; below run.timeout"
+        80.0,
+        description="seconds within which a remote read must succeed, retries included; below run.stall_timeout_seconds",
     )
     max_connections: Annotated[int, Field(ge=1, le=64)] = Field(
         4, description="remote reads in flight per loader process"
@@ -308,12 +315,11 @@ class Config(Section):
                 f"data.random_scale={list(self.data.random_scale)} gives images of different sizes, which make no batch; "
                 "set data.crop"
             )
-        if self.storage.download_timeout_seconds >= 0.8 * self.run.timeout:
+        download, stall = self.storage.download_timeout_seconds, self.run.stall_timeout_seconds
+        if download >= stall:
             raise ValueError(
-                f"storage.download_timeout_seconds={self.storage.download_timeout_seconds:g} leaves a rank waiting for "
-                "data while run.timeout="
-                f"{self.run.timeout:g} counts it as stalled; set run.timeout to more than "
-                f"{self.storage.download_timeout_seconds / 0.8:g}, or a shorter storage.download_timeout_seconds"
+                f"storage.download_timeout_seconds={download:g} is not below run.stall_timeout_seconds={stall:g}, which ends "
+                "the job while a rank still waits for data; lower the former or raise the latter"
             )
         return self
 

@@ -13,10 +13,10 @@ from msanet.errors import UserError
 _T = TypeVar("_T")
 
 _host_group: dist.ProcessGroup | None = None
-"""Where the default group is that of GPUs: one in addition for what is on the hosts."""
+"""For values in host memory, where the default group is that of GPUs."""
 
 
-def set_host_group(group: dist.ProcessGroup) -> None:
+def set_host_group(group: dist.ProcessGroup | None) -> None:
     """The group for values in host memory, where the default group is that of GPUs."""
     global _host_group
     _host_group = group

@@ -24,14 +24,15 @@ def prepare_device() -> None:
     A CPU calculates tens of times slower with them, and the softmax of attention and Adam's moments are full of them. Threads
     take the setting over from the one that starts them.
     """
-    if os.environ.get("DS_ACCELERATOR") == "cpu":  # which DeepSpeed obeys, so that all else must
+    if os.environ.get("DS_ACCELERATOR") == "cpu":  # DeepSpeed uses it, so everything else must too
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when a process asks for GPUs for the first time
     if torch.cuda.is_available():
         seen = torch.cuda.device_count()
         if local_rank() >= seen:
             raise UserError(
-                f"rank {rank()} is number {local_rank()} of its host and sees {seen} GPUs, expected one for each rank; start "
-                "fewer, or let every rank see all GPUs (SLURM: --gpus-per-node)"
+                "MSA-DIST-001",
+                f"rank {rank()} is number {local_rank()} on its host and sees {seen} GPUs, expected one for each rank; start "
+                "fewer ranks, or let every rank see all GPUs (SLURM: --gpus-per-node)",
             )
         torch.cuda.set_device(local_rank())
         return

@@ -20,16 +20,24 @@ def local_rank() -> int:
 
 
 def is_main() -> bool:
-    """Rank 0 speaks, logs and writes; the others are silent."""
+    """Whether this is rank 0, which logs and writes for all."""
     return rank() == 0
 
 
-def set_default_environment() -> None:
-    """What a plain `python launcher/train.py` lacks of what launchers set."""
-    if "MASTER_PORT" not in os.environ:
-        os.environ.update(
-            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port())
-        )
+def set_default_environment() -> list[str]:
+    """Set what a plain `python launcher/train.py` lacks of what launchers set. Returns the names of these variables."""
+    if "MASTER_PORT" in os.environ:
+        return []
+    own = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    added = [name for name in own if name not in os.environ]
+    os.environ.update(own)
+    return added
 
 
 def free_port() -> int:

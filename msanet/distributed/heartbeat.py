@@ -1,272 +1,217 @@
-"""The pulse of a job: every rank says that it lives and how far it is, so that a fault is named soon and ends the job everywhere.
+"""Heartbeats: every rank reports that it is alive and what it does, so that a failure is named soon and ends the job everywhere.
 
-Each rank writes a beat into the job's store every other second; rank 0 listens to all of them, the others to rank 0. The
-job ends, with a sentence on each host that names rank and host, because of
+Each rank writes a heartbeat into the job's store every other second. Rank 0 reads those of all ranks and judges them
+(`FailureDetector`), the others watch rank 0. The job ends, with a sentence on each host that names rank and host, if
 
-    a rank that is not heard of for half of `timeout`: stopped, or its host or the link to it is down
-    a rank that makes no report_progress for 0.8 of `timeout`: a loader that stalls, a collective that hangs
-    a collective that fails: somebody is gone, and a roll call says who
-    a rank that ends by an error of its own, which it tells before it leaves
+    a rank sends no heartbeat: its process has stopped, or its host or the network is down
+    a rank makes no progress: a data loader that stalls, a collective that hangs
+    a collective fails: a rank is gone, and a liveness check finds out which
+    a rank fails with an error of its own, which it broadcasts before it ends
 
 Threads do all this, so that it goes on while the training waits in a collective.
 """
 
 import json
-import os
-import sys
+import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import torch.distributed as dist
 
+from msanet.distributed.failure_detector import (
+    LIVENESS_HEARTBEATS,
+    FailureDetector,
+    FailureReport,
+    Heartbeat,
+    describe_ranks,
+    failed_collective,
+    lost_ranks,
+    no_heartbeat,
+)
+from msanet.distributed.process_exit import JobFailed
 from msanet.distributed.rendezvous import another_connection, leave
+from msanet.distributed.timeouts import Timeouts
 
-EXIT_FAULT = 1
-"""Exit code of the ranks of a job that a fault has ended."""
-RESUME_HINT = "the same command goes on from the last checkpoint"
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_THREAD = "checkpoint"
-"""Name of a thread whose work is finished before a process is ended."""
-
-_SILENCE, _STALL = 0.5, 0.8
-"""Shares of `timeout`."""
-_LIVENESS_BEATS = 2.5
-"""Beats that a roll call waits for."""
-SLOW_STEP_FACTOR = 5.0
-"""How many times longer a step may take that is known to be slow, such as a first one."""
-
-
-@dataclass(frozen=True)
-class Heartbeat:
-    """What one rank tells. number: of this beat. place: how many stages of the job's common course it has begun.
-
-    idle: seconds since its last report_progress, of which it may take `patience` times the usual; None while it waits for others.
-    trouble: what its collective failed with.
-    """
-
-    number: int = 0
-    place: int = 0
-    doing: str = "starting"
-    idle: float | None = 0.0
-    patience: float = SLOW_STEP_FACTOR
-    trouble: str | None = None
-
-
-@dataclass(frozen=True)
-class FailureReport:
-    """Why the job ends, and the exit code of all ranks. gone: ranks that cannot say it; said_on: the host that knows."""
-
-    sentence: str
-    code: int = EXIT_FAULT
-    gone: tuple[int, ...] = ()
-    said_on: str = ""
+"""Name of a thread that is waited for before a failure ends the process."""
 
 
 class HeartbeatMonitor:
-    """This rank's own beat, and its ear for the others. hosts: the host of each rank. store: of the job, or of one process."""
+    """Sends this rank's heartbeats and watches those of the others.
 
-    def __init__(self, store: dist.Store, rank: int, hosts: Sequence[str], timeout: float) -> None:
-        self.rank, self.hosts, self.timeout = rank, hosts, timeout
-        self.interval = min(2.0, timeout / 20)
-        self._store = store
-        self._beat = Heartbeat()
-        self._moved = self._contact = time.monotonic()
-        self._poked, self._stopped = threading.Event(), threading.Event()
+    Args:
+        store: The job's store.
+        rank: This rank.
+        hosts: The host of each rank.
+        timeouts: When a rank counts as lost or stalled.
+        on_failure: Called from a thread, after the failure was logged, to end what the main thread is doing.
+    """
+
+    def __init__(
+        self,
+        store: dist.Store,
+        rank: int,
+        hosts: Sequence[str],
+        timeouts: Timeouts,
+        on_failure: Callable[[FailureReport], None],
+    ) -> None:
+        self.rank, self.hosts, self.timeouts = rank, hosts, timeouts
+        self.interval = timeouts.heartbeat_interval
+        self.failure: FailureReport | None = None
+        self.last_error = "an error"
+        """The user error with which this rank ends, once it has one."""
+        self._store, self._on_failure = store, on_failure
+        self._heartbeat = Heartbeat()
+        self._last_progress = self._last_contact = time.monotonic()
+        self._wake, self._stopped, self._failed = threading.Event(), threading.Event(), threading.Event()
+        self._lock = threading.Lock()
         self._barriers = 0
-        self.sentence = "by its exit code"
-        """The error that this rank ends by, once it has one."""
+        self._threads = [
+            threading.Thread(target=target, daemon=True, name="heartbeat")
+            for target in (self._send_heartbeats, self._watch_contact)
+        ]
 
     def start(self) -> None:
-        """Begin to beat and to listen."""
-        for target in (self._beat_on, self._watch_contact):
-            threading.Thread(target=target, daemon=True, name="pulse").start()
+        """Begin to send and to watch."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads. One that waits for a host that has vanished is left behind."""
+        self._stopped.set()
+        self._wake.set()
+        for thread in self._threads:
+            thread.join(3 * self.interval + 1)
 
     def leave(self) -> None:
-        """The orderly end, after `barrier`: no more beats and no verdicts."""
+        """The orderly end of a rank, with all others: no more heartbeats and no reports."""
+        if self._stopped.is_set():
+            return
+        self.barrier()
         self._stopped.set()
         leave(self._store, self.rank, len(self.hosts), self.interval)
 
-    def begin_stage(self, doing: str, slow: bool = False) -> None:
-        """Progress in the course that all ranks take alike, so that the one with the least holds the others up.
+    def begin_stage(self, activity: str, slow: bool = False) -> None:
+        """Progress in what all ranks do alike, so that the rank with the fewest stages holds up the others."""
+        self._heartbeat = replace(self._heartbeat, stage=self._heartbeat.stage + 1)
+        self.report_progress(activity, slow)
 
-        slow: this may take five times as long as usual before it counts as a stall.
-        """
-        self._beat = replace(self._beat, place=self._beat.place + 1)
-        self.report_progress(doing, slow)
-
-    def report_progress(self, doing: str, slow: bool = False) -> None:
+    def report_progress(self, activity: str, slow: bool = False) -> None:
         """Progress of this rank alone, such as another image of its share."""
-        self._moved = time.monotonic()
-        self._beat = replace(self._beat, doing=doing, idle=0.0, patience=SLOW_STEP_FACTOR if slow else 1.0)
+        self._last_progress = time.monotonic()
+        self._heartbeat = replace(self._heartbeat, activity=activity, idle_seconds=0.0, slow=slow)
 
     def barrier(self) -> None:
-        """Wait until every rank is here; however long, while those that are missing make report_progress."""
+        """Wait until every rank is here; however long, as long as those that are missing make progress.
+
+        Raises:
+            JobFailed: Another rank has failed meanwhile.
+        """
         self._barriers += 1
-        key, before = f"barrier/{self._barriers}", self._beat
-        self._beat = replace(before, idle=None)
+        key, before = f"barrier/{self._barriers}", self._heartbeat
+        self._heartbeat = replace(before, idle_seconds=None)
         missing, pause = len(self.hosts) - self._store.add(key, 1), 0.001
         while missing:
-            time.sleep(pause)
+            if self._failed.wait(pause):
+                raise JobFailed(str(self.failure), self.failure.exit_code if self.failure else 1)
             missing, pause = len(self.hosts) - self._store.add(key, 0), min(2 * pause, 0.25)
-        self.report_progress(before.doing, slow=before.patience > 1)
+        self.report_progress(before.activity, before.slow)
 
-    def is_first(self, sentence: str) -> bool:
-        """Whether no rank has asked this before. For an error's sentence that all ranks may come to say."""
-        self.sentence = sentence
+    def is_first_to_log(self, error: str) -> bool:
+        """Whether no rank has asked this before, for a user error that all ranks may find."""
+        self.last_error = error
         try:
-            return self._store.add(f"said/{sentence}", 1) == 1
-        except RuntimeError:  # rank 0, which keeps the store, has spoken and left
+            return self._store.add(f"logged/{error}", 1) == 1
+        except RuntimeError:  # rank 0, which keeps the store, has logged it and ended
             return False
 
-    def broadcast_failure(self, sentence: str, code: int) -> None:
-        """Before this rank leaves on an error of its own: why, to all others."""
-        with suppress(RuntimeError):  # the store is gone, and so is who would read it
-            self._publish(
-                FailureReport(f"{self.name(self.rank)} ended: {sentence}", code, said_on=self.hosts[self.rank])
-            )
+    def broadcast_failure(self, message: str, exit_code: int, code: str | None = None) -> None:
+        """Before this rank ends with an error of its own, which it has logged: tell all others."""
+        report = FailureReport(f"{self.describe(self.rank)} ended: {message}", code, exit_code)
+        with suppress(RuntimeError):  # the store is gone, and so is whoever would read it
+            self._publish(replace(report, logged_on=self.hosts[self.rank]))
         self._stopped.set()
         self._let_others_read()
 
-    def check_liveness(self, error: BaseException) -> None:
-        """After a collective that failed: wait for the verdict on who is gone, which ends this process."""
-        self._beat = replace(self._beat, trouble=_first_line(error))
-        self._poked.set()
-        time.sleep(3 * _LIVENESS_BEATS * self.interval + 1)
-        self._end(FailureReport(f"a collective failed on {self.name(self.rank)}: {_first_line(error)}; {RESUME_HINT}"))
+    def check_liveness(self, error: BaseException) -> FailureReport:
+        """After a collective has failed: wait for the report on who is lost."""
+        self._heartbeat = replace(self._heartbeat, error=_first_line(error))
+        self._wake.set()
+        if not self._failed.wait(3 * LIVENESS_HEARTBEATS * self.interval + 1):
+            self._record(failed_collective(self.hosts, [self.rank], _first_line(error)))
+        return self.failure or failed_collective(self.hosts, [self.rank], _first_line(error))
 
-    def name(self, *ranks: int) -> str:
-        """`rank 1 on HOST, rank 2 on HOST and 12 more`."""
-        more = f" and {len(ranks) - 4} more" if len(ranks) > 4 else ""
-        return ", ".join(f"rank {rank} on {self.hosts[rank]}" for rank in ranks[:4]) + more
+    def fail(self, report: FailureReport) -> None:
+        """End the work of this process: log why, unless it has ended already, and call `on_failure`."""
+        if self._record(report):
+            self._on_failure(report)
 
-    def _beat_on(self) -> None:
-        judge = FailureDetector(self) if self.rank == 0 else None
-        number = 0
+    def describe(self, *ranks: int) -> str:
+        """Ranks and their hosts, for sentences."""
+        return describe_ranks(self.hosts, *ranks)
+
+    def _send_heartbeats(self) -> None:
+        detector = FailureDetector(self.hosts, self.timeouts, time.monotonic()) if self.rank == 0 else None
+        sequence = 0
         try:
             store = another_connection(self._store)
             while not self._stopped.is_set():
-                number += 1
-                store.set(f"beat/{self.rank}", json.dumps(asdict(self._current_beat(number))))
-                if judge:
-                    beats = store.multi_get([f"beat/{rank}" for rank in range(len(self.hosts))])
-                    verdict = judge.verdict([Heartbeat(**json.loads(beat)) for beat in beats])
-                    if verdict:
-                        self._publish(verdict)
-                if store.check(["verdict"]):
-                    self._end(FailureReport(**json.loads(store.get("verdict"))))
-                self._contact = time.monotonic()
-                self._poked.wait(self.interval / 4 if judge and judge.alarm else self.interval)
-                self._poked.clear()
+                sequence += 1
+                store.set(f"heartbeat/{self.rank}", json.dumps(asdict(self._current_heartbeat(sequence))))
+                if detector:
+                    values = store.multi_get([f"heartbeat/{rank}" for rank in range(len(self.hosts))])
+                    report = detector.update([Heartbeat(**json.loads(value)) for value in values], time.monotonic())
+                    if report:
+                        self._publish(report)
+                if store.check(["failure"]):
+                    return self.fail(FailureReport(**json.loads(store.get("failure"))))
+                self._last_contact = time.monotonic()
+                self._wake.wait(self.interval / 4 if detector and detector.is_checking_liveness else self.interval)
+                self._wake.clear()
         except RuntimeError:
             if not self._stopped.wait(2 * self.interval):  # else the job is over, and rank 0 was the first to leave
-                self._end(
-                    FailureReport(f"{self.name(0)} is gone: its process or its host has died; {RESUME_HINT}", gone=(0,))
-                )
+                self.fail(lost_ranks(self.hosts, [0]))
 
-    def _current_beat(self, number: int) -> Heartbeat:
-        beat = self._beat
-        return replace(beat, number=number, idle=None if beat.idle is None else time.monotonic() - self._moved)
+    def _current_heartbeat(self, sequence: int) -> Heartbeat:
+        heartbeat = self._heartbeat
+        idle = None if heartbeat.idle_seconds is None else time.monotonic() - self._last_progress
+        return replace(heartbeat, sequence=sequence, idle_seconds=idle)
 
     def _watch_contact(self) -> None:
-        """In a thread of its own, since to write to a host that has vanished takes for ever."""
+        """In a thread of its own, since a write to a host that has vanished never returns."""
         while not self._stopped.wait(self.interval):
-            silence = time.monotonic() - self._contact
-            if silence > _SILENCE * self.timeout + self.interval:  # rank 0 names others first
-                self._end(self.no_heartbeat([0], silence))
+            silence = time.monotonic() - self._last_contact
+            if silence > self.timeouts.heartbeat + self.interval:  # rank 0 is the first to report others
+                return self.fail(no_heartbeat(self.hosts, [0], silence))
 
-    def no_heartbeat(self, ranks: Sequence[int], seconds: float) -> FailureReport:
-        """The verdict on ranks that are silent."""
-        return FailureReport(
-            f"{self.name(*ranks)} not heard of for {seconds:.0f} s (run.timeout={self.timeout:g}): stopped, or the host or "
-            f"the link to it is down; {RESUME_HINT}",
-            gone=tuple(ranks),
-        )
+    def _publish(self, report: FailureReport) -> None:
+        """To all ranks; the first report stands."""
+        another_connection(self._store).compare_set("failure", "", json.dumps(asdict(report)))
 
-    def _publish(self, verdict: FailureReport) -> None:
-        """To all ranks; the first verdict stands."""
-        another_connection(self._store).compare_set("verdict", "", json.dumps(asdict(verdict)))
-
-    def _end(self, verdict: FailureReport) -> None:
-        """End this process, after what it is writing. One rank of each host says why."""
-        if self._stopped.is_set():  # another thread is at it, and what this one would say is its consequence
-            time.sleep(self.timeout)
-            return
-        self._stopped.set()
+    def _record(self, report: FailureReport) -> bool:
+        """Log a failure, on one rank of each host. False where this rank has ended already: this is only the consequence."""
+        with self._lock:
+            if self._stopped.is_set():
+                return False
+            self._stopped.set()
+            self.failure = report
         here = self.hosts[self.rank]
-        speakers = [rank for rank, host in enumerate(self.hosts) if host == here and rank not in verdict.gone]
-        if verdict.said_on != here and self.rank in speakers[:1]:
-            say(f"error: {verdict.sentence}")
-        until = time.monotonic() + self.timeout / 4
-        for thread in threading.enumerate():
-            if thread.name == CHECKPOINT_THREAD:  # idle threads of a pool never end
-                thread.join(max(0.0, until - time.monotonic()))
+        able = [rank for rank, host in enumerate(self.hosts) if host == here and rank not in report.lost_ranks]
+        if report.logged_on != here and self.rank in able[:1]:
+            logger.error(str(report))
         self._let_others_read()
-        os._exit(verdict.code)
+        self._failed.set()
+        return True
 
     def _let_others_read(self) -> None:
         """The store is in rank 0's process."""
         if self.rank == 0 and len(self.hosts) > 1:
             time.sleep(1.5 * self.interval)
-
-
-class FailureDetector:
-    """Rank 0's ear. Times are its own: when it saw a beat, not when that was sent."""
-
-    def __init__(self, pulse: HeartbeatMonitor) -> None:
-        self.pulse = pulse
-        self.numbers = [0] * len(pulse.hosts)
-        self.heard = [time.monotonic()] * len(pulse.hosts)
-        self.alarm: float | None = None
-
-    def verdict(self, beats: Sequence[Heartbeat]) -> FailureReport | None:
-        """What is wrong, if anything, now that the ranks have these beats."""
-        pulse, now = self.pulse, time.monotonic()
-        for rank, beat in enumerate(beats):
-            if beat.number != self.numbers[rank]:
-                self.numbers[rank], self.heard[rank] = beat.number, now
-        silent = [rank for rank, heard in enumerate(self.heard) if now - heard > _SILENCE * pulse.timeout]
-        if silent:
-            return pulse.no_heartbeat(silent, now - min(self.heard))
-        return self._after_a_failed_collective(beats, now) or self._stall(beats)
-
-    def _after_a_failed_collective(self, beats: Sequence[Heartbeat], now: float) -> FailureReport | None:
-        troubled = [rank for rank, beat in enumerate(beats) if beat.trouble]
-        if not troubled:
-            return None
-        self.alarm = self.alarm or now
-        if now - self.alarm < _LIVENESS_BEATS * self.pulse.interval:
-            return None
-        absent = [rank for rank, heard in enumerate(self.heard) if heard <= self.alarm and rank not in troubled]
-        if absent:
-            is_gone = "are gone" if len(absent) > 1 else "is gone"
-            sentence = f"{self.pulse.name(*absent)} {is_gone}: killed, or the host is down; {RESUME_HINT}"
-            return FailureReport(sentence, gone=tuple(absent))
-        trouble = beats[troubled[0]].trouble
-        return FailureReport(
-            f"a collective failed on {self.pulse.name(*troubled)} while all ranks live: {trouble}; {RESUME_HINT}"
-        )
-
-    def _stall(self, beats: Sequence[Heartbeat]) -> FailureReport | None:
-        limit = _STALL * self.pulse.timeout
-        if all(beat.idle is None or beat.idle <= limit * beat.patience for beat in beats):
-            return None
-        stuck = [rank for rank, beat in enumerate(beats) if beat.idle is not None and beat.idle > limit / 2]
-        last = min(beats[rank].place for rank in stuck)
-        ranks = [rank for rank in stuck if beats[rank].place == last]
-        beat = beats[ranks[0]]
-        return FailureReport(
-            f"{self.pulse.name(*ranks)} made no report_progress for {beat.idle:.0f} s (run.timeout={self.pulse.timeout:g}) while "
-            f"{beat.doing}; {RESUME_HINT}, and where this takes so long by itself, raise run.timeout"
-        )
-
-
-def say(sentence: str) -> None:
-    """To stderr, past the buffer that an interrupted print may hold; a terminal that is gone is no reason to fail."""
-    with suppress(OSError, ValueError):
-        os.write(sys.stderr.fileno(), f"\n{sentence}\n".encode())  # a report_progress bar may stand on this line
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,57 +1,64 @@
 """What started this process, `deepspeed` or another: whether it is still there, and what to do when it is not."""
 
+import logging
 import os
-import sys
 import threading
-import time
 from collections.abc import Callable
 
 import psutil
 
+logger = logging.getLogger(__name__)
+
 ATTEMPT_VARIABLE = "MSANET_ATTEMPT"
 """Environment variable: how often the job was started before, where a supervisor above this process counts."""
 
+_action: Callable[[], None] | None = None
+
 
 def on_parent_exit(action: Callable[[], None] | None) -> None:
-    """What this rank does when the launcher that started it is gone; None: it ends, as it does unless told otherwise."""
-    global _on_loss
-    _on_loss = action
+    """What this rank does when the launcher that started it is gone; None: the default of `start_parent_watchdog`."""
+    global _action
+    _action = action
 
 
-_on_loss: Callable[[], None] | None = None
+def start_parent_watchdog(default: Callable[[], None] | None = None) -> Callable[[], None]:
+    """Watch the launcher: if `deepspeed` is killed, it leaves its ranks running.
 
+    Args:
+        default: What to do when it is gone, unless `on_parent_exit` says otherwise; None: end this process.
 
-def start_parent_watchdog() -> None:
-    """End this process when its launcher is gone: a killed `deepspeed` would leave its ranks running."""
-    is_lost = _loss()
-    if is_lost is None:
-        return
+    Returns:
+        What ends the watch.
+    """
+    is_lost, stopped = _watch(), threading.Event()
 
     def wait() -> None:
-        while not is_lost():
-            time.sleep(1.0)
-        if _on_loss:
-            _on_loss()
-            return
-        print(f"error: rank {os.environ.get('RANK', 0)} lost its launcher and ends", file=sys.stderr, flush=True)
-        os._exit(1)
+        while is_lost and not is_lost():
+            if stopped.wait(1.0):
+                return
+        (_action or default or _exit)()
 
-    threading.Thread(target=wait, daemon=True, name="parent-watch").start()
+    if is_lost:
+        threading.Thread(target=wait, daemon=True, name="parent-watchdog").start()
+    return stopped.set
 
 
-def _loss() -> Callable[[], bool] | None:
-    """What says whether the launcher is gone; None for a single process that a person has started: it may outlive its shell.
+def _exit() -> None:
+    logger.error(f"rank {os.environ.get('RANK', 0)} lost its launcher and ends [MSA-DIST-012]")
+    os._exit(1)
+
+
+def _watch() -> Callable[[], bool] | None:
+    """What tells whether the launcher is gone; None for a single process that a person has started: it may outlive its shell.
 
     `deepspeed` starts `deepspeed.launcher.launch`, which starts the ranks and outlives it, so both are watched. Either may
     have been killed while this process was starting: then this one has another parent, or its parent has (`_is_adopted`).
     """
     parent, orphaned = os.getppid(), lambda: os.getppid() != parent
-    if (
-        ATTEMPT_VARIABLE in os.environ or "CROSS_RANK" not in os.environ
-    ):  # the latter is set by deepspeed.launcher.launch
-        has_launcher = (
-            int(os.environ.get("WORLD_SIZE", 1)) > 1 or {ATTEMPT_VARIABLE, "TORCHELASTIC_RUN_ID"} & os.environ.keys()
-        )
+    # CROSS_RANK is set by deepspeed.launcher.launch.
+    if ATTEMPT_VARIABLE in os.environ or "CROSS_RANK" not in os.environ:
+        launched = {ATTEMPT_VARIABLE, "TORCHELASTIC_RUN_ID"} & os.environ.keys()
+        has_launcher = int(os.environ.get("WORLD_SIZE", 1)) > 1 or launched
         return orphaned if has_launcher else None
     try:
         launcher = psutil.Process(parent)
@@ -60,13 +67,13 @@ def _loss() -> Callable[[], bool] | None:
         above = launcher.ppid()
         if _is_adopted(parent, above):
             return lambda: True
-    except (psutil.Error, OSError):  # a parent that is hidden, or that a container has not
+    except (psutil.Error, OSError):  # a parent that is hidden, or outside of the container
         return orphaned
     return lambda: orphaned() or launcher.ppid() != above
 
 
 def _is_adopted(launcher: int, above: int) -> bool:
-    """Whether `above` has the launcher from a `deepspeed` that is gone, and is not what has started it, `deepspeed` or sshd.
+    """Whether `above` adopted the launcher from a `deepspeed` that is gone, and did not start it as `deepspeed` or sshd do.
 
     Then either the process group has lost its leader, as where a shell started `deepspeed`, or `above` is of another
     session, as where a script did and lives on.
@@ -78,5 +85,5 @@ def _is_adopted(launcher: int, above: int) -> bool:
 
 
 def _is_gone(process: int) -> bool:
-    """Also one that has ended and whose parent has not asked for its exit code."""
+    """Also if it is a zombie."""
     return not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE

@@ -1,9 +1,10 @@
-"""What asks for a checkpoint out of turn: being told to stop, and the clock.
+"""Requests for a checkpoint out of turn: stop requests (signals, a lost launcher) and the clock.
 
 SLURM warns a job that it will preempt with SIGTERM, or a signal of one's choice such as SIGUSR1; Ctrl-C is SIGINT. A launcher
 that is killed leaves its ranks without one.
 """
 
+import logging
 import os
 import signal
 import threading
@@ -13,18 +14,20 @@ from types import FrameType
 
 from msanet import distributed
 from msanet.distributed import parent_watchdog
-from msanet.distributed.heartbeat import say
+from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, Preempted, end_process, is_command
+from msanet.logs import EVERY_RANK
 
-EXIT_PREEMPTED = 75
-"""Exit code of a run that was told to stop and has saved: start it again (EX_TEMPFAIL of sysexits.h)."""
+__all__ = ["EXIT_PREEMPTED", "Preempted", "PreemptionHandler", "StopRequest"]
+
+logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopRequest(IntEnum):
-    """What is asked for after a step; the larger includes the smaller."""
+    """What is requested after a step; the larger includes the smaller."""
 
-    NOTHING = 0
+    NONE = 0
     SAVE = 1
     STOP = 2
 
@@ -33,21 +36,25 @@ class PreemptionHandler:
     """While it is entered, signals and a lost launcher do not end this rank but ask all ranks to save and stop.
 
     From its making until then, SIGTERM and SIGUSR1 end all ranks at once: there is nothing to save, only to start again.
-    A second Ctrl-C ends the process at once. grace: seconds after the first request by which this process ends in any
-    case, with exit code 1 and without a checkpoint. minutes: between checkpoints; 0: none are asked for.
+    A second Ctrl-C ends the process at once.
+
+    Args:
+        grace_seconds: Seconds after the first request by which a command ends in any case, with exit code 1 and without a
+            checkpoint.
+        save_every_minutes: Minutes between checkpoints; 0: none are requested.
     """
 
-    def __init__(self, grace: float, minutes: float) -> None:
-        self._grace, self._minutes = grace, minutes
+    def __init__(self, grace_seconds: float, save_every_minutes: float) -> None:
+        self._grace_seconds, self._save_every_minutes = grace_seconds, save_every_minutes
         self._last_save = time.monotonic()
         self._reason: str | None = None
         self._interrupts = 0
         for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, _leave)
+            signal.signal(number, _end_before_first_step)
 
     def __enter__(self) -> "PreemptionHandler":
         self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
-        parent_watchdog.on_parent_exit(self._on_lost_launcher)
+        parent_watchdog.on_parent_exit(lambda: self._request("lost its launcher"))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -56,49 +63,49 @@ class PreemptionHandler:
             signal.signal(number, handler)
 
     def stop_requested(self) -> bool:
-        """Whether this rank was."""
+        """Whether this rank was asked to stop."""
         return self._reason is not None
 
     def poll(self) -> StopRequest:
-        """What any rank asks for, the same on all. A collective, for after each step."""
-        own = StopRequest.NOTHING
-        if distributed.is_main() and self._minutes and time.monotonic() - self._last_save >= 60 * self._minutes:
+        """What any rank requests, the same on all. A collective, for after each step."""
+        own = StopRequest.NONE
+        since = time.monotonic() - self._last_save
+        if distributed.is_main() and self._save_every_minutes and since >= 60 * self._save_every_minutes:
             own = StopRequest.SAVE
         if self._reason:
             own = StopRequest.STOP
-        asked = StopRequest(distributed.all_reduce_max(own))
-        if asked:
+        request = StopRequest(distributed.all_reduce_max(own))
+        if request:
             self._last_save = time.monotonic()
-        return asked
+        return request
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._interrupts += number == signal.SIGINT
-        if self._interrupts > 1:  # parent_watchdog add a SIGTERM of their own to the first
-            os._exit(128 + signal.SIGINT)
+        if self._interrupts > 1:  # launchers add a SIGTERM of their own to the first
+            end_process(128 + signal.SIGINT, KeyboardInterrupt())
         self._request(f"got {signal.Signals(number).name}")
-
-    def _on_lost_launcher(self) -> None:
-        self._request("lost its launcher")
 
     def _request(self, reason: str) -> None:
         if self._reason:
             return
         self._reason = reason
-        say(f"rank {distributed.rank()} {reason}: the run saves after this step and stops")
-        timer = threading.Timer(self._grace, self._give_up)
+        message = f"rank {distributed.rank()} {reason}: the run saves after this step and stops"
+        logger.warning(message, extra=EVERY_RANK)
+        timer = threading.Timer(self._grace_seconds, self._on_grace_over)
         timer.daemon = True
-        timer.start()
+        if is_command():  # a Python program ends when it wants to
+            timer.start()
 
-    def _give_up(self) -> None:
-        say(
-            f"error: rank {distributed.rank()} {self._reason} and could not save within "
-            f"run.preemption_grace_seconds={self._grace:g} s"
+    def _on_grace_over(self) -> None:
+        logger.error(
+            f"rank {distributed.rank()} {self._reason} and could not save within "
+            f"run.preemption_grace_seconds={self._grace_seconds:g} s [MSA-DIST-011]"
         )
-        os._exit(1)
+        os._exit(EXIT_FAILURE)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _end_before_first_step(number: int, frame: FrameType | None) -> None:
     what = f"got {signal.Signals(number).name} before its first step"
-    say(f"rank {distributed.rank()} {what}: the run stops, and has nothing to save")
+    logger.warning(f"rank {distributed.rank()} {what}: the run stops, and has nothing to save", extra=EVERY_RANK)
     distributed.broadcast_failure(what, EXIT_PREEMPTED)
-    os._exit(EXIT_PREEMPTED)
+    end_process(EXIT_PREEMPTED, Preempted(f"the run {what} and has nothing to save"))

@@ -1,4 +1,4 @@
-"""What this rank is doing, for its heartbeats; and the barrier that waits as long as others make progress."""
+"""What this rank is doing, for its heartbeats; and the barrier that waits as long as the others make progress."""
 
 from msanet.distributed.environment import world_size
 from msanet.distributed.heartbeat import HeartbeatMonitor
@@ -6,44 +6,48 @@ from msanet.distributed.heartbeat import HeartbeatMonitor
 _monitor: HeartbeatMonitor | None = None
 
 
-def set_monitor(monitor: HeartbeatMonitor) -> None:
-    """From now on the functions here speak to this monitor; without one they do nothing."""
+def set_monitor(monitor: HeartbeatMonitor | None) -> None:
+    """The monitor that the functions here use from now on; without one they do nothing."""
     global _monitor
     _monitor = monitor
 
 
 def monitor() -> HeartbeatMonitor | None:
-    """The monitor of this process's session, if it has one."""
+    """The monitor of this process's session, if it is in one."""
     return _monitor
 
 
-def broadcast_failure(sentence: str, code: int) -> None:
+def broadcast_failure(message: str, exit_code: int, code: str | None = None) -> None:
     """Tell the other ranks why this one is about to end, which ends them too, with this exit code."""
     if _monitor:
-        _monitor.broadcast_failure(sentence, code)
+        _monitor.broadcast_failure(message, exit_code, code)
 
 
 def describe_rank(number: int) -> str:
-    """A rank with its host, as sentences for people have it: `rank 3 on HOST`."""
-    return _monitor.name(number) if _monitor else f"rank {number}"
+    """A rank and its host, for sentences: `rank 3 (host H)`."""
+    return _monitor.describe(number) if _monitor else f"rank {number}"
 
 
-def begin_stage(doing: str, slow: bool = False) -> None:
-    """Say what this rank begins now, a stage of what all ranks do alike. `slow`: it may take five times as long as usual.
+def begin_stage(activity: str, slow: bool = False) -> None:
+    """Report that this rank begins a stage of what all ranks do alike.
 
-    A rank that says nothing for 0.8 of the session's timeout ends the job, by its name.
+    A rank that reports nothing for `Timeouts.stall` ends the job, by its name.
+
+    Args:
+        activity: What it does now, for sentences: `waiting for the data of step 12`.
+        slow: It may take five times as long as usual.
     """
     if _monitor:
-        _monitor.begin_stage(doing, slow)
+        _monitor.begin_stage(activity, slow)
 
 
-def report_progress(doing: str, slow: bool = False) -> None:
+def report_progress(activity: str, slow: bool = False) -> None:
     """As `begin_stage`, for what this rank does by itself, such as the images of its own share."""
     if _monitor:
-        _monitor.report_progress(doing, slow)
+        _monitor.report_progress(activity, slow)
 
 
 def barrier() -> None:
-    """Wait until every rank is here, however long the others take, as long as they make report_progress."""
+    """Wait until every rank is here, however long the others take, as long as they make progress."""
     if _monitor and world_size() > 1:
         _monitor.barrier()

@@ -1,4 +1,4 @@
-"""How the ranks of a job find one another: a store on rank 0's host, and a roll of who is there."""
+"""How the ranks of a job find one another: a store on rank 0's host, in which each rank registers."""
 
 import os
 import socket
@@ -11,25 +11,42 @@ import torch.distributed as dist
 from msanet.errors import UserError
 
 _LONGEST_PAUSE = 0.5
-"""Seconds between two looks at who is there."""
+"""Seconds between two checks of who has joined."""
 
 
 class RendezvousTimeout(Exception):
-    """Ranks that did not come in time. The message is one sentence that names them; should_log: by this rank of its host."""
+    """Ranks are missing.
 
-    def __init__(self, sentence: str, should_log: bool = True) -> None:
-        super().__init__(sentence)
-        self.should_log = should_log
+    Args:
+        code: Error code.
+        message: One sentence that names them.
+        should_log: Whether this rank logs it for its host.
+    """
+
+    def __init__(self, code: str, message: str, should_log: bool = True) -> None:
+        super().__init__(code, message, should_log)
+        self.code, self.message, self.should_log = code, message, should_log
+
+    def __str__(self) -> str:
+        return f"{self.message} [{self.code}]"
+
+
+_stores: dict[tuple[str, int], dist.Store] = {}
+"""Of this process: a store serves all of its sessions, so that no rank can meet one that is about to end."""
 
 
 def open_store(rank: int, world_size: int, timeout: float) -> dist.Store:
     """The job's store, on MASTER_ADDR:MASTER_PORT; kept by rank 0, or by torchrun's agent. Alone: one in this process.
 
-    timeout: seconds to wait for it. Raises RendezvousTimeout, and UserError where the port is taken.
+    Raises:
+        RendezvousTimeout: It could not be reached within `timeout` seconds.
+        UserError: The port is in use.
     """
     if world_size == 1:
         return dist.HashStore()
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if (host, port) in _stores:
+        return _stores[host, port]
     is_keeper = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
         if not is_keeper:
@@ -38,44 +55,57 @@ def open_store(rank: int, world_size: int, timeout: float) -> dist.Store:
     except (dist.DistError, OSError) as error:
         if "EADDRINUSE" in str(error):
             raise UserError(
-                f"port {port} of this machine is in use, probably by another training, expected a free one; add "
-                f"--master_port with another number to the deepspeed command"
+                "MSA-DIST-002",
+                f"port {port} of this machine is in use, probably by another training; add --master_port with another number "
+                "to the deepspeed command",
+                setting="--master_port",
             ) from None
         raise RendezvousTimeout(
-            f"rank 0 on {host}, port {port}, could not be reached by {host_name()} within run.timeout={timeout:g} s; start "
-            f"all {world_size} ranks, and let the hosts reach that port",
+            "MSA-DIST-003",
+            f"rank 0 at {host}, port {port}, could not be reached from {host_name()} within "
+            f"run.rendezvous_timeout_seconds={timeout:g}; start all {world_size} ranks, and let the hosts reach that port",
             should_log=_is_first_but_0(rank),
         ) from None
-    return dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    _stores[host, port] = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return _stores[host, port]
 
 
 def rendezvous(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[str]:
-    """Wait for all ranks; the host of each. Raises RendezvousTimeout that names those that have not come in `timeout` seconds."""
+    """Wait for all ranks.
+
+    Returns:
+        The host of each rank.
+
+    Raises:
+        RendezvousTimeout: Some have not joined within `timeout` seconds; the message names them.
+    """
     try:
-        return _rendezvous(store, rank, world_size, timeout)
-    except dist.DistError:  # rank 0 keeps the store; where it has given up, it has said why
+        return _wait_for_all(store, rank, world_size, timeout)
+    except dist.DistError:  # rank 0 keeps the store; where it has given up, it has logged why
         raise RendezvousTimeout(
-            f"rank 0 ended before all {world_size} ranks had come; see what it said, or that it was killed",
+            "MSA-DIST-005",
+            f"rank 0 ended before all {world_size} ranks had joined; see its log for the reason, or whether it was killed",
             should_log=_is_first_but_0(rank),
         ) from None
 
 
-def _rendezvous(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[str]:
+def _wait_for_all(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[str]:
     store.set(f"host/{rank}", host_name())
     keys = [f"host/{number}" for number in range(world_size)]
-    store.add("here", 1)
+    store.add("joined", 1)
     until, pause = time.monotonic() + timeout, 0.01
-    while store.add("here", 0) < world_size:
+    while store.add("joined", 0) < world_size:
         if time.monotonic() > until:
-            store.set("over", "")  # the others, who may have begun later, end with this one
-        if store.check(["over"]):
+            store.set("timed_out", "")  # the others, who may have begun later, end with this one
+        if store.check(["timed_out"]):
             missing = [number for number, key in enumerate(keys) if not store.check([key])]
             should_log = store.add(f"missing/{host_name()}", 1) == 1
             if rank == 0:
-                time.sleep(3 * _LONGEST_PAUSE)  # it keeps the store, which the others have yet to ask
+                time.sleep(3 * _LONGEST_PAUSE)  # it keeps the store, which the others have yet to read
             raise RendezvousTimeout(
-                f"rank {listed(missing)} did not come within run.timeout={timeout:g} s, expected {world_size} ranks and found "
-                f"{world_size - len(missing)}; look at the hosts that should have started them",
+                "MSA-DIST-004",
+                f"rank {listed(missing)} did not join within run.rendezvous_timeout_seconds={timeout:g}: expected "
+                f"{world_size} ranks, found {world_size - len(missing)}; check the hosts that should have started them",
                 should_log,
             )
         time.sleep(pause)
@@ -103,7 +133,7 @@ def _is_first_but_0(rank: int) -> bool:
 
 
 def leave(store: dist.Store, rank: int, world_size: int, seconds: float) -> None:
-    """Nothing more to read: rank 0, whose process keeps the store, waits for the others to come here too."""
+    """Nothing more to read: rank 0, whose process keeps the store, waits for the others to leave too."""
     left = store.add("left", 1)
     until = time.monotonic() + seconds
     while rank == 0 and left < world_size and time.monotonic() < until:
@@ -112,7 +142,7 @@ def leave(store: dist.Store, rank: int, world_size: int, seconds: float) -> None
 
 
 def another_connection(store: dist.Store) -> dist.Store:
-    """To the same store, for another thread: an operation that waits holds up the others of its connection."""
+    """To the same store, for another thread: an operation that waits blocks the others of its connection."""
     return store.clone()  # type: ignore[attr-defined]  # torch's stubs lack it
 
 

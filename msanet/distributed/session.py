@@ -1,78 +1,149 @@
-"""The life of one rank: environment, process group, heartbeats, body, orderly end."""
+"""The life of one rank: environment, process group, heartbeats, the work itself, orderly end."""
 
+import itertools
 import logging
 import os
 import signal
 import sys
-import traceback
+import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 
-from msanet.distributed import parent_watchdog
+from msanet import logs
+from msanet.distributed import process_exit
 from msanet.distributed.collectives import set_host_group
 from msanet.distributed.device import prepare_device
 from msanet.distributed.environment import rank, set_default_environment, world_size
-from msanet.distributed.heartbeat import EXIT_FAULT, SLOW_STEP_FACTOR, HeartbeatMonitor, say
-from msanet.distributed.progress import broadcast_failure, monitor, set_monitor
+from msanet.distributed.failure_detector import FailureReport
+from msanet.distributed.heartbeat import CHECKPOINT_THREAD, HeartbeatMonitor
+from msanet.distributed.parent_watchdog import start_parent_watchdog
+from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, JobFailed, Preempted
+from msanet.distributed.progress import monitor, set_monitor
 from msanet.distributed.rendezvous import RendezvousTimeout, open_store, rendezvous
+from msanet.distributed.timeouts import Timeouts
 from msanet.errors import EXIT_USER_ERROR, user_errors
-from msanet.logs import configure_if_needed
 from msanet.processes import ignore_broken_pipe
 from msanet.secrets import without_secrets
 
+logger = logging.getLogger(__name__)
+
+_sessions = itertools.count()
+_INTERRUPT = signal.SIGUSR2
+"""Sent by the heartbeat threads to the main thread of a session that was entered from Python."""
+
 
 @contextmanager
-def session(timeout: float) -> Iterator[None]:
-    """The life of one rank: environment, process group, pulse, body, orderly end. `timeout` (s) bounds every fault.
+def session(timeouts: Timeouts | None = None) -> Iterator[None]:
+    """A rank's session for notebooks and scripts: it ends with what it returns or raises, and leaves the process as it was.
 
-    A UserError inside ends the job with exit code 2 and its sentence, said by one rank; a fault with exit code 1 and a
-    sentence on each host (see `msanet.distributed.heartbeat`). Does not return to the interpreter's own shutdown: a gloo thread races it
-    and sometimes aborts the process, so the end is to wait for all, flush and `os._exit`.
+    Args:
+        timeouts: When a rank counts as lost or stalled; the defaults unless given.
+
+    Raises:
+        UserError: Bad input, as everywhere.
+        Preempted: The job was asked to stop and has saved.
+        JobFailed: Another rank has failed, or this one has stalled.
+        RendezvousTimeout: Ranks are missing at the start.
     """
+    assert monitor() is None, "a session is within another"
+    ensure_logging()
+    with ExitStack() as cleanup:
+        is_active = threading.Event()
+        notify = cleanup.enter_context(_interruptible(is_active))
+        added = set_default_environment()
+        cleanup.callback(lambda: [os.environ.pop(name, None) for name in added])
+        cleanup.callback(start_parent_watchdog(lambda: _fail("lost its launcher", "MSA-DIST-012")))
+        cleanup.callback(_destroy)
+        try:
+            prepare_device()
+            _init_process_group(timeouts or Timeouts(), notify)
+            is_active.set()
+            yield
+            is_active.clear()
+            _leave()
+        except BaseException as error:
+            is_active.clear()
+            outcome = _outcome(error)
+            if outcome is error:
+                raise
+            raise outcome from error
+
+
+@contextmanager
+def exiting_session(timeouts: Timeouts) -> Iterator[None]:
+    """A rank's session for commands: at its end the process ends too, and nothing after the `with` block runs.
+
+    A UserError inside ends the job with exit code 2 and its sentence, logged by one rank; a failure with exit code 1 and a
+    sentence on each host (see `msanet.distributed.heartbeat`); a preemption with 75. The end is `os._exit`, since a thread of
+    gloo races the interpreter's own shutdown and sometimes aborts the process.
+    """
+    process_exit.declare_command()
+    ensure_logging()
     set_default_environment()
-    configure_if_needed()
-    parent_watchdog.start_parent_watchdog()
+    start_parent_watchdog()
     ignore_broken_pipe()
     code = 0
     try:
-        with user_errors(should_print=_speaks_first):
+        with user_errors(should_print=_is_first_to_print):
             prepare_device()
-            _init_process_group(timeout)
+            _init_process_group(timeouts, _exit_on_failure)
             yield
         _leave()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
         _leave(code)
-    except RendezvousTimeout as fault:
-        code = EXIT_FAULT
-        if fault.should_log:
-            say(f"error: {fault}")
+    except Preempted:
+        code = EXIT_PREEMPTED
+        _leave()
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except RendezvousTimeout as error:
+        code = EXIT_FAILURE
+        if error.should_log:
+            logger.error(str(error))
     except Exception as error:
-        code = EXIT_FAULT
-        _end_on(error)
+        code = EXIT_FAILURE
+        _exit_on_error(error)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _init_process_group(timeout: float) -> None:
+def run_and_exit(function: Callable[[], object], timeouts: Timeouts) -> NoReturn:
+    """Run a command's work in an `exiting_session`."""
+    with exiting_session(timeouts):
+        function()
+    raise AssertionError("an exiting session does not return")
+
+
+def ensure_logging() -> None:
+    """Log to the console where nothing is configured."""
+    if not logging.getLogger("msanet").hasHandlers():
+        logs.configure()
+
+
+def _init_process_group(timeouts: Timeouts, on_failure: Callable[[FailureReport], None]) -> None:
     import deepspeed  # after the environment is set: it picks its accelerator when imported
 
     # Compiling it takes a minute, and training never uses it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # of DeepSpeed's calls
-    store = open_store(rank(), world_size(), timeout)
-    heartbeat = HeartbeatMonitor(store, rank(), rendezvous(store, rank(), world_size(), timeout), timeout)
+    store = open_store(rank(), world_size(), timeouts.rendezvous)
+    number = next(_sessions)
+    if world_size() > 1:
+        store = dist.PrefixStore(f"session-{number}", store)  # it outlives a session
+    hosts = rendezvous(store, rank(), world_size(), timeouts.rendezvous)
+    heartbeat = HeartbeatMonitor(store, rank(), hosts, timeouts, on_failure)
     set_monitor(heartbeat)
     heartbeat.start()
-    # The pulse ends every fault sooner, and says whose it is: a collective may wait for a rank whose step is known to be slow.
-    limit = timedelta(seconds=SLOW_STEP_FACTOR * timeout)
+    limit = timedelta(seconds=timeouts.collective)
     # The `timeout=` below does not reach the groups that ZeRO clones (they would wait 10 and 30 minutes).
     dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = limit
     # NCCL's own watchdog would abort this process first, and rank 0's store with it: others would name the wrong rank.
@@ -84,29 +155,120 @@ def _init_process_group(timeout: float) -> None:
         set_host_group(dist.new_group(backend="gloo", timeout=limit))
 
 
+def _destroy() -> None:
+    """Undo `_init_process_group`, as far as it got."""
+    heartbeat = monitor()
+    if heartbeat:
+        heartbeat.stop()
+    set_monitor(None)
+    set_host_group(None)
+    if dist.is_initialized():
+        import deepspeed
+
+        deepspeed.comm.destroy_process_group()  # DeepSpeed's references to groups too
+        deepspeed.comm.comm.cdb = None
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
 def _leave(code: int = 0) -> None:
     """Bad input ends all ranks, whoever found it; with another code all come here alike."""
     heartbeat = monitor()
     if heartbeat and code == EXIT_USER_ERROR:
-        heartbeat.broadcast_failure(heartbeat.sentence, code)
+        heartbeat.broadcast_failure(heartbeat.last_error, code)
     elif heartbeat:
-        heartbeat.barrier()
         heartbeat.leave()
 
 
-def _end_on(error: Exception) -> None:
-    """A fault of this rank, with its traceback; or of another, which shows here as a collective that failed."""
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # parent_watchdog send it soon, but who is gone is yet to be found out
+def _outcome(error: BaseException) -> BaseException:
+    """What a session from Python raises where its body has raised `error`; the other ranks know it then."""
     heartbeat = monitor()
-    if heartbeat and world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
-        heartbeat.check_liveness(error)
-    print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
-    broadcast_failure(without_secrets(f"{type(error).__name__}: {error}"), EXIT_FAULT)
+    if isinstance(error, SystemExit) and error.code == EXIT_PREEMPTED:
+        error = Preempted()
+    if heartbeat is None or isinstance(error, JobFailed):
+        return error
+    if isinstance(error, Preempted):
+        heartbeat.leave()
+    elif _is_of_collective(error):
+        return _exception_of(heartbeat.check_liveness(error))
+    else:
+        heartbeat.broadcast_failure(without_secrets(f"{type(error).__name__}: {error}"), _exit_code(error))
+    return error
 
 
-def _speaks_first(sentence: str) -> bool:
-    """Whether this rank is the first to report this sentence: all ranks often find the same fault."""
+def _exit_code(error: BaseException) -> int:
+    from msanet.errors import UserError
+
+    return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILURE
+
+
+def _exception_of(report: FailureReport) -> Exception:
+    if report.exit_code == EXIT_PREEMPTED:
+        return Preempted(str(report))
+    return JobFailed(str(report), report.exit_code)
+
+
+@contextmanager
+def _interruptible(is_active: threading.Event) -> Iterator[Callable[[FailureReport], None]]:
+    """Yields what raises a failure in the main thread, which may wait for something. Signal handlers are put back at the end."""
+    if threading.current_thread() is not threading.main_thread():  # no signals there: the next collective raises
+        yield lambda report: None
+        return
+    main, pending = threading.main_thread(), list[FailureReport]()
+
+    def interrupt(report: FailureReport) -> None:
+        pending.append(report)
+        signal.pthread_kill(main.ident or 0, _INTERRUPT)
+
+    def handle(number: int, frame: object) -> None:
+        if is_active.is_set() and pending:
+            is_active.clear()
+            raise _exception_of(pending[0])
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, _INTERRUPT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(_INTERRUPT, handle)
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def _fail(what: str, code: str) -> None:
     heartbeat = monitor()
-    return heartbeat is None or heartbeat.is_first(sentence)
+    if heartbeat:
+        heartbeat.fail(FailureReport(f"{heartbeat.describe(rank())} {what}", code))
+
+
+def _exit_on_failure(report: FailureReport) -> None:
+    """End this process, after the checkpoint that it is writing."""
+    heartbeat = monitor()
+    seconds = heartbeat.timeouts.heartbeat / 2 if heartbeat else 0.0
+    for thread in threading.enumerate():
+        if thread.name == CHECKPOINT_THREAD:  # idle threads of a pool never end
+            thread.join(seconds)
+    os._exit(report.exit_code)
+
+
+def _exit_on_error(error: Exception) -> None:
+    """A failure of this rank, with its traceback; or of another, which shows here as a collective that failed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it soon, but who is lost is yet to be found out
+    heartbeat = monitor()
+    if heartbeat and (_is_of_collective(error) or isinstance(error, JobFailed)):
+        _exit_on_failure(heartbeat.failure or heartbeat.check_liveness(error))
+    what = without_secrets(f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}")
+    name = heartbeat.describe(rank()) if heartbeat else f"rank {rank()}"
+    logger.error(f"{name} failed with an unexpected {what} [MSA-DIST-010]", exc_info=error)
+    if heartbeat:
+        heartbeat.broadcast_failure(what, EXIT_FAILURE, "MSA-DIST-010")
+
+
+def _is_of_collective(error: BaseException) -> bool:
+    return world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
+
+
+def _is_first_to_print(sentence: str) -> bool:
+    """Whether this rank is the first to report this sentence: all ranks often find the same error."""
+    heartbeat = monitor()
+    return heartbeat is None or heartbeat.is_first_to_log(sentence)

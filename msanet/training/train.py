@@ -6,7 +6,7 @@ from msanet import distributed
 from msanet.config import Config
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
-from msanet.distributed.preemption import EXIT_PREEMPTED, PreemptionHandler, StopRequest
+from msanet.distributed.preemption import PreemptionHandler, StopRequest
 from msanet.logs import ProgressBar
 from msanet.models import build_model
 from msanet.training.memory.auto_batch_size import choose_batch_plan
@@ -19,7 +19,8 @@ from msanet.training.validation import validate
 def train(config: Config) -> None:
     """Train, or resume, the run that `config` describes; every rank of a session runs this.
 
-    Raises SystemExit(75) after a checkpoint if the run was preempted.
+    Raises:
+        Preempted: After a checkpoint, if the run was asked to stop; a command then ends with exit code 75.
     """
     preemption = PreemptionHandler(config.run.preemption_grace_seconds, config.trainer.checkpoint_every_minutes)
     shards = open_storage(config.data.path or "", config.storage)
@@ -46,7 +47,7 @@ def train(config: Config) -> None:
         if request or schedule.should_save(state):
             run.save(trainer.checkpoint())
         if request is StopRequest.STOP and not schedule.is_done(state):
-            raise SystemExit(EXIT_PREEMPTED)
+            raise distributed.Preempted
 
     bar = ProgressBar(schedule.total_steps, "train", "step", state.step, disable=not distributed.is_main())
     with preemption, run, bar:

@@ -1,4 +1,4 @@
-"""Faults of a job are named, on time, by rank and host; and a rank that is only slow is waited for."""
+"""Failures of real ranks are named, on time, by rank and host; and a rank that is only slow is waited for."""
 
 import os
 import re
@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
+from support.errors import error_codes, raises_user_error
 from support.ranks import start_ranks
 
 from msanet import distributed
-from msanet.distributed.heartbeat import CHECKPOINT_THREAD, FailureReport, HeartbeatMonitor
+from msanet.distributed.failure_detector import FailureReport
+from msanet.distributed.heartbeat import CHECKPOINT_THREAD
+from msanet.distributed.session import _exit_on_failure
 from msanet.errors import UserError
 
 TIMEOUT = 20.0
@@ -24,17 +26,17 @@ HOST = socket.gethostname()
 TESTS = Path(__file__).parent.parent
 
 
-def _collectives(fault: str) -> None:
-    """Rank 1 of a job that reduces for ever has a fault, once all ranks are at it."""
+def _collectives(failure: str) -> None:
+    """Rank 1 of a job that reduces forever fails, once all ranks are at it."""
     for step in range(100_000):
         distributed.begin_stage(f"waiting for the data of step {step}")
         if step == 5 and distributed.rank() == 1:
-            if fault == "stall":
+            if failure == "stall":
                 time.sleep(1000)
-            if fault == "bug":
-                raise ValueError("seven is no even number")
-            if fault == "bad input":
-                raise UserError("seven found, expected an even number; add one")
+            if failure == "bug":
+                raise ValueError("seven is not an even number")
+            if failure == "bad input":
+                raise UserError("MSA-TEST-001", "seven found, expected an even number; add one")
         distributed.begin_stage(f"in step {step}")
         distributed.all_reduce_max(step)
         if step == 5:
@@ -46,7 +48,7 @@ def _uneven() -> None:
     """Rank 1 takes longer than the timeout, and says that it gets on."""
     if distributed.rank() == 1:
         for image in range(10):
-            distributed.report_progress(f"judging image {image}")
+            distributed.report_progress(f"evaluating image {image}")
             time.sleep(1.5)
     distributed.barrier()
     assert distributed.on_main(lambda: time.sleep(1) or 7) == 7
@@ -80,48 +82,45 @@ def wait_until_ready(rank: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("victim", "blow", "sentence"),
+    ("victim", "number", "code"),
     [
-        (1, signal.SIGKILL, f"error: rank 1 on {HOST} is gone: "),
-        (0, signal.SIGKILL, f"error: rank 0 on {HOST} is gone: "),
-        pytest.param(2, signal.SIGSTOP, f"error: rank 2 on {HOST} not heard of for ", marks=pytest.mark.slow),
-        (0, signal.SIGSTOP, f"error: rank 0 on {HOST} not heard of for "),
+        (1, signal.SIGKILL, "MSA-DIST-008"),
+        (0, signal.SIGKILL, "MSA-DIST-008"),
+        pytest.param(2, signal.SIGSTOP, "MSA-DIST-006", marks=pytest.mark.slow),
+        (0, signal.SIGSTOP, "MSA-DIST-006"),
     ],
 )
-def test_a_rank_that_is_gone_is_named_by_one_of_the_others(victim: int, blow: signal.Signals, sentence: str) -> None:
-    ranks = start("_collectives", '{"fault": "none"}')
+def test_a_lost_rank_is_named_by_one_of_the_others(victim: int, number: signal.Signals, code: str) -> None:
+    ranks = start("_collectives", '{"failure": "none"}')
     for rank in ranks:
         wait_until_ready(rank)
-    ranks[victim].send_signal(blow)
+    ranks[victim].send_signal(number)
     others = [rank for rank in ranks if rank is not ranks[victim]]
     codes, outputs = ends(others, TIMEOUT + 30)
     ranks[victim].kill()
     ranks[victim].communicate()
     assert codes == [1, 1], outputs
-    assert "".join(outputs).count(sentence) == 1 and "Traceback" not in "".join(outputs), outputs
+    assert error_codes("".join(outputs)) == [code] and "Traceback" not in "".join(outputs), outputs
+    assert f"rank {victim} (host {HOST})" in "".join(outputs), outputs
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "said"),
+    ("failure", "exit_code", "code", "message"),
     [
-        (
-            "stall",
-            1,
-            rf"error: rank 1 on {HOST} made no report_progress for 1\d s .* while waiting for the data of step 5;",
-        ),
-        ("bug", 1, "ValueError: seven is no even number"),
-        ("bad input", 2, "error: seven found, expected an even number; add one"),
+        ("stall", 1, "MSA-DIST-007", rf"rank 1 \(host {HOST}\) .* for 1\d s while waiting for the data of step 5;"),
+        ("bug", 1, "MSA-DIST-010", rf"rank 1 \(host {HOST}\) .*ValueError: seven is not an even number"),
+        ("bad input", 2, "MSA-TEST-001", "error: seven found, expected an even number; add one"),
     ],
 )
-def test_a_fault_of_one_rank_ends_all_with_its_sentence(fault: str, code: int, said: str) -> None:
-    codes, outputs = ends(start("_collectives", f'{{"fault": "{fault}"}}'), TIMEOUT + 60)
-    assert codes == [code] * 3, outputs
+def test_a_failure_of_one_rank_ends_all_with_its_message(failure: str, exit_code: int, code: str, message: str) -> None:
+    codes, outputs = ends(start("_collectives", f'{{"failure": "{failure}"}}'), TIMEOUT + 60)
+    assert codes == [exit_code] * 3, outputs
     everything = "".join(outputs)
-    assert len(re.findall(said, everything)) == everything.count("error: ") + (fault == "bug") == 1, outputs
-    assert everything.count("Traceback") == (1 if fault == "bug" else 0), outputs
+    assert error_codes(everything) == [code] and re.search(message, everything), outputs
+    assert everything.count("Traceback") == (1 if failure == "bug" else 0), outputs
 
 
-def test_a_rank_that_is_slow_but_gets_on_is_waited_for() -> None:
+def test_a_slow_rank_that_makes_progress_is_waited_for() -> None:
     codes, outputs = ends(start("_uneven", ranks=2, timeout=10), 100)
     assert codes == [0, 0], outputs
 
@@ -131,7 +130,7 @@ def test_a_collective_waits_as_long_as_a_slow_step_may_take() -> None:
     assert codes == [0, 0], outputs
 
 
-def test_only_the_writer_of_a_checkpoint_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_checkpoint_thread_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle threads of a pool, such as those that read ahead, never end."""
     joined: list[str] = []
 
@@ -146,7 +145,7 @@ def test_only_the_writer_of_a_checkpoint_is_waited_for(monkeypatch: pytest.Monke
             patch.setattr(threading.Thread, "join", lambda thread, timeout: joined.append(thread.name))
             patch.setattr(os, "_exit", end)
             with pytest.raises(SystemExit, match="1"):
-                HeartbeatMonitor(dist.HashStore(), 0, ["here"], 20)._end(FailureReport("the end"))
+                _exit_on_failure(FailureReport("the end"))
     assert joined == [CHECKPOINT_THREAD]
 
 
@@ -155,15 +154,16 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match="is number 2 of its host and sees 2 GPUs, expected one for each rank"):
+    with raises_user_error("MSA-DIST-001", mentions="2 GPUs"):
         distributed.prepare_device()
 
 
 @pytest.mark.parametrize("missing", [pytest.param(0, marks=pytest.mark.slow), 2])
-def test_a_rank_that_never_comes_is_named(missing: int) -> None:
+def test_a_rank_that_never_joins_is_named(missing: int) -> None:
     ranks = start("_uneven")
     ranks[missing].kill()
     codes, outputs = ends([rank for rank in ranks if rank is not ranks[missing]], 60)
     ranks[missing].communicate()
     assert codes == [1, 1], outputs
-    assert f"error: rank {missing} " in "".join(outputs) and "within run.timeout=20 s" in "".join(outputs), outputs
+    code = "MSA-DIST-004" if missing else "MSA-DIST-003"
+    assert code in error_codes("".join(outputs)) and f"rank {missing} " in "".join(outputs), outputs

@@ -1,4 +1,4 @@
-"""Ranks that wait for one another end on time, and in a sentence, when one of them is lost."""
+"""Ranks that wait for one another end on time, with a sentence, if one of them is lost."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def test_a_rank_0_that_is_lost_while_ranks_meet_is_named() -> None:
     try:
         store = open_store(1, 3, timeout=60)
         threading.Timer(1.0, keeper.kill).start()
-        with pytest.raises(RendezvousTimeout, match="^rank 0 ended before all 3 ranks had come; ") as fault:
+        with pytest.raises(RendezvousTimeout, match="MSA-DIST-005") as fault:
             rendezvous(store, 1, 3, timeout=60)
     finally:
         keeper.kill()
@@ -39,7 +39,7 @@ def test_a_rank_0_that_is_lost_while_ranks_meet_is_named() -> None:
 
 def test_a_rank_0_that_never_comes_is_waited_for_no_longer_than_said() -> None:
     began = time.monotonic()
-    with pytest.raises(RendezvousTimeout, match="^rank 0 on 127.0.0.1, port .*run.timeout=5 s"):
+    with pytest.raises(RendezvousTimeout, match="127.0.0.1.*MSA-DIST-003"):
         open_store(1, 3, timeout=5)
     assert 5 <= time.monotonic() - began < 8  # 1.1 to 2.4 times as long where PyTorch waits by itself
 
@@ -49,6 +49,6 @@ def test_all_end_with_the_first_that_gives_up_and_one_of_a_host_says_why() -> No
     command = [sys.executable, "-c", MEETER.format(seconds=3)]
     with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as keeper:
         store = open_store(1, 3, timeout=60)
-        with pytest.raises(RendezvousTimeout, match="^rank 2 did not come") as fault:
+        with pytest.raises(RendezvousTimeout, match="rank 2 .*MSA-DIST-004") as fault:
             rendezvous(store, 1, 3, timeout=60)
-        assert "RendezvousTimeout: rank 2 did not come" in keeper.communicate()[1] and not fault.value.should_log
+        assert "MSA-DIST-004" in keeper.communicate()[1] and not fault.value.should_log

@@ -1,4 +1,4 @@
-"""A run that is told to stop saves, says so by its exit code, and goes on where it was."""
+"""A run that is asked to stop saves, ends with exit code 75, and resumes where it was."""
 
 import json
 import re
@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from support.commands import adopting_orphans, launch, steps_logged, wait_until, words
+from support.errors import error_codes
 from support.ranks import start_ranks
 from support.small_runs import newest
 
@@ -24,7 +25,7 @@ from msanet.distributed.preemption import EXIT_PREEMPTED
     "number",
     [pytest.param(signal.SIGTERM, id="SIGTERM"), pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.slow)],
 )
-def test_a_stopped_run_saves_and_its_sequel_is_the_whole_run(
+def test_a_preempted_run_saves_and_resumes_to_the_same_weights(
     shards: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     """One process; the weights at the end are those of a run that nobody stopped, bit for bit."""
@@ -46,7 +47,7 @@ def test_a_stopped_run_saves_and_its_sequel_is_the_whole_run(
     assert all(torch.equal(tensor, stopped.weights[name]) for name, tensor in whole.weights.items())
 
 
-def test_one_rank_that_is_told_stops_all_after_the_same_step(shards: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(shards: Path, tmp_path: Path) -> None:
     ranks = start_ranks(2, words(shards, tmp_path / "run", 400))
     wait_until(lambda: steps_logged(tmp_path / "run") >= 2, ranks)
     ranks[1].send_signal(signal.SIGUSR1)
@@ -58,7 +59,10 @@ def test_one_rank_that_is_told_stops_all_after_the_same_step(shards: Path, tmp_p
 
 
 def watched(grace: float, body: str) -> subprocess.CompletedProcess[str]:
-    code = f"import os, signal, time\nfrom msanet.distributed.preemption import PreemptionHandler\nwith PreemptionHandler({grace}, 0):\n    {body}"
+    code = "import os, signal, time\nfrom msanet.distributed.preemption import PreemptionHandler\n"
+    code += "from msanet.distributed.process_exit import declare_command\ndeclare_command()\n"
+    code += "from msanet.distributed.session import ensure_logging\nensure_logging()\n"
+    code += f"with PreemptionHandler({grace}, 0):\n    {body}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
 
 
@@ -81,7 +85,7 @@ def test_a_second_interrupt_leaves_at_once() -> None:
 def test_a_run_that_cannot_save_in_time_ends_and_says_so() -> None:
     done = watched(0.2, "os.kill(os.getpid(), signal.SIGUSR1); time.sleep(50)")
     assert done.returncode == 1
-    assert "error: rank 0 got SIGUSR1 and could not save within run.preemption_grace_seconds=0.2 s" in done.stderr
+    assert error_codes(done.stderr) == ["MSA-DIST-011"] and "SIGUSR1" in done.stderr
 
 
 @pytest.mark.parametrize(("number", "ranks"), [(signal.SIGTERM, 2), (signal.SIGKILL, 1)], ids=["SIGTERM", "SIGKILL"])
@@ -155,7 +159,7 @@ def test_checkpoints_by_the_clock_and_the_best(shards: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_loader_that_stalls_ends_the_run_by_name(shards: Path, tmp_path: Path) -> None:
     """Loader processes that live but bring nothing; a single rank, so that no collective would notice."""
-    more = ["run.timeout=20", "storage.download_timeout_seconds=5"]
+    more = ["run.stall_timeout_seconds=16", "storage.download_timeout_seconds=5"]
     (process,) = start_ranks(1, words(shards, tmp_path / "run", 100_000, *more))
     wait_until(lambda: steps_logged(tmp_path / "run") >= 3, [process])
     loaders = [child for child in psutil.Process(process.pid).children(recursive=True) if len(child.cmdline()) > 1]
@@ -166,9 +170,7 @@ def test_a_loader_that_stalls_ends_the_run_by_name(shards: Path, tmp_path: Path)
         loader.resume()
     output = process.communicate(timeout=60)[0]  # they hold the pipe, too
     assert process.returncode == 1, output
-    said = re.findall(
-        r"error: rank 0 on \S+ made no progress for \d+ s .* while waiting for the data of step \d+;", output
-    )
-    assert len(said) == 1, output
+    assert error_codes(output) == ["MSA-DIST-007"], output
+    assert re.search(r"rank 0 \(host \S+\) .* waiting for the data of step \d+", output), output
     _, alive = psutil.wait_procs(loaders, timeout=60)
     assert alive == []

@@ -1,4 +1,4 @@
-"""What a run's processes outlive, and what not."""
+"""Which of a run's processes survive signals and broken pipes."""
 
 import signal
 import subprocess
@@ -13,7 +13,7 @@ from support.ranks import start_ranks
 from msanet.distributed.preemption import EXIT_PREEMPTED
 
 
-def test_loader_processes_outlive_a_signal_that_tells_the_job_to_stop(shards: Path, tmp_path: Path) -> None:
+def test_loader_processes_survive_a_stop_signal(shards: Path, tmp_path: Path) -> None:
     """Launchers, terminals and SLURM send it to all processes of a job, and the rank needs its loaders until it has saved."""
     (rank,) = start_ranks(1, words(shards, tmp_path / "run", 100_000))
     wait_until(lambda: steps_logged(tmp_path / "run") >= 3, [rank])
@@ -30,7 +30,7 @@ def test_loader_processes_outlive_a_signal_that_tells_the_job_to_stop(shards: Pa
     assert psutil.wait_procs(helpers, timeout=60)[1] == []
 
 
-def test_a_rank_outlives_what_it_prints_to() -> None:
+def test_a_rank_survives_a_broken_pipe() -> None:
     code = (
         "import sys\nfrom msanet.processes import ignore_broken_pipe\nignore_broken_pipe()\nsys.stdin.readline()\n"
         "for _ in range(100):\n    print('x' * 10_000)\n    print('y' * 10_000, file=sys.stderr)"
@@ -45,7 +45,7 @@ def test_a_rank_outlives_what_it_prints_to() -> None:
         assert process.wait(timeout=60) == 0
 
 
-def test_what_is_printed_to_a_pipe_that_is_there_arrives_at_once() -> None:
+def test_output_to_an_open_pipe_arrives_at_once() -> None:
     code = "import time\nfrom msanet.processes import ignore_broken_pipe\nignore_broken_pipe()\nprint('seen')\ntime.sleep(1000)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline() == b"seen\n"

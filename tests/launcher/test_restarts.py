@@ -1,6 +1,5 @@
-"""run.max_restarts: a job that a fault has ended starts again by itself, and is the same run."""
+"""run.max_restarts: a job that has failed restarts by itself, and is the same run."""
 
-import os
 import re
 import signal
 import subprocess
@@ -25,7 +24,12 @@ def ranks_of(job: subprocess.Popen[str]) -> dict[int, psutil.Process]:
 def test_a_job_starts_again_after_kills_and_is_the_same_run(shards: Path, tmp_path: Path) -> None:
     """kill -9 of rank 1, then of rank 0; the weights at the end are those of a run that nobody killed, bit for bit."""
     log, run = tmp_path / "log", tmp_path / "run"
-    more = ["trainer.checkpoint_every_steps=5", "run.timeout=60", "storage.download_timeout_seconds=20"]
+    more = [
+        "trainer.checkpoint_every_steps=5",
+        "run.heartbeat_timeout_seconds=30",
+        "run.stall_timeout_seconds=48",
+        "storage.download_timeout_seconds=20",
+    ]
     job = launch(log, words(shards, run, 70, *more, "run.max_restarts=2", "run.resume=never"))
     for number, victim in enumerate((1, 0), start=1):
         wait_until(lambda number=number: steps_logged(run) >= 10 * number + 2, [job])
@@ -34,8 +38,8 @@ def test_a_job_starts_again_after_kills_and_is_the_same_run(shards: Path, tmp_pa
     assert job.wait(timeout=200) == 0, log.read_text()
     for victim in (0, 1):
         # The second where the kill met a save, in which rank 0 waits at no collective that could fail.
-        assert re.search(f"error: rank {victim} on {os.uname().nodename} (is gone|not heard of)", log.read_text())
-    assert "Traceback" not in log.read_text() and "going on from" in log.read_text()
+        assert re.search(rf"error: .*rank {victim} \(host .* \[MSA-DIST-00[68]\]", log.read_text()), log.read_text()
+    assert "Traceback" not in log.read_text()
     for rank in start_ranks(2, words(shards, tmp_path / "whole", 70, *more)):
         assert rank.wait(timeout=200) == 0
     killed, whole = newest(run / "checkpoints"), newest(tmp_path / "whole" / "checkpoints")
@@ -43,7 +47,7 @@ def test_a_job_starts_again_after_kills_and_is_the_same_run(shards: Path, tmp_pa
     assert all(torch.equal(tensor, killed.weights[name]) for name, tensor in whole.weights.items())
 
 
-def test_a_supervised_run_that_is_told_to_stop_is_not_started_again(shards: Path, tmp_path: Path) -> None:
+def test_a_preempted_run_is_not_restarted(shards: Path, tmp_path: Path) -> None:
     (supervisor,) = start_ranks(1, words(shards, tmp_path / "run", 100_000, "run.max_restarts=3"))
     wait_until(lambda: steps_logged(tmp_path / "run") >= 3, [supervisor])
     supervisor.send_signal(signal.SIGUSR1)
@@ -63,7 +67,7 @@ def test_a_supervisor_that_is_killed_leaves_no_rank(shards: Path, tmp_path: Path
     assert newest(tmp_path / "run" / "checkpoints").state.step >= 3  # it saved
 
 
-def test_bad_input_is_no_fault(shards: Path, tmp_path: Path) -> None:
+def test_a_user_error_is_not_a_failure(shards: Path, tmp_path: Path) -> None:
     """One sentence, exit code 2, and no second try."""
     (supervisor,) = start_ranks(1, words(shards / "nothing", tmp_path / "run", 10, "run.max_restarts=3"))
     output = supervisor.communicate(timeout=100)[0]

@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 RUN = {
-    "run": {"timeout": 20},
+    "run": {"heartbeat_timeout_seconds": 10, "stall_timeout_seconds": 16, "rendezvous_timeout_seconds": 20},
     "storage": {"download_timeout_seconds": 5},
     "data": {"crop": [32, 40], "num_workers": 1},
     "model": {"name": "unet", "width": 0.05},

@@ -91,7 +91,7 @@ def _main(module: str, function: str, arguments: str) -> None:
     loaded = importlib.util.module_from_spec(spec)
     sys.modules["worker_module"] = loaded
     spec.loader.exec_module(loaded)
-    with distributed.session(timeout=float(os.environ.get("RANKS_TIMEOUT", "120"))):
+    with distributed.exiting_session(distributed.Timeouts.scaled(float(os.environ.get("RANKS_TIMEOUT", "120")))):
         getattr(loaded, function)(**json.loads(arguments))
 
 
