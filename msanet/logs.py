@@ -42,12 +42,6 @@ def configure(level: str = "info") -> None:
     logging.getLogger("sharding").parent = _ROOT
 
 
-def configure_if_needed() -> None:
-    """`configure`, unless that was done before: for processes that no command started."""
-    if not any(isinstance(handler, _ConsoleHandler) for handler in _ROOT.handlers):
-        configure()
-
-
 def add_rank_file(path: Path) -> None:
     """Append everything this rank logs to a file, with times. A disk that is full costs lines, never the run."""
     with suppress(OSError):

@@ -7,8 +7,8 @@ import torch
 
 from msanet.cli.parser import new_parser, parse
 from msanet.cli.train import add_training_arguments, config_of
-from msanet.doctor.examination import Case, examine
 from msanet.doctor.diagnostics import as_text, as_tree, has_fault
+from msanet.doctor.examination import Case, examine
 from msanet.errors import UserError
 
 _SAMPLES = 50
