@@ -1,5 +1,7 @@
 # make demo   set everything up, then train and evaluate a small network on this machine (minutes)
-# make test   set everything up, then style, types and tests
+# make test   set everything up, then lint, all in-process tests and a dozen smoke jobs (minutes)
+# make test-full        everything else that runs unattended: processes, kills, resumes, sweeps
+# make docs             the documentation as a site, in site/
 # make test-slow        further cases, which take too long for every change
 # make test-multinode   jobs and sweeps on two hosts made of namespaces, which needs root, iproute2, openssh-server and pdsh
 PYTHON ?= python3
@@ -7,16 +9,25 @@ VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-multinode lint setup clean
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo docs test test-full test-slow test-multinode lint setup clean
 
 demo: setup
 	$(BIN)/msanet demo
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+test-full: setup
+	$(PYTEST) -m 'full and not multinode and not slow'
+
+docs: setup
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict
 
 test-slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m slow
 
 test-multinode: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m multinode -rPs --numprocesses 2 --dist loadfile tests/multinode

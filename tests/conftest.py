@@ -20,8 +20,44 @@ from sharding.__main__ import main as shard
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-OF_PROCESSES = ("launcher", "sweep", "training", "evaluation", "test_jobs.py", "test_pulse.py")
-"""Tests that start processes, and wait for them half of the time."""
+PROCESSES = ("launcher/", "sweep/test_ray.py", "training/", "evaluation/test_evaluator.py", "distributed/", "test_jobs.py")
+"""Tests that start processes, and wait for them half of the time: run first, lest few and long ones are left for the end."""
+FULL = (
+    *PROCESSES,
+    "cli/test_recipes.py",
+    "data/test_faults.py",
+    "demo/test_server.py",
+    "fuzz/test_secrets.py",
+    "inference/test_export.py",
+    "sharding/test_writer.py",
+)
+"""Tests of `make test-full`, unless they are in `SMOKE` or in `QUICK`."""
+QUICK = (
+    "distributed/test_failure_detector.py",
+    "launcher/test_evaluate.py",
+    "launcher/test_predict.py",
+    "training/test_checkpoint.py",
+    "training/test_checkpoint_folder.py",
+    "training/test_optim.py",
+    "training/test_run_folder.py",
+    "training/test_schedule.py",
+)
+"""Tests in these folders that run in this process."""
+SMOKE = (
+    "test_saves_validations_and_resumes_are_bit_exact_on_the_same_ranks[2-0-msanet]",
+    "test_any_number_of_ranks_gives_the_same_matrix",
+    "test_a_run_leaves_the_files_of_the_contract",
+    "test_predict_keeps_names_and_folders_and_goes_on_after_a_broken_file",
+    "test_a_signal_to_one_rank_stops_all_after_the_same_step",
+    "test_a_lost_rank_is_named_by_one_of_the_others[1-9-MSA-DIST-004]",
+    "test_sessions_of_one_process_return_or_raise",
+    "test_a_skipped_step_never_happened[1]",
+    "test_gradients_with_accumulation",
+    "test_every_network_has_the_same_labels_at_any_size[unet-torch]",
+    "test_a_user_error_is_not_a_failure",
+    "test_scripts_are_clean",
+)
+"""A dozen jobs of real processes that `make test` runs too."""
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -29,9 +65,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Processes first: at the end a file of few and long tests would have the machine to itself."""
-    items.sort(key=lambda item: item.path.relative_to(REPOSITORY / "tests").parts[0] not in OF_PROCESSES)
+    """Set the tier of each test, and run what starts processes first."""
+    tests = REPOSITORY / "tests"
+    for item in items:
+        place = item.path.relative_to(tests).as_posix()
+        if item.name in SMOKE:
+            item.add_marker(pytest.mark.smoke)
+        elif place.startswith(FULL) and not place.startswith(QUICK):
+            item.add_marker(pytest.mark.full)
+    items.sort(key=lambda item: not item.path.relative_to(tests).as_posix().startswith(PROCESSES))
 
 
 def write_camvid(root: Path, train: int, val: int, size: tuple[int, int] = (36, 44), seed: int = 0) -> Path:
