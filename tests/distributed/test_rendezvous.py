@@ -11,10 +11,13 @@ from support.ranks import free_port
 
 from msanet.distributed.rendezvous import RendezvousTimeout, open_store, rendezvous
 
-KEEPER = (
+KEEP_STORE = (
     "from msanet.distributed.rendezvous import open_store; import time; store = open_store(0, 3, 60); time.sleep(1000)"
 )
-MEETER = "from msanet.distributed.rendezvous import rendezvous, open_store; rendezvous(open_store(0, 3, {seconds}), 0, 3, {seconds})"
+WAIT_FOR_RANKS = (
+    "from msanet.distributed.rendezvous import rendezvous, open_store; "
+    "rendezvous(open_store(0, 3, {seconds}), 0, 3, {seconds})"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +28,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_rank_0_that_is_lost_while_ranks_meet_is_named() -> None:
-    keeper = subprocess.Popen([sys.executable, "-c", KEEPER], cwd=REPOSITORY)
+    keeper = subprocess.Popen([sys.executable, "-c", KEEP_STORE], cwd=REPOSITORY)
     try:
         store = open_store(1, 3, timeout=60)
         threading.Timer(1.0, keeper.kill).start()
@@ -46,7 +49,7 @@ def test_a_rank_0_that_never_comes_is_waited_for_no_longer_than_said() -> None:
 
 def test_all_end_with_the_first_that_gives_up_and_one_of_a_host_says_why() -> None:
     """Rank 0, which keeps the store, gives up before rank 1 would."""
-    command = [sys.executable, "-c", MEETER.format(seconds=3)]
+    command = [sys.executable, "-c", WAIT_FOR_RANKS.format(seconds=3)]
     with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as keeper:
         store = open_store(1, 3, timeout=60)
         with pytest.raises(RendezvousTimeout, match="rank 2 .*MSA-DIST-004") as fault:
