@@ -129,7 +129,7 @@ def test_wrong_folders(fake: Any, refused: Refused, tmp_path: Path) -> None:
     sentence = refused("voc", "--source", tmp_path / "nothing")
     assert "JPEGImages" in sentence and "looks like" not in sentence
     assert "does not exist" in refused("voc", "--source", tmp_path / "absent")
-    assert "no zip file" in refused("voc", "--source", camvid / "train" / "0016E5_00000.png")
+    assert "not a zip file" in refused("voc", "--source", camvid / "train" / "0016E5_00000.png")
     shutil.copytree(camvid, tmp_path / "two" / "a")
     shutil.copytree(camvid, tmp_path / "two" / "b")
     assert "several camvid datasets: a, b" in refused("camvid", "--source", tmp_path / "two")
