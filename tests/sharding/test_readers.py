@@ -155,7 +155,7 @@ def test_labels_without_an_image_are_left_out_with_a_note(
     assert shard("cityscapes", "--source", root, "--out", out) == 0
     assert load_manifest(out).splits["train"].samples == 3
     notes = capfd.readouterr().err.splitlines()
-    assert len(notes) == 2 and all(note.startswith("note: 1 label map has no image") for note in notes)
+    assert len(notes) == 2 and all("warning: 1 label map has no image" in note for note in notes)
     assert "'train'" in notes[0] and "'val'" in notes[1]
 
 

@@ -147,7 +147,7 @@ FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
     "a name twice": (repeat(name="road"), ("the class 'road' 2 times",)),
     "a color twice": (repeat(color=[90, 90, 90]), ("the color (90, 90, 90) 2 times",)),
     "a taken name": (classes(name="voc"), ("'voc' of another dataset",)),
-    "unknown value": (grey(77), ("labels/train/a.png'", "value(s) [77]", "ids of fields", "correct the label")),
+    "unknown value": (grey(77), ("labels/train/a.png'", "value(s) [77]", "ids of fields", "fix the label")),
     "unknown color": (colored, ("a.png' has the color [1, 2, 3] (3072 pixels", "add it there")),
     "no label": (lambda fields: fields.label.unlink(), ("train/a.jpg' has no label map", "1 of 2")),
     "text for a label": (lambda fields: fields.label.write_text("x"), ("a.png' cannot be decoded",)),
