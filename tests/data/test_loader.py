@@ -51,7 +51,11 @@ def stream(
 def flatten(steps: list[list[Batch]]) -> list[dict[str, np.ndarray]]:
     """Per step, everything about its samples in order, micro-batches joined."""
     return [
-        {name: np.concatenate([getattr(b, name).numpy() for b in step]) for name in vars(step[0]) if name != "bad_samples"}
+        {
+            name: np.concatenate([getattr(b, name).numpy() for b in step])
+            for name in vars(step[0])
+            if name != "bad_samples"
+        }
         for step in steps
     ]
 

@@ -89,7 +89,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "half a label": (lambda root: cut(first(root), -800), ("trainannot/0016E5_00001.png", "cannot be decoded")),
     "empty image": (lambda root: cut(first(root, "train"), 0), ("train/0016E5_00001.png", "0 bytes")),
-    "text as image": (lambda root: first(root, "train").write_text("hello"), ("train/0016E5_00001.png", "no image")),
+    "text as image": (
+        lambda root: first(root, "train").write_text("hello"),
+        ("train/0016E5_00001.png", "not an image"),
+    ),
 }
 
 

@@ -124,7 +124,10 @@ def colored(fields: Fields) -> None:
 FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
     "no classes file": (lambda fields: fields.classes.unlink(), ("classes.yaml", "no such file")),
     "no YAML": (lambda fields: fields.write("a: [\n"), ("classes.yaml' is not valid YAML or JSON", "classes: [{id: 0")),
-    "binary": (lambda fields: fields.classes.write_bytes(b"\xff\xfe\x00"), ("classes.yaml' is not valid YAML or JSON",)),
+    "binary": (
+        lambda fields: fields.classes.write_bytes(b"\xff\xfe\x00"),
+        ("classes.yaml' is not valid YAML or JSON",),
+    ),
     "empty": (lambda fields: fields.write(""), ("classes.yaml': it", "expected a file such as")),
     "no classes": (classes(classes=[]), ("classes.yaml': classes", "at least 1")),
     "no id": (classes(classes=[{"name": "road"}]), ("classes.0.id",)),
