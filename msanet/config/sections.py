@@ -305,13 +305,11 @@ class Config(Section):
             )
         if self.data.random_scale != (1.0, 1.0) and self.data.crop is None:
             raise ValueError(
-                f"data.random_scale={list(self.data.random_scale)} gives images of different sizes, which make no batch; "
-                "set data.crop"
+                f"data.random_scale={list(self.data.random_scale)} gives images of different sizes, which make no batch; set data.crop"
             )
         if self.storage.download_timeout_seconds >= 0.8 * self.run.timeout:
             raise ValueError(
-                f"storage.download_timeout_seconds={self.storage.download_timeout_seconds:g} leaves a rank waiting for "
-                "data while run.timeout="
+                f"storage.download_timeout_seconds={self.storage.download_timeout_seconds:g} leaves a rank waiting for data while run.timeout="
                 f"{self.run.timeout:g} counts it as stalled; set run.timeout to more than "
                 f"{self.storage.download_timeout_seconds / 0.8:g}, or a shorter storage.download_timeout_seconds"
             )

@@ -91,8 +91,7 @@ class PreemptionHandler:
 
     def _give_up(self) -> None:
         say(
-            f"error: rank {distributed.rank()} {self._reason} and could not save within "
-            f"run.preemption_grace_seconds={self._grace:g} s"
+            f"error: rank {distributed.rank()} {self._reason} and could not save within run.preemption_grace_seconds={self._grace:g} s"
         )
         os._exit(1)
 

@@ -53,22 +53,19 @@ def intervals(config: Config, per_epoch: float, total: int) -> list[Diagnostic]:
     trainer, found = config.trainer, []
     if trainer.checkpoint_every_steps >= total:
         text = (
-            f"trainer.checkpoint_every_steps={trainer.checkpoint_every_steps} is never reached in {total} steps, so a "
-            "run that is stopped "
+            f"trainer.checkpoint_every_steps={trainer.checkpoint_every_steps} is never reached in {total} steps, so a run that is stopped "
             f"starts anew, expected less; set it to about {max(1, total // 10)}"
         )
         found.append(Diagnostic("advice", "intervals", text))
     if trainer.val_every_epochs * per_epoch >= total:
         text = (
-            f"trainer.val_every_epochs={trainer.val_every_epochs:g} epochs is the whole run of {total / per_epoch:.4g} "
-            "or more, so "
+            f"trainer.val_every_epochs={trainer.val_every_epochs:g} epochs is the whole run of {total / per_epoch:.4g} or more, so "
             "it is judged only at its end; set it lower to see how it goes"
         )
         found.append(Diagnostic("advice", "intervals", text))
     if 0 < trainer.val_every_epochs * per_epoch < 1:
         text = (
-            f"trainer.val_every_epochs={trainer.val_every_epochs:g} epochs is less than one step ({1 / per_epoch:.4g} "
-            "epochs), so "
+            f"trainer.val_every_epochs={trainer.val_every_epochs:g} epochs is less than one step ({1 / per_epoch:.4g} epochs), so "
             "each step ends with a validation, expected many steps between; raise it"
         )
         found.append(Diagnostic("warning", "intervals", text))
@@ -83,15 +80,13 @@ def schedule(settings: ScheduleConfig, total: int) -> list[Diagnostic]:
     found = []
     if settings.name == "step" and settings.decay_every_steps >= total:
         text = (
-            f"schedule.decay_every_steps={settings.decay_every_steps} is not below the {total} steps of the run, so "
-            "the learning rate never drops, "
+            f"schedule.decay_every_steps={settings.decay_every_steps} is not below the {total} steps of the run, so the learning rate never drops, "
             f"expected drops; set it to about {max(1, total // 3)}, or schedule.name=poly"
         )
         found.append(Diagnostic("warning", "schedule", text))
     if settings.warmup_steps > total / 2:
         text = (
-            f"schedule.warmup_steps={settings.warmup_steps} is more than half of the {total} steps, expected a small "
-            "share; set it to about "
+            f"schedule.warmup_steps={settings.warmup_steps} is more than half of the {total} steps, expected a small share; set it to about "
             f"{max(1, total // 20)}"
         )
         found.append(Diagnostic("warning", "schedule", text))
@@ -120,8 +115,7 @@ def learning_rate(
         found.append(Diagnostic("advice", "learning rate", text))
     if global_batch_size > _WARM_FROM and not warmup:
         text = (
-            f"trainer.global_batch_size={global_batch_size} starts at the full learning rate, expected a warm-up above "
-            f"{_WARM_FROM} images "
+            f"trainer.global_batch_size={global_batch_size} starts at the full learning rate, expected a warm-up above {_WARM_FROM} images "
             "(a rule of thumb); set schedule.warmup_steps=500"
         )
         found.append(Diagnostic("advice", "learning rate", text))

@@ -141,8 +141,7 @@ def shared_memory(free: int | None, ranks: int, workers: int, prefetch: int, bat
         return []
     text = (
         f"{workers} loader processes with {prefetch} micro-batches each need {needed / 1e9:.2f} GB of /dev/shm for {ranks} "
-        f"ranks, which has {free / 1e9:.2f} GB free, expected enough; enlarge it (docker: --shm-size), or lower "
-        "data.prefetch_factor "
+        f"ranks, which has {free / 1e9:.2f} GB free, expected enough; enlarge it (docker: --shm-size), or lower data.prefetch_factor "
         "or data.num_workers"
     )
     return [Diagnostic("fault", "shared memory", text)]

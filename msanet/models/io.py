@@ -91,8 +91,7 @@ def require_same_classes(metadata: ModelMetadata, classes: tuple[str, ...], data
     if metadata.classes == classes:
         return
     raise UserError(
-        f"the checkpoint knows {len(metadata.classes)} classes of {metadata.dataset} "
-        f"({', '.join(metadata.classes[:3])}, ...), '{data}' has "
+        f"the checkpoint knows {len(metadata.classes)} classes of {metadata.dataset} ({', '.join(metadata.classes[:3])}, ...), '{data}' has "
         f"{len(classes)} ({', '.join(classes[:3])}, ...); evaluate on a dataset with the same classes"
     )
 

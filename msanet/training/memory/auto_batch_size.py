@@ -50,8 +50,7 @@ def largest_micro_batch(
     if not fitting:
         one = needed(1)
         raise UserError(
-            f"trainer.micro_batch_size=auto: one image takes about {gigabytes(_with_margin(one))} GB a rank "
-            f"({one.parts}; the rest is "
+            f"trainer.micro_batch_size=auto: one image takes about {gigabytes(_with_margin(one))} GB a rank ({one.parts}; the rest is "
             f"margin), expected no more than the {gigabytes(free)} GB that are free; set {', or '.join(suggestions(one, config))}"
         )
     return replace(most, micro_batch_size=sizes[fitting - 1])
@@ -83,8 +82,7 @@ def _chosen(config: Config, manifest: Manifest, most: BatchPlan, free: float, be
     batches = largest_micro_batch(config, most, needed, free, before)
     memory = needed(batches.micro_batch_size)
     print(
-        f"trainer.micro_batch_size=auto: {batches.micro_batch_size} of {most.micro_batch_size} images, about "
-        f"{gigabytes(memory.total)} of "
+        f"trainer.micro_batch_size=auto: {batches.micro_batch_size} of {most.micro_batch_size} images, about {gigabytes(memory.total)} of "
         f"{gigabytes(free)} GB ({memory.parts})",
         file=sys.stderr,
         flush=True,

@@ -61,8 +61,7 @@ class ThroughputMeter:
             return
         self._has_warned = True
         print(
-            f"warning: {distributed.describe_rank(shares.index(most))} waits for data {most:.0%} of the time, and all "
-            "ranks with it; "
+            f"warning: {distributed.describe_rank(shares.index(most))} waits for data {most:.0%} of the time, and all ranks with it; "
             f"raise data.num_workers (now {self._workers}), or look at what that host reads from and at its load",
             file=sys.stderr,
             flush=True,

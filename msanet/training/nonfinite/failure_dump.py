@@ -129,8 +129,7 @@ def dump_and_raise(
     found = f"the loss of {named(faulty)}" if faulty else "the gradients"
     return UserError(
         f"{run.in_a_row} steps in a row, up to step {step.number}, had a loss or gradients that are not finite (last {found}), "
-        f"expected at most trainer.max_nonfinite_steps={config.trainer.max_nonfinite_steps}; {left}, mend what is "
-        "found or lower optimizer.lr, "
+        f"expected at most trainer.max_nonfinite_steps={config.trainer.max_nonfinite_steps}; {left}, mend what is found or lower optimizer.lr, "
         "and give the same command again, which goes on from the last checkpoint"
     )
 
