@@ -49,7 +49,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """keys: of the shard's samples. counts: its pixels of each class and, last, the ignored; None if a label cannot be counted."""
+    """keys: of the shard's samples. counts: its pixels of each class and, last, ignored ones; None if not all can be counted."""
 
     problems: tuple[Problem, ...]
     keys: tuple[str, ...] = ()

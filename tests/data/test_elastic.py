@@ -135,4 +135,4 @@ def test_what_was_prefetched_and_not_consumed_comes_again(shards: Path) -> None:
     taken = global_batches(config_for(shards, workers=2, prefetch=4), 1, 6, 0, 2)  # up to 8 more are thrown away
     resumed = global_batches(config_for(shards, workers=1, prefetch=4), 1, 4, 2 * GLOBAL, 4)
     assert differences(taken + resumed, reference(shards)[:6]) == []
-    assert once(seen(taken + resumed), drop_last=False)
+    assert once(seen(taken + resumed), False)

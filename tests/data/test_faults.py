@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import write_camvid
+from support.errors import raises_user_error
 from support.ranks import start_ranks
 
 from msanet.config import Config, parse_config
@@ -244,7 +245,7 @@ def test_a_killed_loader_process_is_said_and_not_waited_for(shards: Path) -> Non
     victim = min(workers() - before, key=lambda process: process.pid)
     victim.send_signal(signal.SIGKILL)
     started = time.monotonic()
-    with pytest.raises(UserError, match="a loader process was killed.*lower data.num_workers") as error:
+    with raises_user_error("MSA-DATA-010", setting="data.num_workers") as error:
         list(islice(steps, 100))
     assert time.monotonic() - started < 60 and "\n" not in str(error.value)
 
@@ -272,7 +273,7 @@ def test_only_a_lost_process_is_said_to_be_killed(
     try:
         next(loader(config_for(shards, "raise", workers=2)))
     except (UserError, RuntimeError, OSError, EOFError) as raised:
-        assert (raised is not error and "was killed" in str(raised)) == is_lost
+        assert (raised is not error and getattr(raised, "code", "") == "MSA-DATA-010") == is_lost
     else:
         raise AssertionError("it was lost")
 
@@ -340,7 +341,7 @@ def test_read_ahead_is_ahead_by_its_depth() -> None:
 
 def test_read_ahead_neither_hangs_nor_ends_with_what_it_fetches() -> None:
     def fail(sample: int) -> None:
-        raise UserError(f"sample {sample} is not there")
+        raise UserError("MSA-DATA-014", f"sample {sample} is not there")
 
     assert len(list(Predownload(Recorder(fail), 3, threads=2)(positions(20)))) == 20  # type: ignore[arg-type]
     release, before = threading.Event(), reading_threads()

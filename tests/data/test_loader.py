@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.errors import raises_user_error
 
 from msanet.config import Config, parse_config
 from msanet.data.loader import (
@@ -50,7 +51,11 @@ def stream(
 def flatten(steps: list[list[Batch]]) -> list[dict[str, np.ndarray]]:
     """Per step, everything about its samples in order, micro-batches joined."""
     return [
-        {name: np.concatenate([getattr(b, name).numpy() for b in step]) for name in vars(step[0]) if name != "faults"}
+        {
+            name: np.concatenate([getattr(b, name).numpy() for b in step])
+            for name in vars(step[0])
+            if name != "bad_samples"
+        }
         for step in steps
     ]
 
@@ -131,7 +136,7 @@ def test_sizes_that_make_no_batch_are_refused_also_from_a_worker(shards: Path, t
     main(["camvid", "--source", str(source), "--out", str(tmp_path / "shards")])
     for workers in (0, 1):
         mixed = config_for(tmp_path / "shards", crop=None, random_scale=[1.0, 1.0], num_workers=workers)
-        with pytest.raises(UserError, match=r"make no batch; set data.crop") as error:
+        with raises_user_error("MSA-DATA-011", setting="data.crop") as error:
             stream(mixed, steps=2)
         assert "Traceback" not in str(error.value)
 

@@ -89,7 +89,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "half a label": (lambda root: cut(first(root), -800), ("trainannot/0016E5_00001.png", "cannot be decoded")),
     "empty image": (lambda root: cut(first(root, "train"), 0), ("train/0016E5_00001.png", "0 bytes")),
-    "text as image": (lambda root: first(root, "train").write_text("hello"), ("train/0016E5_00001.png", "no image")),
+    "text as image": (
+        lambda root: first(root, "train").write_text("hello"),
+        ("train/0016E5_00001.png", "not an image"),
+    ),
 }
 
 
@@ -129,7 +132,7 @@ def test_wrong_folders(fake: Any, refused: Refused, tmp_path: Path) -> None:
     sentence = refused("voc", "--source", tmp_path / "nothing")
     assert "JPEGImages" in sentence and "looks like" not in sentence
     assert "does not exist" in refused("voc", "--source", tmp_path / "absent")
-    assert "no zip file" in refused("voc", "--source", camvid / "train" / "0016E5_00000.png")
+    assert "not a zip file" in refused("voc", "--source", camvid / "train" / "0016E5_00000.png")
     shutil.copytree(camvid, tmp_path / "two" / "a")
     shutil.copytree(camvid, tmp_path / "two" / "b")
     assert "several camvid datasets: a, b" in refused("camvid", "--source", tmp_path / "two")

@@ -155,7 +155,7 @@ def test_labels_without_an_image_are_left_out_with_a_note(
     assert shard("cityscapes", "--source", root, "--out", out) == 0
     assert load_manifest(out).splits["train"].samples == 3
     notes = capfd.readouterr().err.splitlines()
-    assert len(notes) == 2 and all(note.startswith("note: 1 label map has no image") for note in notes)
+    assert len(notes) == 2 and all("warning: 1 label map has no image" in note for note in notes)
     assert "'train'" in notes[0] and "'val'" in notes[1]
 
 
@@ -186,7 +186,7 @@ def test_an_open_zip_can_be_sent_to_a_worker(fake: Any, tmp_path: Path) -> None:
 def test_real_cityscapes_and_voc(real_data: Path, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
     out = tmp_path / "cityscapes"
     assert shard("cityscapes", "--source", real_data / "cityscapes", "--out", out) == 0
-    assert "note: 7 label maps have no image in split 'val'" in capfd.readouterr().err
+    assert "warning: 7 label maps have no image in split 'val'" in capfd.readouterr().err
     check_split(out, "train", CITYSCAPES, cityscapes_sources(real_data / "cityscapes", "train"))
     out, root = tmp_path / "voc", real_data / "VOCdevkit" / "VOC2012"
     assert shard("voc", "--source", root.parent, "--out", out, "--splits", "pairs") == 0

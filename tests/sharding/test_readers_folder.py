@@ -123,8 +123,11 @@ def colored(fields: Fields) -> None:
 
 FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
     "no classes file": (lambda fields: fields.classes.unlink(), ("classes.yaml", "no such file")),
-    "no YAML": (lambda fields: fields.write("a: [\n"), ("classes.yaml' is no YAML or JSON", "classes: [{id: 0")),
-    "binary": (lambda fields: fields.classes.write_bytes(b"\xff\xfe\x00"), ("classes.yaml' is no YAML or JSON",)),
+    "no YAML": (lambda fields: fields.write("a: [\n"), ("classes.yaml' is not valid YAML or JSON", "classes: [{id: 0")),
+    "binary": (
+        lambda fields: fields.classes.write_bytes(b"\xff\xfe\x00"),
+        ("classes.yaml' is not valid YAML or JSON",),
+    ),
     "empty": (lambda fields: fields.write(""), ("classes.yaml': it", "expected a file such as")),
     "no classes": (classes(classes=[]), ("classes.yaml': classes", "at least 1")),
     "no id": (classes(classes=[{"name": "road"}]), ("classes.0.id",)),
@@ -147,7 +150,7 @@ FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
     "a name twice": (repeat(name="road"), ("the class 'road' 2 times",)),
     "a color twice": (repeat(color=[90, 90, 90]), ("the color (90, 90, 90) 2 times",)),
     "a taken name": (classes(name="voc"), ("'voc' of another dataset",)),
-    "unknown value": (grey(77), ("labels/train/a.png'", "value(s) [77]", "ids of fields", "correct the label")),
+    "unknown value": (grey(77), ("labels/train/a.png'", "value(s) [77]", "ids of fields", "fix the label")),
     "unknown color": (colored, ("a.png' has the color [1, 2, 3] (3072 pixels", "add it there")),
     "no label": (lambda fields: fields.label.unlink(), ("train/a.jpg' has no label map", "1 of 2")),
     "text for a label": (lambda fields: fields.label.write_text("x"), ("a.png' cannot be decoded",)),

@@ -215,9 +215,9 @@ def test_crops_of_one_class_are_drawn_again() -> None:
         config = settings(crop=[40, 40], cat_max_ratio=bound)
         crops = []
         for number in range(200):
-            candidates = choose_crops((100, 100), config, sample_rng(0, 0, number))
-            assert len(candidates) == (CROP_TRIES if bound < 1 else 1)
-            crops.append(crop_pair(image, Pixels(label), candidates, bound, FILL)[1])
+            tries = choose_crops((100, 100), config, sample_rng(0, 0, number))
+            assert len(tries) == (CROP_TRIES if bound < 1 else 1)
+            crops.append(crop_pair(image, Pixels(label), tries, bound, FILL)[1])
         counts = [np.bincount(crop[crop != 255], minlength=3) for crop in crops]
         shares[bound] = np.mean([count.max() <= 0.75 * count.sum() for count in counts])
     assert shares[1.0] < 0.25 < 0.7 < shares[0.75]

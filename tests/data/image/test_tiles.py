@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from support.errors import raises_user_error
 
 from msanet.data.image import tiles
 from msanet.data.image.codec import decode_image, decode_label, open_image
@@ -109,7 +110,7 @@ def test_only_the_tiles_under_a_window_are_read() -> None:
 def test_damage_in_what_others_wrote_is_found(compression: str) -> None:
     data = bytearray(write_tiff(IMAGE, photometric="rgb", rowsperstrip=10, compression=compression))
     data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
-    with pytest.raises(UserError, match="'a/b.tif' cannot be decoded"):
+    with raises_user_error("MSA-DATA-017", mentions="a/b.tif"):
         decode_image(bytes(data), "a/b.tif")
 
 
@@ -119,7 +120,7 @@ def test_without_imagecodecs_opencv_reads_and_nothing_is_written(monkeypatch: py
     monkeypatch.setattr(tiles, "imagecodecs", None)
     assert TiledImage.parse(files[0], "x") is None
     assert np.array_equal(decode_image(files[0], "x"), image) and np.array_equal(decode_label(files[1], "x"), label)
-    with pytest.raises(UserError, match="imagecodecs is not installed.*or choose the codec original"):
+    with raises_user_error("MSA-DATA-022", setting="--codec"):
         encode_tiled(image)
 
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from support.errors import raises_user_error
 
 from msanet.data.storage import cache as cache_module
 from msanet.data.storage.cache import NodeCache, cache_folder
@@ -99,7 +100,7 @@ def test_keys_stay_inside_the_folder(tmp_path: Path, key: str) -> None:
 
 def test_what_fails_to_be_made_leaves_nothing(tmp_path: Path) -> None:
     cache = NodeCache(tmp_path / "c", 10**6)
-    for fault in (UserError("no server"), OSError(errno.ENOSPC, "not the cache's")):
+    for fault in (UserError("MSA-DATA-028", "no server"), OSError(errno.ENOSPC, "not the cache's")):
 
         def fail(fault: Exception = fault) -> bytes:
             raise fault
@@ -323,7 +324,7 @@ def test_one_at_a_time_also_after_failures(tmp_path: Path) -> None:
         most.append(len(running))
         time.sleep(0.02)
         running.pop()
-        raise UserError("no server")
+        raise UserError("MSA-DATA-028", "no server")
 
     def ask() -> None:
         for _ in range(4):
@@ -359,7 +360,7 @@ def test_a_full_disk_is_told_once_and_costs_nothing_but_time(
         for number in range(3):
             assert bytes(cache.get(f"k{number}", lambda: content(2))) == content(2)
     told = capfd.readouterr().err
-    assert told.count("No space left on device") == told.count("warning:") == 1
+    assert told.count("No space left on device") == told.count("warning: cache") == 1
     assert str(tmp_path / "c") in told and "storage.cache_dir" in told
     assert bytes_used(tmp_path / "c") == noted(tmp_path / "c") == STORED
     assert bytes(cache.get("k0", lambda: content(3))) == bytes(cache.get("k0", never)) == content(3)
@@ -405,7 +406,7 @@ def test_the_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pyte
         NodeCache(tmp_path / "c", 10**6).get("a", lambda: b"")
     monkeypatch.setattr(cache_module.tempfile, "gettempdir", lambda: str(tmp_path))
     (tmp_path / f"msanet-cache-{os.getuid() + 1}").symlink_to(tmp_path / "c")
-    with pytest.raises(UserError, match="belongs to user"):
+    with raises_user_error("MSA-DATA-037", setting="storage.cache_dir"):
         cache_folder(None)
 
 

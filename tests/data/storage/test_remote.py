@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.errors import raises_user_error
 from support.ranks import free_port
 from support.servers import Answer, FaultyServer, nginx, s3_server, write_certificate
 
@@ -37,8 +38,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setattr(transfer, "_PAUSES", (0.01, 0.1))
-    monkeypatch.setattr(transfer, "_LEAST", 0.2)
+    monkeypatch.setattr(transfer, "_PAUSE_SECONDS", (0.01, 0.1))
+    monkeypatch.setattr(transfer, "_MIN_ATTEMPT_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -149,11 +150,11 @@ def test_read_file_asks_each_time(server: FaultyServer, settings: StorageConfig)
     assert storage.read_file("dataset.json", len(CONTENT)) == CONTENT == storage.read_file("dataset.json", len(CONTENT))
     assert len(server.requests) == 2
     with pytest.raises(
-        UserError, match=r"dataset.json' has 400000 bytes, expected at most 399999; it is no file of ours"
+        UserError, match=r"dataset.json' has 400000 bytes, expected at most 399999; it is not a file written by msanet"
     ):
         storage.read_file("dataset.json", len(CONTENT) - 1)
     server.plan = [Answer(headers={"Content-Length": "", "Connection": "close"}, cut=len(CONTENT))]
-    with pytest.raises(UserError, match="more than 1000 bytes"):
+    with raises_user_error("MSA-DATA-005", mentions="1000"):
         storage.read_file("dataset.json", 1000)
 
 
@@ -275,10 +276,10 @@ def test_the_server_says_when_to_come_again(server: FaultyServer, settings: Stor
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (404, "is not there .HTTP 404.; correct data.path, or upload the file"),
+        (404, "does not exist .HTTP 404.; fix data.path, or upload the file"),
         (403, "may not be read .HTTP 403.; check its permissions"),
         (401, "may not be read .HTTP 401.; check its permissions"),
-        (400, "was answered with HTTP 400, expected 200 or 206; correct data.path"),
+        (400, "was answered with HTTP 400, expected 200 or 206; fix data.path"),
     ],
 )
 def test_what_will_not_pass_is_said_at_once(
@@ -322,7 +323,7 @@ def test_a_huge_file_is_not_read_whole_for_a_part(
 ) -> None:
     monkeypatch.setattr(http, "_MOST_DISCARDED", 100_000)
     server.always = Answer(ignore_range=True)
-    with pytest.raises(UserError, match="has 400000 bytes and its server ignores Range requests"):
+    with raises_user_error("MSA-DATA-034", mentions="400000"):
         open_storage(server.location, settings).fetch(WHOLE._replace(stop=10))
     assert len(server.requests) == 1
 
@@ -333,7 +334,7 @@ def test_a_huge_file_is_not_read_whole_for_a_part(
         ("ftp://host/x", "start with 'ftp://' cannot be read, expected file://, http://, https://, s3://, gs://"),
         ("https://host/x?sig=1", "'https://host/x' was given with a query"),
         ("http:///x", "without a host"),
-        ("http://[host/x", "'http://[host/x' is no address (Invalid IPv6 URL); correct data.path"),
+        ("http://[host/x", "'http://[host/x' is not a valid address (Invalid IPv6 URL); fix data.path"),
     ],
 )
 def test_addresses_that_cannot_be_read(address: str, words: str, settings: StorageConfig) -> None:
@@ -343,7 +344,7 @@ def test_addresses_that_cannot_be_read(address: str, words: str, settings: Stora
 
 
 def test_a_port_that_is_none(settings: StorageConfig) -> None:
-    with pytest.raises(UserError, match="'http://host:99999/x/dataset.json' cannot be read: .*; correct the address"):
+    with raises_user_error("MSA-DATA-035", setting="data.path", mentions="http://host:99999/x/dataset.json"):
         open_storage("http://host:99999/x", settings).read_file(MANIFEST_NAME, 100)
 
 
@@ -482,11 +483,11 @@ def test_s3_serves_every_sample(s3: Any, shards: Path, settings: StorageConfig) 
 
 
 def test_s3_says_what_is_wrong(s3: Any, shards: Path, settings: StorageConfig) -> None:
-    with pytest.raises(UserError, match="'s3://shards/nothing/dataset.json' is not there; correct data.path"):
+    with raises_user_error("MSA-DATA-029", setting="data.path", mentions="s3://shards/nothing/dataset.json"):
         open_storage("s3://shards/nothing", settings).read_file(MANIFEST_NAME, 10**6)
-    with pytest.raises(UserError, match="'s3://no-such-bucket/x/dataset.json' is not there"):
+    with raises_user_error("MSA-DATA-029", setting="data.path", mentions="s3://no-such-bucket/x/dataset.json"):
         open_storage("s3://no-such-bucket/x", settings).read_file(MANIFEST_NAME, 10**6)
-    with pytest.raises(UserError, match=r"dataset.json' has \d+ bytes, expected at most 10; it is no file of ours"):
+    with raises_user_error("MSA-DATA-005", mentions="dataset.json"):
         open_storage("s3://shards/camvid", settings).read_file(MANIFEST_NAME, 10)
 
 
@@ -497,13 +498,13 @@ def test_s3_refuses_wrong_credentials(s3: Any, settings: StorageConfig, monkeypa
         monkeypatch.delenv(variable)
     for variable in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(variable, os.devnull)
-    with pytest.raises(UserError, match="may not be read .*NoCredentialsError.*; check the credentials"):
+    with raises_user_error("MSA-DATA-030", setting="data.path", mentions="NoCredentialsError"):
         open_storage("s3://shards/camvid", settings).read_file(MANIFEST_NAME, 10**6)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "unknown")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     urllib3.request("POST", f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth", body=b"0")
     try:
-        with pytest.raises(UserError, match="may not be read .PermissionError: .*; check the credentials"):
+        with raises_user_error("MSA-DATA-030", setting="data.path", mentions="PermissionError"):
             open_storage("s3://shards/camvid", settings).read_file(MANIFEST_NAME, 10**6)
     finally:
         urllib3.request("POST", f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth", body=b"inf")
@@ -524,7 +525,7 @@ def test_s3_that_does_not_answer_ends_at_the_deadline(s3: Any, tmp_path: Path, m
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(
-            UserError, match="could not be read within storage.download_timeout_seconds=1 s: .* at last FSTimeoutError"
+            UserError, match="could not be read within storage.download_timeout_seconds=1 s: .* last FSTimeoutError"
         ):
             open_storage("s3://shards/camvid", settings).read_file(MANIFEST_NAME, 10**6)
     assert time.monotonic() - begun < 1 + SLOW_STEP_FACTOR
