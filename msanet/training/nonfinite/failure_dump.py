@@ -123,7 +123,7 @@ def dump_and_raise(
             path = write_failure_dump(config.run.dir, FailureDump(about, config, before, weights, records))
         except OSError as error:
             return f"its black box could not be written ({error})"
-        return f"find where with python -m msanet.training replay {path}"
+        return f"find where with msanet replay {path}"
 
     left = distributed.on_main(write)
     found = f"the loss of {named(faulty)}" if faulty else "the gradients"
