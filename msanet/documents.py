@@ -10,6 +10,8 @@ import yaml
 MAX_BYTES = 2**18
 _MAX_VALUES = 20_000
 _MAX_DEPTH = 50
+_ALIAS_COST = 100
+"""Values that an alias counts as: a merge copies all that it names."""
 
 
 def parse_yaml(text: str | bytes) -> Any:
@@ -47,44 +49,42 @@ def _check_size(text: str | bytes) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Counts what aliases (`*name`) and merges (`<<`) will become, which takes exponential memory in a few lines.
+    """Refuses a key that is there twice, of which the first would be dropped silently, and what would take much memory.
 
-    A key that stands twice in a mapping is refused: the first one would be dropped without a word.
+    That is depth, number, and aliases (`*name`, `<<`) inside a value that has a name itself, which grow exponentially.
     """
 
-    def __init__(self, stream: str | bytes) -> None:
-        super().__init__(stream)
-        self._depth = self._values = 0
-        self._sizes: dict[int, int] = {}  # id of a node -> values in it
+    _depth = _values = _named = 0
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node, seen = super().compose_mapping_node(anchor), set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if (key.tag, key.value) in seen:
-                    problem = f"the key {key.value[:50]!r} stands there twice"
-                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+                self._require(
+                    (key.tag, key.value) not in seen, f"the key {key.value[:50]!r} is there twice", key.start_mark
+                )
                 seen.add((key.tag, key.value))
         return node
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        mark, is_alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
-        self._depth, self._values = self._depth + 1, self._values + 1
-        if self._values > _MAX_VALUES:
-            raise yaml.composer.ComposerError(None, None, f"it has more than {_MAX_VALUES} values", mark)
-        if self._depth > _MAX_DEPTH:
-            raise yaml.composer.ComposerError(None, None, f"values are nested more than {_MAX_DEPTH} deep", mark)
+        event = self.peek_event()
+        is_alias = isinstance(event, yaml.AliasEvent)
+        is_named = not is_alias and event.anchor is not None
+        self._values += _ALIAS_COST if is_alias else 1
+        self._require(self._values <= _MAX_VALUES, f"it has more than {_MAX_VALUES} values", event.start_mark)
+        self._require(self._depth < _MAX_DEPTH, f"values are nested more than {_MAX_DEPTH} deep", event.start_mark)
+        self._require(
+            not (is_alias and self._named), "an alias is inside a value that has a name itself", event.start_mark
+        )
+        self._depth, self._named = self._depth + 1, self._named + is_named
         node = super().compose_node(parent, index)
-        self._depth -= 1
-        if is_alias and id(node) not in self._sizes:
-            raise yaml.composer.ComposerError(None, None, "an alias stands inside what it names", mark)
-        if node is not None and not is_alias:
-            children = [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else []
-            children += node.value if isinstance(node, yaml.SequenceNode) else []
-            self._sizes[id(node)] = 1 + sum(self._sizes[id(child)] for child in children)
-            if self._sizes[id(node)] > _MAX_VALUES:
-                raise yaml.composer.ComposerError(None, None, f"it has more than {_MAX_VALUES} values", mark)
+        self._depth, self._named = self._depth - 1, self._named - is_named
         return node
+
+    @staticmethod
+    def _require(holds: bool, problem: str, mark: Any) -> None:
+        if not holds:
+            raise yaml.composer.ComposerError(None, None, problem, mark)
 
 
 def _integer(loader: "_Loader", node: yaml.ScalarNode) -> int:
@@ -103,15 +103,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-        raise ValueError(f"the key {twice[:50]!r} stands there twice")
+        raise ValueError(f"the key {twice[:50]!r} is there twice")
     return found
 
 
 def _finite(text: str) -> float:
     if math.isinf(number := float(text)):
-        raise ValueError(f"{text[:50]} is beyond what a number can hold")
+        raise ValueError(f"{text[:50]} is too large for a number")
     return number
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")

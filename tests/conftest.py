@@ -20,7 +20,14 @@ from sharding.__main__ import main as shard
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PROCESSES = ("launcher/", "sweep/test_ray.py", "training/", "evaluation/test_evaluator.py", "distributed/", "test_jobs.py")
+PROCESSES = (
+    "launcher/",
+    "sweep/test_ray.py",
+    "training/",
+    "evaluation/test_evaluator.py",
+    "distributed/",
+    "test_jobs.py",
+)
 """Tests that start processes, and wait for them half of the time: run first, lest few and long ones are left for the end."""
 FULL = (
     *PROCESSES,

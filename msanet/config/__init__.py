@@ -1,4 +1,4 @@
-"""Every setting of a run: typed, documented, checked at birth. YAML first, then dotted overrides (`trainer.epochs=50`).
+"""Every setting of a run: typed, documented, validated when they are read. YAML first, then dotted overrides (`trainer.epochs=50`).
 
 An unknown key is an error that names the nearest one.
 """

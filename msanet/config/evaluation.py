@@ -1,4 +1,4 @@
-"""How a network is judged: the section `evaluation` of the settings."""
+"""How a network is evaluated: the section `evaluation` of the settings."""
 
 from typing import Annotated, Literal
 
@@ -23,7 +23,7 @@ class CrfConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """How images are put through the network when it is judged, and what is kept."""
+    """How images go through the network when it is evaluated, and what is kept."""
 
     resize: Size | None = Field(
         None,
@@ -36,18 +36,18 @@ class EvaluationConfig(Section):
     window: Size | None = Field(
         None, description="[height, width] of sliding windows over the (scaled) input; null: the whole image at once"
     )
-    overlap: Share = Field(0.33, description="share of a window that its neighbour covers too")
-    window_batch: Positive = Field(4, description="windows of one forward pass; halved where memory does not suffice")
+    overlap: Share = Field(0.33, description="fraction of a window that its neighbor covers too")
+    window_batch: Positive = Field(4, description="windows of one forward pass; halved when out of memory")
     crf: CrfConfig = CrfConfig()
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
     protocol: Literal["default", "official-cityscapes", "official-voc"] = Field(
-        "default", description="whose rules make figures out of counts"
+        "default", description="whose rules make metrics out of counts"
     )
     num_workers: Annotated[int, Field(ge=0, le=64)] = Field(
         1, description="loader processes per rank; 0: read in the process itself"
     )
-    calibration: bool = Field(True, description="count how often the network is right by how sure it is")
-    boundary: bool = Field(False, description="count how well outlines are met (Boundary IoU, boundary F1)")
+    calibration: bool = Field(True, description="measure the calibration of the probabilities")
+    boundary: bool = Field(False, description="measure boundaries (Boundary IoU, boundary F1)")
     panels: Annotated[int, Field(ge=0, le=200)] = Field(
         8, description="images shown in the report, evenly spread over the split"
     )

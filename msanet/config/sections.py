@@ -1,4 +1,4 @@
-"""The sections of a run's settings. Each field's description is what `launcher/train.py --help` prints."""
+"""The sections of a run's settings. Each field's description is what `msanet train --help` prints."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,12 +12,12 @@ from msanet.secrets import masked
 
 
 class RunConfig(Section):
-    """Where a run lies and how it starts."""
+    """Where a run is stored, and how it starts."""
 
     dir: Path | None = Field(None, description="folder of the run: config, metrics, checkpoints, report")
     resume: Literal["auto", "never", "must"] = Field(
         "auto",
-        description="auto: go on from the newest whole checkpoint, if any; never: refuse a folder that has one; "
+        description="auto: resume from the latest complete checkpoint, if any; never: refuse a folder that has one; "
         "must: refuse one without",
     )
     allow_changes: tuple[Literal["dataset", "model", "optimizer", "batch", "order"], ...] = Field(
@@ -29,7 +29,7 @@ class RunConfig(Section):
         False, description="write which samples each step took to samples-<rank>.jsonl, as proof"
     )
     preemption_grace_seconds: Above0 = Field(
-        60.0, description="seconds in which a run that is told to stop (SIGTERM, SIGUSR1, Ctrl-C) must have saved"
+        60.0, description="seconds in which a run that is preempted (SIGTERM, SIGUSR1, Ctrl-C) must have saved"
     )
     heartbeat_timeout_seconds: Above0 = Field(
         60.0, le=1e7, description="seconds without a heartbeat after which a rank counts as lost and the job ends"
@@ -44,10 +44,10 @@ class RunConfig(Section):
         120.0, le=1e7, description="seconds for which ranks wait for one another at the start"
     )
     profile: bool = Field(
-        False, description="write where the time of early steps goes to run.dir/profile (also --profile), and go on"
+        False, description="profile some early steps to run.dir/profile (also --profile)"
     )
     max_restarts: Annotated[int, Field(ge=0)] = Field(
-        0, description="how often a job that a fault has ended starts again by itself, from its last checkpoint"
+        0, description="how often a job restarts by itself after a fault, from its last checkpoint"
     )
 
 
@@ -55,7 +55,7 @@ class DataConfig(Section):
     """What is read, and what is done to an image before it reaches the network."""
 
     path: str | None = Field(
-        None, description="folder of shards (made by python -m sharding), or its http(s)://, s3:// or gs:// address"
+        None, description="folder of shards (made by msanet pack), or its http(s)://, s3:// or gs:// address"
     )
     train_split: str = Field("train", description="split to train on")
     val_split: str = Field("val", description="split to validate on")
@@ -127,10 +127,10 @@ class DataConfig(Section):
 
 
 class StorageConfig(Section):
-    """How shards are read that do not lie on this machine, and what is kept of them on each node."""
+    """How remote shards are read, and what is kept of them on each node."""
 
     cache_dir: Path | None = Field(
-        None, description="folder of this node for what was read; null: msanet-cache-<user id> in the temporary folder"
+        None, description="folder of this node for the cache; null: msanet-cache-<user id> in the temporary folder"
     )
     cache_limit_bytes: Positive = Field(64 * 2**30, description="bytes of remote shards to keep on each node")
     decoded_cache_limit_bytes: Annotated[int, Field(ge=0)] = Field(
@@ -155,7 +155,7 @@ class ModelConfig(BaseModel):
     name: str = Field("msanet", description="which network")
     pretrained: Path | None = Field(
         None,
-        description="weights to start from: a checkpoint of ours, or torchvision's VGG-16 or ResNet (.pth, .safetensors)",
+        description="weights to start from: a checkpoint of msanet, or torchvision's VGG-16 or ResNet (.pth, .safetensors)",
     )
 
     @property
@@ -174,7 +174,7 @@ class LossConfig(Section):
     )
     ohem_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0,
-        description="share of each image's labelled pixels that count in the cross-entropy, those with the largest loss",
+        description="fraction of each image's labelled pixels that count in the cross-entropy, those with the largest loss",
     )
 
     @model_validator(mode="after")
@@ -217,7 +217,7 @@ class ScheduleConfig(Section):
 
 
 class TrainerConfig(Section):
-    """How long, how much at once, how precise."""
+    """Length of the training, batch size, precision, and what is due when."""
 
     epochs: Above0 = Field(200.0, description="passes over the training split (fractions allowed)")
     steps: Positive | None = Field(None, description="optimizer steps; overrides epochs")
@@ -235,7 +235,7 @@ class TrainerConfig(Section):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast with fp32 master weights")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     ema_decay: Share = Field(
-        0.0, description="decay per step of an exponential moving average of the weights, which is then judged; 0: none"
+        0.0, description="decay per step of an exponential moving average of the weights, which is then evaluated; 0: none"
     )
     activation_checkpointing: bool = Field(
         False,
@@ -260,8 +260,8 @@ class TrainerConfig(Section):
     checkpoint_every_steps: Positive = Field(
         500, description="steps between checkpoints; the last step is always saved"
     )
-    checkpoint_every_minutes: NonNegative = Field(0.0, description="minutes between checkpoints, besides; 0: none")
-    keep_checkpoints: Positive = Field(2, description="newest checkpoints to keep")
+    checkpoint_every_minutes: NonNegative = Field(0.0, description="minutes between checkpoints, in addition; 0: none")
+    keep_checkpoints: Positive = Field(2, description="latest checkpoints to keep")
     keep_best: bool = Field(
         True, description="save when a validation gives the best mean IoU so far, and keep that checkpoint too"
     )
@@ -272,7 +272,7 @@ class TrainerConfig(Section):
     )
     loss_spike_std: NonNegative = Field(
         6.0,
-        description="a loss this many standard deviations above its moving mean is noted with its samples; 0: none is",
+        description="a loss this many standard deviations above its moving mean is logged with its samples; 0: none is",
     )
 
     @field_validator("micro_batch_size", mode="before")
@@ -307,12 +307,12 @@ class Config(Section):
         if self.trainer.compile and (self.trainer.zero_stage == 3 or self.trainer.sync_batchnorm):
             why = "trainer.zero_stage=3" if self.trainer.zero_stage == 3 else "trainer.sync_batchnorm=true"
             raise ValueError(
-                f"trainer.compile=true with {why} finds nothing to compile, since ranks talk to one another around every "
-                "single layer; change one of the two"
+                f"trainer.compile=true with {why} has nothing to compile, since ranks communicate around every single layer; "
+                "change one of the two"
             )
         if self.data.random_scale != (1.0, 1.0) and self.data.crop is None:
             raise ValueError(
-                f"data.random_scale={list(self.data.random_scale)} gives images of different sizes, which make no batch; "
+                f"data.random_scale={list(self.data.random_scale)} gives images of different sizes, which cannot be batched; "
                 "set data.crop"
             )
         download, stall = self.storage.download_timeout_seconds, self.run.stall_timeout_seconds

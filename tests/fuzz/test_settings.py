@@ -1,6 +1,7 @@
 """Settings, DeepSpeed's JSON and classes files, whatever bytes they are made of."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from fuzz.hostile import NAMES, altered, damaged, outcome, wrong_values
 from hypothesis import given
 from hypothesis import strategies as st
+from support.errors import raises_user_error
 
 from msanet.cli.train import _read_json as read_json
 from msanet.config import Config, load_config, settings
@@ -129,28 +131,39 @@ def test_a_classes_file_is_read_or_refused_in_a_sentence(path: Path, text: bytes
 )
 def test_a_bomb_is_refused_before_it_is_built(bomb: bytes, path: Path) -> None:
     path.write_bytes(bomb)
-    assert any(
-        word in str(outcome(load_config, path)) for word in ("more than 20000 values", "50 deep", "at most 262144")
-    )
+    begun = time.monotonic()
+    with raises_user_error("MSA-CONFIG-002"):
+        load_config(path)
+    assert time.monotonic() - begun < 10
     with pytest.raises(ValueError, match="."):
         parse_json(bomb)
 
 
-def test_an_alias_inside_what_it_names_is_refused(path: Path) -> None:
-    for text in ("deepspeed: &a [*a]", "deepspeed: {x: &a {y: [*a]}}"):
+def test_an_alias_inside_a_value_with_a_name_is_refused(path: Path) -> None:
+    for text in ("deepspeed: &a [*a]", "deepspeed: {x: &a {y: [*a]}}", "deepspeed: {x: &a [1], y: &b [*a], z: *b}"):
         path.write_text(text)
-        assert "an alias stands inside what it names" in str(outcome(load_config, path))
+        with raises_user_error("MSA-CONFIG-002"):
+            load_config(path)
+
+
+def test_merges_of_many_keys_stay_small(path: Path) -> None:
+    """Keys times merges is what they copy."""
+    keys = ", ".join(f"k{number}: 1" for number in range(4000))
+    path.write_text("a: &a {" + keys + "}\nb:\n" + "".join("  - {<<: *a}\n" for _ in range(200)))
+    with raises_user_error("MSA-CONFIG-002", mentions="20000"):
+        load_config(path)
 
 
 def test_a_key_that_stands_twice_is_refused(path: Path) -> None:
     path.write_text("trainer: {steps: 7}\ndata: {}\ntrainer: {global_batch_size: 2}\n")
-    assert "'trainer' stands there twice in line 3" in str(outcome(load_config, path))
+    with raises_user_error("MSA-CONFIG-002", mentions="'trainer' is there twice in line 3"):
+        load_config(path)
     path.write_text("x: &a {steps: 7}\ntrainer:\n  <<: *a\n  steps: 8\n")
     assert parse_yaml(path.read_text())["trainer"] == {"steps": 8}, "a merge gives way to what is written"
 
 
 def test_a_number_beyond_all_is_refused() -> None:
-    with pytest.raises(ValueError, match="1e999 is beyond"):
+    with pytest.raises(ValueError, match="1e999"):
         parse_json("[1e999]")
 
 

@@ -142,7 +142,7 @@ FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
     ),
     "a key twice": (
         lambda fields: fields.write("classes: []\nclasses: []\n"),
-        ("'classes' stands there twice in line 2",),
+        ("'classes' is there twice in line 2",),
     ),
     "short color": (repeat(color=[1, 2]), ("classes.2.color",)),
     "an id twice": (repeat(id=3), ("the id '3' 2 times",)),
