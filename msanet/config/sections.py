@@ -43,9 +43,7 @@ class RunConfig(Section):
     rendezvous_timeout_seconds: Above0 = Field(
         120.0, le=1e7, description="seconds for which ranks wait for one another at the start"
     )
-    profile: bool = Field(
-        False, description="profile some early steps to run.dir/profile (also --profile)"
-    )
+    profile: bool = Field(False, description="profile some early steps to run.dir/profile (also --profile)")
     max_restarts: Annotated[int, Field(ge=0)] = Field(
         0, description="how often a job restarts by itself after a fault, from its last checkpoint"
     )
@@ -235,7 +233,8 @@ class TrainerConfig(Section):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast with fp32 master weights")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     ema_decay: Share = Field(
-        0.0, description="decay per step of an exponential moving average of the weights, which is then evaluated; 0: none"
+        0.0,
+        description="decay per step of an exponential moving average of the weights, which is then evaluated; 0: none",
     )
     activation_checkpointing: bool = Field(
         False,
