@@ -125,15 +125,15 @@ class Progress:
 
     @property
     def resumed(self) -> int | None:
-        """The step it goes on from; None while it has not begun."""
+        """The step it resumes from; None while it has not begun."""
         if self._resumed is None and "train:" in (text := self._job.text()):
-            found = re.findall(r"going on from \S*/step-(\d+)", text)
+            found = re.findall(r"resuming from \S*/step-(\d+)", text)
             self._resumed = int(found[-1]) if found else 0
         return self._resumed
 
     @property
     def step(self) -> int:
-        """The last step it logged, or the one it goes on from; 0 while it has not begun."""
+        """The last step it logged, or the one it resumes from; 0 while it has not begun."""
         if self.resumed is None:
             return 0
         if not self._file.is_file():

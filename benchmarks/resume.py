@@ -2,7 +2,7 @@
 
     python benchmarks/resume.py [--json FILE]
 
-Writes its own shards: 400 images of 512x256, crops of 256x256, 2 loader processes, which every start begins anew. Peers
+Writes its own shards: 400 images of 512x256, crops of 256x256, 2 loader processes, which every start begins again. Peers
 read the same images with stock WebDataset and pass over what a fresh start had seen: batches as they leave the loader,
 or samples before they are decoded. Besides, the order alone at 100 million samples. Bar: ours takes at most 1.2 times.
 """

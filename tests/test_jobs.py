@@ -77,7 +77,7 @@ def test_a_slurm_job_that_is_warned_saves_goes_back_into_the_queue_and_ends(shar
     signal_step(place / "bin", signal.SIGUSR1)
     assert job.wait(timeout=200) == 0, log.read_text()
     assert len(calls(place / "bin", "srun")) == 2 and "ended with code 75: requeueing the job" in log.read_text()
-    assert "going on from" in log.read_text() and newest(run / "checkpoints").state.step == steps_logged(run) == 60
+    assert "resuming from" in log.read_text() and newest(run / "checkpoints").state.step == steps_logged(run) == 60
 
 
 def test_a_slurm_job_with_bad_input_is_not_tried_again(shards: Path, place: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_slurm_job_with_bad_input_is_not_tried_again(shards: Path, place: Path
         ("75 75 75 75 0", 5, {}),
         ("1 137 0", 3, {}),
         ("1 1 1", 3, {}),
-        ("1 1 75 1 1 75 0", 7, {}),  # a run that has saved has got on: its faults count anew
+        ("1 1 75 1 1 75 0", 7, {}),  # a run that has saved has got on: its faults count again
         ("1 0", 1, {"FAULTS": "1"}),
         ("75 75 75", 3, {"REQUEUES": "2"}),
     ],

@@ -7,13 +7,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("msanet", "sharding", "launcher", "jobs", "tests", "benchmarks", "docs", "README.md")
-SKIPPED = ("msanet/sweep/command_line.py", "sharding/street", "sharding/readers/street", "tests/test_words.py")
-NOT_YET = {
-    "msanet/": "", "sharding/": "", "launcher/": "", "jobs/": "", "tests/": "", "benchmarks/": "", "docs/": "", "README.md": "",
-}  # fmt: skip
-"""Path prefixes of areas not yet done, with a remark. TODO: empty once all branches are merged."""
-DONE = ("msanet/sweep/", "tests/sweep/", "msanet/error_catalog/sweep.py")
-"""Parts of the areas above that are done."""
+SKIPPED = (
+    "docs/decisions/",
+    "docs/glossary.md",
+    "msanet/config/renamed.py",
+    "msanet/training/checkpoint/format.py",
+    "sharding/street",
+    "tests/test_words.py",
+    "tests/training/test_checkpoint_format.py",
+)
+"""Where an old name is what is meant."""
 IDENTIFIERS = (
     "Pulse", "Verdict", "_Judge", "roll_call", "MissingRanks", "may_speak", "say_once", "is_to_be_said", "Judgement",
     "is_to_be_judged", "is_to_be_logged", "is_to_be_saved", "owes_validation", "GivenUp", "EXIT_REQUEUE", "when_lost",
@@ -24,7 +27,7 @@ IDENTIFIERS = (
 )  # fmt: skip
 PHRASES = (
     "is no setting", "is no YAML", "is no file of", "not heard of", "going on from", "for want of", "all the same",
-    "leave it out", "correct it", "anew", "mend", "goes on from", "the same command goes on", "make no batch", "sees others now",
+    "leave it out", "correct it", "anew", "black box", "model card", "mend", "goes on from", "the same command goes on", "make no batch", "sees others now",
 )  # fmt: skip
 NAMES = re.compile(rf"\b({'|'.join(IDENTIFIERS)})\b")
 SENTENCES = re.compile(rf"\b({'|'.join(PHRASES)})\b", re.IGNORECASE)
@@ -34,8 +37,7 @@ def files() -> Iterator[Path]:
     for name in FOLDERS:
         for path in [ROOT / name] if name.endswith(".md") else sorted((ROOT / name).rglob("*")):
             relative = path.relative_to(ROOT).as_posix()
-            is_open = relative.startswith(tuple(NOT_YET)) and not relative.startswith(DONE)
-            if path.suffix in (".py", ".md", ".yaml", ".sh") and not relative.startswith(SKIPPED) and not is_open:
+            if path.suffix in (".py", ".md", ".yaml", ".sh") and not relative.startswith(SKIPPED):
                 yield path
 
 

@@ -13,9 +13,7 @@ ENTRIES: dict[str, Entry] = {
     "MSA-CONFIG-003": Entry(
         "The config file is YAML, but not a mapping.", "Write sections such as `data:` and `trainer:`."
     ),
-    "MSA-CONFIG-004": Entry(
-        "There is no setting of this name.", "Fix the name; `msanet train --help` lists all settings."
-    ),
+    "MSA-CONFIG-004": Entry("No setting has this name.", "Fix the name; `msanet train --help` lists all settings."),
     "MSA-CONFIG-005": Entry("A setting has a value of the wrong type or out of its range.", "Fix the value."),
     "MSA-CONFIG-006": Entry(
         "A setting, or a value, has the name that it had in version 0.1.", "Write the new name that is given."

@@ -96,8 +96,8 @@ def test_a_node_is_lost(
         lines = (folder / "trials" / row["trial"] / "metrics.jsonl").read_text().splitlines()
         steps = [line["step"] for line in map(json.loads, lines) if "loss" in line]
         assert steps == list(range(1, 41)), row
-    again = [run for run in saved(folder) if "going on from" in (run / "ranks" / "00000.log").read_text()]
-    assert len(again) == log.read_text().count("goes on from its last checkpoint") == 2, log.read_text()
+    again = [run for run in saved(folder) if "resuming from" in (run / "ranks" / "00000.log").read_text()]
+    assert len(again) == log.read_text().count("resumes from its last checkpoint") == 2, log.read_text()
     assert cluster.alive and (folder / "best.yaml").is_file()
 
 

@@ -91,7 +91,7 @@ def member(shards: Path, name: str, file: str = FIRST) -> dict[str, Any]:
 
 
 def repack(shards: Path, change: Callable[[Members], object], file: str = FIRST) -> None:
-    """Write the shard anew with other members; its hashes, sizes and places agree, in the manifest too."""
+    """Write the shard again with other members; its hashes, sizes and places agree, in the manifest too."""
     with tarfile.open(shards / file) as tar:
         members = {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
     change(members)

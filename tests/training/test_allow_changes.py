@@ -44,7 +44,7 @@ def _change_optimizer(shards: str, folder: str) -> None:
         run_steps(trainer, 1)
         _save(trainer, place)
         saved = newest(place)
-        assert {float(part["step"]) for part in saved.optimizer.values()} == {1.0}, "counted anew"
+        assert {float(part["step"]) for part in saved.optimizer.values()} == {1.0}, "counted again"
         assert saved.state.step == 5 and all(torch.isfinite(tensor).all() for tensor in saved.weights.values())
         print(f"stage {stage} went on")
 

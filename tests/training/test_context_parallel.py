@@ -202,7 +202,7 @@ def _numbers(tensor: torch.Tensor) -> bytes:
 
 
 def _diverge(shards: str, folder: str) -> None:
-    """The second group's loss is not finite, which ends the run with a black box."""
+    """The second group's loss is not finite, which ends the run with a failure dump."""
     trainer = _start(_config(shards, Path(folder) / "diverged", {"context_parallel_size": 2}, norm="group"))
     (Path(folder) / "diverged").mkdir(exist_ok=True)
     if distributed.rank() >= 2:

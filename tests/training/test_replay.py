@@ -1,4 +1,4 @@
-"""Too many skipped steps end the run with a black box, and the replay finds again what went wrong, on one process."""
+"""Too many skipped steps end the run with a failure dump, and the replay finds again what went wrong, on one process."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def _stop(shards: str, folder: str, gradient: bool, trainer_settings: dict[str, 
 
 
 def stopped(shards: Path, folder: Path, gradient: bool, **trainer_settings: Any) -> tuple[Path, float, str]:
-    """The black box, and the mean and key of the image at fault."""
+    """The failure dump, and the mean and key of the image at fault."""
     arguments = {
         "shards": str(shards),
         "folder": str(folder),
@@ -74,7 +74,7 @@ def stopped(shards: Path, folder: Path, gradient: bool, **trainer_settings: Any)
 
 
 def spoiled_network(monkeypatch: pytest.MonkeyPatch, mean: float, gradient: bool) -> None:
-    """The network that a black box is replayed with has the same fault."""
+    """The network that a failure dump is replayed with has the same fault."""
 
     def build(metadata: ModelMetadata) -> SegmentationNetwork:
         model = build_model(metadata.name, len(metadata.classes), **metadata.options)

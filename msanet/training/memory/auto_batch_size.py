@@ -26,7 +26,7 @@ workspaces, buffers of NCCL)."""
 def choose_batch_plan(config: Config, manifest: Manifest, saved: Checkpoint | None) -> BatchPlan:
     """The batches of a run; with trainer.micro_batch_size=auto those that fit, the same on all ranks. A collective.
 
-    saved: the checkpoint that the run goes on from, whose micro-batch is taken again if it fits without the margin: what
+    saved: the checkpoint that the run resumes from, whose micro-batch is taken again if it fits without the margin: what
     is free varies, and BatchNorm depends on the micro-batch. Raises UserError where not even one image fits.
     """
     most = batch_plan(config, distributed.world_size())

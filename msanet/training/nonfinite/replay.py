@@ -78,7 +78,7 @@ class _Replayer:
         self.box, self.rank, self.device = box, rank, device
         apply_device_settings(box.config)
         self.model = box.metadata.build()
-        apply_weights(self.model, box.weights, "the black box")
+        apply_weights(self.model, box.weights, "the failure dump")
         if box.config.trainer.activation_checkpointing:
             checkpoint_activations(self.model)
         self.model.to(device).train()

@@ -342,7 +342,7 @@ def test_one_at_a_time_also_after_failures(tmp_path: Path) -> None:
 
 @pytest.fixture
 def silent() -> None:
-    """Warnings are told once per process and folder; here each test starts anew."""
+    """Warnings are told once per process and folder; here each test starts again."""
     cache_module._warned.clear()
 
 
