@@ -22,9 +22,7 @@ class UserError(ValueError):
         setting: Dotted name of the setting, or the option of the command, that is at fault, if there is one.
     """
 
-    def __init__(self, code: str, message: str | None = None, setting: str | None = None) -> None:
-        if message is None:  # TODO: a site without a code yet
-            code, message = "MSA-TODO-000", code
+    def __init__(self, code: str, message: str, setting: str | None = None) -> None:
         super().__init__(code, message, setting)  # so that it pickles: errors cross process boundaries
         self.code, self.message, self.setting = code, message, setting
 

@@ -35,5 +35,8 @@ ENTRIES: dict[str, Entry] = {
         "A key of DeepSpeed's own configuration is derived from a setting of ours.",
         "Remove it and use the setting that is named.",
     ),
+    "MSA-TRAIN-012": Entry(
+        "A failure dump has the format of another version of msanet.", "Replay it with the version that wrote it."
+    ),
     "MSA-TRAIN-011": Entry("DeepSpeed rejects its configuration.", "Fix or remove the key that it names."),
 }

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from msanet import distributed, versions
-from msanet.config import Config, load_config
+from msanet.config import Config, load_run_config
 from msanet.data.pipeline import Batch
 from msanet.errors import UserError
 from msanet.evaluation.run_report import CONFIG_FILE
@@ -53,6 +53,7 @@ class DumpMetadata(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    format_version: Literal[2] = 2
     step: int
     losses: tuple[float | None, ...]
     accumulation: int
@@ -172,6 +173,12 @@ def write_failure_dump(run: Path, box: FailureDump) -> Path:
 def read_failure_dump(folder: Path) -> FailureDump:
     """Raises UserError if it is missing, damaged or not one of ours."""
     path = folder / _ABOUT
+    if (folder / "blackbox.json").is_file():  # format version 1
+        raise UserError(
+            "MSA-TRAIN-012",
+            f"'{folder}' was written by msanet 0.1 before failure dumps had a format_version, expected version 2; replay it with "
+            "the version of msanet that wrote it",
+        )
     if not path.is_file():
         raise UserError(
             "MSA-TRAIN-003",
@@ -186,7 +193,7 @@ def read_failure_dump(folder: Path) -> FailureDump:
             "MSA-TRAIN-004", f"the failure dump '{folder}' is damaged ({reason}) and cannot be replayed; use another"
         ) from None
     weights, metadata = load_weights(folder / CheckpointLayout.MODEL)
-    return FailureDump(about, load_config(folder / CONFIG_FILE), metadata, weights, records)
+    return FailureDump(about, load_run_config(folder / CONFIG_FILE), metadata, weights, records)
 
 
 def _tensors(record: RankBatches) -> dict[str, Tensor]:
