@@ -176,7 +176,7 @@ def test_damaged_shards(shards: Path, refused: Refused, tmp_path: Path) -> None:
     tar.write_bytes(whole[:600] + bytes([whole[600] ^ 1]) + whole[601:])
     sentence = refused(shards)
     assert "train-000000.tar' is damaged (0016E5_00000: " in sentence
-    assert sentence.endswith(f"python -m sharding verify {shards}\n")
+    assert f"python -m sharding verify {shards}" in sentence
     tar.write_bytes(whole)
     index = json.loads((shards / "train-000000.idx.json").read_text())
     index["samples"].pop()
