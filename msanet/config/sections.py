@@ -37,9 +37,7 @@ class RunConfig(Section):
         description="seconds within which a lost rank, host or link, a stalled loader or a hung collective ends the job; "
         "what a step, or an image of a validation, takes must stay well below",
     )
-    profile: bool = Field(
-        False, description="profile some early steps to run.dir/profile (also --profile)"
-    )
+    profile: bool = Field(False, description="profile some early steps to run.dir/profile (also --profile)")
     max_restarts: Annotated[int, Field(ge=0)] = Field(
         0, description="how often a job restarts by itself after a fault, from its last checkpoint"
     )
@@ -90,9 +88,7 @@ class DataConfig(Section):
     shuffle_block_bytes: Positive = Field(
         8 * 2**20, description="bytes of consecutive samples that the shuffle moves as one (locality of reads)"
     )
-    shuffle_window: Positive = Field(
-        64, description="size of the shuffle window in samples, in each interleaved stream"
-    )
+    shuffle_window: Positive = Field(64, description="samples of the shuffle window of each interleaved stream")
     drop_last: bool = Field(
         False,
         description="drop the last batch of an epoch where it is incomplete; false: it takes the first samples of the next epoch",
@@ -134,7 +130,7 @@ class StorageConfig(Section):
         80.0, description="seconds within which a remote read must succeed, retries included; below run.timeout"
     )
     max_connections: Annotated[int, Field(ge=1, le=64)] = Field(
-        4, description="remote reads in flight per loader process"
+        4, description="remote reads at a time per loader process"
     )
     predownload: Positive = Field(
         8, description="micro-batches whose bytes are fetched ahead of need, per loader process"
@@ -204,9 +200,7 @@ class ScheduleConfig(Section):
         2000, description="steps between drops of the step schedule (Attention to Scale: 2,000)"
     )
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor of each drop of the step schedule")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="steps of linear warm-up from 0 before the schedule"
-    )
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="steps of linear warm-up before the schedule")
 
 
 class TrainerConfig(Section):
@@ -228,7 +222,8 @@ class TrainerConfig(Section):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast with fp32 master weights")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     ema_decay: Share = Field(
-        0.0, description="decay per step of an exponential moving average of the weights, which is then evaluated; 0: none"
+        0.0,
+        description="decay per step of an exponential moving average of the weights, which is then evaluated; 0: none",
     )
     activation_checkpointing: bool = Field(
         False,
@@ -250,9 +245,7 @@ class TrainerConfig(Section):
         False, description="BatchNorm over the micro-batches of all ranks: independent of the number of ranks"
     )
     log_every_steps: Positive = Field(10, description="steps between lines of metrics.jsonl")
-    checkpoint_every_steps: Positive = Field(
-        500, description="steps between checkpoints; the last step is always saved"
-    )
+    checkpoint_every_steps: Positive = Field(500, description="steps between checkpoints; the last is always saved")
     checkpoint_every_minutes: NonNegative = Field(0.0, description="minutes between checkpoints, in addition; 0: none")
     keep_checkpoints: Positive = Field(2, description="latest checkpoints to keep")
     keep_best: bool = Field(
