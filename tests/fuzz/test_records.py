@@ -12,10 +12,10 @@ from fuzz.hostile import altered, damaged
 from hypothesis import given
 from hypothesis import strategies as st
 
+from msanet.cli.main import main
 from msanet.datasets import CITYSCAPES
 from msanet.errors import UserError
 from msanet.evaluation import per_image_counts
-from msanet.cli.main import main
 from msanet.evaluation.per_image_counts import (
     collect_counts,
     image_counts,

@@ -21,9 +21,9 @@ from conftest import REPOSITORY
 from support.ranks import free_port
 from support.ray_nodes import Node, ray_head
 
+from msanet.cli.sweep import sweep_job
 from msanet.config import load_config
 from msanet.errors import UserError
-from msanet.cli.sweep import sweep_job
 from msanet.sweep.results import write_results
 from msanet.sweep.trial import read_outcome, write_outcome
 from msanet.sweep.tuning import progress, train_best, tune_sweep

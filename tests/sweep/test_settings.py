@@ -13,11 +13,11 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
+from msanet.cli.sweep import sweep_job
 from msanet.config import load_config
 from msanet.errors import UserError
 from msanet.files import write_text
 from msanet.models import check_model
-from msanet.cli.sweep import sweep_job
 from msanet.sweep.plan import SweepPlan, plan_sweep
 from msanet.sweep.settings import Axis, SweepFile
 from msanet.sweep.space import active, grid_points, sample_points, to_yaml
