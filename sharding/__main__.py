@@ -4,6 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from msanet.cli.main import main as run
+from msanet.errors import UserError, nearest, user_errors
+from sharding.readers import READERS
 
 TOOLS = {"verify": "verify", "inspect": "inspect", "synthetic": "generate"}
 """Name -> command of `msanet`."""
@@ -12,6 +14,11 @@ TOOLS = {"verify": "verify", "inspect": "inspect", "synthetic": "generate"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    known = [*READERS, *TOOLS]
+    with user_errors():
+        if words and not words[0].startswith("-") and words[0] not in known:
+            message = f"unknown dataset or command '{words[0]}'; {nearest(words[0], known)}"
+            raise UserError("MSA-CLI-002", message)
     return run([TOOLS[words[0]], *words[1:]] if words and words[0] in TOOLS else ["pack", *words])
 
 

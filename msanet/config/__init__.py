@@ -1,6 +1,6 @@
-"""Every setting of a run: typed, documented, validated when they are read. YAML first, then dotted overrides (`trainer.epochs=50`).
+"""Every setting of a run: typed, documented, validated. YAML first, then dotted overrides (`trainer.epochs=50`).
 
-An unknown key is an error that names the nearest one.
+An unknown key is an error that names the nearest one, or all of its section.
 """
 
 from msanet.config.base import Section

@@ -141,7 +141,7 @@ def test_a_run_stopped_in_every_way_continues_to_the_same_bytes(
     assert all(_holds_back_interrupts(pid) for pid in _workers(stopped.pid))  # else they print tracebacks, at times
     os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does it: to the workers too
     _, stderr = stopped.communicate(timeout=30)
-    assert stopped.returncode == 130 and stderr.count("\n") == 1 and "same command continues" in stderr
+    assert stopped.returncode == 130 and stderr.count("\n") == 1 and "same command again to continue" in stderr
     kept = _check_unchanged(kept, _check_stopped(out, partial))
 
     killed = start(*words, "--out", out, "--workers", 2)
