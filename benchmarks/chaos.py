@@ -58,9 +58,13 @@ END_WITHIN = 2 * TIMEOUT + GRACE
 others have yet to start, half a minute on a busy machine, and to wait for it."""
 
 SETTINGS = (
-    "data.crop=[32,32] data.random_scale=[0.7,1.3] evaluation.num_workers=0 model.width=0.05 trainer.log_every_steps=1 trainer.ema_decay=0.9 "
-    f"trainer.global_batch_size={BATCH} trainer.checkpoint_every_steps={SAVED_EVERY} trainer.keep_checkpoints=3 trainer.val_every_epochs=7 "
-    f"run.record_samples=true run.heartbeat_timeout_seconds={0.5 * TIMEOUT} run.stall_timeout_seconds={0.8 * TIMEOUT} run.rendezvous_timeout_seconds={TIMEOUT} run.preemption_grace_seconds={GRACE} storage.download_timeout_seconds={TIMEOUT // 2} "
+    "data.crop=[32,32] data.random_scale=[0.7,1.3] evaluation.num_workers=0 model.width=0.05 "
+    "trainer.log_every_steps=1 trainer.ema_decay=0.9 "
+    f"trainer.global_batch_size={BATCH} trainer.checkpoint_every_steps={SAVED_EVERY} "
+    "trainer.keep_checkpoints=3 trainer.val_every_epochs=7 "
+    f"run.record_samples=true run.heartbeat_timeout_seconds={0.5 * TIMEOUT} "
+    f"run.stall_timeout_seconds={0.8 * TIMEOUT} run.rendezvous_timeout_seconds={TIMEOUT} "
+    f"run.preemption_grace_seconds={GRACE} storage.download_timeout_seconds={TIMEOUT // 2} "
 )
 SAME = f"{SETTINGS} model.name=deeplab_largefov"
 """It has dropout, so that the generators of random numbers count too."""

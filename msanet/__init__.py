@@ -4,8 +4,8 @@ import os
 
 __version__ = "0.1.0"
 
-# torch's C++ prints a page of stack for each connection that breaks; msanet.distributed.heartbeat says who is gone, in one line. Read by
-# torch when it is imported, so it is here.
+# torch's C++ prints a page of stack for each connection that breaks; msanet.distributed.heartbeat names the lost rank in one
+# line. Read by torch when it is imported, so it is here.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 

@@ -9,7 +9,8 @@ ENTRIES: dict[str, Entry] = {
     ),
     "MSA-TRAIN-002": Entry(
         "Too many steps in a row had a loss or gradients that are not finite.",
-        "Run the `msanet replay` command that the message names to find the module and sample; often a lower `optimizer.lr` helps.",
+        "Run the `msanet replay` command that the message names to find the module and sample; often a lower "
+        "`optimizer.lr` helps.",
     ),
     "MSA-TRAIN-003": Entry("The folder is not a failure dump.", "Give RUN/failure_dump/step-N of a run."),
     "MSA-TRAIN-004": Entry("A failure dump is incomplete or damaged.", "Use another one; this one cannot be replayed."),

@@ -1,7 +1,7 @@
 """Checkpoints that are complete or absent, and that fit any number of ranks and any ZeRO stage.
 
     RUN/checkpoints/step-00000500/
-        model.safetensors       weights, buffers and the model metadata: all that evaluate and predict need; the EMA if there is one
+        model.safetensors       weights (the EMA if there is one), buffers and metadata: what evaluate needs
         raw.safetensors         weights and buffers as the optimizer has them; only with trainer.ema_decay
         optimizer.safetensors   full optimizer state by parameter name
         rng.safetensors         torch's generators of every rank

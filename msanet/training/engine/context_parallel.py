@@ -57,7 +57,8 @@ def parallelize_attention(model: nn.Module, group: dist.ProcessGroup) -> None:
         if module.window:
             raise UserError(
                 "MSA-TRAIN-009",
-                f"trainer.context_parallel_size={group.size()} divides the queries of the whole image, and model.attention_window="
+                f"trainer.context_parallel_size={group.size()} divides the queries of the whole image, and "
+                f"model.attention_window="
                 f"{module.window} gives each a part of it; set context_parallel_size to 1 or attention_window to 0",
                 setting="trainer.context_parallel_size",
             )

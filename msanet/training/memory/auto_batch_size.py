@@ -53,8 +53,10 @@ def largest_micro_batch(
         one = needed(1)
         raise UserError(
             "MSA-TRAIN-005",
-            f"trainer.micro_batch_size=auto: one image takes about {gigabytes(_with_margin(one))} GB a rank ({one.parts}; the rest is "
-            f"margin), expected no more than the {gigabytes(free)} GB that are free; set {', or '.join(suggestions(one, config))}",
+            f"trainer.micro_batch_size=auto: one image takes about {gigabytes(_with_margin(one))} GB a rank "
+            f"({one.parts}; the rest is "
+            f"margin), expected no more than the {gigabytes(free)} GB that are free; "
+            f"set {', or '.join(suggestions(one, config))}",
             setting="trainer.micro_batch_size",
         )
     return replace(most, micro_batch_size=sizes[fitting - 1])
@@ -88,7 +90,8 @@ def _chosen(config: Config, manifest: Manifest, most: BatchPlan, free: float, be
     batches = largest_micro_batch(config, most, needed, free, before)
     memory = needed(batches.micro_batch_size)
     logger.info(
-        f"trainer.micro_batch_size=auto: {batches.micro_batch_size} of {most.micro_batch_size} images, about {gigabytes(memory.total)} of "
+        f"trainer.micro_batch_size=auto: {batches.micro_batch_size} of {most.micro_batch_size} images, "
+        f"about {gigabytes(memory.total)} of "
         f"{gigabytes(free)} GB ({memory.parts})"
     )
     if before and before != batches.micro_batch_size:

@@ -16,7 +16,8 @@ _MUCH = 0.2
 class ThroughputMeter:
     """The seconds of steps, each from waiting for its data to its end, and which of them this rank waited for that data.
 
-    What happens between steps, such as an evaluation, is not counted. In order: `start_wait`, `end_wait`, `end_step`. steps: since the
+    What happens between steps, such as an evaluation, is not counted. In order: `start_wait`, `end_wait`, `end_step`.
+    steps: since the
     last call of `metrics`.
     """
 

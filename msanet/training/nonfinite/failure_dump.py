@@ -45,7 +45,9 @@ Sample = tuple[int, int, str | None]
 
 
 class DumpMetadata(BaseModel):
-    """failure_dump.json. losses: each rank's share of the loss, null where it is not finite. counts: the loss's of the global batch.
+    """failure_dump.json. losses: each rank's share of the loss, null where it is not finite.
+
+    counts: the loss's of the global batch.
 
     histogram: labelled pixels per class of the training split. keys: by rank whose batches are kept, of its samples in order,
     null where not known. scaler: none, see above.

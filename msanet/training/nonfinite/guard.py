@@ -18,7 +18,8 @@ class NonFiniteGuard:
     were; `skipped` tells the moving average to do the same. In order: `begin`, then `add` each micro-batch's loss, `decide`
     after the last backward and before the engine's step, `end` after it.
 
-    After more than `max_nonfinite_steps` skipped steps in a row every step is skipped. The host learns of each step when the next is
+    After more than `max_nonfinite_steps` skipped steps in a row every step is skipped. The host learns of each step when the
+    next is
     under way, and so still finds what the last one began with.
     """
 

@@ -48,7 +48,8 @@ def noted(folder: Path) -> int:
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     """A process that has NodeCache, Path, time, sys and `folder`, its first argument."""
-    head = "import sys, time; from pathlib import Path; from msanet.data.storage.cache import NodeCache; folder = Path(sys.argv[1])\n"
+    head = "import sys, time; from pathlib import Path; from msanet.data.storage.cache import NodeCache; "
+    head += "folder = Path(sys.argv[1])\n"
     return subprocess.Popen(
         [sys.executable, "-c", head + script, *map(str, arguments)],
         stdout=subprocess.PIPE,
