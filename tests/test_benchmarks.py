@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from torch import nn
+
+from conftest import REPOSITORY
 
 TOOLS = "bash dirname env mkdir realpath tee timeout touch"
 PYTHON = """#!/usr/bin/env bash

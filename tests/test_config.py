@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.errors import error_codes, raises_user_error
 
 from msanet.cli.main import main
 from msanet.cli.train import train_config
@@ -12,6 +11,7 @@ from msanet.config import Config, DataConfig, load_config, load_run_config, sett
 from msanet.config.renamed import RENAMED, RENAMED_VALUES, SPLIT
 from msanet.errors import UserError
 from msanet.models import MODELS, check_model, model_options
+from support.errors import error_codes, raises_user_error
 
 RECIPES = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yaml"))
 

@@ -15,16 +15,16 @@ import kubernetes_validate
 import psutil
 import pytest
 import yaml
-from conftest import REPOSITORY
-from support.commands import steps_logged, wait_until, words
-from support.fake_slurm import calls, install, signal_step
-from support.ranks import free_port
-from support.small_runs import newest
 
+from conftest import REPOSITORY
 from msanet.cli.train import train_config
 from msanet.config import settings
 from msanet.data.loader import plan_batches
 from msanet.models import model_options
+from support.commands import steps_logged, wait_until, words
+from support.fake_slurm import calls, install, signal_step
+from support.ranks import free_port
+from support.small_runs import newest
 
 JOBS = REPOSITORY / "jobs"
 KUBERNETES = "1.33"  # the oldest that has what train.yaml needs

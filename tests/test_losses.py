@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from support.errors import raises_user_error
 from torch import Tensor
 
 from msanet.config import LossConfig, parse_config
 from msanet.errors import UserError
 from msanet.losses import SegmentationLoss, class_weights, cross_entropy_sum, dice_sum, lovasz_sum
+from support.errors import raises_user_error
 
 CONFIGS: list[dict[str, Any]] = [
     {},

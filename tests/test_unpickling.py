@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.errors import raises_user_error
-from support.small_runs import toy_checkpoint
 
 from msanet.errors import UserError
 from msanet.models import build_model
@@ -17,6 +15,8 @@ from msanet.models.io import load_network, load_weights
 from msanet.models.pretrained import initialize
 from msanet.run_layout import CheckpointLayout
 from msanet.training.checkpoint.io import latest_valid, read_checkpoint, write_checkpoint
+from support.errors import raises_user_error
+from support.small_runs import toy_checkpoint
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path for folder in ("msanet", "sharding", "launcher", "jobs") for path in (ROOT / folder).rglob("*.py"))

@@ -9,12 +9,12 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
-from support.errors import error_codes
 
+from conftest import REPOSITORY
 from msanet.cli import commands
 from msanet.cli.commands import COMMANDS
 from msanet.cli.main import EXIT_INTERRUPTED, main
+from support.errors import error_codes
 
 
 def start(*words: str, **options: object) -> "subprocess.Popen[str]":

@@ -6,11 +6,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
-from support.errors import error_codes
 
+from conftest import REPOSITORY
 from msanet.cli.main import main
 from msanet.config.recipes import RECIPES, SWEEPS, find_sweep, list_recipes
+from support.errors import error_codes
 
 FOLDERS = ((RECIPES, "recipes"), (SWEEPS, "sweeps"))
 SHIPPED = {folder: sorted((REPOSITORY / "jobs" / name).rglob("*.yaml")) for folder, name in FOLDERS}

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from support.errors import raises_user_error
 
 from msanet.cli import sweep
 from msanet.cli.sweep import sweep_job
 from msanet.config.renamed import RENAMED
+from support.errors import raises_user_error
 
 
 def test_a_sweep_and_its_recipe_are_found_by_name(shards: Path, tmp_path: Path) -> None:

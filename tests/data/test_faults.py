@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from conftest import write_camvid
-from support.errors import raises_user_error
-from support.ranks import start_ranks
 
+from conftest import write_camvid
 from msanet.config import Config, parse_config
 from msanet.data import loader as loader_module
 from msanet.data.image.tiles import encode_tiled
@@ -31,6 +29,8 @@ from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.errors import UserError
 from sharding.__main__ import main as shard
+from support.errors import raises_user_error
+from support.ranks import start_ranks
 
 BAD = "train-000001"
 STEPS = 6

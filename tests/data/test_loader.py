@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.errors import raises_user_error
 
 from msanet.config import Config, parse_config
 from msanet.data.loader import (
@@ -23,6 +22,7 @@ from msanet.data.pipeline import Batch
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.errors import UserError
+from support.errors import raises_user_error
 
 
 def config_for(shards: Path, **data: Any) -> Config:
@@ -125,7 +125,6 @@ def test_sizes_that_make_no_batch_are_refused_also_from_a_worker(shards: Path, t
     config = config_for(shards, crop=None, random_scale=[1.0, 1.0])
     stream(config, steps=1)  # all images are of one size: no crop is needed
     from conftest import write_camvid
-
     from sharding.__main__ import main
 
     source = write_camvid(tmp_path / "mixed", 4, 1)

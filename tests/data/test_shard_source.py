@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from support.errors import raises_user_error
 
 from msanet.data.image import codec
 from msanet.data.image.codec import decode_image, decode_label, encode_label, image_size
@@ -19,6 +18,7 @@ from msanet.data.manifest import load_manifest, load_shard_index, safe_key
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.errors import UserError
+from support.errors import raises_user_error
 
 
 def test_positioned_reads_give_what_tar_gives(shards: Path) -> None:

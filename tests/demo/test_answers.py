@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.demo_visitor import Visitor, encoded, pixels, segmenter, unpacked
-from support.metadata import MEAN, STD
 from torch import nn
 
 from msanet.config import EvaluationConfig
@@ -19,6 +17,8 @@ from msanet.datasets import CAMVID
 from msanet.demo.segmenter import Limits, Segmenter
 from msanet.inference.predictor import Predictor
 from msanet.models.msanet import MSANet
+from support.demo_visitor import Visitor, encoded, pixels, segmenter, unpacked
+from support.metadata import MEAN, STD
 
 
 def expected_labels(served: Segmenter, image_HWC: np.ndarray, **settings: Any) -> np.ndarray:

@@ -9,10 +9,10 @@ import zlib
 import cv2
 import pytest
 import torch
-from support.demo_visitor import Visitor, encoded, pixels, segmenter
 
 from msanet.demo.app import create_app, is_own_host
 from msanet.demo.segmenter import Limits
+from support.demo_visitor import Visitor, encoded, pixels, segmenter
 
 
 def test_a_body_above_the_limit_is_refused_unread() -> None:

@@ -15,17 +15,17 @@ import psutil
 import pytest
 import torch
 import werkzeug.serving
-from conftest import REPOSITORY
-from support import browser
-from support.demo_visitor import encoded, pixels, segmenter
-from support.errors import raises_user_error
-from support.metadata import metadata
 
+from conftest import REPOSITORY
 from msanet.cli.serve import serve_job
 from msanet.demo.segmenter import Limits
 from msanet.demo.server import serve
 from msanet.errors import UserError
 from msanet.models.io import save_network
+from support import browser
+from support.demo_visitor import encoded, pixels, segmenter
+from support.errors import raises_user_error
+from support.metadata import metadata
 
 
 class Unserved:

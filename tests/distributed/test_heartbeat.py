@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.errors import error_codes, raises_user_error
-from support.ranks import start_ranks
 
 from msanet import distributed
 from msanet.distributed.failure_detector import FailureReport
 from msanet.distributed.heartbeat import CHECKPOINT_THREAD
 from msanet.distributed.session import _exit_on_failure
 from msanet.errors import UserError
+from support.errors import error_codes, raises_user_error
+from support.ranks import start_ranks
 
 TIMEOUT = 20.0
 HOST = socket.gethostname()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from conftest import REPOSITORY
 from support.commands import adopting_orphans
 

@@ -6,10 +6,10 @@ import threading
 import time
 
 import pytest
-from conftest import REPOSITORY
-from support.ranks import free_port
 
+from conftest import REPOSITORY
 from msanet.distributed.rendezvous import RendezvousTimeout, open_store, rendezvous
+from support.ranks import free_port
 
 KEEP_STORE = (
     "from msanet.distributed.rendezvous import open_store; import time; store = open_store(0, 3, 60); time.sleep(1000)"

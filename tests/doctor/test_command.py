@@ -10,13 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import REPOSITORY
-from support.errors import error_codes
-from support.servers import nginx
 
+from conftest import REPOSITORY
 from msanet.cli.doctor import main
 from msanet.cli.main import main as msanet
 from sharding.__main__ import main as shard
+from support.errors import error_codes
+from support.servers import nginx
 
 SMALL = ["data.crop=[32,40]", "data.num_workers=0", "model.width=0.05", "trainer.steps=600"]
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.networks import CASES, CLASSES, training_loss
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -14,6 +13,7 @@ from msanet.models import build_model
 from msanet.models.peak_memory import peak_bytes
 from msanet.training.engine.optimizer import build_optimizer
 from msanet.training.memory.estimate import StepMemory, bucket_bytes
+from support.networks import CASES, CLASSES, training_loss
 
 SIZE = (64, 96)
 HISTOGRAM = (1, 1, 1, 1, 1)

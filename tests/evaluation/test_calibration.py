@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from support.errors import raises_user_error
 
 from msanet.evaluation.calibration import LEVELS, Calibration, expected_calibration_error
+from support.errors import raises_user_error
 
 
 def test_the_error_by_hand() -> None:

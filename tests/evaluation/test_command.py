@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.errors import error_codes
 
 from msanet.cli.main import main
 from msanet.datasets import CITYSCAPES, VOC
@@ -22,6 +21,7 @@ from msanet.evaluation.per_image_counts import (
     per_image_counts_file,
     write_per_image_counts,
 )
+from support.errors import error_codes
 
 Write = Callable[..., Path]
 

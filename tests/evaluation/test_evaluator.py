@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import ranks
-from support.errors import raises_user_error
-from support.ranks import run_ranks, start_ranks
 from torch import nn
 
 from msanet import distributed
@@ -28,6 +25,9 @@ from msanet.evaluation.per_image_counts import (
 from msanet.evaluation.result import EvaluationResult, require_complete, write_evaluation
 from msanet.inference.predictor import Predictor
 from msanet.models import build_model
+from support import ranks
+from support.errors import raises_user_error
+from support.ranks import run_ranks, start_ranks
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
 

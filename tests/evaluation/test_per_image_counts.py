@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.errors import raises_user_error
 
 from msanet.errors import UserError
 from msanet.evaluation.metrics import scores
@@ -18,6 +17,7 @@ from msanet.evaluation.per_image_counts import (
     read_per_image_counts,
     write_per_image_counts,
 )
+from support.errors import raises_user_error
 
 CLASSES = ("road", "sidewalk", "car", "truck", "bus")
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.errors import raises_user_error
 
 from msanet.datasets import CITYSCAPES, VOC
 from msanet.datasets.cityscapes import CATEGORIES, LABELS
 from msanet.evaluation.confusion import confusion_matrix, confusion_matrix_with_void
 from msanet.evaluation.instances import AVERAGE_INSTANCE_PIXELS, instance_rows, no_instances
 from msanet.evaluation.protocols import ProtocolScores, compute_scores
+from support.errors import raises_user_error
 
 VOID = 255
 TRAIN_IDS = np.array([label.train_id for label in LABELS], dtype=np.uint8)

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.errors import raises_user_error
 
 from msanet.evaluation import statistics
 from msanet.evaluation.metrics import scores
 from msanet.evaluation.per_image_counts import PerImageCounts, collect_counts, image_counts
 from msanet.evaluation.statistics import METRICS, bootstrap, dice, paired_difference, worst
+from support.errors import raises_user_error
 
 
 def make(matrices: np.ndarray, keys: list[str] | None = None) -> PerImageCounts:

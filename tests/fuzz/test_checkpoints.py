@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from fuzz.hostile import NAMES, altered, damaged, outcome
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from support.metadata import metadata
-from support.small_runs import toy_checkpoint
 
+from fuzz.hostile import NAMES, altered, damaged, outcome
 from msanet.errors import UserError
 from msanet.models.io import METADATA, ModelMetadata, load_network, load_weights, save_network
 from msanet.training.checkpoint.io import read_checkpoint, validate_checkpoint, write_checkpoint
+from support.metadata import metadata
+from support.small_runs import toy_checkpoint
 
 FILES = "files.json"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz.hostile import altered, damaged, outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz.hostile import altered, damaged, outcome
 from msanet.data.manifest import MANIFEST_NAME, Manifest, ShardIndex, index_name, validate_json
 from msanet.data.samples import decode_sample
 from msanet.data.shard_source import ShardSource

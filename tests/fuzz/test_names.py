@@ -5,11 +5,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from fuzz.hostile import NAMES, outcome
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from fuzz.hostile import NAMES, outcome
 from msanet.cli.predict import _find_files as find_files
 from msanet.data.manifest import FileName, SplitName, safe_key
 from msanet.errors import UserError

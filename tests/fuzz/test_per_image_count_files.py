@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzz.hostile import altered, damaged
 from hypothesis import given
 from hypothesis import strategies as st
-from support.errors import raises_user_error
 
+from fuzz.hostile import altered, damaged
 from msanet.cli.main import main
 from msanet.datasets import CITYSCAPES
 from msanet.evaluation import per_image_counts
@@ -22,6 +21,7 @@ from msanet.evaluation.per_image_counts import (
     read_per_image_counts,
     write_per_image_counts,
 )
+from support.errors import raises_user_error
 
 RECORDS = collect_counts(
     "cityscapes",

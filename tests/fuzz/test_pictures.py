@@ -8,11 +8,11 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
-from fuzz.hostile import damaged, outcome
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fuzz.hostile import damaged, outcome
 from msanet.data.image.codec import decode_image, decode_instances, decode_label, encode_label, open_image, open_label
 from msanet.data.image.tiles import encode_tiled
 from msanet.demo.segmenter import decode as decode_upload

@@ -10,10 +10,10 @@ from threading import Thread
 
 import pytest
 import yaml
-from fuzz.hostile import outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz.hostile import outcome
 from msanet.cli.evaluate import evaluation_job
 from msanet.config import StorageConfig, load_config
 from msanet.data.storage import open_storage

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import yaml
-from fuzz.hostile import NAMES, altered, damaged, outcome, wrong_values
 from hypothesis import given
 from hypothesis import strategies as st
-from support.errors import raises_user_error
 
+from fuzz.hostile import NAMES, altered, damaged, outcome, wrong_values
 from msanet.cli.train import _read_json as read_json
 from msanet.config import Config, load_config, settings
 from msanet.documents import MAX_BYTES, parse_json, parse_yaml
 from msanet.errors import UserError
 from sharding.readers.folder import _load as load_classes
+from support.errors import raises_user_error
 
 TREE: dict[str, Any] = {
     **yaml.safe_load(Config().to_yaml()),

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fuzz.hostile import altered, damaged, outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz.hostile import altered, damaged, outcome
 from msanet.data.manifest import MANIFEST_NAME, index_name, load_manifest
 from msanet.documents import is_line
 from msanet.errors import UserError

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.errors import raises_user_error
 from torch import nn
 
 from msanet.config import EvaluationConfig
@@ -16,6 +15,7 @@ from msanet.models import build_model
 from msanet.models.attention_to_scale import AttentionToScale
 from msanet.models.msanet import MSANet
 from msanet.report.heat import heat
+from support.errors import raises_user_error
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 55.0, 50.0)
 

@@ -5,12 +5,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support.errors import raises_user_error
 from torch import Tensor
 
 from msanet.config import CrfConfig, EvaluationConfig
 from msanet.inference.crf import refine
 from msanet.inference.predictor import Predictor
+from support.errors import raises_user_error
 
 pytest.importorskip("pydensecrf.densecrf")
 

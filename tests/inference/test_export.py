@@ -11,13 +11,10 @@ import numpy as np
 import pytest
 import safetensors
 import torch
-from conftest import REPOSITORY
 from PIL import Image
-from support.errors import raises_user_error
-from support.metadata import metadata
-from support.networks import CLASSES, images
 from torch import Tensor
 
+from conftest import REPOSITORY
 from msanet.cli.export import export_job
 from msanet.config import EvaluationConfig
 from msanet.errors import UserError
@@ -26,6 +23,9 @@ from msanet.inference.predictor import Predictor
 from msanet.models import MODELS
 from msanet.models.io import METADATA, ModelMetadata, save_network
 from msanet.models.network import SegmentationNetwork
+from support.errors import raises_user_error
+from support.metadata import metadata
+from support.networks import CLASSES, images
 
 pytest.importorskip("onnxscript", reason="torch's ONNX exporter needs onnxscript (extra `export`)")
 onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported network (extra `export`)")

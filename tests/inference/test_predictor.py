@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.errors import raises_user_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,6 +12,7 @@ from msanet.config import EvaluationConfig
 from msanet.inference.predictor import Predictor
 from msanet.models import build_model
 from msanet.models.blocks import MOST_IN_CHANNELS_LAST, pad_to_multiple
+from support.errors import raises_user_error
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.errors import raises_user_error
 
 from msanet.datasets import CITYSCAPES, VOC
 from msanet.datasets.cityscapes import LABELS
 from msanet.datasets.voc import voc_color
 from msanet.inference.submission import SUBMISSION_FORMATS
+from support.errors import raises_user_error
 
 CITYSCAPES_FORMAT, VOC_FORMAT = SUBMISSION_FORMATS["cityscapes"], SUBMISSION_FORMATS["voc"]
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import REPOSITORY
 
 PROOF = runpy.run_path(str(REPOSITORY / "benchmarks" / "chaos_proof.py"))  # not by sys.path: it has a models.py too

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, write_camvid
 from PIL import Image
-from support.errors import error_codes
-from support.ranks import free_port, start_ranks
 
 import msanet
+from conftest import REPOSITORY, write_camvid
 from msanet.data.manifest import load_manifest
 from msanet.data.shuffle_order import ShuffleOrder
 from msanet.training.checkpoint.io import latest_valid, read_checkpoint
 from sharding.__main__ import main as shard
+from support.errors import error_codes
+from support.ranks import free_port, start_ranks
 
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
 SMALL = [

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from support.errors import error_codes
-from support.metadata import metadata
 
 from msanet import distributed
 from msanet.cli import evaluate, predict, serve
 from msanet.cli.main import main
 from msanet.models.io import save_network
+from support.errors import error_codes
+from support.metadata import metadata
 
 
 class Caught(Exception):

@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support import ranks
-from support.ranks import run_ranks, start_ranks
-from support.small_runs import newest
 
 from msanet import distributed
 from msanet.config import EvaluationConfig, parse_config
@@ -20,6 +17,9 @@ from msanet.evaluation import evaluator
 from msanet.models import build_model
 from msanet.training.checkpoint.format import RunState
 from msanet.training.train import train
+from support import ranks
+from support.ranks import run_ranks, start_ranks
+from support.small_runs import newest
 
 
 def _train(shards: str, folder: str, told_in: int) -> None:

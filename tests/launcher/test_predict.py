@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.errors import error_codes, raises_user_error
-from support.metadata import metadata
 
 from msanet.cli.main import main
 from msanet.cli.predict import PredictionJob, prediction_job
@@ -19,6 +17,8 @@ from msanet.datasets import CAMVID, CITYSCAPES, VOC, DatasetSpec
 from msanet.inference.predictor import Predictor
 from msanet.models.io import load_network, save_network
 from msanet.models.network import SegmentationNetwork
+from support.errors import error_codes, raises_user_error
+from support.metadata import metadata
 
 IDS = tuple(range(40, 40 + CAMVID.num_classes))
 

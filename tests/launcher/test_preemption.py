@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+
 from conftest import REPOSITORY
+from msanet.distributed.preemption import EXIT_PREEMPTED
 from support.commands import adopting_orphans, launch, steps_logged, wait_until, words
 from support.errors import error_codes
 from support.ranks import start_ranks
 from support.small_runs import newest
-
-from msanet.distributed.preemption import EXIT_PREEMPTED
 
 
 @pytest.mark.parametrize(

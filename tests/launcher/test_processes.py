@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import psutil
+
 from conftest import REPOSITORY
+from msanet.distributed.preemption import EXIT_PREEMPTED
 from support.commands import steps_logged, wait_until, words
 from support.ranks import start_ranks
-
-from msanet.distributed.preemption import EXIT_PREEMPTED
 
 
 def test_loader_processes_survive_a_stop_signal(shards: Path, tmp_path: Path) -> None:

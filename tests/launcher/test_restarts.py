@@ -7,11 +7,11 @@ from pathlib import Path
 
 import psutil
 import torch
+
+from msanet.distributed.preemption import EXIT_PREEMPTED
 from support.commands import launch, steps_logged, wait_until, words
 from support.ranks import start_ranks
 from support.small_runs import newest
-
-from msanet.distributed.preemption import EXIT_PREEMPTED
 
 
 def ranks_of(job: subprocess.Popen[str]) -> dict[int, psutil.Process]:

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from support.networks import STRUCTURES, images, network, random_labels, training_loss
 from torch import Tensor, nn
 
 from msanet.models.activation_checkpointing import checkpoint_activations, frozen_running_statistics
 from msanet.models.network import SegmentationNetwork
+from support.networks import STRUCTURES, images, network, random_labels, training_loss
 
 
 def one_step(model: SegmentationNetwork) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], int]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.errors import raises_user_error
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,6 +18,7 @@ from msanet.models.attention.kernels import unlogged_choices
 from msanet.models.attention.spatial import attend, attention_weights, pooled, spatial_attention
 from msanet.models.msanet import MSANet
 from msanet.models.peak_memory import peak_bytes
+from support.errors import raises_user_error
 
 
 def explicit(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from support.errors import raises_user_error
 from torch import Tensor, nn
 
 from msanet.models import build_model
 from msanet.models.attention_to_scale import AttentionToScale, Merge, parse_scales, weighted_sum
 from msanet.models.network import HeadOutput, SegmentationNetwork, TrainingOutput
+from support.errors import raises_user_error
 
 CLASSES = 5
 

@@ -4,7 +4,6 @@ from typing import Any, get_args, get_origin
 
 import pytest
 import torch
-from support.networks import CASES, CLASSES, STRUCTURES, images, network, random_labels, training_loss
 from torch import Tensor, nn
 
 from msanet.datasets import IGNORE_INDEX
@@ -17,6 +16,7 @@ from msanet.models.blocks import (
     upsample,
 )
 from msanet.models.network import TrainingOutput
+from support.networks import CASES, CLASSES, STRUCTURES, images, network, random_labels, training_loss
 
 every_network = pytest.mark.parametrize("case", CASES)
 every_structure = pytest.mark.parametrize("case", STRUCTURES)

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from support.errors import raises_user_error
-from support.metadata import metadata
 
 from msanet import __version__
 from msanet.models.io import FORMAT_VERSION, METADATA, load_network, load_weights, save_network
 from msanet.models.pretrained import initialize
+from support.errors import raises_user_error
+from support.metadata import metadata
 
 OWN = metadata("unet", classes=("a", "b"), width=0.01)
 

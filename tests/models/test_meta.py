@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY
 
+from conftest import REPOSITORY
 from msanet.models import MODELS, build_model
 from msanet.models.meta import on_meta_device
 

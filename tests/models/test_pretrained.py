@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from support import metadata
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from msanet.models.io import save_network
 from msanet.models.network import SegmentationNetwork
 from msanet.models.pretrained import initialize
 from msanet.models.resnet import ResNet
+from support import metadata
 
 WIDTH = 1 / 16  # VGG's channels 8, 8, 16, 32, 32 and fc6 of 256, LargeFOV's of 64
 CHANNELS = [8, 8, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]

@@ -4,9 +4,9 @@ from typing import Literal
 
 import pytest
 import torch
-from models.torchvision_outputs import outputs, stored, summaries, torchvision_trunk
 from torch import nn
 
+from models.torchvision_outputs import outputs, stored, summaries, torchvision_trunk
 from msanet.models import build_model
 from msanet.models.blocks import ImageBatchNorm2d
 from msanet.models.resnet import BLOCKS, Backbone, ResNet

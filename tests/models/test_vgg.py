@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from models.torchvision_outputs import outputs, stored, summaries, torchvision_trunk
 from torch import nn
 from torch.nn import functional as F
 
+from models.torchvision_outputs import outputs, stored, summaries, torchvision_trunk
 from msanet.models import build_model
 from msanet.models.vgg import VGG16
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from conftest import REPOSITORY
 from support.hosts import Hosts, two_hosts
 from support.ray_nodes import Node, ray_head

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from msanet.training.checkpoint.format import Checkpoint
 from support.commands import steps_logged
 from support.hosts import TRAIN, Hosts, Job, two_hosts
 from support.ranks import start_ranks
 from support.small_runs import newest
-
-from msanet.training.checkpoint.format import Checkpoint
 
 pytestmark = pytest.mark.multinode
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import browser
 
 from msanet.report.html_report import Panel, ReportData, write_report
+from support import browser
 
 CLASSES, PALETTE = ("road", "car"), ((128, 64, 128), (64, 0, 128))
 GRID = (4, 5)

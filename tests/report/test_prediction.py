@@ -6,11 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.errors import raises_user_error
 
 from msanet.files import atomic_file
 from msanet.report.prediction import write_image
 from msanet.report.video import VideoReader, new_video
+from support.errors import raises_user_error
 
 
 def frame(shade: int, height: int = 48, width: int = 64) -> np.ndarray:

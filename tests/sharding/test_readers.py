@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from support.packing import packed_members, refuse
 
 from msanet.data.manifest import load_manifest
 from msanet.datasets import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC, DatasetSpec
 from msanet.errors import UserError
 from sharding.tree import FolderTree, open_tree
+from support.packing import packed_members, refuse
 
 Shard = Callable[..., int]
 Capture = pytest.CaptureFixture[str]

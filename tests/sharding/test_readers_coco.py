@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO as CocoApi
-from support.packing import packed_labels, refuse
 
 from msanet.data.manifest import load_manifest
 from msanet.datasets import COCO
 from sharding.readers.coco import subset_of
 from sharding.readers.coco_mask import _run_lengths
+from support.packing import packed_labels, refuse
 
 Shard = Callable[..., int]
 Capture = pytest.CaptureFixture[str]

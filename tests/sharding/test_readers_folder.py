@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from support.packing import packed_labels, refuse
 
 from msanet.data.manifest import load_manifest
 from msanet.datasets.voc import voc_color
+from support.packing import packed_labels, refuse
 
 Shard = Callable[..., int]
 Capture = pytest.CaptureFixture[str]

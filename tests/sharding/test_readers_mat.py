@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
-from support.packing import packed_labels, refuse
 
 from msanet.data.manifest import load_manifest
 from msanet.datasets import PERSON_PART
@@ -18,6 +17,7 @@ from msanet.errors import UserError
 from sharding.readers import open_source
 from sharding.readers.person_part import PERSON_PART as READER
 from sharding.tree import FolderTree
+from support.packing import packed_labels, refuse
 
 Shard = Callable[..., int]
 Capture = pytest.CaptureFixture[str]

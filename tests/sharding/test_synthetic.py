@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import pytest
-from conftest import REPOSITORY
 
+from conftest import REPOSITORY
 from msanet.datasets.cityscapes import LABELS
 from msanet.errors import UserError
 from sharding.street.scene import Scene, render

@@ -17,10 +17,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from support.errors import error_codes
 
 from msanet.data.image.codec import CODECS, encode_label
 from sharding.__main__ import main
+from support.errors import error_codes
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Capture = pytest.CaptureFixture[str]

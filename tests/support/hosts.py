@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from conftest import REPOSITORY
 
 TRAIN = str(REPOSITORY / "launcher" / "train.py")

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import urllib3
+
 from support.ranks import free_port
 
 

@@ -17,16 +17,16 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from conftest import REPOSITORY
-from support.errors import error_codes, raises_user_error
-from support.ranks import free_port
-from support.ray_nodes import Node, ray_head
 
+from conftest import REPOSITORY
 from msanet.cli.sweep import sweep_job
 from msanet.config import load_config
 from msanet.sweep.results import write_results
 from msanet.sweep.trial_files import read_outcome, write_failure
 from msanet.sweep.tuning import progress_callback, train_best, tune_sweep
+from support.errors import error_codes, raises_user_error
+from support.ranks import free_port
+from support.ray_nodes import Node, ray_head
 
 pytestmark = pytest.mark.skipif(
     not importlib.util.find_spec("ray"), reason="ray[tune] is not installed: no sweeps (pip install '.[sweep]')"

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY
-from support.errors import raises_user_error
 
+from conftest import REPOSITORY
 from msanet.cli.sweep import sweep_job
 from msanet.config import load_config
 from msanet.errors import UserError
@@ -23,6 +22,7 @@ from msanet.sweep.plan import SweepPlan, plan_sweep
 from msanet.sweep.settings import Axis, SweepFile
 from msanet.sweep.space import active_params, grid_points, params_to_check, to_yaml
 from msanet.sweep.tuning import PLAN_FILE, tune_sweep
+from support.errors import raises_user_error
 
 SHIPPED = sorted((REPOSITORY / "jobs" / "sweeps").glob("*.yaml"))
 RUN = {"data": {"crop": [32, 40]}, "model.name": "unet", "model.width": 0.05, "trainer.global_batch_size": 4}

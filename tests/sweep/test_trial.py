@@ -8,10 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
-from support.errors import raises_user_error
-from support.small_runs import toy_checkpoint
 
+from conftest import REPOSITORY
 from msanet.config import load_config
 from msanet.files import write_text
 from msanet.sweep.plan import SweepPlan, plan_sweep
@@ -23,6 +21,8 @@ from msanet.sweep.trial import CheckpointReference, clone_checkpoint, publish_ch
 from msanet.sweep.trial_files import Outcome, finalize_outcome, read_outcome, write_params
 from msanet.sweep.tuning import within_ranges
 from msanet.training.checkpoint.io import latest_valid, validate_checkpoint, write_checkpoint
+from support.errors import raises_user_error
+from support.small_runs import toy_checkpoint
 
 TRAIN = REPOSITORY / "launcher" / "train.py"
 

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support.errors import raises_user_error
-from support.ranks import run_ranks
-from support.small_runs import newest, run_steps, small_config, start
 
 from msanet import distributed
 from msanet.config import Config
 from msanet.training.checkpoint.io import write_checkpoint
 from msanet.training.trainer import Trainer
+from support.errors import raises_user_error
+from support.ranks import run_ranks
+from support.small_runs import newest, run_steps, small_config, start
 
 
 def _with(config: Config, section: str, **values: Any) -> Config:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.errors import raises_user_error
-from support.small_runs import PLAN, toy_checkpoint
 
 from msanet.data.shuffle_order import ShuffleConfig
 from msanet.errors import UserError
@@ -25,6 +23,8 @@ from msanet.training.checkpoint.io import (
 )
 from msanet.training.checkpoint.resume_checks import check_resume_compatible
 from msanet.training.checkpoint.rng import restore_rng
+from support.errors import raises_user_error
+from support.small_runs import PLAN, toy_checkpoint
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

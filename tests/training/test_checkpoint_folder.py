@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.errors import raises_user_error
-from support.small_runs import toy_checkpoint
 
 from msanet.run_layout import CheckpointLayout
 from msanet.training.checkpoint import io as module
@@ -24,6 +22,8 @@ from msanet.training.checkpoint.io import (
     validate_checkpoint,
     write_checkpoint,
 )
+from support.errors import raises_user_error
+from support.small_runs import toy_checkpoint
 
 FIRST, SECOND = "step-00000001", "step-00000002"
 

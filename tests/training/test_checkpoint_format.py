@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from support.errors import raises_user_error
-from support.small_runs import toy_checkpoint
 
 from msanet.data.shuffle_order import ShuffleConfig
 from msanet.run_layout import CheckpointLayout
 from msanet.training.checkpoint.format import FORMAT_VERSION, RunState
 from msanet.training.checkpoint.io import read_checkpoint, write_checkpoint
+from support.errors import raises_user_error
+from support.small_runs import toy_checkpoint
 
 VERSION_1 = """{
  "step": 3, "consumed": 12, "total_steps": 9,

@@ -12,13 +12,10 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import REPOSITORY
 from deepspeed.accelerator import get_accelerator
-from support.errors import raises_user_error
-from support.ranks import run_ranks
-from support.small_runs import newest
 from torch.utils.checkpoint import checkpoint
 
+from conftest import REPOSITORY
 from msanet import distributed
 from msanet.config import Config, parse_config
 from msanet.data.loader import BatchPlan, batch_plan, plan_batches
@@ -44,6 +41,9 @@ from msanet.training.nonfinite.failure_dump import read_failure_dump
 from msanet.training.run_folder import RunFolder
 from msanet.training.trainer import Trainer
 from msanet.training.validation import validate
+from support.errors import raises_user_error
+from support.ranks import run_ranks
+from support.small_runs import newest
 
 STEPS = 3
 

@@ -11,9 +11,6 @@ from typing import Any
 import deepspeed
 import pytest
 import torch
-from support.networks import STRUCTURES, images, network
-from support.ranks import run_ranks
-from support.small_runs import run_steps, small_config, start
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,6 +21,9 @@ from msanet.training.engine import zero_state
 from msanet.training.engine.device_prefetcher import DevicePrefetcher
 from msanet.training.engine.device_settings import apply_device_settings, without_cudnn_benchmark
 from msanet.training.trainer import Trainer
+from support.networks import STRUCTURES, images, network
+from support.ranks import run_ranks
+from support.small_runs import run_steps, small_config, start
 
 
 def _batch() -> Batch:

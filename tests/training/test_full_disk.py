@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.ranks import start_ranks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from msanet.config import parse_config
@@ -18,6 +17,7 @@ from msanet.evaluation.per_image_counts import collect_counts, image_counts
 from msanet.evaluation.result import EvaluationResult
 from msanet.training.monitoring.jsonl import JsonlLogger, append, cut_after
 from msanet.training.run_folder import RunFolder
+from support.ranks import start_ranks
 
 
 def fill(disk: Path, leave: int = 0) -> Path:

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import torch
-from support.ranks import run_ranks
-from support.small_runs import run_steps, small_config, start
 
 from msanet import distributed
 from msanet.training.engine import zero_state
 from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
+from support.ranks import run_ranks
+from support.small_runs import run_steps, small_config, start
 
 
 def _gather(shards: str) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from support.ranks import run_ranks
-from support.small_runs import run_steps, small_config, start
 
 from msanet.config import Config, OptimizerConfig, TrainerConfig
 from msanet.data.loader import BatchPlan
 from msanet.models import build_model
 from msanet.training.memory.estimate import StepMemory, activation_bytes, gigabytes, state_bytes, step_memory
+from support.ranks import run_ranks
+from support.small_runs import run_steps, small_config, start
 
 SIZE, HISTOGRAM = (64, 96), (1, 1, 1, 1, 1)
 CASES: dict[str, dict[str, Any]] = {

@@ -8,12 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY
-from support.commands import words
-from support.errors import raises_user_error
-from support.ranks import run_ranks
-from support.small_runs import newest, run_steps, small_config
 
+from conftest import REPOSITORY
 from msanet import distributed
 from msanet.config import Config, TrainerConfig, parse_config, settings
 from msanet.data.loader import BatchPlan, plan_batches
@@ -26,6 +22,10 @@ from msanet.training.memory import auto_batch_size, available
 from msanet.training.memory.auto_batch_size import choose_batch_plan, largest_micro_batch
 from msanet.training.memory.estimate import StepMemory
 from msanet.training.trainer import Trainer
+from support.commands import words
+from support.errors import raises_user_error
+from support.ranks import run_ranks
+from support.small_runs import newest, run_steps, small_config
 
 GB = 1e9
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.poison import STEPS, PoisonedGradient, small_config, start
-from support.ranks import run_ranks
 from torch import Tensor
 
 from msanet import distributed
@@ -22,6 +20,8 @@ from msanet.training.engine import zero_state
 from msanet.training.nonfinite.anomalies import _WARM_UP, AnomalyMonitor, LossSpikeDetector, StepRecord
 from msanet.training.nonfinite.guard import StepStats
 from msanet.training.trainer import Trainer
+from support.poison import STEPS, PoisonedGradient, small_config, start
+from support.ranks import run_ranks
 
 
 def poison(trainer: Trainer, faults: dict[int, tuple[str, int]]) -> None:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from support.errors import raises_user_error
 
 from msanet.config import Config, ScheduleConfig, parse_config
 from msanet.data.loader import BatchPlan
@@ -15,6 +14,7 @@ from msanet.training.engine.optimizer import (
     parameter_groups,
     total_steps,
 )
+from support.errors import raises_user_error
 
 
 def test_poly_is_the_papers() -> None:

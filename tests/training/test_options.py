@@ -5,9 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.errors import raises_user_error
-from support.ranks import run_ranks
-from support.small_runs import small_config, start
 
 from msanet import distributed
 from msanet.config import parse_config
@@ -20,6 +17,9 @@ from msanet.training.engine import zero_state
 from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
 from msanet.training.trainer import Trainer
 from msanet.training.validation import validate
+from support.errors import raises_user_error
+from support.ranks import run_ranks
+from support.small_runs import small_config, start
 
 
 def _start(shards: str, stage: int, lr: float = 0.1, classifier_lr_mult: float = 1.0, **trainer: Any) -> Trainer:

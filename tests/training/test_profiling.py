@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from support.ranks import run_ranks
-from support.small_runs import small_config, start
 
 from msanet import distributed
 from msanet.cli.train import train_config
@@ -20,6 +18,8 @@ from msanet.training import trainer
 from msanet.training.monitoring import profiler
 from msanet.training.monitoring.profiler import Profiler, Stopwatch
 from msanet.training.monitoring.throughput import ThroughputMeter
+from support.ranks import run_ranks
+from support.small_runs import small_config, start
 
 PARTS = {"waiting for data", "copying to the device", "forward", "backward", "gradient reduction", "guard", "optimizer"}
 

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from support import ranks
-from support.poison import PoisonedGradient, small_config, start
-from support.small_runs import toy_checkpoint
 from torch import Tensor, nn
 
 from msanet import distributed
@@ -22,6 +19,9 @@ from msanet.models.network import SegmentationNetwork
 from msanet.training.forward import network_input
 from msanet.training.nonfinite.failure_dump import DumpMetadata, FailureDump, read_failure_dump, write_failure_dump
 from msanet.training.nonfinite.replay import replay
+from support import ranks
+from support.poison import PoisonedGradient, small_config, start
+from support.small_runs import toy_checkpoint
 
 STEP = 3
 

@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.ranks import run_ranks
-from support.small_runs import newest, run_steps, small_config, start
 
 from msanet import distributed
 from msanet.data.shard_source import ShardSource
@@ -15,6 +13,8 @@ from msanet.training.checkpoint.format import Checkpoint
 from msanet.training.checkpoint.io import write_checkpoint
 from msanet.training.trainer import Trainer
 from msanet.training.validation import validate
+from support.ranks import run_ranks
+from support.small_runs import newest, run_steps, small_config, start
 
 
 def _save(trainer: Trainer, folder: str, name: str) -> None:

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
-from support.small_runs import small_config, toy_checkpoint
 
+from conftest import REPOSITORY
 from msanet.data.manifest import load_manifest
 from msanet.training import run_folder as run_module
 from msanet.training.run_folder import RunFolder
+from support.small_runs import small_config, toy_checkpoint
 
 
 def folder(shards: Path, path: Path) -> RunFolder:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+
 from support.ranks import run_ranks
 from support.small_runs import run_steps, small_config, start
 

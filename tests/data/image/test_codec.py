@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset as wds
-from conftest import write_camvid
 from PIL import Image
 
+from conftest import write_camvid
 from msanet.data.image.codec import CODECS, decode_image, decode_label
 from msanet.data.manifest import load_manifest
 from msanet.data.samples import decode_sample, open_pair

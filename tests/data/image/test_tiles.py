@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from support.errors import raises_user_error
 
 from msanet.data.image import tiles
 from msanet.data.image.codec import decode_image, decode_label, open_image
 from msanet.data.image.tiles import IMAGE_TILE, LABEL_TILE, TiledImage, encode_tiled
 from msanet.errors import UserError
+from support.errors import raises_user_error
 
 TILE_H, TILE_W = IMAGE_TILE
 SIZES = [(1, 1), (TILE_H - 1, TILE_W - 1), IMAGE_TILE, (TILE_H + 1, TILE_W + 1), (257, 521), LABEL_TILE, (3, 5000)]

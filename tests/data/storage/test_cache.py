@@ -16,11 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.errors import raises_user_error
 
 from msanet.data.storage import cache as cache_module
 from msanet.data.storage.cache import NodeCache, cache_folder
 from msanet.errors import UserError
+from support.errors import raises_user_error
 
 SIZE = 10_000
 STORED = SIZE + 32

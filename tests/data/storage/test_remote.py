@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.errors import raises_user_error
-from support.ranks import free_port
-from support.servers import Answer, FaultyServer, nginx, s3_server, write_certificate
 
 from msanet.config import StorageConfig
 from msanet.data.manifest import MANIFEST_NAME, index_name, load_manifest, load_shard_index
 from msanet.data.storage import ByteRange, LocalStorage, Storage, http, open_storage, remote, transfer
 from msanet.data.storage.remote import RemoteStorage, open_remote
 from msanet.errors import UserError
+from support.errors import raises_user_error
+from support.ranks import free_port
+from support.servers import Answer, FaultyServer, nginx, s3_server, write_certificate
 
 CONTENT = np.random.default_rng(0).bytes(400_000)
 WHOLE = ByteRange("train-000000.tar", "0" * 64, 0, len(CONTENT))
