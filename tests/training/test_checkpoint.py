@@ -169,7 +169,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
 
     (tmp_path / "text").write_text("hello")
     save_file({"x": torch.zeros(1)}, tmp_path / "plain")
-    for name, words in (("text", "cannot be read"), ("plain", "no model metadata"), ("nowhere", "is not there")):
+    for name, words in (("text", "cannot be read"), ("plain", "no model metadata"), ("nowhere", "does not exist")):
         with pytest.raises(UserError, match=words):
             load_weights(tmp_path / name)
 

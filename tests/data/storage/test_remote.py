@@ -210,11 +210,11 @@ def test_a_silent_server_is_left(
 @pytest.mark.parametrize(
     ("always", "words"),
     [
-        (Answer(status=503), "0 of 400000 bytes .* at last HTTP 503 Service Unavailable"),
-        (Answer(cut=0, stall=True), "0 of 400000 bytes .* at last the server fell silent"),
-        (Answer(drip=0.05), r"\d+ of 400000 bytes .* at last the server was too slow"),
-        (Answer(raw=b"garbage\r\n\r\n"), "0 of 400000 bytes .* at last"),
-        (Answer(cut=0), "0 of 400000 bytes .* at last"),
+        (Answer(status=503), "0 of 400000 bytes .* last HTTP 503 Service Unavailable"),
+        (Answer(cut=0, stall=True), "0 of 400000 bytes .* last the server fell silent"),
+        (Answer(drip=0.05), r"\d+ of 400000 bytes .* last the server was too slow"),
+        (Answer(raw=b"garbage\r\n\r\n"), "0 of 400000 bytes .* last"),
+        (Answer(cut=0), "0 of 400000 bytes .* last"),
     ],
     ids=["503", "stall", "drip", "garbage", "closed"],
 )
