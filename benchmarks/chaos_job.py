@@ -117,7 +117,7 @@ class Job:
 
 
 class Progress:
-    """How far a life has come. The metrics of the life before are there until its own bar stands in the log."""
+    """How far a job has come. The metrics of the job before it are there until it logs that it trains."""
 
     def __init__(self, job: Job, run: Path) -> None:
         self._job, self._file = job, run / METRICS_FILE

@@ -1,5 +1,6 @@
 """The story of a run: from shards to checkpoints, metrics and a report."""
 
+import logging
 from functools import partial
 
 from msanet import distributed
@@ -14,6 +15,8 @@ from msanet.training.pretrained import load_pretrained
 from msanet.training.run_folder import RunFolder
 from msanet.training.trainer import Trainer
 from msanet.training.validation import validate
+
+logger = logging.getLogger(__name__)
 
 
 def train(config: Config) -> None:
@@ -36,6 +39,9 @@ def train(config: Config) -> None:
     trainer = Trainer(config, manifest, model, choose_batch_plan(config, manifest, saved), saved)
     state, schedule = trainer.state, trainer.schedule
     run.begin(state.step)
+    logger.info(
+        f"train: from step {state.step} to {schedule.total_steps}, {trainer.batches.global_batch_size} images a step"
+    )
 
     def finish_step() -> None:
         """Log, validate and save what is due; stop if the run was preempted."""

@@ -151,5 +151,5 @@ def test_compiled_training_at_each_stage(shards: Path) -> None:
 
 @pytest.mark.parametrize("other", [{"zero_stage": 3}, {"sync_batchnorm": True}])
 def test_what_leaves_nothing_to_compile_is_refused(other: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=rf"trainer.{next(iter(other))}=.* finds nothing to compile"):
+    with pytest.raises(UserError, match=rf"trainer.{next(iter(other))}=.* has nothing to compile"):
         parse_config({"trainer": {"compile": True, **other}}, "test")
