@@ -46,7 +46,8 @@ from chaos_scenarios import (  # noqa: E402
 from harness import print_table, write_json  # noqa: E402
 
 from msanet.distributed.preemption import EXIT_PREEMPTED  # noqa: E402
-from msanet.evaluation.run_report import METRICS_FILE, read_lines  # noqa: E402
+from msanet.evaluation.run_report import read_lines  # noqa: E402
+from msanet.run_layout import RunLayout  # noqa: E402
 from msanet.training.checkpoint.io import checkpoint_folders, validate_checkpoint  # noqa: E402
 
 SAVED_EVERY = 3
@@ -325,7 +326,7 @@ def progress_line(scenario: Scenario, life: Life, outcome: Outcome, total: int) 
 
 def figures(run: Path, outcomes: list[Outcome], wall: float) -> dict[str, Any]:
     """What chaos cost. Seconds; a step's are those it took when it counted."""
-    lines = [line for line in read_lines(run / METRICS_FILE) if "loss" in line]
+    lines = [line for line in read_lines(RunLayout(run).metrics) if "loss" in line]
     useful = sum(BATCH / line["images_per_second"] for line in lines)
     done = sum(outcome.reached - outcome.resumed for outcome in outcomes if outcome.resumed is not None)
     kills = sum(outcome.to_end is not None for outcome in outcomes)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from msanet.evaluation.run_report import METRICS_FILE
+from msanet.run_layout import RunLayout
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _MARK = "CHAOS_JOB"
@@ -120,7 +120,7 @@ class Progress:
     """How far a job has come. The metrics of the job before it are there until it logs that it trains."""
 
     def __init__(self, job: Job, run: Path) -> None:
-        self._job, self._file = job, run / METRICS_FILE
+        self._job, self._file = job, RunLayout(run).metrics
         self._resumed: int | None = None
 
     @property

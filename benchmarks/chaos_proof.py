@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from msanet.data.manifest import load_manifest, load_shard_index
-from msanet.evaluation.run_report import METRICS_FILE, read_lines
+from msanet.evaluation.run_report import read_lines
 from msanet.models import build_model
+from msanet.run_layout import RunLayout
 from msanet.training.checkpoint.format import Checkpoint
 from msanet.training.checkpoint.io import checkpoint_folders, read_checkpoint, validate_checkpoint
 from sharding.__main__ import main as shard
@@ -75,7 +76,7 @@ def prove_stream(run: Path, twin: Path, steps: int) -> dict[str, str]:
 
 def prove_log(run: Path, twin: Path, bitwise: bool) -> dict[str, str]:
     """metrics.jsonl: each step and each validation once, in order; the same losses where they have to be."""
-    lines, wanted = (read_lines(folder / METRICS_FILE) for folder in (run, twin))
+    lines, wanted = (read_lines(RunLayout(folder).metrics) for folder in (run, twin))
     checks = {}
     for what, key in (("step", "loss"), ("validation", "val/mean_iou")):
         ours, theirs = ([line["step"] for line in found if key in line] for found in (lines, wanted))

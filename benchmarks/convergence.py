@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from harness import print_table, write_json  # noqa: E402
 
 from msanet.distributed.preemption import EXIT_PREEMPTED  # noqa: E402
-from msanet.evaluation.run_report import METRICS_FILE, read_lines  # noqa: E402
+from msanet.evaluation.run_report import read_lines  # noqa: E402
+from msanet.run_layout import RunLayout  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = {
@@ -114,7 +115,7 @@ def train(command: list[str], deadline: float) -> int:
 
 def read(run: Path) -> Run:
     """A finished run."""
-    lines = read_lines(run / METRICS_FILE)
+    lines = read_lines(RunLayout(run).metrics)
     validations = [line for line in lines if "val/mean_iou" in line]
     steps = [line for line in lines if "images_per_second" in line]
     begun = [0, *(line["samples"] for line in steps[:-1])]

@@ -21,6 +21,7 @@ from msanet.models import build_model, model_options
 from msanet.models.meta import on_meta_device
 from msanet.models.network import SegmentationNetwork
 from msanet.models.pretrained import initialize
+from msanet.run_layout import RunLayout
 from msanet.training.checkpoint.io import checkpoint_folders
 from msanet.training.engine.optimizer import deepspeed_config, total_steps
 from msanet.training.memory.auto_batch_size import largest_micro_batch, step_needs
@@ -206,7 +207,7 @@ def _disk_diagnostics(case: Case, parameters: int, buffers: int) -> list[Diagnos
 def _machine_diagnostics(case: Case) -> Iterator[Diagnostic]:
     data, run, storage = case.config.data, case.config.run, case.config.storage
     assert run.dir, "checked with the command line"
-    names = [path.name for path in checkpoint_folders(run.dir / "checkpoints")]
+    names = [path.name for path in checkpoint_folders(RunLayout(run.dir).checkpoints)]
     yield from machine.run_folder(run, run.dir, names)
     if not isinstance(case.storage, LocalStorage):
         folder = machine.existing(cache_folder(storage.cache_dir))

@@ -22,10 +22,6 @@ from msanet.report.panels import comparison_images
 from msanet.run_layout import RunLayout
 from msanet.secrets import masked, without_secrets
 
-_NAMES = RunLayout(Path())
-CONFIG_FILE, METRICS_FILE = _NAMES.config.name, _NAMES.metrics.name
-COMMAND_FILE, REPORT_FILE = _NAMES.command.name, _NAMES.report.name
-
 
 def write_run_report(
     folder: Path,

@@ -15,26 +15,19 @@ from msanet.distributed.heartbeat import CHECKPOINT_THREAD
 from msanet.errors import UserError
 from msanet.evaluation.result import EvaluationResult, evaluation_file, write_evaluation
 from msanet.evaluation.run_report import (
-    COMMAND_FILE,
-    CONFIG_FILE,
-    METRICS_FILE,
-    REPORT_FILE,
     command_line,
     without_secrets,
     write_run_report,
 )
 from msanet.files import write_text
 from msanet.logs import EVERY_RANK
-from msanet.run_layout import RunLayout
+from msanet.run_layout import LOG_PATTERNS, RunLayout
 from msanet.training.checkpoint.format import Checkpoint
 from msanet.training.checkpoint.io import checkpoint_folders, latest_valid, read_checkpoint, write_checkpoint
 from msanet.training.monitoring.jsonl import JsonlLogger, append, cut_after
 from msanet.training.monitoring.tensorboard import TensorBoardLogger
-from msanet.training.nonfinite.anomalies import ANOMALIES_FILE
 
 logger = logging.getLogger(__name__)
-
-_LINES = (METRICS_FILE, ANOMALIES_FILE, "samples-*.jsonl", "bad-samples-*.jsonl")
 
 
 class RunFolder:
@@ -45,8 +38,8 @@ class RunFolder:
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
         assert config.run.dir is not None, "checked with the command line"
-        self.path = config.run.dir
-        self.checkpoints = self.path / "checkpoints"
+        self.path, self._layout = config.run.dir, RunLayout(config.run.dir)
+        self.checkpoints = self._layout.checkpoints
         self._config, self._manifest = config, manifest
         self._writer = JsonlLogger()
         self._tensorboard: TensorBoardLogger | None = None
@@ -75,16 +68,16 @@ class RunFolder:
     def begin(self, step: int) -> None:
         """Write config.yaml, and forget what was logged after `step`, since it will be done again. A collective."""
         distributed.on_main(lambda: self._prepare(step))
-        logs.add_rank_file(RunLayout(self.path).log(distributed.rank()))
+        logs.add_rank_file(self._layout.log(distributed.rank()))
         if distributed.local_rank() == 0:  # also on the hosts that do not share rank 0's disk
             self.path.mkdir(parents=True, exist_ok=True)
-            for pattern in _LINES:  # files of others may lie there too
+            for pattern in LOG_PATTERNS:  # files of others may lie there too
                 for file in self.path.glob(pattern):
                     cut_after(file, step)
         distributed.barrier()
 
     def record(self, step: int, micro_batches: Sequence[Batch]) -> None:
-        """Samples that were masked, to bad-samples-<rank>.jsonl and stderr; with run.record_samples, which were taken.
+        """Bad samples that were skipped, to bad-samples-<rank>.jsonl and stderr; with run.record_samples, which were taken.
 
         The latter, (epoch, sample) of this rank in step `step`, is the proof of exactly once. Of ranks that take the same
         images only the first says so.
@@ -93,9 +86,7 @@ class RunFolder:
             return
         for fault in (fault for batch in micro_batches for fault in batch.bad_samples):
             logger.warning(f"step {step}: bad sample skipped: {fault}", extra=EVERY_RANK)
-            self._writer.add_line(
-                self.path / f"bad-samples-{distributed.rank():05d}.jsonl", {"step": step, "fault": fault}
-            )
+            self._writer.add_line(self._layout.bad_samples(distributed.rank()), {"step": step, "fault": fault})
         if not self._config.run.record_samples:
             return
         seen = {
@@ -103,7 +94,7 @@ class RunFolder:
             "epochs": [epoch for batch in micro_batches for epoch in batch.epochs_N.tolist()],
             "samples": [sample for batch in micro_batches for sample in batch.samples_N.tolist()],
         }
-        proof = self.path / f"samples-{distributed.rank():05d}.jsonl"
+        proof = self._layout.samples(distributed.rank())
         self._writer.add_line(proof, seen, "the proof that each sample is taken once has a gap")
 
     def log(self, position: dict[str, float], values: dict[str, float]) -> None:
@@ -111,10 +102,10 @@ class RunFolder:
         if not distributed.is_main():
             return
         line = {**position, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
-        self._writer.add_line(self.path / METRICS_FILE, line)
+        self._writer.add_line(self._layout.metrics, line)
         assert self._tensorboard is not None, "begin comes first"
         tags = {name if "/" in name else f"train/{name}": value for name, value in values.items()}
-        self._writer.write(self.path / "tensorboard", partial(self._tensorboard.add, int(position["step"]), tags))
+        self._writer.write(self._layout.tensorboard, partial(self._tensorboard.add, int(position["step"]), tags))
 
     def log_evaluation(self, position: dict[str, float], evaluation: EvaluationResult | None) -> None:
         """A line, evaluation-<split>.json and a fresh report; nothing of an evaluation that was given up. A collective."""
@@ -128,7 +119,7 @@ class RunFolder:
         figures, stays = evaluation_file(self.path, evaluation.split), "the last one written stays"
         report = partial(write_run_report, self.path, self._manifest.palette, evaluation)
         self._writer.write(figures, partial(write_evaluation, self.path, evaluation), stays)
-        self._writer.write(self.path / REPORT_FILE, report, stays)
+        self._writer.write(self._layout.report, report, stays)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint while training goes on; one at a time, so that this waits for the one before. A collective.
@@ -160,9 +151,9 @@ class RunFolder:
             self._save_failure = error
 
     def _prepare(self, step: int) -> None:
-        self._tensorboard = TensorBoardLogger(self.path / "tensorboard", first_step=step + 1)
+        self._tensorboard = TensorBoardLogger(self._layout.tensorboard, first_step=step + 1)
         self.path.mkdir(parents=True, exist_ok=True)
-        config, command = self.path / CONFIG_FILE, self.path / COMMAND_FILE
+        config, command = self._layout.config, self._layout.command
         if not step:  # a run is not begun on a full disk, but goes on
             write_text(config, self._config.to_yaml())
         else:

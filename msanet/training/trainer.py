@@ -16,6 +16,7 @@ from msanet.evaluation.cost import peak_memory
 from msanet.losses import SegmentationLoss
 from msanet.models.io import ModelMetadata, apply_weights
 from msanet.models.network import SegmentationNetwork
+from msanet.run_layout import RunLayout
 from msanet.training.checkpoint.checkpointer import Checkpointer, all_running_statistics
 from msanet.training.checkpoint.format import Checkpoint
 from msanet.training.checkpoint.metadata import model_metadata
@@ -77,7 +78,7 @@ class Trainer:
         self.guard = NonFiniteGuard(self.engine, config.trainer.max_nonfinite_steps)
         self.anomalies = AnomalyMonitor(config, manifest, self.order, batches)
         self.prefetcher, self.throughput = DevicePrefetcher(self.device), ThroughputMeter(config)
-        folder = config.run.dir / "profile" if config.run.dir and config.run.profile else None
+        folder = RunLayout(config.run.dir).profile if config.run.dir and config.run.profile else None
         self.profiler = Profiler(self.device, folder, self.schedule.total_steps - self.state.step)
 
     @property

@@ -24,12 +24,12 @@ from msanet.data.shard_source import ShardSource
 from msanet.data.shuffle_order import ShuffleOrder
 from msanet.distributed.rendezvous import listed
 from msanet.errors import UserError
+from msanet.run_layout import RunLayout
 from msanet.training.monitoring.jsonl import JsonlLogger
 from msanet.training.nonfinite.guard import PendingStepStats, StepStats
 
 logger = logging.getLogger(__name__)
 
-ANOMALIES_FILE = "anomalies.jsonl"
 _WARM_UP = 50
 """Losses before the first is compared: the first steps of a run are no measure."""
 _WINDOW = 50
@@ -170,7 +170,7 @@ class AnomalyMonitor:
         samples = [sample for rank in self.batches.firsts(ranks) for sample in self.samples(step.start, rank)]
         if self.config.run.dir:
             line = {"kind": kind, "step": step.number, **about, "samples": samples}
-            self._writer.add_line(self.config.run.dir / ANOMALIES_FILE, line)
+            self._writer.add_line(RunLayout(self.config.run.dir).anomalies, line)
         return samples
 
     def _warn(self, what: str, samples: Sequence[dict[str, Any]], remark: str) -> None:

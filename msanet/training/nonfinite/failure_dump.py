@@ -27,15 +27,13 @@ from msanet import distributed, versions
 from msanet.config import Config, load_run_config
 from msanet.data.pipeline import Batch
 from msanet.errors import UserError
-from msanet.evaluation.run_report import CONFIG_FILE
 from msanet.files import PARTIAL, sync, write_text
 from msanet.models.io import ModelMetadata, load_weights, save_network
-from msanet.run_layout import CheckpointLayout
+from msanet.run_layout import CheckpointLayout, RunLayout
 from msanet.training.engine import zero_state
 from msanet.training.nonfinite.anomalies import AnomalyMonitor, StepRecord, faulty_ranks, named
 from msanet.training.nonfinite.guard import StepStats
 
-FAILURE_DUMP_FOLDER = "failure_dump"
 _ABOUT = "failure_dump.json"
 _TENSORS = ("images_NHWC", "labels_NHW", "jitter_N3", "epochs_N", "samples_N")
 
@@ -150,13 +148,13 @@ def _gather_records(record: RankBatches, ranks: Sequence[int]) -> dict[int, Rank
 
 def write_failure_dump(run: Path, box: FailureDump) -> Path:
     """Write RUN/failure_dump/step-N. For one rank only. Raises OSError where it cannot; then nothing is left of it."""
-    final = run / FAILURE_DUMP_FOLDER / f"step-{box.about.step:08d}"
+    final = RunLayout(run).failure_dump(box.about.step)
     part = final.with_name(f".{final.name}{PARTIAL}")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         save_network(part / CheckpointLayout.MODEL, box.weights, box.metadata)
-        write_text(part / CONFIG_FILE, box.config.to_yaml())
+        write_text(RunLayout(part).config, box.config.to_yaml())
         for rank, record in box.records.items():
             save_file(_tensors(record), part / _rank_file(rank))
         write_text(part / _ABOUT, box.about.model_dump_json(indent=1) + "\n")
@@ -184,7 +182,7 @@ def read_failure_dump(folder: Path) -> FailureDump:
     if not path.is_file():
         raise UserError(
             "MSA-TRAIN-003",
-            f"'{folder}' holds no {_ABOUT}, expected a failure dump; give RUN/{FAILURE_DUMP_FOLDER}/step-N of a run",
+            f"'{folder}' holds no {_ABOUT}, expected a failure dump; give RUN/failure_dump/step-N of a run",
         )
     try:
         about = DumpMetadata.model_validate_json(path.read_bytes())
@@ -195,7 +193,7 @@ def read_failure_dump(folder: Path) -> FailureDump:
             "MSA-TRAIN-004", f"the failure dump '{folder}' is damaged ({reason}) and cannot be replayed; use another"
         ) from None
     weights, metadata = load_weights(folder / CheckpointLayout.MODEL)
-    return FailureDump(about, load_run_config(folder / CONFIG_FILE), metadata, weights, records)
+    return FailureDump(about, load_run_config(RunLayout(folder).config), metadata, weights, records)
 
 
 def _tensors(record: RankBatches) -> dict[str, Tensor]:
