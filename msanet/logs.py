@@ -60,10 +60,10 @@ def remove_rank_files() -> None:
 
 
 def once(logger: logging.Logger, level: int, message: str, key: str | None = None) -> None:
-    """Log a message unless it, or another with the same key, was logged by this before in this process."""
+    """Log on any rank, unless the message, or another with the same key, was logged by this before in this process."""
     if (key or message) not in _seen:
         _seen.add(key or message)
-        logger.log(level, message)
+        logger.log(level, message, extra=EVERY_RANK)
 
 
 class ProgressBar:

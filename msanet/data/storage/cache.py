@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msanet.errors import UserError
-from msanet.logs import EVERY_RANK
+from msanet.logs import once
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ _KEY = re.compile(r"[A-Za-z0-9._@-]{1,200}")
 _HEADER = struct.Struct("<4sIQ16s")  # magic, crc32 and length of the bytes, boot
 _MAGIC = b"msc1"
 _SPARE = 16  # evict 1/16 of the cache more than needed, so that not every new file lists all of them
-_warned: set[Path] = set()
 
 
 def _boot_id() -> bytes:
@@ -283,10 +282,8 @@ class NodeCache:
     def _warn(self, error: OSError) -> None:
         """Warn once per process that there is no cache."""
         self._ready = False  # the folder may have been removed; make it again
-        if self.folder not in _warned:
-            _warned.add(self.folder)
-            logger.warning(
-                f"cache '{self.folder}' cannot store more ({error.strerror}); continuing without it, which is slower: free "
-                "some space there, or change storage.cache_dir or the limits of the caches",
-                extra=EVERY_RANK,
-            )
+        message = (
+            f"cache '{self.folder}' cannot store more ({error.strerror}); continuing without it, which is slower: free "
+            "some space there, or change storage.cache_dir or the limits of the caches"
+        )
+        once(logger, logging.WARNING, message, key=f"cache {self.folder}")

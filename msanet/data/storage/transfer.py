@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from msanet.errors import UserError
-from msanet.logs import EVERY_RANK
+from msanet.logs import once
 
 logger = logging.getLogger(__name__)
 
 _MIN_ATTEMPT_SECONDS = 2.0  # seconds that an attempt gets however late it is
 _PAUSE_SECONDS = (0.1, 20.0)  # seconds between attempts: first and longest
-_warned: set[str] = set()
 
 
 class TransientError(Exception):
@@ -87,7 +86,11 @@ def download_with_retries(transport: Transport, transfer: Transfer, deadline: fl
                     "network, then start again",
                     setting="storage.download_timeout_seconds",
                 ) from None
-            if now - begun > 10 and transport.location not in _warned:
-                _warned.add(transport.location)
-                logger.warning(f"waiting for '{address}': {error}", extra=EVERY_RANK)
+            if now - begun > 10:
+                once(
+                    logger,
+                    logging.WARNING,
+                    f"waiting for '{address}': {error}",
+                    key=f"waiting for {transport.location}",
+                )
         time.sleep(wait)

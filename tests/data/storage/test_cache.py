@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from msanet import logs
 from msanet.data.storage import cache as cache_module
 from msanet.data.storage.cache import NodeCache, cache_folder
 from msanet.errors import UserError
@@ -344,7 +345,7 @@ def test_one_at_a_time_also_after_failures(tmp_path: Path) -> None:
 @pytest.fixture
 def silent() -> None:
     """Warnings are told once per process and folder; here each test starts again."""
-    cache_module._warned.clear()
+    logs._seen.clear()
 
 
 def test_a_full_disk_is_told_once_and_costs_nothing_but_time(
