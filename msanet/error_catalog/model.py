@@ -84,4 +84,61 @@ ENTRIES: dict[str, Entry] = {
         "A network with windowed attention cannot be exported for images of any size.",
         "Export it for one size of images with `--size`.",
     ),
+    "MSA-MODEL-501": Entry(
+        "The checkpoint's network is code of a package or file, which is imported only if you name it.",
+        "If you trust that code, add `--plugin NAME` with the name that the error gives.",
+    ),
+    "MSA-MODEL-502": Entry(
+        "The module, file, library's network or attribute that `model.name` names does not exist.",
+        "Use one of the names that the error lists, or install the package.",
+    ),
+    "MSA-MODEL-503": Entry(
+        "Importing the module that `model.name` names raised an exception.",
+        "Fix that module: it has to import on its own.",
+    ),
+    "MSA-MODEL-504": Entry(
+        "The factory that `model.name` names does not take the number of classes.",
+        "Give it an argument `num_classes`.",
+    ),
+    "MSA-MODEL-505": Entry(
+        "The library of the network is not installed; it is an optional extra.",
+        "Install the extra that the error names.",
+    ),
+    "MSA-MODEL-506": Entry(
+        "The constructor of the network raised an exception with these options.",
+        "Change the options of `model`, or fix the constructor.",
+    ),
+    "MSA-MODEL-507": Entry(
+        "The factory that `model.name` names returned something else than a `torch.nn.Module`.",
+        "Return the module.",
+    ),
+    "MSA-MODEL-508": Entry(
+        "The network raised an exception on images of every size that was tried.",
+        "Fix it so that it takes (N, C, H, W) images, or change the options of `model`.",
+    ),
+    "MSA-MODEL-509": Entry(
+        "`model.auxiliary_weights` has another length than the network has auxiliary outputs in training.",
+        "Give one number for each.",
+    ),
+    "MSA-MODEL-510": Entry(
+        "`model.classifier` does not name a module of the network.",
+        "Use one of the modules that the error lists.",
+    ),
+    "MSA-MODEL-511": Entry(
+        "The network raised an exception in a small training step.",
+        "Fix it, or change the options of `model`.",
+    ),
+    "MSA-MODEL-512": Entry(
+        "The new network's logits contain NaN or infinity.",
+        "Check its initialization.",
+    ),
+    "MSA-MODEL-513": Entry(
+        "The network's output holds no logits with one channel for each class.",
+        "Return a tensor (N, num_classes, H, W), a tuple that begins with one, a mapping with `out` or `logits`, or an object with "
+        "`.logits`.",
+    ),
+    "MSA-MODEL-514": Entry(
+        "An option that the network's constructor needs is not set.",
+        "Set it under `model`.",
+    ),
 }

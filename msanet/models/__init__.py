@@ -1,9 +1,15 @@
-"""The networks: one file each, one line in `MODELS`. They know nothing of data, distribution or DeepSpeed."""
+"""The networks: one file each, one line in `MODELS`; others by `msanet.models.external`.
+
+They know nothing of data, distribution or DeepSpeed.
+"""
 
 import inspect
+import json
 import types
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from msanet.documents import parse_yaml
 from msanet.errors import UserError, nearest
@@ -11,6 +17,9 @@ from msanet.models.attention_to_scale import AttentionToScale, Merge, parse_scal
 from msanet.models.blocks import scaled_channels
 from msanet.models.deeplab import DeepLabLargeFOV, DeepLabMScLargeFOV
 from msanet.models.deeplabv3 import DeepLabV3
+from msanet.models.external import find_source, is_external
+from msanet.models.external.adapter import ADAPTER_OPTIONS, adapt
+from msanet.models.external.sources import network_names
 from msanet.models.fcn import FCN
 from msanet.models.msanet import MSANet
 from msanet.models.network import SegmentationNetwork
@@ -31,7 +40,7 @@ def attention_to_scale(
     attention_layers: Literal[1, 2] = 2,
 ) -> AttentionToScale:
     """`AttentionToScale` around the network of that name; network_options: its own, as `backbone=resnet101,norm=group`."""
-    if network not in MODELS or network == "attention_to_scale":
+    if network == "attention_to_scale" or not (network in MODELS or is_external(network)):
         known = sorted(MODELS.keys() - {"attention_to_scale"})
         raise UserError(
             "MSA-MODEL-001",
@@ -54,7 +63,7 @@ def attention_to_scale(
             setting="model.network_options",
         ) from None
     return AttentionToScale(
-        build_model(network, num_classes, **{"width": width, **options}),
+        build_model(network, num_classes, **({"width": width} if network in MODELS else {}), **options),
         parse_scales(scales),
         merge,
         extra_supervision,
@@ -81,47 +90,74 @@ _WIDEST = 64
 
 def build_model(name: str, num_classes: int, **options: Any) -> SegmentationNetwork:
     """The network `name` with its constructor's options. Raises UserError on an unknown name, option or value."""
-    check_model_options(name, options)
+    options = check_model_options(name, options)
+    if is_external(name):
+        return adapt(find_source(name), num_classes, options)
     return MODELS[name](num_classes=num_classes, **options)
 
 
 def check_model(name: str, options: dict[str, Any]) -> None:
-    """Raise the UserError that `build_model` would, by building the network at its narrowest."""
+    """Raise the UserError that `build_model` would, by building the network at its narrowest.
+
+    Of networks from elsewhere, which have no such width, the options are checked.
+    """
     check_model_options(name, options)
+    if is_external(name):
+        return
     build_model(name, num_classes=2, **{**options, "width": 0.01})
 
 
-def check_model_options(name: str, options: dict[str, Any]) -> None:
-    """Check `options` against the constructor's arguments: names and types. Raises UserError with the nearest name."""
-    if name not in MODELS:
+def check_model_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """`options` with values of the types that the network's constructor takes.
+
+    Raises:
+        UserError: An unknown network or option, with the nearest name, or a value of another type.
+    """
+    if name not in MODELS and not is_external(name):
         raise UserError(
             "MSA-MODEL-001",
-            f"model.name is '{name}', which is not a known network; {nearest(name, sorted(MODELS))}",
+            f"model.name is '{name}', which is not a known network; {nearest(name, sorted([*MODELS, *network_names()]))}; or smp:NAME, "
+            "hf:NAME, timm:NAME, torchvision:NAME, package.module:NAME, path/to/file.py:NAME",
             setting="model.name",
         )
-    known = model_options(name)
+    known, checked = model_options(name), {}
     for key, value in options.items():
         if key not in known:
+            if is_external(name) and find_source(name).accepts_others:
+                checked[key] = value
+                continue
             raise UserError(
                 "MSA-MODEL-002",
                 f"model.{key} is not an option of '{name}'; {nearest(key, sorted(known))}",
                 setting=f"model.{key}",
             )
         kind, _ = known[key]
-        if not _fits(value, kind):
+        try:
+            checked[key] = _converted(value, kind) if is_external(name) else _fitting(value, kind)
+        except ValueError:
             raise UserError(
                 "MSA-MODEL-003", f"model.{key} is {value!r}, expected {describe(kind)}", setting=f"model.{key}"
-            )
-    if not 0 < options.get("width", 1) <= _WIDEST:  # not a number is neither
+            ) from None
+    required = [key for key, (_, default) in known.items() if default is inspect.Parameter.empty and key not in options]
+    if required:
+        raise UserError(
+            "MSA-MODEL-514",
+            f"'{name}' needs model.{required[0]}, which is not set; give it a value",
+            setting=f"model.{required[0]}",
+        )
+    if name in MODELS and not 0 < options.get("width", 1) <= _WIDEST:  # not a number is neither
         raise UserError(
             "MSA-MODEL-003",
             f"model.width is {options['width']}, expected a number above 0 and at most {_WIDEST}",
             setting="model.width",
         )
+    return checked
 
 
 def model_options(name: str) -> dict[str, tuple[Any, Any]]:
     """{option: (type, default)} of a network, read from its constructor."""
+    if is_external(name):
+        return {**find_source(name).options, **ADAPTER_OPTIONS}
     network = MODELS[name]
     constructor = network.__init__ if inspect.isclass(network) else network
     hints = get_type_hints(constructor)
@@ -133,7 +169,26 @@ def describe(kind: Any) -> str:
     """A type in words for users: `one of full, fusion, none`."""
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
-    return getattr(kind, "__name__", str(kind))
+    if get_origin(kind) is not None or not hasattr(kind, "__name__"):
+        return str(kind).replace("typing.", "")
+    return str(kind.__name__)
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    """A value of a YAML file as a type hint of other people's code asks for it. Raises ValueError where it does not fit."""
+    try:
+        adapter = TypeAdapter(kind)
+        return adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        raise
+    except (PydanticSchemaGenerationError, TypeError):  # a type that no setting can have
+        return value
+
+
+def _fitting(value: Any, kind: Any) -> Any:
+    if not _fits(value, kind):
+        raise ValueError
+    return value
 
 
 def _fits(value: Any, kind: Any) -> bool:

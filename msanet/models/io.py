@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from msanet import __version__
 from msanet.errors import UserError
 from msanet.models import build_model
+from msanet.models.external import require_trust
 from msanet.models.meta import on_meta_device
 from msanet.models.network import SegmentationNetwork
 
 METADATA = "msanet_metadata"
 """Key of the metadata, as JSON: in safetensors' metadata, ONNX's `metadata_props`, torch.export's `extra_files`."""
 
-FORMAT_VERSION = 2
-"""Of the metadata. Version 1 has no `format_version` and lies under `METADATA_V1`."""
+FORMAT_VERSION = 3
+"""Of the metadata. Version 1 has no `format_version` and lies under `METADATA_V1`; since 3 options may be lists and mappings."""
 
 METADATA_V1 = "msanet_card"
 
@@ -31,7 +32,7 @@ class ModelMetadata(BaseModel):
     Args:
         format_version: Of these fields; always the newest, since `load_weights` upgrades older ones.
         msanet_version: Version of msanet that wrote the file, empty where it is not known.
-        name: Of the network, a key of `MODELS`.
+        name: Of the network, as `build_model` takes it.
         options: Of its constructor.
         dataset: Name of the dataset.
         dataset_digest: Of its manifest.
@@ -49,7 +50,7 @@ class ModelMetadata(BaseModel):
     format_version: int = Field(FORMAT_VERSION, ge=FORMAT_VERSION, le=FORMAT_VERSION)
     msanet_version: str = __version__
     name: str
-    options: dict[str, bool | int | float | str]
+    options: dict[str, Any]
     dataset: str
     dataset_digest: str
     classes: tuple[str, ...]
@@ -61,7 +62,9 @@ class ModelMetadata(BaseModel):
     step: int
 
     def build(self) -> SegmentationNetwork:
-        """The network, newly initialized."""
+        """The network, newly initialized. Raises UserError if that needs code which the user has not named."""
+        require_trust(self.name, "the checkpoint")
+        require_trust(str(self.options.get("network", "")), "the checkpoint")
         return build_model(self.name, len(self.classes), **self.options)
 
 
@@ -125,8 +128,8 @@ def parse_metadata(text: str, origin: str) -> ModelMetadata:
             f"{str(tree.get('msanet_version'))[:40]!r}, "
             f"expected at most {FORMAT_VERSION}, the newest that msanet {__version__} reads; upgrade msanet",
         )
-    if version == 1 and isinstance(tree, dict) and "msanet_version" not in tree:
-        tree = {**tree, "format_version": FORMAT_VERSION, "msanet_version": ""}
+    if isinstance(tree, dict) and (version == 2 or version == 1 and "msanet_version" not in tree):
+        tree = {"msanet_version": "", **tree, "format_version": FORMAT_VERSION}
         return ModelMetadata.model_validate_json(json.dumps(tree))
     return ModelMetadata.model_validate_json(text)
 

@@ -53,12 +53,16 @@ class SegmentationNetwork(Checkpointable):
         raise NotImplementedError
 
     def forward(self, image_NCHW: Tensor) -> Tensor | TrainingOutput:
-        size = (image_NCHW.shape[2], image_NCHW.shape[3])
-        output = self.forward_head(image_NCHW)
-        logits = upsample(output.logits, self.stride, size)
+        return self._upsampled(self.forward_head(image_NCHW), (image_NCHW.shape[2], image_NCHW.shape[3]))
+
+    def _upsampled(self, output: HeadOutput, size_HW: tuple[int, int]) -> Tensor | TrainingOutput:
+        """The logits, in training with those of auxiliary heads, at the size of the image."""
+        logits = upsample(output.logits, self.stride, size_HW)
         if not output.auxiliary:
             return logits
-        return TrainingOutput(logits, tuple(upsample(auxiliary, self.stride, size) for auxiliary in output.auxiliary))
+        return TrainingOutput(
+            logits, tuple(upsample(auxiliary, self.stride, size_HW) for auxiliary in output.auxiliary)
+        )
 
 
 def combined_loss(

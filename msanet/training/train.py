@@ -9,8 +9,8 @@ from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
 from msanet.distributed.preemption import PreemptionHandler, StopRequest
 from msanet.logs import ProgressBar
-from msanet.models import build_model
 from msanet.training.memory.auto_batch_size import choose_batch_plan
+from msanet.training.network import build_network, with_own_normalization
 from msanet.training.pretrained import load_pretrained
 from msanet.training.run_folder import RunFolder
 from msanet.training.trainer import Trainer
@@ -25,13 +25,14 @@ def train(config: Config) -> None:
     Raises:
         Preempted: After a checkpoint, if the run was asked to stop; a command then ends with exit code 75.
     """
+    config = with_own_normalization(config)
     preemption = PreemptionHandler(config.run.preemption_grace_seconds, config.trainer.checkpoint_every_minutes)
     shards = open_storage(config.data.path or "", config.storage)
     manifest = distributed.on_main(partial(read_manifest, shards))  # the same on all hosts
     validation = ShardSource(shards, config.data.val_split, manifest)
 
     distributed.manual_seed(config.run.seed)  # the same initial weights on every rank
-    model = build_model(config.model.name, manifest.num_classes, **config.model.options)
+    model = build_network(config, manifest.num_classes)
     run = RunFolder(config, manifest)
     saved = run.find_checkpoint()
     if saved is None:
