@@ -19,7 +19,7 @@ class LocalStorage:
         self.folder = folder
         self.location = str(folder)
         self._open: OrderedDict[str, int] = OrderedDict()  # file -> descriptor
-        weakref.finalize(self, lambda opened: [os.close(descriptor) for descriptor in opened.values()], self._open)
+        weakref.finalize(self, _close, self._open)
         self._lock = threading.Lock()
 
     def read_file(self, file: str, limit: int) -> bytes:
@@ -77,3 +77,8 @@ class LocalStorage:
 
     def __setstate__(self, state: dict[str, Path]) -> None:
         self.__init__(state["folder"])  # type: ignore[misc]
+
+
+def _close(descriptors: dict[str, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)

@@ -175,7 +175,7 @@ def test_what_is_larger_than_the_cache_passes_through(
     cache.get("a", lambda: content(1))
     assert bytes(cache.get("large", lambda: content(2, 10 * SIZE))) == content(2, 10 * SIZE)
     assert names(tmp_path / "c") == {"a"}
-    assert "100032 bytes are more than its bound of 20064" in capfd.readouterr().err
+    assert "100032 bytes are more than its limit of 20064" in capfd.readouterr().err
 
 
 def test_the_bound_holds_with_several_writers(tmp_path: Path) -> None:
