@@ -163,8 +163,8 @@ class ShardSource:
         if not (index.bytes == shard.bytes and len(index.samples) == shard.samples and index.sha256 == shard.sha256):
             raise UserError(
                 "MSA-DATA-015",
-                f"index '{where}' is of another version of its shard: {len(index.samples)} samples in {index.bytes} bytes, "
-                f"sha256 {index.sha256[:8]}, expected {shard.samples} in {shard.bytes}, {shard.sha256[:8]}; copy shard and index again",
+                f"index '{where}' is of another shard: {len(index.samples)} samples in {index.bytes} bytes, sha256 "
+                f"{index.sha256[:8]}, expected {shard.samples} in {shard.bytes}, {shard.sha256[:8]}; copy shard and index again",
             )
         if not _is_in_order(index):
             raise UserError(

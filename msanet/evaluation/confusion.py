@@ -29,8 +29,7 @@ def confusion_matrix_with_void(ground_truth: Tensor, prediction: Tensor, num_cla
     Raises UserError if a ground truth is neither a class nor 255, or a prediction on a labeled pixel is neither.
     """
     assert ground_truth.shape == prediction.shape, f"{ground_truth.shape} and {prediction.shape}"
-    # Counted by pairs of bytes, six times as fast on a CPU as counting the labeled pixels only, and a value that
-    # should not be there shows.
+    # Counting pairs of bytes is six times as fast on a CPU as counting the labeled pixels only, and shows unknown values.
     pairs = _bytes(ground_truth, "label").flatten().int().mul_(256).add_(_bytes(prediction, "prediction").flatten())
     counts = torch.bincount(pairs, minlength=256**2).reshape(256, 256)[:IGNORE_INDEX]
     matrix = torch.cat([counts[:num_classes, :num_classes], counts[:num_classes, IGNORE_INDEX:]], dim=1)
@@ -44,7 +43,7 @@ def _bytes(values: Tensor, what: str) -> Tensor:
     if values.dtype != torch.uint8 and values.numel() and not 0 <= values.min() <= values.max() <= 255:
         raise UserError(
             "MSA-EVAL-003",
-            f"{what} contains values from {int(values.min())} to {int(values.max())}, expected train ids of 0 to 255; convert it",
+            f"{what} has values from {int(values.min())} to {int(values.max())}, expected train ids of 0 to 255; convert it",
         )
     return values.to(torch.uint8)
 

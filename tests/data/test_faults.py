@@ -107,7 +107,11 @@ FAULTS: dict[str, tuple[Damage, slice, str]] = {
     "no shard": (remove_the_shard, ALL, r"{bad}.tar' cannot be opened"),
     "no index": (remove_the_index, ALL, r"{bad}.idx.json' cannot be opened"),
     "stale index": (bring_a_stale_index, ALL, r"{bad}.idx.json' is of another version of its shard"),
-    "bad pixels": (break_the_pixels, SECOND, r"{bad}.tar:{key}.image.tif' cannot be decoded: tile 0 at byte \d+ is damaged"),
+    "bad pixels": (
+        break_the_pixels,
+        SECOND,
+        r"{bad}.tar:{key}.image.tif' cannot be decoded: tile 0 at byte \d+ is damaged",
+    ),
     "bad header": (break_the_header, SECOND, r"{bad}.tar:{key}.label.tif' cannot be read as an image"),
     "sizes differ": (
         change_the_size,
