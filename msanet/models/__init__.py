@@ -76,7 +76,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
 }
 
 _WIDEST = 64
-"""Times the papers' channels; beyond it is a typing error, or metadata from elsewhere, that would fill any memory."""
+"""Times the papers' channels; more is a typing error, or damaged metadata, that would fill any memory."""
 
 
 def build_model(name: str, num_classes: int, **options: Any) -> SegmentationNetwork:
@@ -112,7 +112,7 @@ def check_model_options(name: str, options: dict[str, Any]) -> None:
             raise UserError(
                 "MSA-MODEL-003", f"model.{key} is {value!r}, expected {describe(kind)}", setting=f"model.{key}"
             )
-    if not 0 < options.get("width", 1) <= _WIDEST:  # not a number is neither
+    if not 0 < options.get("width", 1) <= _WIDEST:  # also refuses NaN
         raise UserError(
             "MSA-MODEL-003",
             f"model.width is {options['width']}, expected a number above 0 and at most {_WIDEST}",
@@ -124,8 +124,7 @@ def model_options(name: str) -> dict[str, tuple[Any, Any]]:
     """{option: (type, default)} of a network, read from its constructor."""
     network = MODELS[name]
     constructor = network.__init__ if inspect.isclass(network) else network
-    hints = get_type_hints(constructor)
-    parameters = inspect.signature(network).parameters
+    hints, parameters = get_type_hints(constructor), inspect.signature(network).parameters
     return {key: (hints[key], p.default) for key, p in parameters.items() if key != "num_classes"}
 
 
