@@ -145,6 +145,9 @@ class ShardIndex(_Record):
     samples: tuple[SampleIndex, ...]
 
 
+_MEMBER = np.dtype([("extension", "i4"), ("offset", "i8"), ("length", "i8"), ("crc32", "u4")])
+
+
 class IndexTable:
     """The samples of a ShardIndex as arrays, for loader processes: 0.6 MB instead of 12 for 5,000 samples."""
 
@@ -155,11 +158,9 @@ class IndexTable:
         self._member_ends = np.cumsum([0, *(len(sample.members) for sample in samples)])
         self._extensions = sorted({member.extension for member in members})
         numbers = {extension: number for number, extension in enumerate(self._extensions)}
-        self._extension = np.array([numbers[member.extension] for member in members], dtype=np.int32)
-        self._offset = np.array([member.offset for member in members], dtype=np.int64)
-        self._length = np.array([member.length for member in members], dtype=np.int64)
-        self._crc32 = np.array([member.crc32 for member in members], dtype=np.uint32)
-        arrays = (self._key_ends, self._member_ends, self._extension, self._offset, self._length, self._crc32)
+        rows = [(numbers[member.extension], member.offset, member.length, member.crc32) for member in members]
+        self._table = np.array(rows, dtype=_MEMBER)
+        arrays = (self._key_ends, self._member_ends, self._table)
         self.bytes = 2048 + len(self._keys) + sum(array.nbytes for array in arrays)  # of memory, about
 
     def key(self, row: int) -> str:
@@ -168,23 +169,19 @@ class IndexTable:
 
     def sample(self, row: int) -> SampleIndex:
         """Sample number `row` of the shard."""
-        return SampleIndex(key=self.key(row), members=tuple(map(self._member, self._members(row))))
+        members = (
+            Member(extension=self._extensions[extension], offset=offset, length=length, crc32=crc32)
+            for extension, offset, length, crc32 in self._members(row).tolist()
+        )
+        return SampleIndex(key=self.key(row), members=tuple(members))
 
     def span(self, rows: range) -> tuple[int, int]:
         """[start, stop) of these samples in the shard."""
-        stops = [self._offset[number] + self._length[number] for number in self._members(rows[-1])]
-        return int(self._offset[self._members(rows[0])[0]]), int(max(stops))
+        last = self._members(rows[-1])
+        return int(self._members(rows[0])["offset"][0]), int((last["offset"] + last["length"]).max())
 
-    def _members(self, row: int) -> range:
-        return range(self._member_ends[row], self._member_ends[row + 1])
-
-    def _member(self, number: int) -> Member:
-        return Member(
-            extension=self._extensions[self._extension[number]],
-            offset=int(self._offset[number]),
-            length=int(self._length[number]),
-            crc32=int(self._crc32[number]),
-        )
+    def _members(self, row: int) -> np.ndarray:
+        return self._table[self._member_ends[row] : self._member_ends[row + 1]]
 
 
 def index_name(shard_file: str) -> str:

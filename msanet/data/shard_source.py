@@ -35,7 +35,6 @@ except ImportError:
 _INDEX_BYTES = 32 * 2**20
 """Memory for indexes: of 50 shards with 5,000 samples each, or 2,000 with 100."""
 _KEY = re.compile(r"[^/\\]{1,255}")
-_OF_THIS_PROCESS = ("_lock", "_indexes", "_index_bytes", "_fetching")
 
 
 def read_manifest(storage: Storage) -> Manifest:
@@ -62,7 +61,13 @@ class ShardSource:
         self.info = self.manifest.split(split)
         self.shuffle_block_bytes = shuffle_block_bytes
         self._ends = list(accumulate(shard.samples for shard in self.info.shards))
-        self._start()
+        self._lock = threading.Lock()
+        self._indexes: OrderedDict[str, IndexTable] = OrderedDict()
+        self._index_bytes = 0
+        self._fetching: set[ByteRange] = set()  # by other threads of this process
+
+    def __reduce__(self) -> tuple[Any, ...]:  # locks and indexes belong to one process
+        return ShardSource, (self.storage, self.split, self.manifest, self.shuffle_block_bytes)
 
     def __len__(self) -> int:
         return self.info.samples
@@ -177,19 +182,6 @@ class ShardSource:
     def _block_range(self, shard: ShardInfo, index: IndexTable, row: int) -> ByteRange:
         block = block_of(row, shard.samples, shard.bytes, self.shuffle_block_bytes)
         return ByteRange(shard.file, shard.sha256, *index.span(block))
-
-    def _start(self) -> None:
-        self._lock = threading.Lock()
-        self._indexes: OrderedDict[str, IndexTable] = OrderedDict()
-        self._index_bytes = 0
-        self._fetching: set[ByteRange] = set()  # being fetched by other threads of this process
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._start()
 
 
 def _is_in_order(index: ShardIndex) -> bool:

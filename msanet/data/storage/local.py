@@ -5,6 +5,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 from msanet.data.storage.base import ByteRange, require_size
 from msanet.errors import UserError
@@ -72,11 +73,8 @@ class LocalStorage:
         self._open.move_to_end(file)
         return self._open[file]
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"folder": self.folder}  # descriptors and locks belong to the process that made them
-
-    def __setstate__(self, state: dict[str, Path]) -> None:
-        self.__init__(state["folder"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalStorage, (self.folder,)  # descriptors and locks belong to one process
 
 
 def _close(descriptors: dict[str, int]) -> None:
