@@ -1,4 +1,4 @@
-"""The metadata next to the shards: `dataset.json` for the whole dataset and `<shard>.idx.json` for each tar.
+"""The metadata next to the shards: `dataset.json` for the dataset and `<shard>.idx.json` for each tar.
 
 The manifest has what training needs before it opens a shard (classes, counts, sizes, hashes); the index of a shard has
 each member's offset in the tar and its crc32. Both are checked when read, since everything after trusts them.
@@ -40,7 +40,7 @@ class _Record(BaseModel):
 
 
 class ShardInfo(_Record):
-    """One tar file of a split. samples: how many it holds; bytes: its size; sha256: of the whole file."""
+    """One tar file of a split. samples: how many it holds; bytes: its size; sha256: of the file."""
 
     file: FileName
     samples: Annotated[Samples, Field(ge=1)]
@@ -49,7 +49,7 @@ class ShardInfo(_Record):
 
 
 class SplitInfo(_Record):
-    """One split. histogram: labelled pixels per train id over the whole split; ignored: pixels with the ignore index."""
+    """One split. histogram: labeled pixels per train id; ignored: pixels with the ignore index."""
 
     samples: Samples
     shards: tuple[ShardInfo, ...]

@@ -57,7 +57,7 @@ class Batch:
 class EvaluationSample:
     """One image at its own size. image_HWC, label_HW: uint8; number: which sample of the split.
 
-    instance_ids_HW: int32, the values of its `_instanceIds.png`; None where not asked for, or packed without.
+    instance_ids_HW: int32, the values of its `_instanceIds.png`; None if not requested, or packed without.
     """
 
     number: int

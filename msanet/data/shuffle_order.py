@@ -2,13 +2,13 @@
 
     blocks  = runs of samples inside one shard, about shuffle_block_bytes each
     epoch   : ids = concatenation of the blocks in a random order
-              cut ids into L contiguous streams whose lengths differ by at most 1     (L = global batch, frozen)
+              split ids into L contiguous streams; lengths differ by at most 1     (L = global batch, frozen)
               inside a stream sort by position + U(0, window)                         (bounded displacement)
               order[l::L] = stream l
     position P: epoch = P // N, sample = order(epoch)[P % N]
 
-Blocks keep reads local, streams mix distant blocks into one batch, and a stream is resolved only around the position that
-is asked for. See docs/decisions/0004.
+Blocks keep reads local, streams mix distant blocks into one batch, and a stream is resolved only around the requested
+position. See docs/decisions/0004.
 """
 
 from collections import OrderedDict

@@ -102,7 +102,7 @@ def _graph(network: nn.Module, metadata: ModelMetadata, size: Size) -> torch.exp
     batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
     free = {0: batch} if size else {0: batch, 2: height, 3: width}
     example = torch.zeros(2, 3, *(size or (70, 101)))
-    # Otherwise the example's being larger than one cell, and no whole number of cells, would be conditions of the graph.
+    # Otherwise the graph would require the example's relation to the cells: larger than one, and no multiple.
     with tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         try:
             return torch.export.export(Deployed(network, metadata), (example,), dynamic_shapes=(free,))

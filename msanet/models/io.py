@@ -20,7 +20,7 @@ METADATA = "msanet_metadata"
 """Key of the metadata, as JSON: in safetensors' metadata, ONNX's `metadata_props`, torch.export's `extra_files`."""
 
 FORMAT_VERSION = 2
-"""Of the metadata. Version 1 has no `format_version` and lies under `METADATA_V1`."""
+"""Of the metadata. Version 1 has no `format_version`; its key is `METADATA_V1`."""
 
 METADATA_V1 = "msanet_card"
 

@@ -24,7 +24,7 @@ def write_image(path: Path, image: UInt8) -> None:
         height, width = image.shape[:2]
         raise UserError(
             "MSA-EVAL-016",
-            f"'{path}' cannot hold {width}x{height} pixels; cut the image, or remove this output from --write",
+            f"'{path}' cannot hold {width}x{height} pixels; crop the image, or remove this output from --write",
             setting="--write",
         )
     with atomic_file(path, lasting=False) as temporary:

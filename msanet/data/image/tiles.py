@@ -15,7 +15,7 @@ from msanet.errors import UserError
 
 try:
     import imagecodecs
-except ImportError:  # no wheel for this platform: whole images through OpenCV
+except ImportError:  # no wheel for this platform: complete images by OpenCV
     imagecodecs = None
 
 IMAGE_TILE, LABEL_TILE = (128, 256), (256, 512)
@@ -173,5 +173,5 @@ def _is_supported(tags: dict[int, tuple[int, ...]]) -> bool:
         and (get(_SAMPLES, 1), get(_PHOTOMETRIC)) in ((1, _GRAY), (3, _RGB))
         and get(_PREDICTOR, 1) in (1, _HORIZONTAL)
         and 0 < tiles == len(tags.get(_OFFSETS, ())) == len(tags.get(_COUNTS, ()))
-        and tiles * tile_h * tile_w <= MAX_PIXELS  # a window takes memory for whole tiles
+        and tiles * tile_h * tile_w <= MAX_PIXELS  # a window takes memory for complete tiles
     )

@@ -23,7 +23,7 @@ def open_storage(location: str, settings: StorageConfig | None = None) -> Storag
     if MASK in location:
         raise UserError(
             "MSA-DATA-024",
-            f"'{location}' has {MASK} for a password or key, which no file of a run keeps; give the whole address again, to "
+            f"'{location}' has {MASK} for a password or key, which no file of a run keeps; give the complete address again, to "
             "train.py as data.path=..., to evaluate.py as --data",
             setting="data.path",
         )

@@ -87,7 +87,7 @@ class HttpTransport:
         except HTTPError as error:
             raise TransientError(_explain(error)) from None
         finally:
-            response.close()  # where all was read, the connection has gone back to the pool already
+            response.close()  # a connection that was read to the end is back in the pool already
 
     def recheck(self, file: str) -> None:
         """See Transport: every request names the ETag."""

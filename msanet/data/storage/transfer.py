@@ -115,7 +115,7 @@ def changed(address: str, first: str | None, now: str) -> UserError:
 
 
 def too_short(address: str, size: object, start: int) -> UserError:
-    """The error for a file that ends before the first byte that was asked for."""
+    """The error for a file that ends before the first requested byte."""
     return UserError(
         "MSA-DATA-033", f"'{address}' has {size} bytes, expected more than {start}; upload the shard again"
     )
