@@ -7,25 +7,10 @@ from msanet.datasets import IGNORE_INDEX
 from msanet.errors import UserError
 
 
-def confusion_matrix(ground_truth: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
-    """(K, K) int64 counts of pixels by (ground truth, prediction); pixels whose ground truth is 255 are ignored.
-
-    ground_truth, prediction: integer tensors of one shape, train ids. Raises UserError if a counted prediction is void.
-    """
-    matrix = confusion_matrix_with_void(ground_truth, prediction, num_classes)
-    if matrix[:, num_classes].any():
-        raise UserError(
-            "MSA-EVAL-002",
-            f"prediction contains {IGNORE_INDEX} (void) on labeled pixels, expected only train ids 0 to {num_classes - 1}; "
-            "use a protocol that counts void",
-            setting="evaluation.protocol",
-        )
-    return matrix[:, :num_classes]
-
-
 def confusion_matrix_with_void(ground_truth: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
-    """(K, K + 1) int64 counts like `confusion_matrix`; the last column is predicted void (255) on a labeled pixel.
+    """(K, K + 1) int64 counts of pixels by (ground truth, prediction), both integer tensors of one shape.
 
+    Pixels whose ground truth is 255 are ignored; the last column is predicted void (255) on a labeled pixel.
     Raises UserError if a ground truth is neither a class nor 255, or a prediction on a labeled pixel is neither.
     """
     assert ground_truth.shape == prediction.shape, f"{ground_truth.shape} and {prediction.shape}"

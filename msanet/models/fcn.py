@@ -59,8 +59,9 @@ class FCN(SegmentationNetwork):
 def _bilinear_upsampling(channels: int) -> nn.ConvTranspose2d:
     """By 2, (N, C, h, w) -> (N, C, 2h, 2w), each class by itself to begin with; beyond the border are zeros."""
     layer = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1, bias=False)
-    line = torch.tensor((0.25, 0.75, 0.75, 0.25))
+    line = (0.25, 0.75, 0.75, 0.25)
+    kernel = torch.tensor([[row * column for column in line] for row in line])
     with torch.no_grad():
         layer.weight.zero_()
-        layer.weight[range(channels), range(channels)] = torch.outer(line, line)
+        layer.weight[range(channels), range(channels)] = kernel
     return layer
