@@ -31,21 +31,21 @@ _COUNTER = ".num_batches_tracked"  # not in torchvision's older files, and used 
 class WeightReport:
     """What `initialize` did. source: the file and what it contains.
 
-    taken, kept: the network's tensors from the file, and those newly initialized. unused: the file's other tensors.
+    loaded, new: the network's tensors from the file, and those newly initialized. unused: the file's other tensors.
     mean, std: normalization of the images that the weights were trained on, RGB in gray values.
     """
 
     source: str
-    taken: tuple[str, ...]
-    kept: tuple[str, ...]
+    loaded: tuple[str, ...]
+    new: tuple[str, ...]
     unused: tuple[str, ...]
     mean: Rgb
     std: Rgb
 
     def text(self, mean: Rgb, std: Rgb) -> str:
         """Lines to print; the last is a warning if mean and std, the run's, are different."""
-        lines = [f"pretrained: {len(self.taken)} tensors from {self.source}"]
-        lines += [_wrapped(f"new, {len(self.kept)}: ", self.kept)] if self.kept else []
+        lines = [f"pretrained: {len(self.loaded)} tensors from {self.source}"]
+        lines += [_wrapped(f"new, {len(self.new)}: ", self.new)] if self.new else []
         lines += [_wrapped(f"not used, {len(self.unused)}: ", self.unused)] if self.unused else []
         if not all(map(math.isclose, (*self.mean, *self.std), (*mean, *std))):
             lines.append(
@@ -87,8 +87,8 @@ def initialize(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -
         own[name].copy_(tensor)
     return WeightReport(
         source=f"'{file}', {mapping.description}",
-        taken=tuple(name for name in own if name in mapping.weights),
-        kept=tuple(name for name in own if name not in mapping.weights),
+        loaded=tuple(name for name in own if name in mapping.weights),
+        new=tuple(name for name in own if name not in mapping.weights),
         unused=mapping.unused,
         mean=mapping.mean,
         std=mapping.std,
@@ -126,21 +126,21 @@ def _from_torchvision(model: SegmentationNetwork, weights: Weights, file: Path) 
             setting="model.pretrained",
         )
     own = model.state_dict()
-    taken, unused = {}, []
+    loaded, unused = {}, []
     for name, tensor in weights.items():
         layer, _, part = name.rpartition(".")
         if layer in _FULLY_CONNECTED:
             own_layer, side = _FULLY_CONNECTED[layer]
             target = f"{prefix}{own_layer}.{part}"
-            taken[target] = _as_convolution(tensor, side, own[target].shape) if target in own else tensor
+            loaded[target] = _as_convolution(tensor, side, own[target].shape) if target in own else tensor
         elif _is_under(name, ("classifier", "fc")):
             unused.append(name)
         else:
-            taken[f"{prefix}trunk.{name}"] = tensor
-    filled = {name.removeprefix(prefix).split(".")[0] for name in taken}  # trunk, and fc unless the file ends before it
+            loaded[f"{prefix}trunk.{name}"] = tensor
+    filled = {name.removeprefix(prefix).split(".")[0] for name in loaded}  # trunk, and fc unless the file ends before it
     required = [prefix + part for part in filled]
     optional = [name for name in own if name.endswith(_COUNTER) or not _is_under(name, required)]
-    return _Mapping(description, advice, taken, optional, tuple(unused))
+    return _Mapping(description, advice, loaded, optional, tuple(unused))
 
 
 _FULLY_CONNECTED = {"classifier.0": ("fc.fc6", 7), "classifier.3": ("fc.fc7", 1)}
