@@ -106,7 +106,7 @@ FAULTS: dict[str, tuple[Damage, slice, str]] = {
     "truncated": (truncate, FROM_FOURTH, r"{bad}.tar' is damaged: {key}.image.tif at byte {image} has \d+ bytes "),
     "no shard": (remove_the_shard, ALL, r"{bad}.tar' cannot be opened"),
     "no index": (remove_the_index, ALL, r"{bad}.idx.json' cannot be opened"),
-    "stale index": (bring_a_stale_index, ALL, r"{bad}.idx.json' is of another version of its shard"),
+    "stale index": (bring_a_stale_index, ALL, r"{bad}.idx.json' is of another shard"),
     "bad pixels": (
         break_the_pixels,
         SECOND,
