@@ -137,7 +137,7 @@ def _from_torchvision(model: SegmentationNetwork, weights: Weights, file: Path) 
             unused.append(name)
         else:
             loaded[f"{prefix}trunk.{name}"] = tensor
-    filled = {name.removeprefix(prefix).split(".")[0] for name in loaded}  # trunk, and fc unless the file ends before it
+    filled = {name.removeprefix(prefix).split(".")[0] for name in loaded}  # trunk, perhaps fc
     required = [prefix + part for part in filled]
     optional = [name for name in own if name.endswith(_COUNTER) or not _is_under(name, required)]
     return _Mapping(description, advice, loaded, optional, tuple(unused))
