@@ -36,7 +36,7 @@ from msanet.data.loader import evaluation_loader  # noqa: E402
 from msanet.data.shard_source import ShardSource  # noqa: E402
 from msanet.data.storage import LocalStorage  # noqa: E402
 from msanet.errors import UserError, user_errors  # noqa: E402
-from msanet.evaluation.confusion import confusion_matrix  # noqa: E402
+from msanet.evaluation.confusion import confusion_matrix_with_void  # noqa: E402
 from msanet.evaluation.metrics import scores  # noqa: E402
 from msanet.inference.predictor import Predictor  # noqa: E402
 from msanet.models import build_model  # noqa: E402
@@ -238,7 +238,8 @@ def judge(args: argparse.Namespace) -> dict[str, Any]:
             name: predictor.labels(sample.image_HWC.to(args.device)).cpu() for name, predictor in predictors.items()
         }
         for name, label_HW in labels.items():
-            matrices[name] += np.asarray(confusion_matrix(sample.label_HW, label_HW, len(metadata.classes)))
+            matrix = confusion_matrix_with_void(sample.label_HW, label_HW, len(metadata.classes))
+            matrices[name] += matrix[:, :-1].numpy()
             same[name] += int((label_HW == labels["exact"]).sum())
     miou = {name: scores(matrix, metadata.classes).mean_iou for name, matrix in matrices.items()}
     print(

@@ -1,7 +1,6 @@
 """Losses as sums over pixels or images, divided by counts of the global batch.
 
-So a gradient does not depend on how a batch is shared among ranks and micro-batches. A crop without a labeled pixel
-adds nothing to sum or count, and gives zero gradients.
+So a gradient does not depend on how a batch is shared among ranks and micro-batches. A crop without labels gives zero gradients.
 """
 
 from collections.abc import Sequence
@@ -129,8 +128,7 @@ def class_weights(chosen: str | Sequence[float], histogram: Sequence[int]) -> Te
     if len(chosen) != len(histogram):
         raise UserError(
             "MSA-MODEL-019",
-            f"loss.class_weights has {len(chosen)} weights, expected one for each of the {len(histogram)} classes; add or "
-            "remove some",
+            f"loss.class_weights has {len(chosen)} weights, expected one for each of the {len(histogram)} classes; fix it",
             setting="loss.class_weights",
         )
     return torch.tensor([float(weight) for weight in chosen])

@@ -14,10 +14,10 @@ from msanet.errors import UserError
 from msanet.evaluation.per_image_counts import (
     PerImageCounts,
     merge_classes,
-    per_image_counts_file,
     read_per_image_counts,
 )
 from msanet.evaluation.statistics import METRICS, RESAMPLES, Interval
+from msanet.run_layout import RunLayout
 
 FIGURE_NAMES = dict(zip(METRICS, ("mIoU", "mean accuracy", "pixel accuracy", "frequency-weighted IoU"), strict=True))
 _DETAILS = """\
@@ -91,8 +91,8 @@ def _counts_file(run: Path, split: str | None) -> Path:
     if run.suffix == ".npz" and not run.is_dir():
         return run
     if split:
-        return per_image_counts_file(run, split)
-    found = sorted(run.glob(per_image_counts_file(Path(), "*").name))
+        return RunLayout(run).per_image_counts(split)
+    found = sorted(run.glob(RunLayout(run).per_image_counts("*").name))
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise UserError("MSA-CLI-016", f"'{run}' has {names}, expected one; choose with --split", setting="--split")

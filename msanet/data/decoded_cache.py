@@ -1,4 +1,4 @@
-"""Samples that are kept decoded on each node, for the epochs after the first."""
+"""Decoded samples on each node, for the epochs after the first."""
 
 import struct
 from typing import Any
@@ -15,15 +15,15 @@ _HEADER = struct.Struct("<II")  # height, width
 class DecodedSource:
     """A ShardSource whose samples are arrays: decoded once on this node, then mapped from the cache's files.
 
-    The cache is filled until it is full and then left: an epoch is a permutation, in which the least recently used
-    sample is no less likely to come next than any other.
+    Nothing is evicted from a full cache: an epoch is a permutation, so the least recently used sample is as likely to
+    come next as any other.
     """
 
     def __init__(self, source: ShardSource, cache: NodeCache) -> None:
         self.source, self.cache = source, cache
 
     def read(self, sample: int) -> dict[str, Any]:
-        """Like ShardSource.read, with 'image.npy' (H, W, 3) and 'label.npy' (H, W), uint8 and not to be written to."""
+        """Like ShardSource.read, with 'image.npy' (H, W, 3) and 'label.npy' (H, W), uint8, read-only."""
         data = self.cache.get(self._name(sample), lambda: self._decode(sample))
         height, width = _HEADER.unpack_from(data)
         pixels = np.frombuffer(data, np.uint8, offset=_HEADER.size)
@@ -35,7 +35,7 @@ class DecodedSource:
         }
 
     def fetch(self, sample: int) -> None:
-        """Like ShardSource.fetch, unless the sample is here already."""
+        """Like ShardSource.fetch, unless the sample is cached."""
         if not self.cache.has(self._name(sample)):
             self.source.fetch(sample)
 

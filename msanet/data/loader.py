@@ -1,8 +1,9 @@
-"""From the order to batches: what each rank and each loader process reads, and how it becomes tensors."""
+"""From the shuffle order to batches: what each rank and each loader process reads, and how it becomes tensors."""
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,15 +16,15 @@ from msanet.config import Config, StorageConfig
 from msanet.data.decoded_cache import DecodedSource
 from msanet.data.manifest import Manifest
 from msanet.data.pipeline import (
-    Augment,
     Batch,
     EvaluationSample,
-    Fetch,
-    FetchInstances,
     Positions,
-    Predownload,
+    augment,
     collate,
     evaluation_samples,
+    fetch,
+    fetch_instances,
+    predownload,
 )
 from msanet.data.shard_source import ShardSource
 from msanet.data.shuffle_order import ShuffleConfig, ShuffleOrder, evaluation_slice, rank_slice
@@ -35,9 +36,9 @@ from msanet.processes import block_stop_signals, exit_with_parent
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Batch sizes, given once and derived everywhere else: global = groups x micro x accumulation.
+    """Batch sizes: global = groups x micro x accumulation.
 
-    context_parallel_size: how many consecutive ranks take the same images, a group; 1: every rank is one by itself.
+    context_parallel_size: how many consecutive ranks form a group, which takes the same images.
     """
 
     global_batch_size: int
@@ -60,20 +61,20 @@ class BatchPlan:
         return rank // self.context_parallel_size
 
     def is_first(self, rank: int) -> bool:
-        """Whether this rank stands for its group, so that sums over ranks count each image once."""
+        """Whether this rank represents its group, so that sums over ranks count each image once."""
         return rank % self.context_parallel_size == 0
 
     def firsts(self, ranks: Sequence[int]) -> list[int]:
-        """Of these ranks, in ascending order, the first of each group."""
+        """The first of each group among these ranks, which are in ascending order."""
         return sorted({self.group(rank): rank for rank in reversed(ranks)}.values())
 
     def share(self, start: int, rank: int) -> range:
-        """The positions that this rank takes of the global batch that starts at position `start` of the order."""
+        """This rank's positions of the global batch that starts at position `start` of the order."""
         return rank_slice(start, self.global_batch_size, self.group(rank), self.groups)
 
 
 def batch_plan(config: Config, world_size: int) -> BatchPlan:
-    """The batches of a run on so many ranks. Raises UserError where the settings do not divide."""
+    """The batches of a run on `world_size` ranks. Raises UserError where the settings do not divide."""
     trainer = config.trainer
     return plan_batches(trainer.global_batch_size, trainer.micro_batch_size, world_size, trainer.context_parallel_size)
 
@@ -84,17 +85,16 @@ def plan_batches(
     world_size: int,
     context_parallel_size: int = 1,
 ) -> BatchPlan:
-    """Check that ranks and micro-batches divide the global batch. Raises UserError that names values that would.
+    """Check that ranks and micro-batches divide the global batch. Raises UserError that names values that do.
 
-    auto counts as null here, the most there can be: `msanet.training.memory.auto_batch_size` says what fits.
+    auto counts as null, the largest: `msanet.training.memory.auto_batch_size` says what fits.
     """
     if world_size % context_parallel_size:
         fits = [n for n in range(1, world_size + 1) if world_size % n == 0]
         raise UserError(
             "MSA-DATA-006",
-            f"trainer.context_parallel_size={context_parallel_size} does not divide the {world_size} ranks into "
-            "groups; set it to "
-            f"{_listed(fits)}, or start {(world_size // context_parallel_size + 1) * context_parallel_size} ranks",
+            f"trainer.context_parallel_size={context_parallel_size} does not divide the {world_size} ranks into groups; set it "
+            f"to {_listed(fits)}, or start {(world_size // context_parallel_size + 1) * context_parallel_size} ranks",
             setting="trainer.context_parallel_size",
         )
     groups = world_size // context_parallel_size
@@ -124,14 +124,8 @@ def plan_batches(
 
 def shuffle_config(config: Config) -> ShuffleConfig:
     """The frozen part of the order for a new run."""
-    data = config.data
-    return ShuffleConfig(
-        config.run.seed,
-        config.trainer.global_batch_size,
-        data.shuffle_window,
-        data.shuffle_block_bytes,
-        data.drop_last,
-    )
+    data, streams = config.data, config.trainer.global_batch_size
+    return ShuffleConfig(config.run.seed, streams, data.shuffle_window, data.shuffle_block_bytes, data.drop_last)
 
 
 def shuffle_order(manifest: Manifest, split: str, plan: ShuffleConfig) -> ShuffleOrder:
@@ -149,12 +143,8 @@ def shuffle_order(manifest: Manifest, split: str, plan: ShuffleConfig) -> Shuffl
 
 def train_source(config: Config, manifest: Manifest) -> ShardSource:
     """The training split of a run."""
-    return ShardSource(
-        open_storage(config.data.path or "", config.storage),
-        config.data.train_split,
-        manifest,
-        config.data.shuffle_block_bytes,
-    )
+    storage = open_storage(config.data.path or "", config.storage)
+    return ShardSource(storage, config.data.train_split, manifest, config.data.shuffle_block_bytes)
 
 
 def train_loader(
@@ -162,12 +152,15 @@ def train_loader(
 ) -> Iterator[list[Batch]]:
     """An endless stream of optimizer steps for one rank, from position `consumed_samples` on; each a list of micro-batches."""
     data, storage = config.data, config.storage
-    samples = _keep_decoded(source, storage)
+    samples: ShardSource | DecodedSource = source
+    if storage.decoded_cache_limit_bytes:
+        folder = cache_folder(storage.cache_dir) / "decoded"
+        samples = DecodedSource(source, NodeCache(folder, storage.decoded_cache_limit_bytes, evict=False))
     pipeline = wds.DataPipeline(
         _TrainPositions(order, batches, rank, consumed_samples),
-        Predownload(samples, storage.predownload, storage.max_connections),
-        Fetch(samples, skip_bad=data.on_bad_sample == "skip"),
-        Augment(data, order.plan.seed),
+        partial(predownload, source=samples, depth=storage.predownload, threads=storage.max_connections),
+        partial(fetch, source=samples, skip_bad=data.on_bad_sample == "skip"),
+        partial(augment, config=data, seed=order.plan.seed),
         collate,
     )
     micro_batches = _iterate(pipeline, data.num_workers, data.prefetch_factor)
@@ -182,25 +175,18 @@ def evaluation_loader(
     ahead = StorageConfig()
     pipeline = wds.DataPipeline(
         _EvaluationPositions(evaluation_slice(len(source), rank, world_size)),
-        Predownload(source, ahead.predownload, ahead.max_connections),
-        Fetch(source),
-        *([FetchInstances(source)] if instances else []),
+        partial(predownload, source=source, depth=ahead.predownload, threads=ahead.max_connections),
+        partial(fetch, source=source),
+        *([partial(fetch_instances, source=source)] if instances else []),
         evaluation_samples,
     )
     return _iterate(pipeline, workers, prefetch=2)
 
 
-def _keep_decoded(source: ShardSource, settings: StorageConfig) -> ShardSource | DecodedSource:
-    if not settings.decoded_cache_limit_bytes:
-        return source
-    cache = NodeCache(cache_folder(settings.cache_dir) / "decoded", settings.decoded_cache_limit_bytes, evict=False)
-    return DecodedSource(source, cache)
-
-
 class _TrainPositions(IterableDataset):
     """Yields the (epochs, samples) of micro-batches; worker w of W takes micro-batches w, w + W, ... of its rank.
 
-    DataLoader asks its workers in turn, so that the consumer sees micro-batches in order whatever W is.
+    DataLoader asks its workers in turn, so the consumer sees micro-batches in order for any W.
     """
 
     def __init__(self, order: ShuffleOrder, batches: BatchPlan, rank: int, consumed_samples: int) -> None:
@@ -212,10 +198,8 @@ class _TrainPositions(IterableDataset):
         while True:
             step, micro = divmod(number, plan.accumulation)
             share = plan.share(self.consumed_samples + step * plan.global_batch_size, self.rank)
-            positions = np.array(
-                share[micro * plan.micro_batch_size : (micro + 1) * plan.micro_batch_size], dtype=np.int64
-            )
-            yield self.order.samples(positions)
+            positions = share[micro * plan.micro_batch_size : (micro + 1) * plan.micro_batch_size]
+            yield self.order.samples(np.array(positions, dtype=np.int64))
             number += workers
 
 
@@ -243,8 +227,7 @@ class _CarryErrors(IterableDataset):
 
 
 def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterator[Any]:
-    # What the loader processes import is imported once, by the server that forks them: they start in a tenth of a second
-    # instead of three, and share 140 MB each.
+    # The fork server imports what loader processes need: they start in 0.1 s and share memory. See docs/decisions/0011.
     multiprocessing.set_forkserver_preload(["__main__", "msanet.data.loader"])
     loader = DataLoader(
         _CarryErrors(pipeline),
@@ -252,10 +235,9 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         pin_memory=torch.cuda.is_available(),
-        # fork would copy locks that the training process's threads hold; forkserver starts from a clean process
         multiprocessing_context="forkserver" if workers else None,
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # from torch's own each start would draw a seed: one more where a run goes on
+        generator=torch.Generator(),  # torch's own would be advanced by each start, also by a resume
     )
     with block_stop_signals():
         items = iter(loader)
@@ -279,7 +261,7 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
 
 
 def _is_lost_process(error: Exception) -> bool:
-    """DataLoader says so itself, or its connection to the process broke; what a process raised begins with 'Caught'."""
+    """Whether a process died: DataLoader says so, or its connection broke. What a process raised begins with 'Caught'."""
     if isinstance(error, RuntimeError):
         return str(error).startswith(("DataLoader worker (pid", "Pin memory thread exited"))
     return not str(error).startswith("Caught ")

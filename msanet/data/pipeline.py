@@ -1,4 +1,4 @@
-"""The stages of a loader process's pipeline, each an iterator over the one before: ahead, fetch, augment, collate."""
+"""The stages of a loader process, each an iterator over the one before: predownload, fetch, augment, collate."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +20,8 @@ from msanet.errors import UserError
 
 Positions = tuple[np.ndarray, np.ndarray]
 """epochs and sample numbers of one micro-batch, int64 (N,)."""
+Sample = dict[str, Any]
+"""A WebDataset sample: {extension: bytes or array}, with __key__ and __url__."""
 BAD_SAMPLE = "__bad_sample__"
 
 
@@ -38,11 +40,11 @@ class Batch:
     bad_samples: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
-        """The same with its tensors on `device`; the copy may still be under way."""
+        """The same with its tensors on `device`; the copy may still be running."""
         return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        """The same in page-locked memory, which a GPU copies from while the CPU goes on; DataLoader calls this."""
+        """The same in page-locked memory, for asynchronous copies; DataLoader calls this."""
         return self._with_tensors(Tensor.pin_memory)
 
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -55,7 +57,7 @@ class Batch:
 class EvaluationSample:
     """One image at its own size. image_HWC, label_HW: uint8; number: which sample of the split.
 
-    instance_ids_HW: int32, the values of its `_instanceIds.png`; None where not asked for, or packed without.
+    instance_ids_HW: int32, the values of its `_instanceIds.png`; None if not requested, or packed without.
     """
 
     number: int
@@ -65,74 +67,62 @@ class EvaluationSample:
     instance_ids_HW: Tensor | None = None
 
 
-class Predownload:
-    """Passes positions on, `depth` of them late, while threads fetch the bytes of those that are waiting."""
+def predownload(
+    positions: Iterable[Positions], source: ShardSource | DecodedSource, depth: int, threads: int
+) -> Iterator[Positions]:
+    """Pass positions on, `depth` of them late, while threads fetch the bytes of those that are waiting."""
+    waiting: deque[Positions] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="predownload")
+    try:
+        for item in positions:
+            waiting.append(item)
+            for sample in item[1]:
+                pool.submit(source.fetch, int(sample))  # its error is raised again by the read
+            if len(waiting) > depth:
+                yield waiting.popleft()
+        yield from waiting
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
-    def __init__(self, source: ShardSource | DecodedSource, depth: int, threads: int) -> None:
-        self.source, self.depth, self.threads = source, depth, threads
 
-    def __call__(self, positions: Iterable[Positions]) -> Iterator[Positions]:
-        """Lazily; ends when `positions` does."""
-        waiting: deque[Positions] = deque()
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="read-ahead")
+def fetch(
+    positions: Iterable[Positions], source: ShardSource | DecodedSource, skip_bad: bool = False
+) -> Iterator[list[Sample]]:
+    """Positions to lists of samples with epoch and number; a bad sample that is skipped has its error instead."""
+
+    def read(epoch: int, number: int) -> Sample:
         try:
-            for item in positions:
-                waiting.append(item)
-                for sample in item[1]:
-                    pool.submit(self.source.fetch, int(sample))  # its error is raised again by the read
-                if len(waiting) > self.depth:
-                    yield waiting.popleft()
-            yield from waiting
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-class Fetch:
-    """Positions to lists of WebDataset samples with epoch and number; a bad sample that is skipped has its error instead."""
-
-    def __init__(self, source: ShardSource | DecodedSource, skip_bad: bool = False) -> None:
-        self.source, self.skip_bad = source, skip_bad
-
-    def __call__(self, positions: Iterable[Positions]) -> Iterator[list[dict[str, Any]]]:
-        """Lazily, one list for each item."""
-        for epochs, samples in positions:
-            yield [self._read(int(epoch), int(sample)) for epoch, sample in zip(epochs, samples, strict=True)]
-
-    def _read(self, epoch: int, number: int) -> dict[str, Any]:
-        try:
-            return {**self.source.read(number), "epoch": epoch, "number": number}
+            return {**source.read(number), "epoch": epoch, "number": number}
         except UserError as error:
-            if not self.skip_bad:
+            if not skip_bad:
                 raise
             return {"epoch": epoch, "number": number, BAD_SAMPLE: str(error)}
 
+    for epochs, samples in positions:
+        yield [read(int(epoch), int(sample)) for epoch, sample in zip(epochs, samples, strict=True)]
 
-class Augment:
+
+def augment(groups: Iterable[list[Sample]], config: DataConfig, seed: int) -> Iterator[list[TrainSample]]:
     """Decode, crop and flip every sample of a micro-batch."""
 
-    def __init__(self, config: DataConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
+    def one(sample: Sample) -> TrainSample:
+        number, epoch, error = sample["number"], sample["epoch"], sample.get(BAD_SAMPLE)
+        if error is None:
+            try:
+                return augment_sample(sample, number, epoch, config, seed)
+            except UserError as raised:
+                if config.on_bad_sample == "raise":
+                    raise
+                error = str(raised)
+        return placeholder_sample(number, epoch, config, error)
 
-    def __call__(self, groups: Iterable[list[dict[str, Any]]]) -> Iterator[list[TrainSample]]:
-        """Lazily, one list for each group."""
-        cv2.setNumThreads(0)  # parallel across loader processes, not inside them
-        for group in groups:
-            yield [self._augment(sample) for sample in group]
-
-    def _augment(self, sample: dict[str, Any]) -> TrainSample:
-        number, epoch = sample["number"], sample["epoch"]
-        if BAD_SAMPLE in sample:
-            return placeholder_sample(number, epoch, self.config, sample[BAD_SAMPLE])
-        try:
-            return augment_sample(sample, number, epoch, self.config, self.seed)
-        except UserError as error:
-            if self.config.on_bad_sample == "raise":
-                raise
-            return placeholder_sample(number, epoch, self.config, str(error))
+    cv2.setNumThreads(0)  # parallel across loader processes, not inside them
+    for group in groups:
+        yield [one(sample) for sample in group]
 
 
 def collate(groups: Iterable[list[TrainSample]]) -> Iterator[Batch]:
-    """Lists of samples to micro-batches. Raises UserError where images of different sizes meet."""
+    """Lists of samples to micro-batches. Raises UserError for images of different sizes."""
     for group in groups:
         sizes = sorted({sample.label_HW.shape for sample in group})
         if len(sizes) > 1:
@@ -152,27 +142,18 @@ def collate(groups: Iterable[list[TrainSample]]) -> Iterator[Batch]:
         )
 
 
-class FetchInstances:
-    """Adds its instance map to each WebDataset sample that was packed with one."""
-
-    def __init__(self, source: ShardSource) -> None:
-        self.source = source
-
-    def __call__(self, groups: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
-        """Lazily, one list for each group."""
-        for group in groups:
-            yield [sample | self.source.read_instances(sample["number"]) for sample in group]
+def fetch_instances(groups: Iterable[list[Sample]], source: ShardSource) -> Iterator[list[Sample]]:
+    """Add its instance map to each sample that was packed with one."""
+    for group in groups:
+        yield [sample | source.read_instances(sample["number"]) for sample in group]
 
 
-def evaluation_samples(groups: Iterable[list[dict[str, Any]]]) -> Iterator[EvaluationSample]:
+def evaluation_samples(groups: Iterable[list[Sample]]) -> Iterator[EvaluationSample]:
     """Groups of one sample each to full images."""
     for (sample,) in groups:
         image, label = (torch.from_numpy(np.ascontiguousarray(pixels)) for pixels in decode_sample(sample))
-        yield EvaluationSample(sample["number"], sample["__key__"], image, label, _instance_ids(sample))
-
-
-def _instance_ids(sample: dict[str, Any]) -> Tensor | None:
-    if INSTANCES not in sample:
-        return None
-    name = f"{sample['__url__']}:{sample['__key__']}.{INSTANCES}"
-    return torch.from_numpy(decode_instances(sample[INSTANCES], name))
+        instance_ids = None
+        if INSTANCES in sample:
+            name = f"{sample['__url__']}:{sample['__key__']}.{INSTANCES}"
+            instance_ids = torch.from_numpy(decode_instances(sample[INSTANCES], name))
+        yield EvaluationSample(sample["number"], sample["__key__"], image, label, instance_ids)

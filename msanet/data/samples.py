@@ -1,4 +1,4 @@
-"""One sample on its way: a WebDataset sample of encoded members, its images, and what the network gets of it."""
+"""One sample: from a WebDataset sample of encoded members to what the network gets."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ NO_JITTER = (1.0, 1.0, 1.0)
 class TrainSample:
     """One training sample. image_HWC, label_HW: uint8. jitter: brightness, contrast, saturation factors still to apply.
 
-    error: why it could not be read, and is skipped; None for a valid one.
+    error: why it could not be read and is skipped.
     """
 
     number: int
@@ -31,7 +31,7 @@ class TrainSample:
 
 
 class _Decoded:
-    """A LazyImage that is an array already."""
+    """An array as a LazyImage."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self._pixels = pixels
@@ -42,7 +42,7 @@ class _Decoded:
 
 
 def open_pair(sample: dict[str, Any]) -> tuple[LazyImage, LazyImage]:
-    """Image and label of a WebDataset sample whose members are bytes, or arrays. UserError if one cannot be opened."""
+    """Image and label of a WebDataset sample of bytes or arrays. Raises UserError if one cannot be opened."""
     where = f"{sample['__url__']}:{sample['__key__']}"
     names = [name for kind in ("image.", "label.") for name in sample if name.startswith(kind)]
     if len(names) != 2:
@@ -70,7 +70,7 @@ def decode_sample(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def augment_sample(sample: dict[str, Any], number: int, epoch: int, config: DataConfig, seed: int) -> TrainSample:
-    """Crop, flip and, where the settings say so, jitter one WebDataset sample. Raises UserError if it cannot be read."""
+    """Crop, flip and, if configured, jitter one WebDataset sample. Raises UserError if it cannot be read."""
     rng = sample_rng(seed, epoch, number)
     image, label = open_pair(sample)
     crops = choose_crops(image.size, config, rng)
@@ -82,9 +82,9 @@ def augment_sample(sample: dict[str, Any], number: int, epoch: int, config: Data
 
 
 def placeholder_sample(number: int, epoch: int, config: DataConfig, error: str) -> TrainSample:
-    """What takes the place of a sample that cannot be read: the mean color, and a label that is all ignored."""
+    """The replacement for a bad sample: the mean color, and a label that is ignored everywhere."""
     size = config.crop or config.resize
-    assert size, "the settings ask for one where samples may be skipped"
+    assert size, "config requires one if samples may be skipped"
     image_HWC = np.full((*size, 3), _fill(config), np.uint8)
     return TrainSample(number, epoch, image_HWC, np.full(size, IGNORE_INDEX, np.uint8), NO_JITTER, error)
 

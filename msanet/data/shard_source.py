@@ -1,4 +1,4 @@
-"""Samples by number: where each lies (manifest, index), its bytes by positioned reads, checked by crc32."""
+"""Samples by number: located by manifest and index, read by byte range, checked by crc32."""
 
 import re
 import threading
@@ -33,25 +33,23 @@ except ImportError:
     crc32 = zlib.crc32
 
 _INDEX_BYTES = 32 * 2**20
-"""Memory for indexes: of 50 shards with 5,000 samples each, or of 2,000 with 100."""
+"""Memory for indexes: of 50 shards with 5,000 samples each, or 2,000 with 100."""
 _KEY = re.compile(r"[^/\\]{1,255}")
-_OF_THIS_PROCESS = ("_lock", "_indexes", "_index_bytes", "_under_way")
 
 
 def read_manifest(storage: Storage) -> Manifest:
-    """The manifest of the shards in `storage`. Raises UserError if it is not there or not sound."""
+    """The manifest of the shards in `storage`. Raises UserError if it is missing or not valid."""
     if isinstance(storage, LocalStorage):
         return load_manifest(storage.folder)
-    return validate_json(
-        Manifest, storage.read_file(MANIFEST_NAME, MAX_JSON_BYTES), f"{storage.location}/{MANIFEST_NAME}"
-    )
+    data = storage.read_file(MANIFEST_NAME, MAX_JSON_BYTES)
+    return validate_json(Manifest, data, f"{storage.location}/{MANIFEST_NAME}")
 
 
 class ShardSource:
-    """One split of a dataset in shards. Cheap to build and to send to a worker; shards are opened when first read.
+    """One split of a dataset in shards. Cheap to build and to send to a worker; shards are opened on first read.
 
-    A sample is {'__key__': str, '__url__': str, 'image.tif': bytes, ...}, as WebDataset's own readers give it.
-    shuffle_block_bytes: of the order, so that what is fetched at once is what the order needs at once.
+    A sample is {'__key__': str, '__url__': str, 'image.tif': bytes, ...}, as in WebDataset.
+    shuffle_block_bytes: of the shuffle order, so that bytes are fetched in the order's blocks.
     """
 
     def __init__(
@@ -63,139 +61,131 @@ class ShardSource:
         self.info = self.manifest.split(split)
         self.shuffle_block_bytes = shuffle_block_bytes
         self._ends = list(accumulate(shard.samples for shard in self.info.shards))
-        self._start()
+        self._lock = threading.Lock()
+        self._indexes: OrderedDict[str, IndexTable] = OrderedDict()
+        self._index_bytes = 0
+        self._fetching: set[ByteRange] = set()  # by other threads of this process
+
+    def __reduce__(self) -> tuple[Any, ...]:  # locks and indexes belong to one process
+        return ShardSource, (self.storage, self.split, self.manifest, self.shuffle_block_bytes)
 
     def __len__(self) -> int:
         return self.info.samples
 
     def read(self, sample: int) -> dict[str, Any]:
-        """The sample with this number (0-based within the split). Raises UserError if its bytes are not what was packed.
+        """Sample number `sample` of the split, without its `json` and instance map, which training does not need.
 
-        The members `json` and `instances.png` are left out: nothing in them is needed to train.
+        Raises UserError if its bytes are not those that were packed.
         """
         return self.names(sample) | self._read_members(sample, lambda extension: extension not in ("json", INSTANCES))
 
     def read_instances(self, sample: int) -> dict[str, Any]:
-        """The member `instances.png` of a sample, empty where it was packed without. Raises UserError like `read`."""
+        """The member `instances.png` of a sample, if it has one. Raises UserError like `read`."""
         return self._read_members(sample, lambda extension: extension == INSTANCES)
 
     def fetch(self, sample: int) -> None:
-        """Bring near what `read` will need, with all of its block. For threads that run ahead; errors are left to `read`."""
-        shard, index, place = self._locate(sample)
-        extent = self._extent(shard, index, place)
+        """Start to load the block that `read` will need. For threads that run ahead; `read` raises the errors again."""
+        shard, index, row = self._locate(sample)
+        byte_range = self._block_range(shard, index, row)
         with self._lock:
-            if extent in self._under_way:
+            if byte_range in self._fetching:
                 return
-            self._under_way.add(extent)
+            self._fetching.add(byte_range)
         try:
-            self.storage.fetch(extent)
+            self.storage.fetch(byte_range)
         finally:
             with self._lock:
-                self._under_way.discard(extent)
+                self._fetching.discard(byte_range)
 
     def key(self, sample: int) -> str:
-        """The key of a sample. Raises UserError if its shard's index cannot be read."""
+        """The key of a sample. Raises UserError if the index of its shard cannot be read."""
         return self.names(sample)["__key__"]
 
     def names(self, sample: int) -> dict[str, str]:
-        """__key__ and __url__ (its shard) of a sample, as WebDataset's readers give them."""
-        shard, index, place = self._locate(sample)
-        return {"__key__": index.key(place), "__url__": f"{self.storage.location}/{shard.file}"}
+        """__key__ and __url__ (its shard) of a sample, as in WebDataset."""
+        shard, index, row = self._locate(sample)
+        return {"__key__": index.key(row), "__url__": f"{self.storage.location}/{shard.file}"}
 
     def content_name(self, sample: int) -> str:
-        """A name of the sample's content, the same wherever the shards lie: digest of its shard, and place in it."""
-        shard, place = self._shard_and_place(sample)
-        return f"{shard.sha256}-{place}"
+        """A name of the sample's content, the same for any copy of the shards: its shard's digest, and its row there."""
+        shard, row = self._shard_and_row(sample)
+        return f"{shard.sha256}-{row}"
 
     def _read_members(self, sample: int, is_wanted: Callable[[str], bool]) -> dict[str, Any]:
-        shard, index, place = self._locate(sample)
-        entry, extent = index.sample(place), self._extent(shard, index, place)
+        shard, index, row = self._locate(sample)
+        entry, byte_range = index.sample(row), self._block_range(shard, index, row)
         return {
-            member.extension: self._read_member(extent, entry, member)
+            member.extension: self._read_member(byte_range, entry, member)
             for member in entry.members
             if is_wanted(member.extension)
         }
 
-    def _read_member(self, extent: ByteRange, entry: SampleIndex, member: Member) -> bytes:
-        data = self.storage.read(extent, member.offset, member.length)
-        if not _is_sound(data, member) and self.storage.invalidate(extent):
-            data = self.storage.read(extent, member.offset, member.length)  # the local copy had gone bad
-        if not _is_sound(data, member):
+    def _read_member(self, byte_range: ByteRange, entry: SampleIndex, member: Member) -> bytes:
+        data = self.storage.read(byte_range, member.offset, member.length)
+        if not _is_valid(data, member) and self.storage.invalidate(byte_range):
+            data = self.storage.read(byte_range, member.offset, member.length)  # the local copy was damaged
+        if not _is_valid(data, member):
             raise UserError(
                 "MSA-DATA-014",
-                f"shard '{self.storage.location}/{extent.file}' is damaged: {entry.key}.{member.extension} at byte "
+                f"shard '{self.storage.location}/{byte_range.file}' is damaged: {entry.key}.{member.extension} at byte "
                 f"{member.offset} has {len(data)} bytes of crc32 {zlib.crc32(data):08x}, expected {member.length} of "
                 f"{member.crc32:08x}; copy or pack the shard again",
             )
         return data
 
-    def _shard_and_place(self, sample: int) -> tuple[ShardInfo, int]:
+    def _shard_and_row(self, sample: int) -> tuple[ShardInfo, int]:
         number = bisect_right(self._ends, sample)
         shard = self.info.shards[number]
         return shard, sample - (self._ends[number] - shard.samples)
 
     def _locate(self, sample: int) -> tuple[ShardInfo, IndexTable, int]:
-        shard, place = self._shard_and_place(sample)
+        shard, row = self._shard_and_row(sample)
         with self._lock:
             index = self._indexes.get(shard.file)
             if index is not None:
                 self._indexes.move_to_end(shard.file)
-                return shard, index, place
-        index = self._load_index(shard)  # by two threads at once, perhaps, which does no harm
+                return shard, index, row
+        index = self._load_index(shard)  # two threads may load it at once, which does no harm
         with self._lock:
             self._index_bytes += index.bytes if shard.file not in self._indexes else 0
             self._indexes[shard.file] = index
             while self._index_bytes > _INDEX_BYTES and len(self._indexes) > 1:
                 self._index_bytes -= self._indexes.popitem(last=False)[1].bytes
-        return shard, index, place
+        return shard, index, row
 
     def _load_index(self, shard: ShardInfo) -> IndexTable:
-        extent = ByteRange(index_name(shard.file), shard.sha256, 0, None)
+        byte_range = ByteRange(index_name(shard.file), shard.sha256, 0, None)
         try:
-            return self._parse_index(shard, extent)
+            return self._parse_index(shard, byte_range)
         except UserError:
-            if not self.storage.invalidate(extent):
+            if not self.storage.invalidate(byte_range):
                 raise
-            return self._parse_index(shard, extent)
+            return self._parse_index(shard, byte_range)
 
-    def _parse_index(self, shard: ShardInfo, extent: ByteRange) -> IndexTable:
-        where = f"{self.storage.location}/{extent.file}"
-        index = validate_json(ShardIndex, self.storage.read(extent, 0, MAX_JSON_BYTES), where)
+    def _parse_index(self, shard: ShardInfo, byte_range: ByteRange) -> IndexTable:
+        where = f"{self.storage.location}/{byte_range.file}"
+        index = validate_json(ShardIndex, self.storage.read(byte_range, 0, MAX_JSON_BYTES), where)
         if not (index.bytes == shard.bytes and len(index.samples) == shard.samples and index.sha256 == shard.sha256):
             raise UserError(
                 "MSA-DATA-015",
-                f"index '{where}' is of another version of its shard: it lists {len(index.samples)} samples in "
-                f"{index.bytes} bytes, the manifest {shard.samples} in {shard.bytes} (sha256 {index.sha256[:8]}, expected "
-                f"{shard.sha256[:8]}); copy the shard and its index again",
+                f"index '{where}' is of another shard: {len(index.samples)} samples in {index.bytes} bytes, sha256 "
+                f"{index.sha256[:8]}, expected {shard.samples} in {shard.bytes}, {shard.sha256[:8]}; copy shard and index again",
             )
         if not _is_in_order(index):
             raise UserError(
                 "MSA-DATA-016",
-                f"index '{where}' is damaged: its samples do not follow each other inside the shard, or have invalid "
-                "names; copy it again or pack the dataset again",
+                f"index '{where}' is damaged: its samples are not in the shard's order, or have names that are not valid; copy "
+                "it or pack the dataset again",
             )
         return IndexTable(index.samples)
 
-    def _extent(self, shard: ShardInfo, index: IndexTable, place: int) -> ByteRange:
-        block = block_of(place, shard.samples, shard.bytes, self.shuffle_block_bytes)
+    def _block_range(self, shard: ShardInfo, index: IndexTable, row: int) -> ByteRange:
+        block = block_of(row, shard.samples, shard.bytes, self.shuffle_block_bytes)
         return ByteRange(shard.file, shard.sha256, *index.span(block))
-
-    def _start(self) -> None:
-        self._lock = threading.Lock()
-        self._indexes: OrderedDict[str, IndexTable] = OrderedDict()
-        self._index_bytes = 0
-        self._under_way: set[ByteRange] = set()  # being fetched by other threads of this process
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._start()
 
 
 def _is_in_order(index: ShardIndex) -> bool:
-    """Whether all members lie in the shard one after the other, as extents need them, and keys can be shown and written."""
+    """Whether members follow each other inside the shard, as byte ranges need them, and keys are printable names."""
     end = 0
     for sample in index.samples:
         if not (sample.members and _KEY.fullmatch(sample.key) and sample.key.isprintable()):
@@ -207,5 +197,5 @@ def _is_in_order(index: ShardIndex) -> bool:
     return end <= index.bytes
 
 
-def _is_sound(data: bytes, member: Member) -> bool:
+def _is_valid(data: bytes, member: Member) -> bool:
     return len(data) == member.length and crc32(data) == member.crc32

@@ -2,14 +2,13 @@
 
     blocks  = runs of samples inside one shard, about shuffle_block_bytes each
     epoch   : ids = concatenation of the blocks in a random order
-              cut ids into L contiguous streams whose lengths differ by at most 1     (L = global batch, frozen)
+              split ids into L contiguous streams; lengths differ by at most 1     (L = global batch, frozen)
               inside a stream sort by position + U(0, window)                         (bounded displacement)
               order[l::L] = stream l
     position P: epoch = P // N, sample = order(epoch)[P % N]
 
-Blocks keep reads local, streams mix distant blocks into one batch, and no list of all samples is ever made: blocks are
-permuted, and a stream is resolved only around the position that is asked for. All randomness is raw Philox output, whose
-stream NumPy guarantees (NEP 19), so an order is the same on any machine and version.
+Blocks keep reads local, streams mix distant blocks into one batch, and a stream is resolved only around the requested
+position. See docs/decisions/0004.
 """
 
 from collections import OrderedDict
@@ -20,16 +19,20 @@ import numpy as np
 from numpy.random import Philox
 
 _CHUNK = 512
-"""Positions of a stream that are resolved, and remembered, at once."""
+"""Positions of a stream that are resolved and cached at once."""
 _CACHED_CHUNKS = 4096
 
 
 @dataclass(frozen=True)
 class ShuffleConfig:
-    """What the order depends on; it is saved with every checkpoint and must not change within a run.
+    """What the order depends on; saved with every checkpoint and constant in a run.
 
-    streams: the global batch size at the start of the run. shuffle_window: bound of the displacement inside a stream, in samples.
-    drop_last: leave out an epoch's last samples that fill no batch (what other systems do) instead of carrying over.
+    Args:
+        seed: Of the run.
+        streams: The global batch size at the start of the run.
+        shuffle_window: Bound of the displacement inside a stream, in samples.
+        shuffle_block_bytes: Size of the blocks that are permuted.
+        drop_last: Drop an epoch's last samples that fill no batch, instead of carrying them over.
     """
 
     seed: int
@@ -40,16 +43,12 @@ class ShuffleConfig:
 
 
 class ShuffleOrder:
-    """All epochs of one split. shard_samples, shard_bytes: per shard, as the manifest gives them.
-
-    `samples(positions)` is what everything else is built on. Memory is 16 bytes a block, not a sample.
-    """
+    """All epochs of one split. shard_samples, shard_bytes: per shard, from the manifest. Memory: 16 bytes a block."""
 
     def __init__(self, plan: ShuffleConfig, shard_samples: Iterable[int], shard_bytes: Iterable[int]) -> None:
         self.plan = plan
-        self._block_starts, self._block_lengths = _split_into_blocks(
-            shard_samples, shard_bytes, plan.shuffle_block_bytes
-        )
+        blocks = _split_into_blocks(shard_samples, shard_bytes, plan.shuffle_block_bytes)
+        self._block_starts, self._block_lengths = blocks
         self.num_samples = int(self._block_lengths.sum())
         dropped = self.num_samples % plan.streams if plan.drop_last else 0
         self.epoch_length = self.num_samples - dropped
@@ -71,7 +70,7 @@ class ShuffleOrder:
     def _epoch(self, number: int) -> "_Epoch":
         if number not in self._epochs:
             self._epochs[number] = _Epoch(self.plan, number, self._block_starts, self._block_lengths)
-            while len(self._epochs) > 2:  # a carried batch needs two, nothing needs more
+            while len(self._epochs) > 2:  # a carried batch needs two
                 self._epochs.popitem(last=False)
         return self._epochs[number]
 
@@ -90,22 +89,24 @@ class _Epoch:
 
     def samples(self, within: np.ndarray) -> np.ndarray:
         streams, ranks = within % self.plan.streams, within // self.plan.streams
-        places = [self._place(int(stream), int(rank)) for stream, rank in zip(streams, ranks, strict=True)]
-        return self._resolve(np.array(places, dtype=np.int64))
+        indices = np.array([self._index(int(s), int(r)) for s, r in zip(streams, ranks, strict=True)], dtype=np.int64)
+        blocks = np.searchsorted(self.ends, indices, side="right")
+        before = np.where(blocks > 0, self.ends[blocks - 1], 0)
+        return self.starts[blocks] + (indices - before)
 
-    def _place(self, stream: int, rank: int) -> int:
-        """Where in the concatenation the `rank`-th sample of a stream lies."""
+    def _index(self, stream: int, rank: int) -> int:
+        """Index in the concatenation of the `rank`-th sample of a stream."""
         chunk, offset = divmod(rank, _CHUNK)
         key = (stream, chunk)
-        places = self.chunks.get(key)
-        if places is None:
-            places = self.chunks[key] = self._sort_chunk(stream, chunk)
+        indices = self.chunks.get(key)
+        if indices is None:
+            indices = self.chunks[key] = self._sort_chunk(stream, chunk)
             if len(self.chunks) > _CACHED_CHUNKS:
                 self.chunks.popitem(last=False)
-        return int(places[offset])
+        return int(indices[offset])
 
     def _sort_chunk(self, stream: int, chunk: int) -> np.ndarray:
-        """Places of ranks [chunk * _CHUNK, +_CHUNK) of a stream.
+        """Indices of ranks [chunk * _CHUNK, +_CHUNK) of a stream.
 
         Position i has the key i + U(0, window), so the k-th smallest key lies in [k, k + window) and belongs to a
         position in (k - window, k + window): everything before `low` sorts before, everything from `high` after.
@@ -120,14 +121,9 @@ class _Epoch:
         by_key = np.argsort(keys, kind="stable")
         return start + low + by_key[first - low : last - low]
 
-    def _resolve(self, places: np.ndarray) -> np.ndarray:
-        blocks = np.searchsorted(self.ends, places, side="right")
-        before = np.where(blocks > 0, self.ends[blocks - 1], 0)
-        return self.starts[blocks] + (places - before)
-
 
 def rank_slice(consumed_samples: int, global_batch_size: int, rank: int, world_size: int) -> range:
-    """The positions that rank `rank` takes of the global batch that starts at position `consumed_samples`."""
+    """The positions of rank `rank` in the global batch that starts at position `consumed_samples`."""
     share = global_batch_size // world_size
     assert share * world_size == global_batch_size, "the batch plan is checked when the run starts"
     return range(consumed_samples + rank * share, consumed_samples + (rank + 1) * share)
@@ -138,17 +134,17 @@ def evaluation_slice(num_samples: int, rank: int, world_size: int) -> range:
     return range(num_samples * rank // world_size, num_samples * (rank + 1) // world_size)
 
 
-def block_of(place: int, samples: int, size: int, shuffle_block_bytes: int) -> range:
-    """The samples of the block that sample number `place` of a shard belongs to, for a shard of `samples` and `size` bytes."""
+def block_of(row: int, samples: int, size: int, shuffle_block_bytes: int) -> range:
+    """The samples in the block of sample number `row` of a shard of `samples` and `size` bytes."""
     count = min(max(size // shuffle_block_bytes, 1), samples)
-    number = ((place + 1) * count - 1) // samples
+    number = ((row + 1) * count - 1) // samples
     return range(number * samples // count, (number + 1) * samples // count)
 
 
 def _split_into_blocks(
     shard_samples: Iterable[int], shard_bytes: Iterable[int], shuffle_block_bytes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(start ids, lengths) of the blocks: each shard cut evenly into as many blocks as shuffle_block_bytes fits into it."""
+    """(start ids, lengths) of the blocks: each shard is split evenly into blocks of about shuffle_block_bytes."""
     samples = np.fromiter(shard_samples, dtype=np.int64)
     sizes = np.fromiter(shard_bytes, dtype=np.int64)
     counts = np.clip(sizes // shuffle_block_bytes, 1, samples)  # blocks per shard
@@ -162,9 +158,9 @@ def _split_into_blocks(
 
 
 def _random_bits(key: np.ndarray, stream: int, start: int, count: int) -> np.ndarray:
-    """64-bit draws number start..start+count of a stream, found directly: Philox is a function of its counter.
+    """64-bit draws number start..start+count of a stream: Philox is a function of its counter, which gives four draws.
 
-    One counter value gives four draws; the stream sits in the highest word, so that streams never meet.
+    The stream is the counter's highest word, so that streams never overlap.
     """
     group, skip = divmod(start, 4)
     counter = np.array([group, 0, 0, stream], dtype=np.uint64)

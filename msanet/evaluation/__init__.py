@@ -1,1 +1,1 @@
-"""One truth: a single int64 confusion matrix over the whole split, from which every figure is computed."""
+"""A single int64 confusion matrix over the split, from which every metric is computed."""

@@ -1,17 +1,14 @@
 """How well boundaries match: Boundary IoU and boundary F1, from integers that may be added over images and ranks.
 
-Boundary IoU (Cheng et al. 2021, equation 2, and the authors' boundary_iou package): the IoU of the pixels of a class that lie
-within d of its outline, inside it, in the ground truth and in the prediction. d is 2 % of the image's diagonal, rounded,
-at least 1; distance is the larger of the two steps (a square window), and what is outside the image counts as outside the
-class, so that the image's border is outline, all as in that package. So is the border of an ignored region, in the prediction
-too, which is taken as ignored where the ground truth is.
+Boundary IoU (Cheng et al. 2021, equation 2, and the authors' boundary_iou package): the IoU of the pixels of a class within d
+of its outline, inside it. d is 2 % of the image's diagonal, rounded, at least 1, in a square window; the borders of the image
+and of ignored regions are outline. The prediction is ignored where the ground truth is.
 
 Boundary F1 (Csurka et al. 2013, section 2.3): precision is the share of predicted contour pixels of a class with a contour
-pixel of the ground truth nearer than 0.75 % of the diagonal (Euclidean distance), recall the same with the roles swapped.
-Their contours are not defined to the pixel; here they are pixels of the class with one of the four neighbors labeled
-otherwise. The image's border and that of an ignored region are not contours, since no network predicts them.
+pixel of the ground truth nearer than 0.75 % of the diagonal (Euclidean), recall the same with the roles swapped. Contours are
+pixels with one of the four neighbors labeled otherwise; the borders of the image and of ignored regions are none.
 
-Both papers average over images (or over instances); here pixels are counted over all images and divided once, as for mIoU.
+Both papers average over images or instances; here pixels are counted over all images and divided once, as for mIoU.
 """
 
 from dataclasses import dataclass, field
@@ -125,8 +122,8 @@ def _contour(label_HW: np.ndarray, known_HW: np.ndarray) -> np.ndarray:
 def _num_near(points: np.ndarray, others: np.ndarray, reach: float, shape: tuple[int, ...]) -> int:
     """How many points have one of the others nearer than `reach` pixels (Euclidean). Both are flat places in `shape`.
 
-    The disc around a point is a union of rectangles, and an integral image shows for each whether it is empty: as exact
-    as a distance transform, and faster, since contours have few points.
+    The disc around a point is a union of rectangles, which an integral image counts: exact, and faster than a distance
+    transform, since contours have few points.
     """
     height, width = shape
     image = np.zeros(shape, dtype=np.uint8)

@@ -1,7 +1,7 @@
 """Calibration, whether confidence equals accuracy: expected calibration error and reliability (Guo et al. 2017).
 
-Confidence is the largest probability of a pixel. It is rounded to 1/65,536 when counted, so that sums are integers and
-any number of ranks gives the same; that moves a mean confidence by less than 0.00001.
+Confidence, the largest probability of a pixel, is rounded to 1/65,536, so that sums are integers and any number of ranks
+gives the same; that changes a mean confidence by less than 0.00001.
 """
 
 from dataclasses import dataclass
@@ -32,10 +32,7 @@ class ReliabilityBin:
 
 
 class Calibration:
-    """Counts labeled pixels by confidence. histogram_2L: int64 (wrong, right) x (LEVELS + 1), which may be all-reduced.
-
-    1 MB. Since it holds every level, the number of bins may be chosen afterwards.
-    """
+    """Counts labeled pixels by confidence. histogram_2L: int64 (wrong, right) x (LEVELS + 1), which may be all-reduced."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.histogram_2L = torch.zeros(2, LEVELS + 1, dtype=torch.int64, device=device)

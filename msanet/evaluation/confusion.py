@@ -7,30 +7,14 @@ from msanet.datasets import IGNORE_INDEX
 from msanet.errors import UserError
 
 
-def confusion_matrix(ground_truth: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
-    """(K, K) int64 counts of pixels by (ground truth, prediction); pixels whose ground truth is 255 are ignored.
-
-    ground_truth, prediction: integer tensors of one shape, train ids. Raises UserError if a counted prediction is void.
-    """
-    matrix = confusion_matrix_with_void(ground_truth, prediction, num_classes)
-    if matrix[:, num_classes].any():
-        raise UserError(
-            "MSA-EVAL-002",
-            f"prediction contains {IGNORE_INDEX} (void) on labeled pixels, expected only train ids 0 to {num_classes - 1}; "
-            "use a protocol that counts void",
-            setting="evaluation.protocol",
-        )
-    return matrix[:, :num_classes]
-
-
 def confusion_matrix_with_void(ground_truth: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
-    """(K, K + 1) int64 counts like `confusion_matrix`; the last column is predicted void (255) on a labeled pixel.
+    """(K, K + 1) int64 counts of pixels by (ground truth, prediction), both integer tensors of one shape.
 
+    Pixels whose ground truth is 255 are ignored; the last column is predicted void (255) on a labeled pixel.
     Raises UserError if a ground truth is neither a class nor 255, or a prediction on a labeled pixel is neither.
     """
     assert ground_truth.shape == prediction.shape, f"{ground_truth.shape} and {prediction.shape}"
-    # Counted by pairs of bytes, six times as fast on a CPU as counting the labeled pixels only, and a value that
-    # should not be there shows.
+    # Counting pairs of bytes is six times as fast on a CPU as counting the labeled pixels only, and shows unknown values.
     pairs = _bytes(ground_truth, "label").flatten().int().mul_(256).add_(_bytes(prediction, "prediction").flatten())
     counts = torch.bincount(pairs, minlength=256**2).reshape(256, 256)[:IGNORE_INDEX]
     matrix = torch.cat([counts[:num_classes, :num_classes], counts[:num_classes, IGNORE_INDEX:]], dim=1)
@@ -44,7 +28,7 @@ def _bytes(values: Tensor, what: str) -> Tensor:
     if values.dtype != torch.uint8 and values.numel() and not 0 <= values.min() <= values.max() <= 255:
         raise UserError(
             "MSA-EVAL-003",
-            f"{what} contains values from {int(values.min())} to {int(values.max())}, expected train ids of 0 to 255; convert it",
+            f"{what} has values from {int(values.min())} to {int(values.max())}, expected train ids of 0 to 255; convert it",
         )
     return values.to(torch.uint8)
 

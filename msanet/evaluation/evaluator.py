@@ -1,4 +1,4 @@
-"""The distributed evaluator: every image exactly once on any number of ranks, the same counts, and proof of both."""
+"""The distributed evaluator: every image exactly once on any number of ranks. See docs/decisions/0006."""
 
 import heapq
 import time
@@ -28,7 +28,7 @@ from msanet.inference.predictor import Predictor
 from msanet.logs import track
 
 _STOP = 2**31
-"""What a rank that was asked to stop sends instead of a number of forwards."""
+"""Sent instead of a number of forwards by a rank that was asked to stop."""
 
 
 class EvaluationInterrupted(Exception):
@@ -47,17 +47,16 @@ def evaluate(
     """Put every image of the split through the network once and count. A collective: every rank calls it.
 
     Args:
-        model: The network; it is put into evaluation mode meanwhile.
-        source: The split. No rank needs another's disk.
+        model: The network, in evaluation mode meanwhile.
+        source: The split. Ranks need no shared disk.
         settings: How images go through the network, and what is counted.
         mean: Normalization, RGB in gray values.
         std: Likewise.
-        lockstep: All ranks run the same number of forwards (ZeRO-3 runs collectives inside them); a rank whose image needs
-            fewer than another's, or that has none left, makes up for it with idle ones.
-        should_stop: Asked before each image.
+        lockstep: All ranks run the same number of forwards, with idle ones where needed: ZeRO-3 has collectives in them.
+        should_stop: Called before each image.
 
     Raises:
-        EvaluationInterrupted: On all ranks, where `should_stop` is true on one.
+        EvaluationInterrupted: On all ranks, if `should_stop` returns true on one.
     """
     rank, world_size = distributed.rank(), distributed.world_size()
     was_training = model.training
@@ -83,9 +82,9 @@ def evaluate(
 def _synchronized(
     samples: Iterator[EvaluationSample], predictor: Predictor, longest: int, should_stop: Callable[[], bool] | None
 ) -> Iterator[EvaluationSample]:
-    """The same samples, of which all ranks take the next, or stop, at the same time.
+    """The same samples; all ranks take the next one, or stop, at the same time.
 
-    In lockstep this rank runs, around each, as many forwards as the rank with the largest image at that place.
+    In lockstep each rank runs as many forwards as the rank with the largest image.
     """
     for _ in range(longest):
         sample = next(samples, None)
@@ -100,7 +99,7 @@ def _synchronized(
 
 
 class EvaluationAccumulator:
-    """What one rank has counted, and at the end what all have."""
+    """The counts of one rank, and at the end of all."""
 
     def __init__(
         self, classes: tuple[str, ...], num_samples: int, settings: EvaluationConfig, device: torch.device
@@ -127,7 +126,7 @@ class EvaluationAccumulator:
         self.images.append(image_counts(sample.number, sample.key, matrix))
         if self.instances is not None:
             if sample.instance_ids_HW is None:
-                self.instances = None  # packed without: scores of some of the images only would be wrong
+                self.instances = None  # packed without; scores of a part of the images would be wrong
             else:
                 ids_HW = sample.instance_ids_HW.to(self.device)
                 self.instances.append(instance_rows(sample.number, ids_HW, prediction_HW))
@@ -195,6 +194,4 @@ class EvaluationAccumulator:
 
 def _spread(num_samples: int, count: int) -> set[int]:
     """Numbers evenly spread over the split, the same on any number of ranks."""
-    if not num_samples:
-        return set()
-    return set(np.linspace(0, num_samples - 1, min(count, num_samples)).round().astype(int).tolist())
+    return set(np.linspace(0, max(0, num_samples - 1), min(count, num_samples)).round().astype(int).tolist())

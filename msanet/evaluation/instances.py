@@ -1,10 +1,8 @@
 """Pixels of each Cityscapes instance that were predicted right, and their sums weighted by size (iIoU, Cordts et al. 2016).
 
-The official script adds weighted float64 pixels instance by instance, image by image, so that its last digit depends on
-the order of the images. No array of sums over a part of the split can be added up to that digit. What travels between
-ranks is therefore one row of integers for each instance (40 bytes; 26 rows an image in Frankfurt), and the floats are
-made at the end, in the order of the split: any number of ranks gives the same digits, and they are those of
-`cityscapesscripts` when it is given the images in that order.
+The official script adds weighted float64 pixels instance by instance, so its last digit depends on the order of the images.
+Ranks therefore exchange one row of integers for each instance, and the floats are added at the end in the order of the
+split: any number of ranks gives the digits of `cityscapesscripts`.
 """
 
 import operator
@@ -43,16 +41,12 @@ def no_instances() -> np.ndarray:
 
 
 def instance_rows(number: int, instance_ids_HW: Tensor, prediction_HW: Tensor) -> np.ndarray:
-    """One row (N, 5) int64 for each instance of a class that counts in one image.
+    """One row (N, 5) int64 for each instance in one image of a class that counts.
 
     Columns: `number` of the image in the split, instance id, its pixels, those predicted as its class, those predicted
-    as any class of its category. Rows of several images are joined by np.concatenate, in any order.
+    as any class of its category. Rows of several images may be concatenated in any order.
     instance_ids_HW: int32, the values of an `_instanceIds.png`. prediction_HW: train ids or 255, on the same device.
-
-    The script counts a prediction of a class that is excluded from the evaluation (caravan, trailer) as its category
-    (vehicle) here; train ids do not have these, so that it counts as void.
-
-    Raises UserError if an id belongs to no label, or to a label without instances.
+    Raises UserError if an id has no label, or a label without instances.
     """
     assert instance_ids_HW.shape == prediction_HW.shape, f"{instance_ids_HW.shape} and {prediction_HW.shape}"
     is_instance = instance_ids_HW > _PER_LABEL

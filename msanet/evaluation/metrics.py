@@ -34,6 +34,8 @@ def scores(matrix: np.ndarray, classes: tuple[str, ...]) -> Scores:
     union = support + predicted - correct
     total = int(support.sum())
     iou, accuracy = ratio(correct, union), ratio(correct, support)
+    void = int(matrix[:, len(classes) :].sum())
+    void_note = [f"Predicted void on {void} labeled pixels, counted as missed."] if void else []
     return Scores(
         mean_iou=mean_of_defined(iou),
         mean_accuracy=mean_of_defined(accuracy),
@@ -42,7 +44,7 @@ def scores(matrix: np.ndarray, classes: tuple[str, ...]) -> Scores:
         iou_K=iou,
         accuracy_K=accuracy,
         support_K=support,
-        notes=(*class_notes(classes, support, predicted), *_void_note(int(matrix[:, len(classes) :].sum()))),
+        notes=(*class_notes(classes, support, predicted), *void_note),
     )
 
 
@@ -61,16 +63,10 @@ def class_notes(
     """Sentences on classes that are not both labeled and predicted. absent: what happens to those that are neither."""
     neither = [name for name, s, p in zip(classes, support_K, predicted_K, strict=True) if not s and not p]
     invented = [name for name, s, p in zip(classes, support_K, predicted_K, strict=True) if not s and p]
-    notes = []
-    if neither:
-        notes.append(f"Neither labeled nor predicted, {absent}: {', '.join(neither)}.")
-    if invented:
-        notes.append(f"Predicted but never labeled, counted as IoU 0: {', '.join(invented)}.")
-    return tuple(notes)
-
-
-def _void_note(pixels: int) -> tuple[str, ...]:
-    return (f"Predicted void on {pixels} labeled pixels, counted as missed.",) if pixels else ()
+    return (
+        *([f"Neither labeled nor predicted, {absent}: {', '.join(neither)}."] if neither else []),
+        *([f"Predicted but never labeled, counted as IoU 0: {', '.join(invented)}."] if invented else []),
+    )
 
 
 def ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
-"""The confusion counts of every image, kept in a file: scores, intervals and comparisons then need no second inference.
+"""The confusion counts of every image in a file, so that scores, intervals and comparisons need no second inference.
 
-One matrix of 19 classes has 380 cells and a few dozen that are not zero; of COCO's 81 classes, 6,642 cells. Kept are those
-that are not zero, image after image.
+Only the cells that are not zero are stored, a few dozen of an image's 380 (19 classes) or 6,642 (COCO).
 """
 
 import io
@@ -19,18 +18,17 @@ from msanet.documents import is_line
 from msanet.errors import UserError, nearest
 from msanet.evaluation.instances import are_valid
 from msanet.files import atomic_file
-from msanet.run_layout import RunLayout
 
 FORMAT = "msanet per-image confusion counts"
 VERSION = 1
 MAX_BYTES = 2**30
-"""Unpacked; the counts of COCO's 118,000 training images take less than 200 MB."""
+"""Uncompressed; the counts of COCO's 118,000 training images take less than 200 MB."""
 _MOST_PIXELS = 2**40  # of one cell of one image, so that sums fit 64 bits
 
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """One image: its number in the split, its key, and the cells that are not zero of its matrix (K, K + 1), row by row."""
+    """One image: its number in the split, its key, and the nonzero cells of its matrix (K, K + 1), row by row."""
 
     number: int
     key: str
@@ -56,11 +54,10 @@ class ClassCounts:
 
 @dataclass(frozen=True)
 class PerImageCounts:
-    """All images of one split in its order. A matrix has shape (K, K + 1), its last column predicted void.
+    """All images of one split in order. A matrix is (K, K + 1), its last column predicted void.
 
     starts: (N + 1,) int64; image i has cells[starts[i]:starts[i + 1]] (int32, row * (K + 1) + column, ascending) and the
-    same number of counts (int64). dataset, digest: name and digest of the manifest. instances: rows of
-    `msanet.evaluation.instances` (M, 5), None where there are none.
+    same number of counts (int64). dataset, digest: of the manifest. instances: (M, 5), see `instance_rows`.
     """
 
     dataset: str
@@ -103,17 +100,15 @@ class PerImageCounts:
             np.add.at(found, (images[chosen], classes[chosen]), self.counts[chosen])
             return found
 
-        everywhere = np.ones(len(self.cells), dtype=bool)
-        return ClassCounts(
-            count(rows == columns, rows), count(everywhere, rows), count(columns < self.num_classes, columns)
-        )
+        predicted = count(columns < self.num_classes, columns)
+        return ClassCounts(count(rows == columns, rows), count(rows >= 0, rows), predicted)
 
     def _images(self) -> np.ndarray:
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
 
 def image_counts(number: int, key: str, matrix: np.ndarray) -> ImageCounts:
-    """One image's integer matrix (K, K), or (K, K + 1) with predicted void last, as what is kept of it (about 1 KB)."""
+    """The nonzero cells of one image's integer matrix (K, K), or (K, K + 1) with predicted void last (about 1 KB)."""
     num_classes = len(matrix)
     if matrix.shape[1] == num_classes:
         matrix = np.pad(matrix, ((0, 0), (0, 1)))
@@ -146,11 +141,10 @@ def collect_counts(
 
 
 def merge_classes(per_image: PerImageCounts, groups: Mapping[str, Sequence[str]]) -> PerImageCounts:
-    """The same images with the classes of each group as one: {new name: its classes}, the others as they are.
+    """The same images with the classes of each group as one, {new name: its classes}, without instances.
 
-    A group stands where its first class stood. Confusions inside a group become right. instances are dropped: they
-    are counted by the classes of Cityscapes. Raises UserError for an unknown class, a class in two groups or a name
-    that another class has.
+    A group takes the place of its first class; confusions inside it become right. Raises UserError for an unknown class, a
+    class in two groups or the name of another class.
     """
     group_of: dict[str, str] = {}
     for group, members in groups.items():
@@ -189,11 +183,6 @@ def merge_classes(per_image: PerImageCounts, groups: Mapping[str, Sequence[str]]
     return replace(per_image, classes=classes, starts=starts, cells=cells, counts=counts, instances=None)
 
 
-def per_image_counts_file(run: Path, split: str) -> Path:
-    """RUN/evaluation-<split>.npz."""
-    return RunLayout(run).per_image_counts(split)
-
-
 def write_per_image_counts(path: Path, per_image: PerImageCounts) -> None:
     """Write the file completely or not at all."""
     about = {
@@ -213,7 +202,7 @@ def write_per_image_counts(path: Path, per_image: PerImageCounts) -> None:
 
 
 def read_per_image_counts(path: Path) -> PerImageCounts:
-    """Read and check the file. Raises UserError where it does not exist, is not written by msanet or is damaged."""
+    """Read and check the file. Raises UserError if it does not exist, is not written by msanet or is damaged."""
     if not path.is_file():
         raise UserError(
             "MSA-EVAL-007",
@@ -230,28 +219,17 @@ def read_per_image_counts(path: Path) -> PerImageCounts:
     if not is_known:
         raise UserError(
             "MSA-EVAL-008",
-            f"'{path}' is damaged or not a file written by msanet, expected {FORMAT}, version {VERSION}; run "
-            "the evaluation again",
+            f"'{path}' is damaged or not a file written by msanet, expected {FORMAT}, version {VERSION}; evaluate again",
         )
     problem = _find_problem(about, arrays)
     if problem:
-        raise UserError(
-            "MSA-EVAL-009", f"'{path}' is damaged ({problem}), expected consistent counts; run the evaluation again"
-        )
-    names = (about["dataset"], about["digest"], about["split"])
-    return PerImageCounts(
-        *names,
-        tuple(about["classes"]),
-        tuple(arrays["keys"].tolist()),
-        arrays["starts"],
-        arrays["cells"],
-        arrays["counts"],
-        arrays.get("instances"),
-    )
+        raise UserError("MSA-EVAL-009", f"'{path}' is damaged ({problem}), expected consistent counts; evaluate again")
+    classes, keys = tuple(about["classes"]), tuple(arrays.pop("keys").tolist())
+    return PerImageCounts(about["dataset"], about["digest"], about["split"], classes, keys, **arrays)
 
 
 def _array(data: bytes) -> np.ndarray:
-    """An .npy file. Raises ValueError where it has not the size of what it claims to hold, before there is memory for it."""
+    """An .npy file. Raises ValueError, before memory is allocated, if its size is not that of the array it claims."""
     file = io.BytesIO(data)
     assert np.lib.format.read_magic(file) == (1, 0)
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
@@ -263,14 +241,17 @@ def _array(data: bytes) -> np.ndarray:
 
 def _find_problem(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str | None:
     """What is wrong with the content of a file."""
+
+    def outside(values: np.ndarray, low: int, high: int) -> bool:
+        return bool(((values < low) | (values > high)).any())
+
     kinds = {"keys": "U", "starts": "int64", "cells": "int32", "counts": "int64"}
     for name, kind in kinds.items():
-        if (
-            name not in arrays
-            or arrays[name].ndim != 1
-            or kind not in (arrays[name].dtype.kind, arrays[name].dtype.name)
-        ):
+        array = arrays.get(name)
+        if array is None or array.ndim != 1 or kind not in (array.dtype.kind, array.dtype.name):
             return f"'{name}' is missing or of another kind"
+    if extra := arrays.keys() - kinds.keys() - {"instances"}:
+        return f"'{min(extra)}' is unknown"
     classes = about.get("classes")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in [*classes, *_names(about)]):
         return "names are missing"
@@ -278,28 +259,17 @@ def _find_problem(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str |
         return f"it has {len(classes)} classes, expected 1 to 255 names"
     if not all(map(is_line, [*classes, *_names(about), *arrays["keys"].tolist()])):
         return "names are not of letters"
-    starts, cells, counts = arrays["starts"], arrays["cells"], arrays["counts"]
-    if (
-        len(starts) != len(arrays["keys"]) + 1
-        or starts[0]
-        or (starts[1:] < starts[:-1]).any()
-        or starts[-1] != len(cells)
-    ):
+    keys, starts, cells, counts = (arrays[name] for name in kinds)
+    if len(starts) != len(keys) + 1 or starts[0] or (starts[1:] < starts[:-1]).any() or starts[-1] != len(cells):
         return "images and cells do not match"
-    size = len(classes) * (len(classes) + 1)
-    if (
-        len(counts) != len(cells)
-        or (counts <= 0).any()
-        or (counts > _MOST_PIXELS).any()
-        or (cells < 0).any()
-        or (cells >= size).any()
-    ):
+    largest = len(classes) * (len(classes) + 1) - 1
+    if len(counts) != len(cells) or outside(counts, 1, _MOST_PIXELS) or outside(cells, 0, largest):
         return "cells and counts do not match"
     instances = arrays.get("instances")
     if instances is not None and (instances.ndim != 2 or instances.shape[1] != 5 or instances.dtype != np.int64):
         return "'instances' is of another kind"
     if instances is not None and not are_valid(instances):
-        return "'instances' contains ids or pixels that cannot be"
+        return "'instances' contains impossible ids or pixels"
     return None
 
 

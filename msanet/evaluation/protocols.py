@@ -4,8 +4,10 @@
 2.3.0. `official-voc`: VOCevalseg.m of the VOC 2012 devkit.
 """
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -29,10 +31,9 @@ class NamedScores:
 
 @dataclass(frozen=True)
 class ProtocolScores:
-    """The scores of one matrix by one protocol.
+    """The scores of one matrix by one protocol, which mean_iou, iou_K and notes follow.
 
-    scores: its mean_iou, iou_K and notes follow the protocol. categories, class_instances (iIoU by class) and
-    category_instances (iIoU by category): of official-cityscapes only, the last two only where instances were counted.
+    categories, class_instances (iIoU) and category_instances: of official-cityscapes; the last two if instances were counted.
     """
 
     protocol: Protocol
@@ -58,9 +59,8 @@ def compute_scores(
     instances: rows of `instance_rows` over all images, in any order; None where their maps are not known.
 
     A class that is neither labeled nor predicted has no IoU. `default` and `official-cityscapes` exclude it from the
-    mean; in `official-voc` its 0/0 makes the mean NaN too, as MATLAB's mean does. Predicted void on a labeled pixel
-    is a miss in the first two; the devkit refuses results with a value that is not a class, and so does `official-voc`,
-    which however sees only labeled pixels.
+    mean; in `official-voc` the mean is NaN too, as in MATLAB. Predicted void on a labeled pixel is a miss in the first
+    two, and refused by `official-voc`, as by the devkit.
 
     Raises UserError where the classes are not those of the protocol's dataset.
     """
@@ -83,7 +83,7 @@ def _scores_cityscapes(matrix: np.ndarray, default_scores: Scores, instances: np
     )
     if instances is None:
         note = (
-            "Evaluated without instance maps, so there is no instance-weighted IoU (iIoU); evaluate with "
+            "There is no instance-weighted IoU (iIoU) without instance maps; evaluate with "
             "evaluation.protocol=official-cityscapes, on a split that was packed with --instances."
         )
         return replace(protocol_scores, scores=replace(protocol_scores.scores, notes=(*default_scores.notes, note)))
@@ -104,13 +104,11 @@ def _scores_voc(matrix: np.ndarray, default_scores: Scores) -> Scores:
     if matrix[:, num_classes:].any():
         raise UserError(
             "MSA-EVAL-002",
-            f"prediction is void on {int(matrix[:, num_classes:].sum())} labeled pixels, expected a class of VOC everywhere, "
-            "as the devkit does; predict background there or choose another protocol",
+            f"prediction is void on {int(matrix[:, num_classes:].sum())} labeled pixels, expected a class of VOC everywhere; "
+            "predict background there or choose another protocol",
             setting="evaluation.protocol",
         )
-    total = 0.0
-    for iou in default_scores.iou_K.tolist():
-        total += iou
+    total = reduce(operator.add, default_scores.iou_K.tolist(), 0.0)  # from left to right, as MATLAB adds
     absent = "so that the devkit gives no mean"
     notes = class_notes(VOC.classes, default_scores.support_K, matrix.sum(axis=0)[:num_classes], absent)
     return replace(default_scores, mean_iou=total / num_classes, notes=notes)
@@ -134,19 +132,15 @@ def _named(values: dict[str, float]) -> NamedScores:
 
 def _mean_of_defined(values: Iterable[float]) -> float:
     """Added from left to right, as the script does; np.mean adds in another order."""
-    total, count = 0.0, 0
-    for value in values:
-        if not np.isnan(value):
-            total += float(value)
-            count += 1
-    return total / count if count else float("nan")
+    defined = [float(value) for value in values if not np.isnan(value)]
+    return reduce(operator.add, defined, 0.0) / len(defined) if defined else float("nan")
 
 
 def _expect(classes: tuple[str, ...], spec: DatasetSpec, protocol: Protocol) -> None:
     if classes != spec.classes:
         raise UserError(
             "MSA-EVAL-010",
-            f"protocol {protocol} was requested for {len(classes)} classes ({', '.join(classes[:3])}, ...), expected the "
-            f"{spec.num_classes} of {spec.name} ({', '.join(spec.classes[:3])}, ...); choose protocol default",
+            f"protocol {protocol} has {len(classes)} classes ({', '.join(classes[:3])}, ...), expected the {spec.num_classes} of "
+            f"{spec.name} ({', '.join(spec.classes[:3])}, ...); choose protocol default",
             setting="evaluation.protocol",
         )

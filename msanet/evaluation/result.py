@@ -15,8 +15,8 @@ from msanet.evaluation.boundary import BoundaryScores
 from msanet.evaluation.calibration import ReliabilityBin, expected_calibration_error
 from msanet.evaluation.cost import Cost
 from msanet.evaluation.metrics import constant_baseline, mean_of_defined, ratio
-from msanet.evaluation.per_image_counts import PerImageCounts, per_image_counts_file, write_per_image_counts
-from msanet.evaluation.protocols import NAMED, NamedScores, Protocol, ProtocolScores, compute_scores
+from msanet.evaluation.per_image_counts import PerImageCounts, write_per_image_counts
+from msanet.evaluation.protocols import NAMED, Protocol, ProtocolScores, compute_scores
 from msanet.evaluation.statistics import bootstrap, dice, worst
 from msanet.files import write_text
 from msanet.inference.panel_attention import PanelMaps
@@ -27,16 +27,9 @@ WORST_LISTED = 20
 
 @dataclass(frozen=True)
 class EvaluatedImage:
-    """One image that the report shows, uint8; labels as train ids.
+    """One image that the report shows, uint8 RGB, and its labels of train ids.
 
-    Args:
-        number: In the split.
-        key: Of the sample.
-        image_HWC: RGB.
-        ground_truth_HW: Train ids.
-        prediction_HW: Train ids.
-        is_worst: Shown because it is one of the worst, not because it is one of those spread over the split.
-        maps: Of those spread over the split, where the network has any.
+    is_worst: one of the worst images, not of those spread over the split, which have `maps` if the network has any.
     """
 
     number: int
@@ -50,17 +43,10 @@ class EvaluatedImage:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """One evaluation of one split, the same on every rank; shown_images only on rank 0.
+    """One evaluation of one split, the same on every rank; shown_images, for the report, only on rank 0.
 
-    Args:
-        per_image_counts: Of all images.
-        times_seen: How often each sample of the split was counted.
-        world_size: Ranks of the evaluation.
-        protocol: Whose rules the scores follow.
-        boundary: Boundary scores, if asked for.
-        calibration: Rows of the reliability diagram, if asked for.
-        shown_images: Images of the report.
-        cost: Not in the files, which do not depend on the number of machines.
+    times_seen: (N,), how often each sample was counted. boundary, calibration (rows of the reliability diagram): if enabled.
+    cost: not in the files, which do not depend on the machines.
     """
 
     per_image_counts: PerImageCounts
@@ -117,19 +103,19 @@ class EvaluationResult:
             "split": self.split,
             "protocol": self.protocol,
             "mean_iou": scores.mean_iou,
-            **self._intervals(),
+            **({"mean_iou_interval": self._bootstrap[0]} if self._bootstrap else {}),
             "mean_accuracy": scores.mean_accuracy,
             "pixel_accuracy": scores.pixel_accuracy,
             "frequency_weighted_iou": scores.frequency_weighted_iou,
             "mean_dice": mean_of_defined(dice(self.per_image_counts.class_counts().sum())),
             "classes": self._classes(),
             **{
-                kind: _named(getattr(self.protocol_scores, kind))
+                kind: {"mean": named.mean, "values": named.values}
                 for kind in NAMED
-                if getattr(self.protocol_scores, kind)
+                if (named := getattr(self.protocol_scores, kind))
             },
             "constant_baseline": {"class": name, "mean_iou": baseline},
-            "boundary": self._boundary(),
+            "boundary": {"mean_iou": found.mean_iou, "mean_f1": found.mean_f1} if (found := self.boundary) else None,
             "calibration": self._calibration(),
             "worst_images": [vars(image) for image in worst(self.per_image_counts, WORST_LISTED)],
             "confusion_matrix": square.tolist(),
@@ -145,16 +131,11 @@ class EvaluationResult:
     @cached_property
     def _bootstrap(self) -> tuple[list[float], dict[str, list[float]]] | None:
         """95 % intervals of the mIoU and of each class; None for fewer than two images."""
-        if (
-            len(self.per_image_counts) < 2 or self.protocol == "official-voc"
-        ):  # its mean differs where a resample lacks a class
+        if len(self.per_image_counts) < 2 or self.protocol == "official-voc":  # whose mean needs every class
             return None
         found = bootstrap(self.per_image_counts)
         mean = found.metrics["mean_iou"]
         return [mean.low, mean.high], {name: [iou.low, iou.high] for name, iou in found.iou.items()}
-
-    def _intervals(self) -> dict[str, Any]:
-        return {"mean_iou_interval": self._bootstrap[0]} if self._bootstrap else {}
 
     def _classes(self) -> dict[str, dict[str, Any]]:
         scores, counts = self.protocol_scores.scores, self.per_image_counts.class_counts().sum()
@@ -175,10 +156,6 @@ class EvaluationResult:
             rows = {name: {**row, "iou_interval": self._bootstrap[1][name]} for name, row in rows.items()}
         return rows
 
-    def _boundary(self) -> dict[str, float] | None:
-        found = self.boundary
-        return {"mean_iou": found.mean_iou, "mean_f1": found.mean_f1} if found else None
-
     def _calibration(self) -> dict[str, Any] | None:
         if not self.calibration:
             return None
@@ -186,13 +163,8 @@ class EvaluationResult:
         return {"expected_calibration_error": expected_calibration_error(self.calibration), "bins": bins}
 
 
-def evaluation_file(run: Path, split: str) -> Path:
-    """RUN/evaluation-<split>.json."""
-    return RunLayout(run).evaluation(split)
-
-
 def require_writable(folder: Path) -> None:
-    """Make the folder. Raises OSError where no file can be made in it, before any work is done."""
+    """Make the folder. Raises OSError, before any work is done, if no file can be made in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(dir=folder, prefix=".writable-"):
         pass
@@ -200,14 +172,15 @@ def require_writable(folder: Path) -> None:
 
 def write_evaluation(folder: Path, evaluation: EvaluationResult) -> Path:
     """Write `evaluation-<split>.npz` and then `.json`, each complete or not at all; returns the latter's path."""
-    write_per_image_counts(per_image_counts_file(folder, evaluation.split), evaluation.per_image_counts)
-    path = evaluation_file(folder, evaluation.split)
+    layout = RunLayout(folder)
+    write_per_image_counts(layout.per_image_counts(evaluation.split), evaluation.per_image_counts)
+    path = layout.evaluation(evaluation.split)
     write_text(path, json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + "\n")
     return path
 
 
 def require_complete(evaluation: EvaluationResult, source: ShardSource) -> None:
-    """Raise UserError, naming images, if any was missed or counted twice: such scores must not be published."""
+    """Raise UserError that names images if any was missed or counted twice."""
     if evaluation.is_complete:
         return
     miscounted = np.flatnonzero(evaluation.times_seen != 1)
@@ -217,10 +190,6 @@ def require_complete(evaluation: EvaluationResult, source: ShardSource) -> None:
         f"{evaluation.num_missing} images of split '{evaluation.split}' were missed and {evaluation.num_duplicate} counted "
         f"more than once ({names}, ...), expected each of {len(evaluation.times_seen)} exactly once; do not use these scores",
     )
-
-
-def _named(scores: NamedScores) -> dict[str, Any]:
-    return {"mean": scores.mean, "values": scores.values}
 
 
 def _without_nan(value: Any) -> Any:

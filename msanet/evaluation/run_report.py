@@ -30,14 +30,12 @@ def write_run_report(
     command: str | None = None,
     run: Path | None = None,
 ) -> Path:
-    """Write FOLDER/report.html from a run's files and this evaluation.
+    """Write FOLDER/report.html from a run's files and this evaluation, without secrets; see `without_secrets`.
 
-    command: this process's unless given. run: the folder of the run, where the report is written elsewhere. Passwords and keys
-    in addresses are left out of what is shown; see `without_secrets`.
+    command: this process's unless given. run: the folder of the run, if it is not `folder`.
     """
     run = run or folder
     layout, path = RunLayout(run), RunLayout(folder).report
-    metrics = evaluation.to_json() | {"cost": vars(evaluation.cost) if evaluation.cost else None}
     report = ReportData(
         title=f"{run.resolve().name}: {evaluation.split}",
         config_yaml=without_secrets(_text(layout.config)),
@@ -46,7 +44,7 @@ def write_run_report(
         palette=palette,
         commands=_commands(run, command or command_line()),
         metrics=read_lines(layout.metrics),
-        evaluation=metrics,
+        evaluation=evaluation.to_json() | {"cost": vars(evaluation.cost) if evaluation.cost else None},
         panels=[_panel(shown, palette, evaluation.classes) for shown in evaluation.shown_images],
         environment=environment(),
     )
@@ -80,7 +78,7 @@ def score_table(evaluation: result.EvaluationResult) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file, none if it is not there; a line that a kill cut short, and the rest, is left out."""
+    """The objects of a JSON-lines file, if it exists, up to the first incomplete line, which a kill can leave."""
     lines: list[dict[str, Any]] = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
@@ -92,14 +90,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def environment() -> dict[str, str]:
     """Machine and versions, without host names or users: reports are passed on."""
-    device = (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads a rank"
-    )
-    names = ("msanet", "torch", "deepspeed", "webdataset", "numpy")
+    cpu = f"CPU, {torch.get_num_threads()} threads a rank"
     return {
-        "device": device,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        **versions(*names),
+        **versions("msanet", "torch", "deepspeed", "webdataset", "numpy"),
     }
 
 

@@ -1,14 +1,8 @@
 """Uncertainty of metrics over few images: bootstrap intervals, two runs on the same images, and the worst images.
 
-Images are resampled with replacement, the same number of them (Efron 1979; Efron and Tibshirani 1993, chapters 13 and
-16), and each metric is computed again from the sum of their counts, by the rules of `msanet.evaluation.metrics`. The interval
-is that of percentiles 2.5 to 97.5. What it does not cover:
-
-- Images are taken as independent. Those of one video or city are not, and the true interval is then wider.
-- The network is given: another seed of training is another network. An interval that excludes 0 means that these two
-  networks differ on such images, not that their recipes do.
-- A resample may lack a rare class, which its mean then excludes; a class seen in few images has a rough interval,
-  and no resample has a class that no image has.
+Images are resampled with replacement (Efron 1979; Efron and Tibshirani 1993, chapters 13 and 16) and each metric is computed
+from the sum of their counts; the interval is percentiles 2.5 to 97.5. docs/evaluation.md says what it does not cover. A
+resample may lack a rare class, which its mean then excludes.
 """
 
 from collections.abc import Iterator
@@ -66,8 +60,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class WorstImage:
-    """mean_iou: of this image alone, over the classes that it is labeled with. cost: by how much the mIoU over all images
-    would rise if every pixel of this one were right."""
+    """mean_iou: over the classes in its labels. cost: the rise of the mIoU over all images if all its pixels were right."""
 
     key: str
     mean_iou: float
@@ -88,8 +81,7 @@ def paired_difference(
 ) -> Comparison:
     """The second run minus the first, by resampling the same images for both; the same for the same seed.
 
-    What is hard in an image is hard for both and cancels, so that the interval is narrower than those of the two runs
-    suggest. Raises UserError if the runs were not evaluated on the same labels.
+    Raises UserError if the runs were not evaluated on the same labels.
     """
     pair = (first.class_counts(), _aligned(first, second))
     changed = np.flatnonzero((pair[0].support != pair[1].support).any(axis=1))
@@ -117,9 +109,8 @@ def worst(per_image: PerImageCounts, count: int, by: Literal["iou", "cost"] = "i
     counts = per_image.class_counts()
     iou = _iou(counts)
     means = _mean(np.where(counts.support > 0, iou, np.nan))
-    perfect = ClassCounts(
-        counts.support - counts.right, np.zeros_like(counts.support), counts.support - counts.predicted
-    )  # what it would add to the sum
+    missed, surplus = counts.support - counts.right, counts.support - counts.predicted
+    perfect = ClassCounts(missed, np.zeros_like(missed), surplus)  # added to the sum
     costs = _mean(_iou(counts.sum() + perfect)) - _mean(_iou(counts.sum()))
     order = np.argsort(means if by == "iou" else -costs, kind="stable")
     labeled = [int(i) for i in order if np.isfinite(means[i])]
@@ -135,14 +126,10 @@ def _resampled(pair: tuple[ClassCounts, ...], resamples: int, seed: int) -> Iter
     """Sums (R, K) over drawn images, chunk by chunk; every member of `pair` is summed over the same images."""
     num_images, num_classes = pair[0].right.shape
     if not num_images:
-        raise UserError(
-            "MSA-EVAL-015", "the per-image counts contain no images, expected at least one; run the evaluation again"
-        )
+        raise UserError("MSA-EVAL-015", "the per-image counts contain no images, expected at least one; evaluate again")
     # Integers far below 2^53, so that float64 sums are exact in any order and BLAS may do them.
-    table = np.concatenate(
-        [part for counts in pair for part in (counts.right, counts.support, counts.predicted)], axis=1
-    )
-    table = table.astype(np.float64)
+    parts = [part for counts in pair for part in (counts.right, counts.support, counts.predicted)]
+    table = np.concatenate(parts, axis=1).astype(np.float64)
     rng = np.random.default_rng(seed)
     rows = max(1, _CHUNK // num_images)
     for start in range(0, resamples, rows):
@@ -203,8 +190,8 @@ def _aligned(first: PerImageCounts, second: PerImageCounts) -> ClassCounts:
         lacking = next(iter(set(first.keys) ^ place.keys()), first.keys[0] if first.keys else "")
         raise UserError(
             "MSA-EVAL-013",
-            f"the runs have {len(first)} and {len(second)} images and not the same ones ('{lacking}', ...), expected each image "
-            "once in both; evaluate both on the same shards",
+            f"the runs have {len(first)} and {len(second)} images and not the same ones ('{lacking}', ...); evaluate both on "
+            "the same shards",
         )
     order = [place[key] for key in first.keys]
     counts = second.class_counts()

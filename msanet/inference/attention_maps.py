@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from msanet.data.image.color import normalize
 from msanet.errors import UserError
-from msanet.inference.predictor import Predictor, is_out_of_memory
+from msanet.inference.predictor import Predictor, explain_out_of_memory
 from msanet.models.attention_to_scale import AttentionToScale
 from msanet.models.blocks import upsample
 from msanet.models.msanet import ATTENTION_CELLS, MSANet
@@ -18,10 +18,10 @@ from msanet.report.palette import UInt8
 
 
 class AttentionMaps:
-    """Attention maps of a predictor's network: the full image in one pass at scale 1, of `settings.resize` where set.
+    """Attention maps of a predictor's network: the full image in one pass at scale 1, of `settings.resize` if set.
 
-    queries_Q2: (row, column) of pixels of the image, for MSANet; its center where there is none. Raises UserError where
-    the network has no maps or takes no queries, and when out of memory.
+    queries_Q2: (row, column) of pixels, for MSANet; the center by default. Raises UserError if the network has no maps or
+    takes no queries, and when out of memory.
     """
 
     def __init__(self, predictor: Predictor, queries_Q2: Sequence[tuple[int, int]] = ()) -> None:
@@ -37,7 +37,7 @@ class AttentionMaps:
         if queries_Q2 and not attends:
             raise UserError(
                 "MSA-INFER-002",
-                "--query is given, expected it with msanet alone: attention_to_scale has no queries; remove it",
+                "--query is given, but attention_to_scale has no queries; remove it",
                 setting="--query",
             )
         self.model = model
@@ -80,8 +80,7 @@ class AttentionMaps:
         if outside:
             raise UserError(
                 "MSA-INFER-003",
-                f"--query is {outside[0][0]} {outside[0][1]}, expected row and column of a pixel, below {height} and {width} "
-                "here; fix it",
+                f"--query is {outside[0][0]} {outside[0][1]}, expected row and column below {height} and {width}; fix it",
                 setting="--query",
             )
         with self._network():
@@ -105,18 +104,10 @@ class AttentionMaps:
     @contextmanager
     def _network(self) -> Iterator[None]:
         device = next(self.model.parameters()).device.type
-        try:
-            with torch.inference_mode(), torch.autocast(device, torch.bfloat16, self.settings.precision == "bf16"):
-                yield
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise UserError(
-                "MSA-INFER-004",
-                f"out of memory for the maps of one image ({str(error).splitlines()[0]}), expected the full image "
-                "to fit; lower evaluation.resize, or remove maps from --write",
-                setting="evaluation.resize",
-            ) from error
+        autocast = torch.autocast(device, torch.bfloat16, self.settings.precision == "bf16")
+        advice = "lower evaluation.resize, or remove maps from --write"
+        with explain_out_of_memory(advice, "evaluation.resize"), torch.inference_mode(), autocast:
+            yield
 
 
 def _size(x_NCHW: Tensor) -> tuple[int, int]:

@@ -9,9 +9,7 @@ from torch import Tensor
 from msanet.config import CrfConfig
 from msanet.errors import UserError
 
-_LEAST_PROBABILITY = (
-    1e-5  # as in pydensecrf.utils.unary_from_softmax: what the network excludes, the CRF can bring back
-)
+_MIN_PROBABILITY = 1e-5  # as in pydensecrf.utils.unary_from_softmax
 
 
 def require_pydensecrf() -> ModuleType:
@@ -21,8 +19,7 @@ def require_pydensecrf() -> ModuleType:
     except ImportError as error:
         raise UserError(
             "MSA-INFER-005",
-            "evaluation.crf is enabled but the package pydensecrf2 is not installed, expected it for the fully connected "
-            "CRF; run: pip install 'msanet[crf]'",
+            "evaluation.crf is enabled, but the package pydensecrf2 is not installed; run: pip install 'msanet[crf]'",
             setting="evaluation.crf.enabled",
         ) from error
     return densecrf
@@ -31,15 +28,13 @@ def require_pydensecrf() -> ModuleType:
 def refine(probabilities_KHW: Tensor, image_HWC: Tensor, settings: CrfConfig) -> Tensor:
     """Mean-field marginals (K, H, W) float32 of the CRF around a network's probabilities (K, H, W), on their device.
 
-    image_HWC: the uint8 RGB image (H, W, 3). The unary potential is -log of the probabilities, from 1e-5 upwards; the
-    pairwise one is Potts with the two kernels of equation 3. As in the authors' code and DeepLab's, and unlike equation 3,
-    kernels are normalized (symmetrically, D^-1/2 K D^-1/2 with D the row sums): the usual weights hold for that. Message
-    passing is the permutohedral lattice's approximation. Runs on one CPU core; the same input gives the same bits.
-    Raises UserError where pydensecrf2 is not installed.
+    image_HWC: the uint8 RGB image. The unary potential is -log of the probabilities; the pairwise one is Potts with the two
+    kernels of equation 3, normalized symmetrically as in the authors' code and DeepLab's. Message passing is the
+    permutohedral lattice's approximation, on one CPU core. Raises UserError if pydensecrf2 is not installed.
     """
     densecrf = require_pydensecrf()
     num_classes, height, width = probabilities_KHW.shape
-    clamped_KN = probabilities_KHW.float().cpu().numpy().reshape(num_classes, -1).clip(min=_LEAST_PROBABILITY)
+    clamped_KN = probabilities_KHW.float().cpu().numpy().reshape(num_classes, -1).clip(min=_MIN_PROBABILITY)
     model = densecrf.DenseCRF2D(width, height, num_classes)
     model.setUnaryEnergy(np.ascontiguousarray(-np.log(clamped_KN)))
     if settings.smoothness_weight:

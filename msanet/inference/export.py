@@ -1,6 +1,6 @@
-"""A trained network as one file for use elsewhere: an ONNX or torch.export graph that does not need msanet, or weights.
+"""A trained network as one file: an ONNX or torch.export graph that does not need msanet, or weights.
 
-A file is run before it gets its name, and its output must equal the network's.
+Before a file gets its name it is run, and its output must equal the network's.
 """
 
 import logging
@@ -20,7 +20,7 @@ from msanet.files import atomic_file
 from msanet.models.io import METADATA, ModelMetadata, load_network, save_network
 
 TOLERANCE = 1e-3
-"""The largest difference of logits between a file and the network it was made of, as a share of the largest logit."""
+"""The largest difference of logits between a file and the network, as a share of the largest logit."""
 
 _OPSET = 18  # the exporter's own: others are converted from it
 _CHECKED = ((1, (64, 96)), (2, (97, 45)))  # batch, (height, width): a multiple of every stride, and of none
@@ -64,8 +64,7 @@ class Format(NamedTuple):
 def export_network(path: Path, target: str, network: nn.Module, metadata: ModelMetadata, size: Size = None) -> None:
     """Write `network`, which is on the CPU, to `path` in the format `target` of FORMATS; `path` is complete or absent.
 
-    size: see `Size`; the batch is free in any case. Raises UserError where the file's output differs from the
-    network's, and where a package is missing.
+    size: see `Size`; the batch is free. Raises UserError if the file's output differs or a package is missing.
     """
     with atomic_file(path) as temporary:
         FORMATS[target].write(temporary, network.eval(), metadata, size)
@@ -74,9 +73,9 @@ def export_network(path: Path, target: str, network: nn.Module, metadata: ModelM
 
 @torch.no_grad()
 def require_same(run: Run, deployed: Deployed, size: Size = None) -> None:
-    """Raise UserError unless logits differ by `TOLERANCE` at most, and labels only where that can turn them.
+    """Raise UserError unless logits differ by `TOLERANCE` at most, and labels only where that explains it.
 
-    Held on noise of two batch sizes and, where `size` is None, two image sizes.
+    Compared on noise of two batch sizes and, if `size` is None, two image sizes.
     """
     generator = torch.Generator().manual_seed(0)
     for batch, any_size in _CHECKED:
@@ -89,29 +88,28 @@ def require_same(run: Run, deployed: Deployed, size: Size = None) -> None:
         if not ((logits - expected).abs().max() <= tolerance and (chosen >= expected.amax(1) - 2 * tolerance).all()):
             raise UserError(
                 "MSA-INFER-006",
-                f"the exported model's output differs from PyTorch's for an image of {height}x{width}, expected "
-                f"the same labels and logits within {TOLERANCE} of the largest; nothing was written, use another --to",
+                f"the exported model's output differs from PyTorch's by more than {TOLERANCE} of the largest logit for a size of "
+                f"{height}x{width}; nothing was written, use another --to",
                 setting="--to",
             )
 
 
 def _graph(network: nn.Module, metadata: ModelMetadata, size: Size) -> torch.export.ExportedProgram:
-    """The deployed network as a graph, with a free batch and, where `size` is None, free height and width from 1 on.
+    """The deployed network as a graph, with a free batch and, if `size` is None, free height and width.
 
-    Raises UserError where torch cannot export a free size: 2.11 for networks on ResNet, whose pooling pads.
+    Raises UserError if torch cannot export a free size: 2.11 for networks on ResNet, whose pooling pads.
     """
     batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
     free = {0: batch} if size else {0: batch, 2: height, 3: width}
     example = torch.zeros(2, 3, *(size or (70, 101)))
-    # Otherwise the example's being larger than one cell, and no whole number of cells, would be conditions of the graph.
+    # Otherwise the graph would require the example's relation to the cells: larger than one, and no multiple.
     with tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         try:
             return torch.export.export(Deployed(network, metadata), (example,), dynamic_shapes=(free,))
         except torch._dynamo.exc.UserError:
             raise UserError(
                 "MSA-INFER-007",
-                f"torch {torch.__version__} cannot export {metadata.name} for images of any size, as torch 2.13 does; set "
-                "--size to the one size of your images",
+                f"torch {torch.__version__} cannot export {metadata.name} for any image size, as 2.13 does; set --size",
                 setting="--size",
             ) from None
 
@@ -168,7 +166,7 @@ def _open_onnx(path: Path) -> Run:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """The exporter has several for every network, of torchvision's operators and its own deprecations."""
+    """Hide the exporter's own."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

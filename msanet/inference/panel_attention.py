@@ -1,4 +1,4 @@
-"""Attention maps and scale weights, small enough for a report: MSANet's attention for a grid of queries, weights of scales."""
+"""Attention maps for the report: MSANet's attention for a grid of queries, or the weights of scales."""
 
 import logging
 from dataclasses import dataclass, field
@@ -19,13 +19,13 @@ from msanet.report.palette import UInt8
 logger = logging.getLogger(__name__)
 
 GRID = (6, 8)
-"""Rows and columns of queries: the pixels in the middle of so many equal parts of the input."""
+"""Rows and columns of queries, the centers of equal parts of the input."""
 
 LONGEST_SIDE = 80
-"""Of one map, in pixels; larger ones are averaged over areas."""
+"""Of one map, in pixels; larger ones are reduced by averaging."""
 
 LEVELS = 16
-"""Shades of a map: fewer make a smaller file, and more are hard to distinguish."""
+"""Shades of a map, for a small file."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,9 @@ class PanelMaps:
 
 
 def panel_maps(predictor: Predictor, image_HWC: Tensor) -> PanelMaps | None:
-    """AttentionMaps of a uint8 RGB image (H, W, 3), from the input that the predictor gives to the network.
+    """Maps of a uint8 RGB image (H, W, 3).
 
-    None where the network has none; where it sees the image in windows only; in lockstep, where another forward would be
-    one too many; and, with a warning, when out of memory.
+    None if the network has none or sees windows only, in lockstep, and, with a warning, when out of memory.
     """
     model = predictor.model
     attends = isinstance(model, MSANet) and model.attends
@@ -63,11 +62,7 @@ def panel_maps(predictor: Predictor, image_HWC: Tensor) -> PanelMaps | None:
 
 
 class _GridMaps(AttentionMaps):
-    """`AttentionMaps` for many queries, none of them ever at the image's size.
-
-    They are found in one go: 48 queries hold 12 numbers per pixel of the input in the half-resolution module, less than
-    the first layer of the network.
-    """
+    """`AttentionMaps` for many queries at once, at reduced size."""
 
     def grid(self, image_HWC: UInt8) -> dict[str, UInt8]:
         assert isinstance(self.model, MSANet)
@@ -97,7 +92,7 @@ def _averaged(map_1QHW: Tensor) -> np.ndarray:
 
 def _shades(map_QHW: np.ndarray) -> UInt8:
     """The square root, since a softmax over many positions is a few peaks."""
-    map_QHW = np.nan_to_num(map_QHW)  # a network that has diverged is still reported on
+    map_QHW = np.nan_to_num(map_QHW)  # of a network that has diverged
     largest_Q11 = map_QHW.max(axis=(1, 2), keepdims=True)
     share_QHW = np.sqrt(map_QHW / np.maximum(largest_Q11, 1e-30))
     return (np.rint(share_QHW * (LEVELS - 1)) * (255 / (LEVELS - 1))).round().astype(np.uint8)

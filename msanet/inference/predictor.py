@@ -21,40 +21,39 @@ logger = logging.getLogger(__name__)
 _IDLE_SIZE = (64, 64)
 
 
+_LESS_MEMORY = (
+    "set evaluation.window or make it smaller, lower evaluation.window_batch, evaluation.resize or evaluation.scales, or set "
+    "evaluation.precision=bf16"
+)
+
+
 @contextmanager
-def _explain_out_of_memory() -> Iterator[None]:
+def explain_out_of_memory(advice: str = _LESS_MEMORY, setting: str = "evaluation.window") -> Iterator[None]:
+    """Raise UserError instead of PyTorch's error."""
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError(
-            "MSA-INFER-004",
-            f"out of memory for one image ({str(error).splitlines()[0]}), expected its forward passes to fit; set "
-            "evaluation.window or make it smaller, lower evaluation.window_batch, evaluation.resize or evaluation.scales, "
-            "or set evaluation.precision=bf16",
-            setting="evaluation.window",
-        ) from error
+        message = f"out of memory for one image ({str(error).splitlines()[0]}); {advice}"
+        raise UserError("MSA-INFER-004", message, setting=setting) from error
 
 
 class Predictor:
-    """Puts images through a network, which is in evaluation mode, on the network's device.
+    """Puts images through a network in evaluation mode, on the network's device.
 
     A pass is the image at one of `settings.scales`, flipped or not, at once or in sliding windows. Its size is that of
     `settings.resize` (else the image's own) times the scale, rounded; its logits are flipped back and resized
-    (bilinear) to the image's own size. Where there are several passes their softmax probabilities are averaged, as in
-    mmsegmentation (SegTTAModel) and in DeepLab's TensorFlow code.
+    (bilinear) to the image's own size. Softmax probabilities of several passes are averaged, as in mmsegmentation
+    (SegTTAModel) and in DeepLab's TensorFlow code.
 
-    Windows cover the input with `settings.overlap` between neighbors; the last one of a row or column is moved back to
-    the border, and a window is never larger than the input. Their logits are averaged with weights that fall linearly
-    from a window's middle to its borders. `settings.window_batch` windows are in the network at a time, and are summed
-    one by one in a fixed order: the result does not depend on the batch (beyond the rounding of a device's convolutions).
-    Memory in addition to the network's: float32 maps of K x H x W, 160 MB each for 19 classes at 2048x1024: the sum of windows
-    is one; where passes are averaged there are at most four at a time, those of a scaled pass in its own size.
+    Windows overlap by `settings.overlap`; the last one of a row or column is moved back to the border. Their logits are
+    averaged with weights that fall linearly from a window's middle to its borders, one by one in a fixed order, so the
+    result does not depend on `settings.window_batch`. Memory in addition to the network's: up to four float32 maps of
+    K x H x W, 160 MB each for 19 classes at 2048x1024. When out of memory the batch of windows is halved, with a warning.
 
-    Where a batch of windows runs out of memory, the batch is halved from there on, with a warning.
     lockstep: the number of forwards must be known in advance (see `num_forwards`), so the batch is not halved.
-    Raises UserError where pydensecrf2 is missing for `settings.crf`, and, from all methods, when out of memory.
+    Raises UserError if pydensecrf2 is missing for `settings.crf` and, from all methods, when out of memory.
     """
 
     def __init__(
@@ -77,39 +76,35 @@ class Predictor:
         self._are_logits = len(self._passes) == 1 and not settings.crf.enabled
 
     @torch.inference_mode()
-    @_explain_out_of_memory()
+    @explain_out_of_memory()
     def labels(self, image_HWC: Tensor) -> Tensor:
         """Train ids (H, W) uint8 of a uint8 RGB image (H, W, 3): the likeliest class of each pixel."""
         return _argmax(self._scores(image_HWC))
 
     @torch.inference_mode()
-    @_explain_out_of_memory()
+    @explain_out_of_memory()
     def probabilities(self, image_HWC: Tensor) -> Tensor:
         """Probabilities (K, H, W) float32 of a uint8 RGB image (H, W, 3); the CRF's marginals where it is enabled."""
         return self._as_probabilities(self._scores(image_HWC))
 
     @torch.inference_mode()
-    @_explain_out_of_memory()
+    @explain_out_of_memory()
     def labels_and_probabilities(self, image_HWC: Tensor) -> tuple[Tensor, Tensor]:
-        """What `labels` and `probabilities` return, for the cost of one of them."""
+        """`labels` and `probabilities` for the cost of one of them."""
         scores_1KHW = self._scores(image_HWC)
         return _argmax(scores_1KHW), self._as_probabilities(scores_1KHW)
 
     @torch.inference_mode()
-    @_explain_out_of_memory()
+    @explain_out_of_memory()
     def labels_and_confidence(self, image_HWC: Tensor) -> tuple[Tensor, Tensor]:
-        """What `labels` returns, and the probability (H, W) float32 of each pixel's label, without all the others'."""
+        """`labels`, and the probability (H, W) float32 of each pixel's label."""
         scores_1KHW = self._scores(image_HWC)
         highest, labels = scores_1KHW.max(dim=1)
         confidence = _softmax_of(highest, scores_1KHW) if self._are_logits else highest
         return labels[0].to(torch.uint8), confidence[0]
 
     def num_forwards(self, height: int, width: int) -> int:
-        """Forwards of the network that an image of this size takes.
-
-        Under ZeRO-3 a forward is a collective: ranks agree on the largest number of their images and make up the
-        difference by `idle_forward`.
-        """
+        """Forwards of the network that an image of this size takes."""
         count = 0
         for scale, _ in self._passes:
             rows, columns = self._window_starts(self._input_size((height, width), scale))
@@ -118,11 +113,11 @@ class Predictor:
 
     @torch.inference_mode()
     def idle_forward(self) -> None:
-        """One forward of a small black image, for nothing but the collectives inside it."""
+        """One forward of a small black image, for the collectives inside it (ZeRO-3)."""
         self._forward(torch.zeros(1, 3, *_IDLE_SIZE, device=self.device))
 
     def _scores(self, image_HWC: Tensor) -> Tensor:
-        """(1, K, H, W) float32: logits where there is one pass and no CRF (no softmax is needed then), else probabilities."""
+        """(1, K, H, W) float32: logits for one pass without CRF, else probabilities."""
         image_HWC = image_HWC.to(self.device)
         image_1CHW = normalize(image_HWC.unsqueeze(0), self.mean, self.std)
         if self._are_logits:
@@ -151,11 +146,11 @@ class Predictor:
         return logits
 
     def _windowed(self, x_1CHW: Tensor) -> Tensor:
-        """Logits (1, K, h, w) of the network's input, from one window after the other where there are several."""
+        """Logits (1, K, h, w) of the network's input, from several windows if it is larger than one."""
         size = (x_1CHW.shape[2], x_1CHW.shape[3])
         rows, columns = self._window_starts(size)
-        places = [(top, left) for top in rows for left in columns]
-        if len(places) == 1:
+        origins = [(top, left) for top in rows for left in columns]
+        if len(origins) == 1:
             return self._forward(x_1CHW)
         height, width = self._window_size(size)
         row_weights, column_weights = (
@@ -164,8 +159,8 @@ class Predictor:
         )
         blended_KHW: Tensor | None = None
         done = 0
-        while done < len(places):
-            batch = places[done : done + self.window_batch]
+        while done < len(origins):
+            batch = origins[done : done + self.window_batch]
             windows = torch.cat([x_1CHW[..., top : top + height, left : left + width] for top, left in batch])
             logits_NKHW = self._forward_if_it_fits(windows)
             if logits_NKHW is None:
@@ -175,14 +170,14 @@ class Predictor:
             for number, (top, left) in enumerate(batch, start=done):
                 row, column = divmod(number, len(columns))
                 weight_HW = row_weights[row, :, None] * column_weights[column]
-                place = blended_KHW[:, top : top + height, left : left + width]
-                place.addcmul_(logits_NKHW[number - done], weight_HW)
+                target = blended_KHW[:, top : top + height, left : left + width]
+                target.addcmul_(logits_NKHW[number - done], weight_HW)
             done += len(batch)
         assert blended_KHW is not None
         return blended_KHW.unsqueeze(0)
 
     def _forward_if_it_fits(self, windows_NCHW: Tensor) -> Tensor | None:
-        """Logits, or None where it ran out of memory and `window_batch` is smaller now."""
+        """Logits, or None if out of memory; then `window_batch` is smaller."""
         try:
             return self._forward(windows_NCHW)
         except RuntimeError as error:
@@ -222,7 +217,7 @@ class Predictor:
 
 
 def _blend_weights(starts: list[int], window: int, length: int) -> Tensor:
-    """(len(starts), window) float32: what each window counts along one axis; all windows at a place are 1 in sum."""
+    """(len(starts), window) float32: weights of windows along one axis; those of a pixel sum to 1."""
     ramp = torch.arange(1.0, window + 1)
     triangle = torch.minimum(ramp, ramp.flip(0))
     total = torch.zeros(length)
@@ -236,9 +231,9 @@ def _argmax(scores_1KHW: Tensor) -> Tensor:
 
 
 def _softmax_of(highest_1HW: Tensor, logits_1KHW: Tensor) -> Tensor:
-    """The softmax of the highest logits alone, some rows at a time: a third of the time of a full softmax on a CPU.
+    """The softmax of the highest logits, some rows at a time: a third of the time of a full softmax on a CPU.
 
-    What is 80 below the highest adds 1e-35 to a sum of 1 or more; exp of less would be subnormal, and 50 times as slow.
+    Clamped at -80, since exp of less is subnormal and 50 times as slow.
     """
     rows = zip(logits_1KHW.split(64, dim=2), highest_1HW.split(64, dim=1), strict=True)
     sums = [(logits - top.unsqueeze(1)).clamp_(min=-80).exp_().sum(dim=1) for logits, top in rows]

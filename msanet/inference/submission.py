@@ -24,12 +24,8 @@ for _id, _train_id in CITYSCAPES.train_ids.items():
 class SubmissionFormat:
     """What a benchmark's server accepts.
 
-    Args:
-        spec: The dataset.
-        pattern: Names of its images without extension; the first group names the result.
-        example: Such a name.
-        target: Path of the result without extension, `{}` being that group.
-        write: Writes a label (H, W) of train ids to a path.
+    pattern: image names without extension, such as `example`; its first group goes into `target`, the path of the result
+    without extension. write: a label (H, W) of train ids to a path.
     """
 
     spec: DatasetSpec
@@ -44,8 +40,8 @@ class SubmissionFormat:
         if match is None or is_video(image):
             raise UserError(
                 "MSA-INFER-008",
-                f"'{image}' is not named like an image of {self.spec.name}, expected names such as '{self.example}'; give the "
-                "files of the test set under their own names",
+                f"'{image}' is not an image of {self.spec.name}, expected names such as '{self.example}'; give the files of the "
+                "test set",
                 setting="--images",
             )
         return Path(self.target.format(match[1]))
@@ -61,7 +57,7 @@ class SubmissionFormat:
             )
 
     def require_free(self, out: Path, names: Iterable[Path]) -> None:
-        """Raise UserError if `out` contains other PNGs that the server's script could take for results of these images."""
+        """Raise UserError if `out` contains PNGs of another submission."""
         own = {out / f"{name}.png" for name in names}
         for path in out.rglob("*.png"):
             if path not in own and self.pattern.match(path.stem):

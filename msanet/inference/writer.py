@@ -35,18 +35,11 @@ VIDEO_ENDING = ".overlay.mp4"
 
 
 class PredictionWriter:
-    """Predicts files, and writes the outputs of each under one stem.
+    """Predicts files with a network in evaluation mode, and writes the outputs of each under one stem.
 
-    Args:
-        model: The network, in evaluation mode.
-        metadata: Its metadata.
-        settings: How images go through the network.
-        kinds: Keys of ENDINGS; None: palette and overlay of an image, the overlay of a video.
-        queries_Q2: (row, column) of pixels for the attention maps.
-        submission: Write the files of a benchmark's submission and nothing else.
-
-    Raises:
-        UserError: The network does not have what is asked for.
+    kinds: keys of ENDINGS; None: palette and overlay of an image, the overlay of a video. queries_Q2: (row, column) of
+    pixels for the attention maps. submission: write only the files of a benchmark's submission.
+    Raises UserError if the network cannot give these.
     """
 
     def __init__(
@@ -73,7 +66,7 @@ class PredictionWriter:
         """Predict an image or video and write STEM and an ending of ENDINGS for each kind; folders are made as needed.
 
         A video gives STEM.overlay.mp4, and of each frame the other kinds under STEM/000001 and so on. Raises UserError if the
-        file cannot be read or when out of memory, OSError if nothing can be written.
+        file cannot be read or when out of memory, OSError if it cannot be written.
         """
         if is_video(path):
             self._write_video(path, stem)

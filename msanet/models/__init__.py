@@ -85,7 +85,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
 }
 
 _WIDEST = 64
-"""Times the papers' channels; beyond it is a typing error, or metadata from elsewhere, that would fill any memory."""
+"""Times the papers' channels; more is a typing error, or damaged metadata, that would fill any memory."""
 
 
 def build_model(name: str, num_classes: int, **options: Any) -> SegmentationNetwork:
@@ -160,8 +160,7 @@ def model_options(name: str) -> dict[str, tuple[Any, Any]]:
         return {**find_source(name).options, **ADAPTER_OPTIONS}
     network = MODELS[name]
     constructor = network.__init__ if inspect.isclass(network) else network
-    hints = get_type_hints(constructor)
-    parameters = inspect.signature(network).parameters
+    hints, parameters = get_type_hints(constructor), inspect.signature(network).parameters
     return {key: (hints[key], p.default) for key, p in parameters.items() if key != "num_classes"}
 
 

@@ -1,7 +1,6 @@
 """Activation checkpointing (Chen et al. 2016, "Training deep nets with sublinear memory cost") that is exact.
 
-torch's own recomputation runs a block's forward a second time, so that BatchNorm's running statistics would take each batch
-twice. Here the second run has the statistics of its batch, as the first, and does not change the running ones.
+torch runs a block's forward a second time, in which BatchNorm would update its running statistics again; here it does not.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,11 +15,8 @@ from torch.utils.checkpoint import checkpoint
 class Checkpointable(nn.Module):
     """A module that runs its large blocks by `run`.
 
-    Args:
-        checkpointing: Keep a block's inputs only, and compute its activations again in the backward pass; set by
-            `checkpoint_activations`. No effect in evaluation.
-        compiler: Returns what runs in a block's place, such as its compiled form; set by the trainer. No effect in
-            evaluation.
+    checkpointing: keep a block's inputs only, see `checkpoint_activations`. compiler: returns what runs instead of a block,
+    such as its compiled form; set by the trainer. Neither has an effect in evaluation.
     """
 
     checkpointing = False
@@ -44,7 +40,7 @@ def checkpoint_activations(model: nn.Module) -> None:
 
 @contextmanager
 def frozen_running_statistics(block: nn.Module) -> Iterator[None]:
-    """BatchNorm inside `block` normalizes as in training, without changing its running statistics: it updates copies."""
+    """BatchNorm inside `block` normalizes as in training, and updates copies of its running statistics."""
     norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]
     for norm in norms:

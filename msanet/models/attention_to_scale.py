@@ -21,9 +21,8 @@ Merge = Literal["attention", "average", "max"]
 class AttentionToScale(SegmentationNetwork):
     """One network sees the image at several scales (a share-net); its score maps are merged to one, then upsampled.
 
-    Logits and features of all scales are resized to the score map of the image itself, which is the finest scale's where
-    that is 1 as in the paper. A scaled image is rounded up to full cells, so that all maps are aligned exactly.
-    The only entry of `HeadOutput.features` is `scale_weights`: see the method of that name.
+    Logits and features of all scales are resized to the score map of the image itself. A scaled image is rounded up to full
+    cells, so that all maps are aligned exactly. `HeadOutput.features` has only `scale_weights`: see that method.
 
     Args:
         network: The wrapped network.
@@ -95,7 +94,7 @@ class AttentionToScale(SegmentationNetwork):
         return self.forward_head(image_NCHW).features["scale_weights"]
 
     def _scaled(self, image_NCHW: Tensor) -> list[Tensor]:
-        """The image at each scale; height and width become full cells before and after."""
+        """The image at each scale, padded to full cells before and after."""
         if self.scales == (1,):
             return [image_NCHW]
         image_NCHW = pad_to_multiple(image_NCHW, self.stride)
@@ -127,7 +126,7 @@ def weighted_sum(scores_NSCHW: Tensor, weights_NSHW: Tensor) -> Tensor:
 
 
 def resize(x_NCHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
-    """Bilinear, corners of the maps' areas on one another."""
+    """Bilinear, with aligned borders."""
     return F.interpolate(x_NCHW, size=size_HW, mode="bilinear", align_corners=False)
 
 
@@ -149,7 +148,7 @@ def parse_scales(text: str) -> tuple[Fraction, ...]:
 def _attention_head(channels: Sequence[int], count: int, kernel: int) -> nn.Sequential:
     """Convolutions through `channels`, the first with `kernel` and the others 1x1, ReLU between; `count` outputs.
 
-    The last starts as N(0, 0.01), as a DeepLab's classifier does, so that all scales begin with nearly equal weights.
+    The last starts as N(0, 0.01), as DeepLab's classifier does: scales begin with nearly equal weights.
     """
     layers: list[nn.Module] = []
     for c_in, c_out in zip(channels, [*channels[1:], count], strict=True):

@@ -1,4 +1,4 @@
-"""Pieces that networks are assembled from."""
+"""Building blocks of the networks."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,7 +11,7 @@ Norm = Literal["batch", "group", "frozen"]
 """BatchNorm; GroupNorm, for micro-batches too small for statistics; BatchNorm that keeps what it was loaded with."""
 
 MOST_IN_CHANNELS_LAST = {"cuda": 2**31 - 2}
-"""Numbers that torch's bilinear interpolation gives in that memory order on a type of device; it refuses more."""
+"""The most elements of torch's bilinear interpolation in that memory order on a type of device."""
 
 
 def scaled_channels(channels: int, width: float) -> int:
@@ -22,8 +22,8 @@ def scaled_channels(channels: int, width: float) -> int:
 def normalization(channels: int, norm: Norm) -> nn.Module:
     """The layer that `norm` names.
 
-    GroupNorm has 32 groups (Wu and He 2018) or the next lower divisor that leaves two channels to a group: one alone
-    would be nothing where the map is a single cell.
+    GroupNorm has 32 groups (Wu and He 2018) or the next lower divisor with two channels a group: one would be zero on a
+    map of a single cell.
     """
     match norm:
         case "batch":
@@ -35,9 +35,9 @@ def normalization(channels: int, norm: Norm) -> nn.Module:
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """BatchNorm2d in evaluation mode for ever: statistics, weight and bias are buffers, under BatchNorm2d's names.
+    """BatchNorm2d, always in evaluation mode: statistics, weight and bias are buffers with BatchNorm2d's names.
 
-    No BatchNorm2d by type, so that a conversion to synchronized BatchNorm leaves it alone.
+    Not a subclass, so that it is not converted to synchronized BatchNorm.
     """
 
     running_mean: Tensor
@@ -58,8 +58,7 @@ class FrozenBatchNorm2d(nn.Module):
 class ImageBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d for one value per channel and image, (N, C, 1, 1).
 
-    A single value has no variance, and minus its own mean it would be zero: in training with a batch of one image the
-    running statistics are used, as in evaluation, and not changed.
+    A single value has no variance: in training with a batch of one image the running statistics are used, and not changed.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -96,7 +95,7 @@ def conv_stack(in_channels: int, layers: Sequence[tuple[int, int]], norm: Norm =
 
 
 def ordered_as(model_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
-    """x_NCHW in channels_last memory order where the other is: some of torch's functions, most of all on GPUs, lose it."""
+    """x_NCHW in channels_last memory order if the other is: some of torch's functions lose it."""
     if model_NCHW.is_contiguous(memory_format=torch.channels_last):
         return x_NCHW.contiguous(memory_format=torch.channels_last)
     return x_NCHW

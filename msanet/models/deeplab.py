@@ -14,9 +14,9 @@ from msanet.models.vgg import VGG16, FullyConnected
 class DeepLabLargeFOV(SegmentationNetwork):
     """VGG-16 at output stride 8: pool4 and pool5 have stride 1, conv5 has dilation 2, fc6 is 3x3 with dilation 12.
 
-    fc6 and fc7 have 1024 filters and dropout 0.5; fc8, the classifier, starts as N(0, 0.01). Pools 1 to 3 are VGG's own
-    2x2 (a reading: the released model has 3x3 everywhere), so that a cell's center is that of its 8x8 pixels. The image
-    is padded to a multiple of 8. Features are after ReLU and dropout, as Caffe's blobs of these names are.
+    fc6 and fc7 have 1024 filters and dropout 0.5; fc8, the classifier, starts as N(0, 0.01). Pools 1 to 3 are VGG's
+    2x2 (a reading: the released model has 3x3 everywhere), so that a cell's center is that of its 8x8 pixels. Features
+    are after ReLU and dropout, as in Caffe.
     """
 
     stride = 8
@@ -60,9 +60,8 @@ class DeepLabMScLargeFOV(DeepLabLargeFOV):
         image_NCHW = pad_to_multiple(image_NCHW, self.stride)
         pooled = self.trunk(image_NCHW)
         fc6, fc7 = self.run(self.fc, pooled[4])  # 1024 x 28 x 28
-        side = [
-            self.run(layers, x) for layers, x in zip(self.side, (image_NCHW, *pooled[:4]), strict=True)
-        ]  # 128 x 28 x 28 each
+        sources = zip(self.side, (image_NCHW, *pooled[:4]), strict=True)
+        side = [self.run(layers, x) for layers, x in sources]  # 128 x 28 x 28 each
         fc8 = self.fc8(torch.cat([fc7, *side], dim=1))
         return HeadOutput(fc8, {"fc6": fc6, "fc7": fc7, "fc8": fc8})
 

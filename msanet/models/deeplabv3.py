@@ -24,17 +24,9 @@ from msanet.models.resnet import Backbone, ResNet
 class DeepLabV3(SegmentationNetwork):
     """A dilated ResNet, multi-grid 1, 2, 4 in its last layer, ASPP at rates 6, 12, 18 (doubled at stride 8), a classifier.
 
-    A ResNet's cells lie at pixels 0, stride, 2 stride, ..., half a cell before where `upsample` puts them. The shift is
-    the same everywhere and at every image size, so the convolutions learn it, as in torchvision's DeepLabv3.
-
-    Args:
-        num_classes: Outputs per pixel.
-        width: Multiplies every channel count.
-        backbone: ResNet-50 or ResNet-101.
-        output_stride: Of the network's own logits.
-        auxiliary: In training also logits from layer3, weight 0.4 in the loss (Zhao et al. 2017, section 3.2; DeepLabv3
-            has none), by a 3x3 and a 1x1 convolution.
-        norm: See `Norm`.
+    A ResNet's cells lie half a cell before where `upsample` puts them, a constant shift that the convolutions learn, as in
+    torchvision's DeepLabv3. width multiplies every channel count. auxiliary: in training also logits from layer3 by a 3x3
+    and a 1x1 convolution, weight 0.4 in the loss (Zhao et al. 2017, section 3.2; DeepLabv3 has none).
     """
 
     def __init__(
@@ -75,10 +67,7 @@ class DeepLabV3(SegmentationNetwork):
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling (section 3.3): 1x1, three dilated 3x3 and the image's mean, joined by a 1x1.
 
-    rate_factor: multiplies the rates 6, 12, 18. The mean's branch has one value per channel and image; how it is
-    normalized with a batch of one is `ImageBatchNorm2d`'s.
-
-    forward: (N, in_channels, h, w) -> (N, channels, h, w).
+    rate_factor: multiplies the rates 6, 12, 18. forward: (N, in_channels, h, w) -> (N, channels, h, w).
     """
 
     def __init__(self, in_channels: int, channels: int, rate_factor: int = 1, norm: Norm = "batch") -> None:

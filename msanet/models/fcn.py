@@ -18,10 +18,9 @@ Variant = Literal["32s", "16s", "8s"]
 class FCN(SegmentationNetwork):
     """Scores of fc7 at stride 32, joined by sum with scores of pool4 (16s) and also of pool3 (8s).
 
-    Every convolution is same-padded and the image is padded to a multiple of 32, instead of Caffe's pad of 100 pixels and
-    crops (a reading): all maps lie on one another without offsets. The score layers start at zero, and the 2x transposed
-    convolutions as bilinear interpolation and are learned, both as in the paper. Its last upsampling is fixed to bilinear:
-    that is the contract's `upsample`.
+    Convolutions are same-padded and the image is padded to a multiple of 32, instead of Caffe's pad of 100 pixels and crops
+    (a reading). The score layers start at zero and the learned 2x transposed convolutions as bilinear interpolation, as in
+    the paper; the last upsampling is bilinear.
     """
 
     def __init__(self, num_classes: int, width: float = 1.0, variant: Variant = "8s") -> None:
@@ -61,9 +60,8 @@ def _bilinear_upsampling(channels: int) -> nn.ConvTranspose2d:
     """By 2, (N, C, h, w) -> (N, C, 2h, 2w), each class by itself to begin with; beyond the border are zeros."""
     layer = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1, bias=False)
     line = (0.25, 0.75, 0.75, 0.25)
+    kernel = torch.tensor([[row * column for column in line] for row in line])
     with torch.no_grad():
         layer.weight.zero_()
-        layer.weight[range(channels), range(channels)] = torch.tensor(
-            [[row * column for column in line] for row in line]
-        )
+        layer.weight[range(channels), range(channels)] = kernel
     return layer

@@ -27,22 +27,12 @@ METADATA_V1 = "msanet_card"
 
 
 class ModelMetadata(BaseModel):
-    """What must travel with weights so that they can be used without the run that made them.
+    """What is needed to use weights without the run that made them.
 
-    Args:
-        format_version: Of these fields; always the newest, since `load_weights` upgrades older ones.
-        msanet_version: Version of msanet that wrote the file, empty where it is not known.
-        name: Of the network, as `build_model` takes it.
-        options: Of its constructor.
-        dataset: Name of the dataset.
-        dataset_digest: Of its manifest.
-        classes: Names by train id.
-        palette: RGB by train id.
-        ids: The dataset's own label ids by train id.
-        mean: Normalization, RGB in gray values from 0 to 255.
-        std: Likewise.
-        resize: (height, width) of the network's input in evaluation, None for the image's own.
-        step: Of the training.
+    name, options: of the network, as `build_model` takes them, constructor's arguments. classes, palette, ids (the dataset's own
+    label ids): by train id. mean, std: normalization, RGB in gray values from 0 to 255. resize: (height, width) of the
+    network's input in evaluation, None for the image's own. format_version: always the newest, since `load_weights`
+    upgrades older ones. msanet_version: that wrote the file, empty if not known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,8 +68,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelMetadata]:
     """Weights by name, and the metadata. Raises UserError if the file is missing, damaged or not written by msanet."""
     if not path.is_file():
         raise UserError(
-            "MSA-MODEL-007",
-            f"checkpoint '{path}' does not exist, expected a model.safetensors of a run; check the path",
+            "MSA-MODEL-007", f"checkpoint '{path}' does not exist, expected a model.safetensors; check the path"
         )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -124,8 +113,7 @@ def parse_metadata(text: str, origin: str) -> ModelMetadata:
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(
             "MSA-MODEL-014",
-            f"'{origin}' has model metadata of format version {version}, written by msanet "
-            f"{str(tree.get('msanet_version'))[:40]!r}, "
+            f"'{origin}' has model metadata of version {version}, written by msanet {str(tree.get('msanet_version'))[:40]!r}, "
             f"expected at most {FORMAT_VERSION}, the newest that msanet {__version__} reads; upgrade msanet",
         )
     if isinstance(tree, dict) and (version == 2 or version == 1 and "msanet_version" not in tree):
@@ -156,8 +144,7 @@ def require_same_classes(metadata: ModelMetadata, classes: tuple[str, ...], data
     raise UserError(
         "MSA-MODEL-012",
         f"the checkpoint has {len(metadata.classes)} classes of {metadata.dataset} ({', '.join(metadata.classes[:3])}, ...), "
-        f"'{data}' has "
-        f"{len(classes)} ({', '.join(classes[:3])}, ...); evaluate on a dataset with the same classes",
+        f"'{data}' has {len(classes)} ({', '.join(classes[:3])}, ...); evaluate on a dataset with the same classes",
     )
 
 

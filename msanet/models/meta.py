@@ -13,10 +13,9 @@ _RANDOM_INITIALIZERS = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.ini
 
 @contextmanager
 def on_meta_device() -> Iterator[None]:
-    """What is built inside has names, shapes and types, and no memory, whatever size a file from elsewhere asks for.
+    """Networks built inside have names, shapes and types, and take no memory.
 
-    PyTorch's meta device, and no random numbers: for these alone it would import its compiler, which takes a second and a
-    folder that can be written.
+    PyTorch's meta device without random initialization, which would import its compiler (a second, and a writable folder).
     """
     with torch.device("meta"), _SkipRandomInit():
         yield

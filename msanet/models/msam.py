@@ -24,10 +24,9 @@ class LevelConv(NamedTuple):
 class MSAM(nn.Module):
     """Fuse encoder levels by strided convolutions, then attend over all positions: E = attention(A, B, C) + D.
 
-    levels: one `LevelConv` per input, all giving the same output size. Output: (N, channels, H, W), where channels is
-    the sum of the levels' out_channels. attend=False skips equation 1 and returns E = D: the same fused multi-level
-    features, an ablation. A, B, C, D are 1x1 convolutions without BN or ReLU (a reading: docs/models.md). pool, window:
-    approximations, see `spatial_attention`; 1 and 0 are exact. attention: what computes equation 1 of A, B and C, replaceable.
+    levels: one `LevelConv` per input, all giving the same output size. Output: (N, channels, H, W), channels being the sum
+    of the levels' out_channels. attend=False returns E = D, an ablation. A, B, C, D are 1x1 convolutions without BN or ReLU
+    (a reading: docs/models.md). pool, window: see `spatial_attention`. attention: computes equation 1, replaceable.
     """
 
     def __init__(
@@ -43,17 +42,13 @@ class MSAM(nn.Module):
         self.channels = sum(level.out_channels for level in levels)
         self.attend = attend
         self.pool, self.window = pool, window
-        self.attention: Callable[[Tensor, Tensor, Tensor], Tensor] = partial(
-            spatial_attention, pool=pool, window=window
-        )
+        attention: Callable[[Tensor, Tensor, Tensor], Tensor] = partial(spatial_attention, pool=pool, window=window)
+        self.attention = attention
         names = "abcd" if attend else "d"
         self.project = nn.ModuleDict({name: nn.Conv2d(self.channels, self.channels, 1) for name in names})
 
     def attention_map(self, inputs: Sequence[Tensor], queries_Q: Tensor) -> Tensor:
-        """Equation 1's s_ij for chosen j: (N, Q, H, W), what each position i gives to each query, 1 in sum.
-
-        queries_Q: positions j, row times W plus column, of the module's own grid. Memory is linear in H x W times Q.
-        """
+        """Equation 1's s_ij for chosen j of the module's grid, (N, Q, H, W): see `attention_weights`."""
         fused = self._fuse(inputs)
         a_NCHW, b_NCHW = self.project["a"](fused), self.project["b"](fused)
         return attention_weights(a_NCHW, b_NCHW, queries_Q, self.pool, self.window)

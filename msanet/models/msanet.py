@@ -26,12 +26,10 @@ class MSANet(SegmentationNetwork):
     Args:
         num_classes: Outputs per pixel.
         width: Multiplies every channel count; 1 is the paper's network, 19.56 million parameters with 21 classes.
-        attention: `full` is the paper's network; `none` is its "MSANet without attention", read as decoder blocks that
-            get no second input; `fusion` keeps the modules' fused features but skips equation 1 (E = D), the other
-            reading of that ablation.
+        attention: `full` is the paper's network. `none` (decoder blocks without a second input) and `fusion` (the modules'
+            fused features without equation 1, E = D) are two readings of its "MSANet without attention".
         norm: See `Norm`; the paper's is `batch`.
-        attention_pool: Approximation of equation 1 in both modules, in positions a side, exact at 1; see
-            `spatial_attention`.
+        attention_pool: Approximation of equation 1, exact at 1; see `spatial_attention`.
         attention_window: Likewise, exact at 0; a multiple of the pool.
     """
 
@@ -105,8 +103,7 @@ class MSANet(SegmentationNetwork):
     def attention_maps(self, image_NCHW: Tensor, queries_Q2: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """Where each module looks for chosen pixels (figure 7): {"quarter", "half": (N, Q, ceil(H / 4 or 2), ceil(W / ...))}.
 
-        queries_Q2: (row, column) of pixels of the image. A map is equation 1's softmax, 1 in sum but for what of it lies on
-        padding; nothing for modules that do not attend.
+        queries_Q2: (row, column) of pixels. A map is equation 1's softmax, with sum 1 including padding.
         """
         height, width = image_NCHW.shape[-2:]
         _, levels, _ = self._levels(image_NCHW)
@@ -131,10 +128,10 @@ class MSANet(SegmentationNetwork):
         return x, levels, indices
 
     def _run_exactly(self, block: nn.Module, x_NCHW: Tensor) -> Tensor:
-        """`run`; in evaluation in float32 even where autocast asks for less. Attention and the deeper blocks stay in bfloat16.
+        """`run`; in evaluation in float32 even under autocast. Attention and the deeper blocks stay in bfloat16.
 
-        Rounded to 8 bits, the largest of four values often ties with another: pooling then notes another place, and the
-        decoder puts what belongs there a pixel away. That was most of where labels in bfloat16 differed (docs/performance.md).
+        In bfloat16 the largest of four values often ties with another, and pooling notes another index: most labels that
+        differed in bfloat16 did so for that reason (docs/performance.md).
         """
         kind = x_NCHW.device.type
         if self.training or x_NCHW.is_meta or not torch.is_autocast_enabled(kind):
@@ -153,7 +150,6 @@ def _require_approximation(pool: int, window: int) -> None:
     if window < 0 or window % pool:
         raise UserError(
             "MSA-MODEL-006",
-            f"model.attention_window is {window} and model.attention_pool {pool}, expected a window of 0 (exact) or a "
-            "multiple of the pool; fix one of them",
+            f"model.attention_window is {window}, expected 0 (exact) or a multiple of model.attention_pool={pool}; fix one",
             setting="model.attention_window",
         )

@@ -33,11 +33,10 @@ class TrainingOutput(NamedTuple):
 class SegmentationNetwork(Checkpointable):
     """A fully convolutional network for images of any size; subclasses define `forward_head`, and call large blocks by `run`.
 
-    stride: pixels per cell of the network's own logits. feature_channels: the features that a wrapper may attend on, by name.
-    classifier_names: prefixes of the parameters that depend on the number of classes, all of them: what has a learning
-    rate of its own in fine-tuning, and what is not loaded when a checkpoint has other classes. auxiliary_weights: the weight in
-    the loss of each auxiliary head. Parameters live in sub-modules and are used only inside their forward, so that
-    hooks that gather them (ZeRO-3) also work for a caller of `forward_head`.
+    stride: pixels per cell of the network's own logits. feature_channels: of the features, by name.
+    classifier_names: prefixes of all parameters that depend on the number of classes; they have a learning rate of their own
+    in fine-tuning, and are not loaded from a checkpoint of other classes. auxiliary_weights: of each auxiliary head in the
+    loss. Parameters live in sub-modules and are used only in their forward, so that ZeRO-3's hooks gather them.
 
     forward: (N, 3, H, W) normalized image -> (N, num_classes, H, W) logits; `TrainingOutput` in training where there are
     auxiliary heads.

@@ -13,13 +13,12 @@ from torch.utils._pytree import tree_leaves
 def peak_bytes(network: nn.Module, work: Callable[[], object], keeps_gradients: bool = False) -> int:
     """The most bytes that are alive at once while `work` runs, but for parameters and buffers.
 
-    For use inside torch's FakeTensorMode, in which `network` was built too. Each piece of memory counts once, from the
-    operator that makes it to the end of its last tensor. Of what an operator needs only inside itself, a CPU's copies of a
-    convolution's weight in the backward pass are counted, since they matter compared with small activations; a GPU's workspaces
-    are not. keeps_gradients: parameters' gradients stay; otherwise each is dropped as soon as it is complete.
+    For use inside torch's FakeTensorMode, in which `network` was built too. Each storage counts once, from the operator that
+    makes it to the end of its last tensor. Of workspaces only a CPU's copies of a convolution's weight in the backward
+    pass count. keeps_gradients: parameters' gradients stay; otherwise each is dropped when it is complete.
     """
     with _LiveMemory() as live:
-        live.leave_out(*network.parameters(), *network.buffers())
+        live.exclude(*network.parameters(), *network.buffers())
         hooks = [
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
             for parameter in network.parameters()
@@ -37,9 +36,9 @@ class _LiveMemory(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.peak, self._now = 0, 0
-        self._known: dict[int, Any] = {}  # address of a storage -> what keeps watch over it, or the storage itself
+        self._known: dict[int, Any] = {}  # address of a storage -> weak reference, or the storage
 
-    def leave_out(self, *tensors: Tensor) -> None:
+    def exclude(self, *tensors: Tensor) -> None:
         self._known |= {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,7 +1,7 @@
 """Pretrained weights from a file: a checkpoint of msanet, or torchvision's VGG-16, ResNet-50 or ResNet-101.
 
-What a file contains is detected from its content. Nothing is downloaded, and nothing is unpickled that could run code. Whether
-all of it fits is checked before the first tensor is copied, so a network is initialized as reported or left as it was.
+What a file contains is detected from its content; nothing is downloaded, and nothing is unpickled that could run code. A
+network is initialized as reported or unchanged.
 """
 
 import math
@@ -29,28 +29,23 @@ _COUNTER = ".num_batches_tracked"  # not in torchvision's older files, and used 
 
 @dataclass(frozen=True)
 class WeightReport:
-    """What `initialize` did, tensors by name.
+    """What `initialize` did. source: the file and what it contains.
 
-    Args:
-        source: The file and what it contains.
-        taken: The network's tensors that come from the file.
-        kept: Those left as freshly initialized.
-        unused: The file's tensors that were not used.
-        mean: Of the images that the weights were trained on, RGB in gray values from 0 to 255.
-        std: Their standard deviation, likewise.
+    loaded, new: the network's tensors from the file, and those newly initialized. unused: the file's other tensors.
+    mean, std: normalization of the images that the weights were trained on, RGB in gray values.
     """
 
     source: str
-    taken: tuple[str, ...]
-    kept: tuple[str, ...]
+    loaded: tuple[str, ...]
+    new: tuple[str, ...]
     unused: tuple[str, ...]
     mean: Rgb
     std: Rgb
 
     def text(self, mean: Rgb, std: Rgb) -> str:
-        """All of it in lines to print; the last is a warning where images are to be normalized otherwise, with mean, std."""
-        lines = [f"pretrained: {len(self.taken)} tensors from {self.source}"]
-        lines += [_wrapped(f"new, {len(self.kept)}: ", self.kept)] if self.kept else []
+        """Lines to print; the last is a warning if mean and std, the run's, are different."""
+        lines = [f"pretrained: {len(self.loaded)} tensors from {self.source}"]
+        lines += [_wrapped(f"new, {len(self.new)}: ", self.new)] if self.new else []
         lines += [_wrapped(f"not used, {len(self.unused)}: ", self.unused)] if self.unused else []
         if not all(map(math.isclose, (*self.mean, *self.std), (*mean, *std))):
             lines.append(
@@ -62,7 +57,7 @@ class WeightReport:
 
 @dataclass(frozen=True)
 class _Mapping:
-    """A file's tensors under the network's names. optional: the network's tensors that need not be among them."""
+    """A file's tensors under the network's names. optional: the network's tensors that may be missing."""
 
     description: str
     advice: str
@@ -76,10 +71,10 @@ class _Mapping:
 def initialize(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -> WeightReport:
     """Fill `model` from the file `path`, or from the checkpoint that is the folder `path`.
 
-    classes: names by train id of the classes to learn. A checkpoint of msanet must match the network tensor by tensor; where
-    it has other classes, even the same number of them, the head (`classifier_names`) stays as it is. One of an unwrapped network
-    also loads into `AttentionToScale` around it. Of torchvision's files the trunk must match; fc6 and fc7 of VGG-16 become
-    convolutions, see `_as_convolution`. Raises UserError, and leaves the model unchanged, on anything else.
+    classes: names by train id. A checkpoint of msanet must match the network tensor by tensor, but for the head
+    (`classifier_names`) if it has other classes; it also loads into `AttentionToScale` around its network. Of torchvision's
+    files the trunk must match; fc6 and fc7 of VGG-16 become convolutions, see `_as_convolution`. Raises UserError, and leaves
+    the model unchanged, on anything else.
     """
     file = path / "model.safetensors" if path.is_dir() else path
     weights, metadata = read_weights(file)
@@ -92,8 +87,8 @@ def initialize(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -
         own[name].copy_(tensor)
     return WeightReport(
         source=f"'{file}', {mapping.description}",
-        taken=tuple(name for name in own if name in mapping.weights),
-        kept=tuple(name for name in own if name not in mapping.weights),
+        loaded=tuple(name for name in own if name in mapping.weights),
+        new=tuple(name for name in own if name not in mapping.weights),
         unused=mapping.unused,
         mean=mapping.mean,
         std=mapping.std,
@@ -107,9 +102,8 @@ def _from_checkpoint(
     prefix = "network." if wrapped else ""
     heads = () if metadata.classes == tuple(classes) else model.classifier_names
     unused = [name for name in weights if _is_under(prefix + name, heads)]
-    defaults = (
-        {key: default for key, (_, default) in model_options(metadata.name).items()} if metadata.name in MODELS else {}
-    )
+    known = model_options(metadata.name) if metadata.name in MODELS else {}
+    defaults = {key: default for key, (_, default) in known.items()}
     options = ", ".join(f"{key}={value!r}" for key, value in {**defaults, **metadata.options}.items())
     return _Mapping(
         description=f"{metadata.name} of {len(metadata.classes)} classes of {metadata.dataset} at step {metadata.step}",
@@ -132,21 +126,21 @@ def _from_torchvision(model: SegmentationNetwork, weights: Weights, file: Path) 
             setting="model.pretrained",
         )
     own = model.state_dict()
-    taken, unused = {}, []
+    loaded, unused = {}, []
     for name, tensor in weights.items():
         layer, _, part = name.rpartition(".")
         if layer in _FULLY_CONNECTED:
             own_layer, side = _FULLY_CONNECTED[layer]
             target = f"{prefix}{own_layer}.{part}"
-            taken[target] = _as_convolution(tensor, side, own[target].shape) if target in own else tensor
+            loaded[target] = _as_convolution(tensor, side, own[target].shape) if target in own else tensor
         elif _is_under(name, ("classifier", "fc")):
             unused.append(name)
         else:
-            taken[f"{prefix}trunk.{name}"] = tensor
-    filled = {name.removeprefix(prefix).split(".")[0] for name in taken}  # trunk, and fc unless the file ends before it
+            loaded[f"{prefix}trunk.{name}"] = tensor
+    filled = {name.removeprefix(prefix).split(".")[0] for name in loaded}  # trunk, perhaps fc
     required = [prefix + part for part in filled]
     optional = [name for name in own if name.endswith(_COUNTER) or not _is_under(name, required)]
-    return _Mapping(description, advice, taken, optional, tuple(unused))
+    return _Mapping(description, advice, loaded, optional, tuple(unused))
 
 
 _FULLY_CONNECTED = {"classifier.0": ("fc.fc6", 7), "classifier.3": ("fc.fc7", 1)}
@@ -156,9 +150,8 @@ _FULLY_CONNECTED = {"classifier.0": ("fc.fc6", 7), "classifier.3": ("fc.fc7", 1)
 def _as_convolution(weight: Tensor, side: int, shape: Sequence[int]) -> Tensor:
     """A fully connected layer's weight (O, C side side) or bias (O) as the convolution's of `shape`, (o, c, k, k) or (o).
 
-    The same numbers where the convolution is as large. A smaller one gets every O/o-th filter, every C/c-th input and taps
-    that are spread evenly from edge to edge (rows and columns 0, 3, 6 of 7 for k = 3): the decimation of DeepLab-LargeFOV
-    (Chen et al. 2015, section 3.2: "simple decimation") as SSD does it (Liu et al. 2016, section 3).
+    A smaller convolution gets every O/o-th filter, every C/c-th input and evenly spread taps (rows and columns 0, 3, 6 of 7
+    for k = 3): DeepLab-LargeFOV's "simple decimation" (Chen et al. 2015, section 3.2) as in SSD (Liu et al. 2016, section 3).
     """
     if weight.ndim == 1:
         return weight[:: max(1, len(weight) // shape[0])]
@@ -185,9 +178,7 @@ def _recognize_torchvision(weights: Weights, file: Path) -> tuple[type[nn.Module
         blocks = tuple(map(len, layers))
         backbone = next((name for name, known in BLOCKS.items() if known == blocks), None)
         channels = weights["conv1.weight"].shape[:1]
-        is_standard = (
-            weights["layer1.0.conv2.weight"].shape[:2] == channels + channels
-        )  # neither a wide ResNet nor a ResNeXt
+        is_standard = weights["layer1.0.conv2.weight"].shape[:2] == channels + channels  # no wide ResNet or ResNeXt
         if backbone and is_standard and "layer1.0.conv3.weight" in weights:
             norms = "batch or model.norm=frozen" if "bn1.running_mean" in weights else "group"
             advice = f"use it for deeplabv3 with model.backbone={backbone}, model.norm={norms} and model.width=1"
@@ -235,6 +226,5 @@ def _is_under(name: str, prefixes: Collection[str]) -> bool:
 
 
 def _wrapped(title: str, names: Sequence[str]) -> str:
-    return textwrap.fill(
-        title + ", ".join(names), 120, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-    )
+    text = title + ", ".join(names)
+    return textwrap.fill(text, 120, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)

@@ -43,10 +43,10 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(Checkpointable):
-    """conv1 to layer4; what would make the map smaller than 1/output_stride is dilation instead (DeepLabv3, section 3.1).
+    """conv1 to layer4; strides beyond output_stride become dilation (DeepLabv3, section 3.1).
 
-    multi_grid: multiplies the dilation of layer4's three blocks. All blocks of a layer are dilated alike otherwise, the
-    first one too, as in DeepLab's own code. channels: of the outputs of forward.
+    multi_grid: multiplies the dilation of layer4's three blocks; otherwise all blocks of a layer have the same, as in
+    DeepLab's code. channels: of the outputs of forward.
 
     forward: image (N, 3, H, W) -> outputs of layer3 and layer4, (N, C, ceil(H / output_stride), ceil(W / output_stride))
     with 1024 and 2048 channels; layer3's at output stride 32 is twice that size.

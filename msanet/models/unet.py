@@ -14,8 +14,7 @@ from msanet.models.network import HeadOutput, SegmentationNetwork
 class UNet(SegmentationNetwork):
     """Four times two 3x3 convolutions and a pooling, and the same way back with the encoder's maps concatenated.
 
-    Same-padded convolutions with a norm (readings; the paper's are unpadded and have no norm), so that nothing is cropped but
-    what brought the image to a multiple of 16. norm: see `Norm`.
+    Same-padded convolutions with a norm (readings; the paper's are unpadded and have no norm). norm: see `Norm`.
     """
 
     stride = 1

@@ -18,10 +18,10 @@ _STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 class VGG16(Checkpointable):
     """conv1_1 to pool5, without BatchNorm.
 
-    pool_strides: 1 instead of 2 keeps the resolution from that pooling on; the convolutions after it are dilated
-    instead. Pooling is 2x2 with stride 2 and 3x3, pad 1, with stride 1. channels: of the outputs of forward.
+    pool_strides: with 1 instead of 2 the convolutions after that pooling are dilated instead. Pooling is 2x2 with stride 2,
+    and 3x3, pad 1, with stride 1. channels: of the outputs of forward.
 
-    forward: image (N, 3, H, W) -> outputs of pool1 to pool5; with the strides of the original 1/2 to 1/32 of the size.
+    forward: image (N, 3, H, W) -> outputs of pool1 to pool5; originally 1/2 to 1/32 of the size.
     """
 
     def __init__(self, width: float = 1.0, pool_strides: Sequence[int] = (2, 2, 2, 2, 2)) -> None:

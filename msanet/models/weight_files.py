@@ -31,11 +31,8 @@ def read_weights(file: Path) -> tuple[Weights, ModelMetadata | None]:
         return _read_safetensors(file)
     if start.startswith((b"PK", b"\x80")):
         return _state_dict(_read_pickle(file, mmap=start.startswith(b"PK")), file), None
-    found = (
-        "is a pointer of Git LFS, fetch the file itself"
-        if start.startswith(b"version https")
-        else "is of an unknown kind"
-    )
+    is_pointer = start.startswith(b"version https")
+    found = "is a pointer of Git LFS, fetch the file itself" if is_pointer else "is of an unknown kind"
     raise UserError(
         "MSA-MODEL-015",
         f"model.pretrained: '{file}' {found if start else 'is empty'}; expected {EXPECTED}",
@@ -62,8 +59,8 @@ def _read_pickle(file: Path, mmap: bool) -> Any:
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             raise UserError(
                 "MSA-MODEL-018",
-                f"'{file}' contains more than tensors, or is damaged, and is not loaded, since that could run the code of "
-                "whoever made it; if you trust it, save its state_dict as .safetensors",
+                f"'{file}' contains more than tensors, or is damaged; loading it could run code: if you trust it, save its "
+                "state_dict as .safetensors",
                 setting="model.pretrained",
             ) from None
         raise UserError(

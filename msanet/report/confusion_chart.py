@@ -1,4 +1,4 @@
-"""The confusion matrix as an inline SVG heat map that follows the page's colors."""
+"""The confusion matrix as an inline SVG heat map in the page's colors."""
 
 import html
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from msanet.report.formats import css_color
 from msanet.report.palette import RGB
 
 MAX_NUMBERED = 21
@@ -15,10 +16,7 @@ _SMALLEST = 0.0005  # shares below 0.05 % would be invisible; dropping them keep
 
 
 def confusion_svg(matrix: ArrayLike, classes: Sequence[str], palette: Sequence[RGB]) -> str:
-    """Heat map of a (K, K) matrix of pixel counts, rows = ground truth, columns = prediction, as an SVG element.
-
-    Each row is divided by its sum, so that it shows where the pixels of one class went. A row without pixels is empty.
-    """
+    """A (K, K) matrix of pixel counts (rows: ground truth), each row divided by its sum, as an SVG element."""
     shares_KK, counts_K = row_shares(matrix, len(classes))
     size = len(classes)
     cell = 40 if size <= 12 else 30 if size <= MAX_NUMBERED else 20 if size <= 40 else 13
@@ -46,10 +44,8 @@ def row_shares(matrix: ArrayLike, num_classes: int) -> tuple[NDArray[np.float64]
     except (TypeError, ValueError) as error:
         raise ValueError(f"confusion matrix is not a table of numbers ({error}); evaluate again") from None
     if counts_KK.shape != (num_classes, num_classes) or (counts_KK < 0).any():
-        raise ValueError(
-            f"confusion matrix has shape {counts_KK.shape}, expected {(num_classes, num_classes)} with counts of 0 and "
-            "more; evaluate again with the classes of this dataset"
-        )
+        expected = f"expected {(num_classes, num_classes)} with counts of 0 and more"
+        raise ValueError(f"confusion matrix has shape {counts_KK.shape}, {expected}; evaluate again on this dataset")
     counts_K = counts_KK.sum(axis=1)
     return counts_KK / np.maximum(counts_K, 1.0)[:, None], counts_K
 
@@ -59,7 +55,7 @@ def _labels(index: int, name: str, color: RGB, cell: int) -> str:
     middle = index * cell + cell / 2
     text = html.escape(name if len(name) <= 24 else name[:23] + "\u2026")
     chip = min(10, cell - 4)
-    fill = "rgb({:d},{:d},{:d})".format(*map(int, color))
+    fill = css_color(color)
     return (
         f'<rect class="chip" x="{-chip - 6}" y="{middle - chip / 2}" width="{chip}" height="{chip}" fill="{fill}"/>'
         f'<text x="{-chip - 12}" y="{middle}" dy=".35em" text-anchor="end">{text}</text>'
@@ -69,12 +65,11 @@ def _labels(index: int, name: str, color: RGB, cell: int) -> str:
 
 
 def _row(index: int, classes: Sequence[str], shares_K: NDArray[np.float64], count: int, cell: int) -> str:
-    """The cells of one row. The frame behind them stands for every cell that is too pale to draw."""
+    """The cells of one row that are dark enough to see, and the frame behind them."""
     top, side = index * cell, cell - 1
     name = html.escape(classes[index])
-    parts = [f'<rect class="row" y="{top}" width="{len(classes) * cell - 1}" height="{side}"/>']
-    if count == 0:
-        parts[0] = parts[0].replace("/>", f"><title>{name}: no pixels in the ground truth</title></rect>")
+    title = "" if count else f"<title>{name}: no pixels in the ground truth</title>"
+    parts = [f'<rect class="row" y="{top}" width="{len(classes) * cell - 1}" height="{side}">{title}</rect>']
     for column, share in enumerate(shares_K.tolist()):
         if share < _SMALLEST:
             continue

@@ -1,4 +1,4 @@
-"""Training curves as inline SVG: drawn by matplotlib, then made fit to live inside an HTML page."""
+"""Training curves as inline SVG: drawn by matplotlib, then adapted to an HTML page."""
 
 import html
 import io
@@ -16,18 +16,12 @@ MAX_HOVERS = 120
 _LARGEST = 1e100  # beyond it matplotlib's tick arithmetic overflows; such values count as not plottable
 
 WIDTH, HEIGHT = 440, 240  # points
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 14, 10, 36  # margins in points
+LEFT, RIGHT, TOP, BOTTOM = 50, 14, 10, 36  # margins in points
 
-# matplotlib cannot write CSS variables, so it draws in these stand-in colors, which are exchanged afterwards:
-# that is what lets the curves follow the page between light and dark.
-_STAND_INS = {
-    "#010101": "var(--muted)",
-    "#010102": "var(--line)",
-    "#010103": "var(--accent)",
-    "#010104": "var(--second)",
-}
-_INK, _GRID, *_LINES = _STAND_INS
-LINE_COLORS = tuple(_STAND_INS.values())[2:]
+# matplotlib cannot write CSS variables, by which the page is light or dark: it draws in these colors, which are replaced.
+_CSS_COLORS = {f"#01010{i}": f"var(--{name})" for i, name in enumerate(("muted", "line", "accent", "second"), start=1)}
+_TEXT, _GRID, *_LINES = _CSS_COLORS
+LINE_COLORS = tuple(_CSS_COLORS.values())[2:]
 
 Floats = NDArray[np.float64]
 
@@ -44,7 +38,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """What one set of axes shows. smooth: a smoothed line over a light raw one. from_zero: the y axis starts at 0."""
+    """One set of axes. smooth: a smoothed line over a light raw one. from_zero: the y axis starts at 0."""
 
     key: str
     title: str
@@ -60,7 +54,7 @@ class Chart:
 
     @property
     def legend(self) -> list[tuple[str, str]]:
-        """(label, CSS color) per line; empty where the title is enough."""
+        """(label, CSS color) per line; empty if the title is enough."""
         if self.smooth:
             return [("smoothed", LINE_COLORS[0])]
         if len(self.series) < 2:
@@ -69,7 +63,7 @@ class Chart:
 
 
 def number(value: Any) -> float | None:
-    """A finite float, or None for everything that is not one (None, NaN, infinities, text, booleans)."""
+    """A finite float, or None for anything else (None, NaN, infinities, text, booleans)."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         return None
     try:
@@ -80,26 +74,18 @@ def number(value: Any) -> float | None:
 
 
 def charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """The charts that the lines of metrics.jsonl can fill, each with its SVG; those without a value are absent."""
+    """The charts of metrics.jsonl's lines, each with its SVG; those without a value are absent."""
+
+    def lines(**labels: str) -> tuple[Series, ...]:
+        return tuple(series(metrics, key.replace("val_", "val/"), label) for key, label in labels.items())
+
+    scores = lines(val_mean_iou="mean IoU", val_pixel_accuracy="pixel accuracy")
+    speed = lines(images_per_second="images per second")
     wanted = (
-        Chart("loss", "Training loss", (series(metrics, "loss", "loss"),), smooth=True),
-        Chart(
-            "val",
-            "Validation",
-            (
-                series(metrics, "val/mean_iou", "mean IoU"),
-                series(metrics, "val/pixel_accuracy", "pixel accuracy"),
-            ),
-            percent=True,
-        ),
-        Chart("lr", "Learning rate", (series(metrics, "lr", "learning rate"),)),
-        Chart(
-            "speed",
-            "Images per second",
-            (series(metrics, "images_per_second", "images per second"),),
-            smooth=True,
-            from_zero=True,
-        ),
+        Chart("loss", "Training loss", lines(loss="loss"), smooth=True),
+        Chart("val", "Validation", scores, percent=True),
+        Chart("lr", "Learning rate", lines(lr="learning rate")),
+        Chart("speed", "Images per second", speed, smooth=True, from_zero=True),
     )
     filled = [chart for chart in wanted if any(line.steps.size for line in chart.series)]
     if not filled:
@@ -112,7 +98,7 @@ def charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 
 def series(metrics: Sequence[Mapping[str, Any]], key: str, label: str) -> Series:
-    """The values under `key` by step. A step that was repeated after a restart counts with its last line."""
+    """The values under `key` by step; of a step that was repeated after a restart the last."""
     by_step: dict[float, float] = {}
     num_skipped = 0
     for line in metrics:
@@ -129,10 +115,7 @@ def series(metrics: Sequence[Mapping[str, Any]], key: str, label: str) -> Series
 
 
 def smoothed(values: Floats) -> Floats:
-    """Centered running mean, (N,) to (N,), over about a twentieth of the run (cut off at its ends).
-
-    Centered, because a trailing mean would show a falling loss too high and every event too late.
-    """
+    """Centered running mean, (N,) to (N,), over about a twentieth of the run; a trailing mean would lag."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index, reach = np.arange(values.size), values.size // 40
     first, last = np.maximum(index - reach, 0), np.minimum(index + reach + 1, values.size)
@@ -140,7 +123,7 @@ def smoothed(values: Floats) -> Floats:
 
 
 def thin(values: Floats, limit: int = MAX_POINTS) -> NDArray[np.intp]:
-    """Indices of at most `limit` points that keep the line's look: lowest and highest of each stretch, and the ends."""
+    """Indices of at most `limit` points: the lowest and highest of each stretch, and the ends."""
     if values.size <= limit:
         return np.arange(values.size)
     stretches = np.array_split(np.arange(values.size), (limit - 2) // 2)
@@ -154,14 +137,14 @@ def draw(chart: Chart, limits: tuple[float, float]) -> str:
     from matplotlib.figure import Figure
 
     buffer = io.StringIO()
-    # Text stays text: a tenth of the size, set in the page's own font, and it can be searched and copied.
+    # Text stays text: a tenth of the size, in the page's font, and it can be searched.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.key, "font.size": 10.5}):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72)
-        box = (_LEFT / WIDTH, _BOTTOM / HEIGHT, 1 - (_LEFT + _RIGHT) / WIDTH, 1 - (_TOP + _BOTTOM) / HEIGHT)
+        box = (LEFT / WIDTH, BOTTOM / HEIGHT, 1 - (LEFT + RIGHT) / WIDTH, 1 - (TOP + BOTTOM) / HEIGHT)
         axes = figure.add_axes(box)
         for line, color in zip(chart.series, _LINES, strict=False):
             _plot(axes, line, color, chart.smooth)
-        _dress(axes, chart.percent)
+        _style_axes(axes, chart.percent)
         axes.set_xlim(*limits)
         if chart.from_zero:
             axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
@@ -171,10 +154,10 @@ def draw(chart: Chart, limits: tuple[float, float]) -> str:
 
 
 def _plot(axes: Any, line: Series, color: str, smooth: bool) -> None:
-    """Draw one series; few points get markers, because a single one would be invisible as a line."""
+    """Draw one series; few points get markers, since a single one would be invisible as a line."""
     marker = "o" if (line.steps.size <= 40 and not smooth) or line.steps.size == 1 else None
     kept = thin(line.values)
-    # Not clipped, so that the last point keeps its whole marker; the axes hold all points anyway.
+    # Not clipped, for the last point's marker.
     style = {"clip_on": False, "color": color, "solid_joinstyle": "round", "marker": marker, "markersize": 3.5}
     if not smooth:
         axes.plot(line.steps[kept], line.values[kept], linewidth=1.8, **style)
@@ -185,8 +168,8 @@ def _plot(axes: Any, line: Series, color: str, smooth: bool) -> None:
     axes.plot(line.steps[kept], mean[kept], linewidth=1.9, **style)
 
 
-def _dress(axes: Any, percent: bool) -> None:
-    """Quiet axes: horizontal grid lines only, few ticks, short numbers."""
+def _style_axes(axes: Any, percent: bool) -> None:
+    """Horizontal grid lines only, few ticks, short numbers."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.patch.set_visible(False)
@@ -195,8 +178,8 @@ def _dress(axes: Any, percent: bool) -> None:
     axes.spines["bottom"].set_color(_GRID)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(length=0, pad=6, labelcolor=_INK)
-    axes.set_xlabel("step", color=_INK, labelpad=3)
+    axes.tick_params(length=0, pad=6, labelcolor=_TEXT)
+    axes.set_xlabel("step", color=_TEXT, labelpad=3)
     axes.margins(y=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -205,7 +188,7 @@ def _dress(axes: Any, percent: bool) -> None:
 
 
 def _for_page(svg: str, chart: Chart, limits: tuple[float, float]) -> str:
-    """Strip what only a file needs, make ids unique in the page, exchange colors, add hover texts."""
+    """Remove what only a file needs, make ids unique in the page, replace colors, add hover texts."""
     svg = svg[svg.index("<svg") :]
     for waste in (r"<metadata>.*?</metadata>", r'<style type="text/css">.*?</style>', r"<!--.*?-->"):
         svg = re.sub(waste, "", svg, flags=re.DOTALL)
@@ -213,22 +196,22 @@ def _for_page(svg: str, chart: Chart, limits: tuple[float, float]) -> str:
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
     svg = re.sub(r'href="#', f'href="#{prefix}', svg)
     svg = re.sub(r"url\(#", f"url(#{prefix}", svg)
-    for stand_in, variable in _STAND_INS.items():
-        svg = svg.replace(stand_in, variable)
+    for color, variable in _CSS_COLORS.items():
+        svg = svg.replace(color, variable)
     opening = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(chart.title)}">'
     svg = re.sub(r"^<svg[^>]*>", opening, svg)
     return re.sub(r"\s*\n\s*", "\n", svg).replace("</svg>", f"{_hovers(chart, limits)}</svg>")
 
 
 def _hovers(chart: Chart, limits: tuple[float, float]) -> str:
-    """Invisible strips over the plot, each with the numbers of its step as a native tooltip."""
+    """Invisible strips over the plot, each with the values of its step as a tooltip."""
     lines = [dict(zip(line.steps.tolist(), line.values.tolist(), strict=True)) for line in chart.series]
     steps = np.unique(np.concatenate([line.steps for line in chart.series]))
     if steps.size > MAX_HOVERS:
         steps = steps[np.linspace(0, steps.size - 1, MAX_HOVERS).round().astype(int)]
-    inner = WIDTH - _LEFT - _RIGHT
-    centers = _LEFT + inner * (steps - limits[0]) / (limits[1] - limits[0])
-    edges = np.concatenate([[_LEFT], (centers[1:] + centers[:-1]) / 2, [WIDTH - _RIGHT]])
+    inner = WIDTH - LEFT - RIGHT
+    centers = LEFT + inner * (steps - limits[0]) / (limits[1] - limits[0])
+    edges = np.concatenate([[LEFT], (centers[1:] + centers[:-1]) / 2, [WIDTH - RIGHT]])
     strips = []
     for index, step in enumerate(steps.tolist()):
         texts = [
@@ -238,7 +221,7 @@ def _hovers(chart: Chart, limits: tuple[float, float]) -> str:
         ]
         tip = html.escape(f"step {step:,.0f}: {', '.join(texts)}")
         strips.append(
-            f'<rect class="hover" x="{edges[index]:.1f}" y="{_TOP}" width="{edges[index + 1] - edges[index]:.1f}" '
-            f'height="{HEIGHT - _TOP - _BOTTOM}"><title>{tip}</title></rect>'
+            f'<rect class="hover" x="{edges[index]:.1f}" y="{TOP}" width="{edges[index + 1] - edges[index]:.1f}" '
+            f'height="{HEIGHT - TOP - BOTTOM}"><title>{tip}</title></rect>'
         )
     return "".join(strips)

@@ -13,7 +13,7 @@ _JPEG_QUALITY = 85
 
 
 def data_uri(image: UInt8) -> str:
-    """A image, (H, W, 3) uint8 RGB, as a data: address: an indexed PNG up to 256 colors (exact), else a JPEG."""
+    """An image, (H, W, 3) uint8 RGB, as a data: address: an indexed PNG up to 256 colors (exact), else a JPEG."""
     check_image(image, image.shape[:2])
     packed_HW = image.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
     colors_C, index_HW = np.unique(packed_HW, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Maps over an image as images: the weight of each scale, and where a module looks."""
+"""Heat maps over an image: the weight of each scale, and attention."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from msanet.report.panels import GUTTER
 
 Float = NDArray[np.floating[Any]]
 
-_CAPTION = 26  # height of the line above a image, in pixels
+_CAPTION = 26  # height of the line above an image, in pixels
 _FONT = 16
 
 
@@ -28,10 +28,7 @@ def _colored(map_HW: Float, colors: int) -> UInt8:
 
 
 def scale_panel(image_HWC: UInt8, weights: Mapping[str, Float], width: int = 480) -> UInt8:
-    """The image and the weight map of each scale side by side, under their names, and a bar of the colors.
-
-    weights: {scale: (H, W), 0 to 1}. width: of each image, in pixels.
-    """
+    """The image and the weight map {scale: (H, W), 0 to 1} of each scale side by side, and a color bar. width: of each."""
     height = max(1, round(image_HWC.shape[0] * width / image_HWC.shape[1]))
     images = {"image": image_HWC, **{f"scale {scale}": heat(map_HW) for scale, map_HW in weights.items()}}
     parts = [_captioned(_resized(image, height, width), name) for name, image in images.items()]
@@ -44,8 +41,8 @@ def attention_image(
 ) -> UInt8:
     """Where a module looks for each query: its map (inferno) as light on the gray image, the query marked by a white ring.
 
-    maps_QHW: 0 and more; colors go to each map's own maximum, by the square root, since a softmax over many positions is
-    a few peaks. queries_Q2: (row, column). One query: the image's own size; several: a grid of images of that `width`.
+    maps_QHW: 0 and more, shown relative to each map's maximum, by the square root, since a softmax has few peaks.
+    queries_Q2: (row, column). One query: the image's own size; several: a grid of images of that `width`.
     """
     gray_HWC = cv2.cvtColor(cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     images = []
@@ -68,7 +65,7 @@ def attention_image(
 
 
 def _mark(image_HWC: UInt8, query: tuple[int, int]) -> None:
-    """A ring that is white on black, so that it shows on every color."""
+    """A white ring on a black one, visible on every color."""
     radius = max(6, min(image_HWC.shape[:2]) // 40)
     line = max(2, radius // 4)
     center = (query[1], query[0])
@@ -85,12 +82,11 @@ def _captioned(image_HWC: UInt8, text: str) -> UInt8:
 
 
 def _color_bar(height: int) -> UInt8:
-    """What the colors mean: 1 above, 0 below; as high as a captioned image."""
+    """1 above, 0 below; as high as a captioned image."""
     bar, labels = 16, 28
     page = Image.new("RGB", (bar + labels, height + _CAPTION), "white")
-    page.paste(
-        Image.fromarray(heat(np.repeat(np.linspace(1, 0, height, dtype=np.float32)[:, None], bar, 1))), (0, _CAPTION)
-    )
+    ramp = np.repeat(np.linspace(1, 0, height, dtype=np.float32)[:, None], bar, 1)
+    page.paste(Image.fromarray(heat(ramp)), (0, _CAPTION))
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(_FONT)
     for value, share, anchor in (("1", 0.0, "lt"), ("0.5", 0.5, "lm"), ("0", 1.0, "lb")):
         draw.text((bar + 4, _CAPTION + share * (height - 1)), value, "black", font, anchor=anchor)
@@ -98,8 +94,5 @@ def _color_bar(height: int) -> UInt8:
 
 
 def _resized(image_HWC: UInt8, height: int, width: int) -> UInt8:
-    smaller = width < image_HWC.shape[1]
-    return np.asarray(
-        cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR),
-        np.uint8,
-    )
+    interpolation = cv2.INTER_AREA if width < image_HWC.shape[1] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image_HWC, (width, height), interpolation=interpolation), np.uint8)

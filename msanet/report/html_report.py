@@ -1,7 +1,4 @@
-"""The report of a run: one HTML file that needs nothing else, to read, print, mail or archive.
-
-With the default of 8 panels with maps and 4 worst images, of 2048x1024 pixels, it stays below 5 MB.
-"""
+"""The report of a run: one self-contained HTML file, below 5 MB with the default panels of 2048x1024 pixels."""
 
 import base64
 import hashlib
@@ -33,13 +30,8 @@ _FOLDER = Path(__file__).parent
 class Panel:
     """What the report shows of one sample.
 
-    Args:
-        key: Its name.
-        images: {caption: (H, W, 3) uint8 RGB}, the input first.
-        iou: Its own mean IoU, 0 to 1.
-        is_worst: Shown as one of the worst images.
-        attention: {module: (R, C, h, w) uint8}, a map for each of R x C queries in the middles of equal parts of the image.
-        scales: {scale: (h, w) uint8}, its weight times 255.
+    images: {caption: (H, W, 3) uint8 RGB}, the input first. iou: its own mean IoU. attention: {module: (R, C, h, w) uint8}, a map
+    for each of R x C queries in the centers of equal parts of the image. scales: {scale: (h, w) uint8}, its weight times 255.
     """
 
     key: str
@@ -52,22 +44,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report shows; every optional part may be missing, and non-finite numbers read as absent.
+    """All that a report shows, with secrets removed by the caller; non-finite numbers count as missing.
 
-    Nothing here is masked: secrets are the caller's part.
-
-    Args:
-        title: Of the page.
-        config_yaml: The resolved configuration.
-        created: Date and time.
-        classes: One name per train id.
-        palette: One color per train id.
-        commands: {what it made: command line}.
-        metrics: The lines of metrics.jsonl.
-        evaluation: The content of evaluation-val.json, where `num_images` counts each evaluated image once and
-            `num_missing` those of the split that were not evaluated, and `cost`, its seconds and peak_memory in bytes.
-        panels: The images.
-        environment: {what: version or description}.
+    config_yaml: the resolved configuration. classes, palette: by train id. commands: {what it made: command line}.
+    metrics: the lines of metrics.jsonl. evaluation: the content of evaluation-val.json, and `cost`, its seconds and
+    peak_memory in bytes. environment: {what: version or description}.
     """
 
     title: str
@@ -83,7 +64,7 @@ class ReportData:
 
 
 def write_report(path: Path, report: ReportData) -> None:
-    """Write `report` to `path` as one self-contained HTML file; readers see the old or the new file, never a part."""
+    """Write `report` to `path` as one self-contained HTML file, completely or not at all."""
     text = render(report)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
@@ -93,31 +74,31 @@ def render(report: ReportData) -> str:
     """The report as HTML text. Raises ValueError if classes, palette and confusion matrix do not fit together."""
     if len(report.classes) != len(report.palette):
         raise ValueError(
-            f"report has {len(report.classes)} classes and {len(report.palette)} colors, expected one color per "
-            "class; take both from the same dataset"
+            f"report has {len(report.classes)} classes and {len(report.palette)} colors, expected one per class"
         )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,  # for every template: the file's suffix is .j2, which select_autoescape would not know
+        autoescape=True,  # for any suffix
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, grouped=grouped, data_uri=data_uri, sprite=_sprite, weights=_weights)
     evaluation = report.evaluation or {}
+    matrix = evaluation.get("confusion_matrix")
     script = (_FOLDER / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         report=report,
         evaluation=evaluation,
         facts=facts(report.evaluation, report.metrics),
         tiles=tiles(report.evaluation, report.metrics),
-        # Markup: these are made, and their texts escaped, by our own modules.
+        # Markup: our own modules have escaped the texts in these.
         charts=[(chart, Markup(chart.svg)) for chart in charts(report.metrics)],
         columns=class_columns(evaluation),
         rows=class_rows(evaluation, report.classes, report.palette),
         means=class_means(evaluation),
         named_tables=named_tables(evaluation),
-        matrix=_matrix(report),
+        matrix=Markup(confusion_svg(matrix, report.classes, report.palette)) if matrix else "",
         matrix_numbered=len(report.classes) <= MAX_NUMBERED,
         calibration=_calibration(evaluation),
         panels=[
@@ -131,12 +112,6 @@ def render(report: ReportData) -> str:
     )
 
 
-def _matrix(report: ReportData) -> Markup:
-    matrix = (report.evaluation or {}).get("confusion_matrix")
-    drawn = confusion_svg(matrix, report.classes, report.palette) if matrix is not None and len(matrix) else ""
-    return Markup(drawn)
-
-
 def _calibration(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
     """ECE as text and the two diagrams, None where nothing was counted."""
     calibration = evaluation.get("calibration") or {}
@@ -148,10 +123,7 @@ def _calibration(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _sprite(maps_RCHW: UInt8) -> str:
-    """The maps of all queries in one image, in rows and columns as their queries lie.
-
-    In inferno, whose 0 is black: the page adds its light to the gray image, which stays as it is where a weight is 0.
-    """
+    """The maps of all queries in one image, in the rows and columns of the queries, in inferno: the page adds its light."""
     rows, columns, height, width = maps_RCHW.shape
     levels_HW = np.ascontiguousarray(maps_RCHW.swapaxes(1, 2)).reshape(rows * height, columns * width)
     colored_BGR = cv2.applyColorMap(levels_HW, cv2.COLORMAP_INFERNO)

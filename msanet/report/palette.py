@@ -11,7 +11,7 @@ from PIL import Image
 from msanet.datasets import IGNORE_INDEX
 
 RGB = tuple[int, int, int]
-"""Red, green, blue, each 0 to 255. Every image of this package is RGB (cv2's BGR stays at the edges)."""
+"""Red, green, blue, each 0 to 255. Every image of this package is RGB."""
 
 UInt8 = NDArray[np.uint8]
 """Images are (H, W, 3) RGB, labels (H, W) train ids."""
@@ -20,21 +20,15 @@ IGNORE_COLOR: RGB = (0, 0, 0)
 
 
 def colorize(label_HW: UInt8, palette: Sequence[RGB], ignore_color: RGB = IGNORE_COLOR) -> UInt8:
-    """Paint train ids, (H, W) uint8, with the class colors: (H, W, 3) uint8 RGB; 255 gets `ignore_color`.
-
-    Raises ValueError if the label holds an id that has no color.
-    """
+    """Class colors (H, W, 3) of train ids (H, W); 255 gets `ignore_color`. Raises ValueError for an id without a color."""
     check_label(label_HW, len(palette))
     return color_table(palette, ignore_color)[label_HW]
 
 
 def overlay(image_HWC: UInt8, label_HW: UInt8, palette: Sequence[RGB], alpha: float = 0.5) -> UInt8:
-    """Lay the class colors over a image, (H, W, 3) uint8 RGB; ignored pixels show the image itself.
-
-    alpha: share of the class color, from 0 (only the image) to 1 (only the color).
-    """
+    """Blend an image, (H, W, 3) uint8 RGB, with the class colors by the share `alpha`; ignored pixels show the image."""
     if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"overlay has alpha {alpha}, expected a share from 0 to 1; choose for example 0.5")
+        raise ValueError(f"overlay has alpha {alpha}, expected 0 to 1")
     check_image(image_HWC, label_HW.shape)
     colors_HWC = colorize(label_HW, palette)
     mixed_HWC = (1.0 - alpha) * image_HWC.astype(np.float32) + alpha * colors_HWC.astype(np.float32)
@@ -43,10 +37,7 @@ def overlay(image_HWC: UInt8, label_HW: UInt8, palette: Sequence[RGB], alpha: fl
 
 
 def write_palette_png(path: Path, label_HW: UInt8, palette: Sequence[RGB], ignore_color: RGB = IGNORE_COLOR) -> None:
-    """Write an 8-bit indexed PNG: viewers show the class colors, tools that read the index get the train ids.
-
-    Read it back with PIL (`np.asarray(Image.open(path))`); cv2 resolves the palette and gives the colors.
-    """
+    """Write an 8-bit indexed PNG of train ids with the class colors; Pillow reads the ids, OpenCV the colors."""
     check_label(label_HW, len(palette))
     image = Image.fromarray(np.ascontiguousarray(label_HW))
     # All 256 entries, so that Pillow keeps 8 bits per pixel and 255 keeps its own color.
@@ -71,15 +62,13 @@ def check_label(label_HW: NDArray[Any], num_classes: int) -> None:
     """Raise ValueError unless this is an (H, W) uint8 label of ids 0 to num_classes - 1 and 255."""
     if label_HW.ndim != 2 or label_HW.dtype != np.uint8:
         raise ValueError(
-            f"label has shape {label_HW.shape} and type {label_HW.dtype}, expected (height, width) and uint8; "
-            "convert it to train ids first"
+            f"label has shape {label_HW.shape} and type {label_HW.dtype}, expected (height, width) and uint8"
         )
     present = np.flatnonzero(np.bincount(label_HW.ravel(), minlength=256))
     unknown = [int(value) for value in present if num_classes <= value != IGNORE_INDEX]
     if unknown:
         raise ValueError(
-            f"label contains the id(s) {unknown}, expected train ids 0 to {num_classes - 1} or {IGNORE_INDEX}; "
-            "map it to train ids or choose the palette of its dataset"
+            f"label contains the id(s) {unknown}, expected train ids 0 to {num_classes - 1} or {IGNORE_INDEX}"
         )
 
 
@@ -87,6 +76,5 @@ def check_image(image_HWC: NDArray[Any], size_HW: tuple[int, ...]) -> None:
     """Raise ValueError unless this is an (H, W, 3) uint8 image of the given (height, width)."""
     if image_HWC.shape != (*size_HW, 3) or image_HWC.dtype != np.uint8:
         raise ValueError(
-            f"image has shape {image_HWC.shape} and type {image_HWC.dtype}, expected {(*size_HW, 3)} and uint8; "
-            "bring image and label to one size, channels last"
+            f"image has shape {image_HWC.shape} and type {image_HWC.dtype}, expected {(*size_HW, 3)} and uint8"
         )

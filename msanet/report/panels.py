@@ -26,25 +26,20 @@ def comparison_images(
 ) -> dict[str, UInt8]:
     """Input, ground truth, prediction and errors by their names in COLUMNS, each (h, w, 3) uint8 RGB.
 
-    image: (H, W, 3) uint8 RGB. ground_truth, prediction: (H, W) uint8 train ids, 255 = ignore.
-    max_width: width of an image in pixels; wider ones, and those above four times that in height, are scaled down, others
-    kept.
+    image: (H, W, 3) uint8 RGB. ground_truth, prediction: (H, W) uint8 train ids, 255 = ignore. max_width: images wider than
+    this, or higher than four times this, are scaled down.
     """
     if max_width < 1:
-        raise ValueError(f"panel has max_width {max_width}, expected at least 1 pixel; choose for example 480")
+        raise ValueError(f"panel has max_width {max_width}, expected at least 1 pixel")
     check_label(ground_truth, len(palette))
     check_label(prediction, len(palette))
     check_image(image, ground_truth.shape)
     if prediction.shape != ground_truth.shape:
-        raise ValueError(
-            f"prediction has size {prediction.shape}, expected {ground_truth.shape} as the ground truth; "
-            "resize the scores before taking the best class"
-        )
+        raise ValueError(f"prediction has size {prediction.shape}, expected {ground_truth.shape} as the ground truth")
     height, width = ground_truth.shape
     share = min(max_width / width, 4 * max_width / height)
     if share < 1:
         size = (max(1, round(width * share)), max(1, round(height * share)))
-        # Area averaging avoids aliasing in the image; ids must never be mixed, so labels take the nearest pixel.
         image = _resize(image, size, cv2.INTER_AREA)
         ground_truth = _resize(ground_truth, size, cv2.INTER_NEAREST_EXACT)
         prediction = _resize(prediction, size, cv2.INTER_NEAREST_EXACT)
@@ -53,7 +48,7 @@ def comparison_images(
 
 
 def errors(ground_truth: UInt8, prediction: UInt8) -> UInt8:
-    """An image of where two (H, W) labels agree: gray = right, red = wrong, dark hatching = ignored; (H, W, 3) RGB."""
+    """Where two labels (H, W) agree: gray = right, red = wrong, dark hatching = ignored; (H, W, 3) RGB."""
     right_HW1 = (ground_truth == prediction)[..., None]
     errors_HWC = np.where(right_HW1, np.array(RIGHT), np.array(WRONG))
     height, width = ground_truth.shape
@@ -65,5 +60,4 @@ def errors(ground_truth: UInt8, prediction: UInt8) -> UInt8:
 
 
 def _resize(array: UInt8, size: tuple[int, int], interpolation: int) -> UInt8:
-    """cv2.resize to (width, height), typed."""
     return np.asarray(cv2.resize(array, size, interpolation=interpolation), dtype=np.uint8)

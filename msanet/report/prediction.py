@@ -1,4 +1,4 @@
-"""Files of a prediction. Every one is written under another name and renamed: after a kill it is complete or absent."""
+"""Files of a prediction, each written completely or not at all."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from msanet.report.palette import RGB, UInt8, write_palette_png
 
 
 def write_image(path: Path, image: UInt8) -> None:
-    """Write (H, W, 3) RGB or gray (H, W), uint8, as PNG or JPEG, by the path's ending. Raises UserError where it is too large."""
+    """Write (H, W, 3) RGB or gray (H, W), uint8, as PNG or JPEG, by the path's ending. Raises UserError if it is too large."""
     shown = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     options = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix == ".jpg" else []
     try:
@@ -24,7 +24,7 @@ def write_image(path: Path, image: UInt8) -> None:
         height, width = image.shape[:2]
         raise UserError(
             "MSA-EVAL-016",
-            f"'{path}' cannot hold {width}x{height} pixels; cut the image, or remove this output from --write",
+            f"'{path}' cannot hold {width}x{height} pixels; crop the image, or remove this output from --write",
             setting="--write",
         )
     with atomic_file(path, lasting=False) as temporary:

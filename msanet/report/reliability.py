@@ -1,20 +1,16 @@
-"""The reliability diagram (Guo et al. 2017, figure 1) as inline SVG that follows the page's colors."""
+"""The reliability diagram (Guo et al. 2017, figure 1) as inline SVG in the page's colors."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msanet.report.curves import HEIGHT, WIDTH, number
+from msanet.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, number
 from msanet.report.formats import grouped, percent
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 14, 10, 36  # margins, as the curves have them
-_INNER, _DEPTH = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+_INNER, _DEPTH = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
 
 def reliability_svg(bins: Sequence[Mapping[str, Any]]) -> str:
-    """How often the network is right by how sure it is: bars of accuracy, a line across each at its mean confidence.
-
-    bins: rows of `msanet.evaluation.calibration`. A network is calibrated where the bars end at the lines.
-    """
+    """Bars of accuracy by confidence, each with a line at its mean confidence. bins: of `msanet.evaluation.calibration`."""
     parts = [_frame("How often right, by confidence")]
     for row, low, high, pixels in _rows(bins):
         accuracy, confidence = number(row.get("accuracy")), number(row.get("confidence"))
@@ -50,11 +46,11 @@ def _rows(bins: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], fl
 
 
 def _x(share: float) -> float:
-    return _LEFT + _INNER * share
+    return LEFT + _INNER * share
 
 
 def _y(share: float) -> float:
-    return _TOP + _DEPTH * (1 - share)
+    return TOP + _DEPTH * (1 - share)
 
 
 def _frame(title: str) -> str:
@@ -64,9 +60,9 @@ def _frame(title: str) -> str:
     ]
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts.append(
-            f'<path d="M{_LEFT} {_y(tick):.1f}H{WIDTH - _RIGHT}" stroke="var(--line)" stroke-width=".8"/>'
-            f'<text x="{_LEFT - 6}" y="{_y(tick):.1f}" dy=".35em" text-anchor="end">{tick:.0%}</text>'
-            f'<text x="{_x(tick):.1f}" y="{HEIGHT - _BOTTOM + 15}" text-anchor="middle">{tick:.0%}</text>'
+            f'<path d="M{LEFT} {_y(tick):.1f}H{WIDTH - RIGHT}" stroke="var(--line)" stroke-width=".8"/>'
+            f'<text x="{LEFT - 6}" y="{_y(tick):.1f}" dy=".35em" text-anchor="end">{tick:.0%}</text>'
+            f'<text x="{_x(tick):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{tick:.0%}</text>'
         )
     parts.append(f'<text x="{_x(0.5)}" y="{HEIGHT - 5}" text-anchor="middle">confidence</text>')
     return "".join(parts)

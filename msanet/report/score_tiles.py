@@ -29,9 +29,11 @@ def tiles(evaluation: JsonObject | None, metrics: Sequence[JsonObject]) -> list[
             Tile("Mean IoU so far", percent(found[-1]["val/mean_iou"], 2), detail),
             Tile("Pixel accuracy so far", percent(found[-1].get("val/pixel_accuracy"), 2), detail),
         ]
-    result = [Tile("Mean IoU", percent(evaluation.get("mean_iou"), 2), _mean_iou_detail(evaluation))]
-    result.append(Tile("Pixel accuracy", percent(evaluation.get("pixel_accuracy"), 2), "every pixel counts alike"))
-    result.append(Tile("Mean accuracy", percent(evaluation.get("mean_accuracy"), 2), "every class counts alike"))
+    result = [
+        Tile("Mean IoU", percent(evaluation.get("mean_iou"), 2), _mean_iou_detail(evaluation)),
+        Tile("Pixel accuracy", percent(evaluation.get("pixel_accuracy"), 2), "every pixel counts alike"),
+        Tile("Mean accuracy", percent(evaluation.get("mean_accuracy"), 2), "every class counts alike"),
+    ]
     if number(evaluation.get("frequency_weighted_iou")) is not None:
         weighted = percent(evaluation["frequency_weighted_iou"], 2)
         result.append(Tile("Weighted IoU", weighted, "classes count by their pixels"))
@@ -64,7 +66,7 @@ def _column(metrics: Sequence[JsonObject], key: str) -> list[float]:
 
 
 def _mean_iou_detail(evaluation: JsonObject) -> str:
-    """The interval, and what always answering the commonest class would score: without both an mIoU means little."""
+    """The interval, and the score of always answering the most frequent class."""
     bounds = interval(evaluation.get("mean_iou_interval"), 2)
     parts = [f"95% interval {bounds}"] if bounds else []
     if baseline := evaluation.get("constant_baseline"):
@@ -73,7 +75,7 @@ def _mean_iou_detail(evaluation: JsonObject) -> str:
 
 
 def _images_tile(evaluation: JsonObject) -> Tile:
-    """How complete the evaluation is; alarming unless each image counted exactly once."""
+    """How complete the evaluation is."""
     counted, missing, twice = (number(evaluation.get(f"num_{key}")) for key in ("images", "missing", "duplicate"))
     if counted is None:
         return Tile("Images counted", "n/a")

@@ -22,7 +22,7 @@ _NAMED = {
 
 
 def class_columns(evaluation: JsonObject) -> dict[str, str]:
-    """{key: heading} of the columns in addition to IoU and pixels: those that any class has a value for, and the accuracy."""
+    """{key: heading} of the columns in addition to IoU and pixels: accuracy, and those with any value."""
     rows = (evaluation.get("classes") or {}).values()
     return {
         key: heading
@@ -32,9 +32,9 @@ def class_columns(evaluation: JsonObject) -> dict[str, str]:
 
 
 def class_rows(evaluation: JsonObject, classes: Sequence[str], palette: Sequence[RGB]) -> list[dict[str, Any]]:
-    """One row per class of the evaluation: values as text, those of `class_columns` under `others`, and CSS lengths.
+    """One row per class: values as text, those of `class_columns` under `others`, and CSS lengths.
 
-    whisker: (left, width) of the interval of the IoU, None where it has no width.
+    whisker: (left, width) of the IoU's interval, None if it has no width.
     """
     scores: Mapping[str, JsonObject] = evaluation.get("classes") or {}
     colors = dict(zip(classes, map(css_color, palette), strict=True))
@@ -56,7 +56,7 @@ def class_rows(evaluation: JsonObject, classes: Sequence[str], palette: Sequence
 
 
 def class_means(evaluation: JsonObject) -> list[tuple[str, str]]:
-    """(what, value) of means over classes that have no tile, and of the pixels for which no class was predicted."""
+    """(what, value) of means over classes without a tile, and of the pixels that were predicted as void."""
     boundary = evaluation.get("boundary") or {}
     found = (
         ("mean Dice", evaluation.get("mean_dice")),
@@ -69,7 +69,7 @@ def class_means(evaluation: JsonObject) -> list[tuple[str, str]]:
 
 
 def named_tables(evaluation: JsonObject) -> list[dict[str, Any]]:
-    """JsonObject that the Cityscapes protocol adds: title, mean, and rows of (name, value, CSS length)."""
+    """Tables of the Cityscapes protocol: title, mean, and rows of (name, value, CSS length)."""
     found = [(title, evaluation.get(key) or {}) for key, title in _NAMED.items()]
     return [
         {

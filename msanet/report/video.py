@@ -1,4 +1,4 @@
-"""Videos through OpenCV: frame after frame in, MPEG-4 out."""
+"""Videos through OpenCV: frames in, MPEG-4 out."""
 
 import logging
 import math
@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 VIDEO_EXTENSIONS = ("mp4", "avi", "mov", "mkv", "webm")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: our own error names a damaged file
-_USUAL_RATE = 25.0  # frames per second where a file does not say
-_FULL = 1 << 20  # bytes: with less free space the disk is full, which OpenCV does not report
+_DEFAULT_RATE = 25.0  # frames per second if a file does not say
+_FULL = 2**20  # bytes: with less space the disk counts as full, which OpenCV does not report
 
 
 def is_video(path: Path) -> bool:
@@ -30,9 +30,9 @@ def is_video(path: Path) -> bool:
 
 
 class VideoReader:
-    """The frames of a video, one in memory at a time.
+    """The frames of a video, one in memory at a time. Raises UserError if no frame can be read.
 
-    rate: frames per second. count: frames as the file's header announces, an estimate. Raises UserError if no frame can be read.
+    rate: frames per second. count: frames according to the header, an estimate.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,11 +46,11 @@ class VideoReader:
                 setting="--images",
             )
         rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if math.isfinite(rate) and rate > 0 else _USUAL_RATE
+        self.rate = rate if math.isfinite(rate) and rate > 0 else _DEFAULT_RATE
         self.count = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def frames(self) -> Iterator[UInt8]:
-        """(H, W, 3) uint8 RGB, once. Warns where there are fewer than the header announces."""
+        """(H, W, 3) uint8 RGB, once. Warns if there are fewer than the header says."""
         read, frame_HWC = 0, self._first
         self._first = None
         while frame_HWC is not None:
@@ -90,8 +90,8 @@ class VideoWriter:
         if not self._writer.isOpened() or self._size != (height, width):
             raise UserError(
                 "MSA-EVAL-018",
-                f"{width}x{height} pixels at {self._rate:g} frames per second do not fit into '{self._path.name}', expected "
-                "frames of one size; write an image of each frame instead, --write palette",
+                f"frames of {width}x{height} at {self._rate:g} per second do not fit into '{self._path.name}'; "
+                "write an image of each frame instead, --write palette",
                 setting="--write",
             )
         self.require_space()
@@ -104,14 +104,14 @@ class VideoWriter:
             raise OSError(ENOSPC, os.strerror(ENOSPC), str(self._path))
 
     def close(self) -> None:
-        """Write what is left."""
+        """Complete the file."""
         if self._writer is not None:
             self._writer.release()
 
 
 @contextmanager
 def new_video(path: Path, rate: float) -> Iterator[VideoWriter]:
-    """A video that is at `path` when the block has ended without an error. Raises OSError if frames are missing in it."""
+    """A video that is at `path` after the block, unless it raised. Raises OSError if frames are missing in it."""
     # FFmpeg detects the container from the extension.
     with atomic_file(path, path.with_name(path.stem + PARTIAL + path.suffix), lasting=False) as temporary:
         writer = VideoWriter(temporary, rate)

@@ -13,7 +13,7 @@ from msanet.data.manifest import Manifest
 from msanet.data.pipeline import Batch
 from msanet.distributed.heartbeat import CHECKPOINT_THREAD
 from msanet.errors import UserError
-from msanet.evaluation.result import EvaluationResult, evaluation_file, write_evaluation
+from msanet.evaluation.result import EvaluationResult, write_evaluation
 from msanet.evaluation.run_report import (
     command_line,
     without_secrets,
@@ -116,7 +116,7 @@ class RunFolder:
 
     def _write_evaluation(self, position: dict[str, float], evaluation: EvaluationResult) -> None:
         self.log(position, evaluation.summary())
-        figures, stays = evaluation_file(self.path, evaluation.split), "the last one written stays"
+        figures, stays = self._layout.evaluation(evaluation.split), "the last one written stays"
         report = partial(write_run_report, self.path, self._manifest.palette, evaluation)
         self._writer.write(figures, partial(write_evaluation, self.path, evaluation), stays)
         self._writer.write(self._layout.report, report, stays)

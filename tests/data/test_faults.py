@@ -10,6 +10,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from msanet.data import loader as loader_module
 from msanet.data.image.tiles import encode_tiled
 from msanet.data.loader import plan_batches, shuffle_config, shuffle_order, train_loader, train_source
 from msanet.data.manifest import load_manifest
-from msanet.data.pipeline import Batch, Predownload
+from msanet.data.pipeline import Batch, predownload
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.errors import UserError
@@ -105,8 +106,12 @@ FAULTS: dict[str, tuple[Damage, slice, str]] = {
     "truncated": (truncate, FROM_FOURTH, r"{bad}.tar' is damaged: {key}.image.tif at byte {image} has \d+ bytes "),
     "no shard": (remove_the_shard, ALL, r"{bad}.tar' cannot be opened"),
     "no index": (remove_the_index, ALL, r"{bad}.idx.json' cannot be opened"),
-    "stale index": (bring_a_stale_index, ALL, r"{bad}.idx.json' is of another version of its shard"),
-    "bad pixels": (break_the_pixels, SECOND, r"{bad}.tar:{key}.image.tif' cannot be decoded: tile 0 at byte \d+ of "),
+    "stale index": (bring_a_stale_index, ALL, r"{bad}.idx.json' is of another shard"),
+    "bad pixels": (
+        break_the_pixels,
+        SECOND,
+        r"{bad}.tar:{key}.image.tif' cannot be decoded: tile 0 at byte \d+ is damaged",
+    ),
     "bad header": (break_the_header, SECOND, r"{bad}.tar:{key}.label.tif' cannot be read as an image"),
     "sizes differ": (
         change_the_size,
@@ -298,7 +303,7 @@ def positions(count: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def reading_threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")}
+    return {thread for thread in threading.enumerate() if thread.name.startswith("predownload")}
 
 
 def all_end(before: set[threading.Thread], seconds: float = 20) -> bool:
@@ -312,7 +317,7 @@ def all_end(before: set[threading.Thread], seconds: float = 20) -> bool:
 @pytest.mark.parametrize("depth", [1, 3, 50])
 def test_read_ahead_passes_everything_on_in_order(depth: int) -> None:
     source, before = Recorder(), reading_threads()
-    ahead = Predownload(source, depth, threads=3)  # type: ignore[arg-type]
+    ahead = partial(predownload, source=source, depth=depth, threads=3)  # type: ignore[arg-type]
     assert [item[1].tolist() for item in ahead(positions(20))] == [[2 * n, 2 * n + 1] for n in range(20)]
     assert all_end(before) and source.fetched <= set(range(40))
     endless = ahead(positions(None))
@@ -330,7 +335,7 @@ def test_read_ahead_is_ahead_by_its_depth() -> None:
             yield item
 
     source = Recorder()
-    stream = Predownload(source, 4, threads=2)(counted())  # type: ignore[arg-type]
+    stream = predownload(counted(), source, 4, threads=2)  # type: ignore[arg-type]
     next(stream)
     assert seen == [0, 1, 2, 3, 4]
     deadline = time.monotonic() + 30
@@ -343,11 +348,11 @@ def test_read_ahead_neither_hangs_nor_ends_with_what_it_fetches() -> None:
     def fail(sample: int) -> None:
         raise UserError("MSA-DATA-014", f"sample {sample} is not there")
 
-    assert len(list(Predownload(Recorder(fail), 3, threads=2)(positions(20)))) == 20  # type: ignore[arg-type]
+    assert len(list(predownload(positions(20), Recorder(fail), 3, threads=2))) == 20  # type: ignore[arg-type]
     release, before = threading.Event(), reading_threads()
-    stuck = Predownload(Recorder(lambda sample: bool(release.wait(60)) and None), 3, threads=2)  # type: ignore[arg-type]
+    slow = Recorder(lambda sample: bool(release.wait(60)) and None)
     started = time.monotonic()
-    assert len(list(stuck(positions(20)))) == 20 and time.monotonic() - started < 30
+    assert len(list(predownload(positions(20), slow, 3, threads=2))) == 20 and time.monotonic() - started < 30
     release.set()
     assert all_end(before)
 
@@ -357,7 +362,7 @@ def test_a_fault_that_a_fetching_thread_met_is_told_by_the_read(copy: Path) -> N
     source = ShardSource(LocalStorage(copy), "train")
     number = bad_samples(copy, ALL)[0]
     items = [(np.zeros(1, np.int64), np.array([number]))]
-    assert list(Predownload(source, 1, threads=1)(items)) == items
+    assert list(predownload(items, source, 1, threads=1)) == items
     with pytest.raises(UserError, match=f"{BAD}.idx.json' cannot be opened"):
         source.read(number)
 

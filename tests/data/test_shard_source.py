@@ -86,7 +86,7 @@ def test_missing_truncated_and_stale_files_are_named(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda tree: tree.update(schema_version=9), "this version reads 1"),
+        (lambda tree: tree.update(schema_version=9), "schema_version is 9, expected 1"),
         (lambda tree: tree.update(ignore_index=0), "ignore_index is 0, expected 255"),
         (lambda tree: tree.update(surprise=1), "damaged at surprise"),
         (lambda tree: tree["classes"].pop(), "10 classes, 11 colors"),

@@ -18,9 +18,9 @@ from msanet.evaluation.per_image_counts import (
     PerImageCounts,
     collect_counts,
     image_counts,
-    per_image_counts_file,
     write_per_image_counts,
 )
+from msanet.run_layout import RunLayout
 from support.errors import error_codes
 
 Write = Callable[..., Path]
@@ -46,7 +46,7 @@ def make(quality: int = 20, classes: tuple[str, ...] = CITYSCAPES.classes, void:
 def run(tmp_path: Path) -> Write:
     def write(name: str = "run", records: PerImageCounts | None = None, split: str = "val") -> Path:
         (tmp_path / name).mkdir(exist_ok=True)
-        write_per_image_counts(per_image_counts_file(tmp_path / name, split), records or make())
+        write_per_image_counts(RunLayout(tmp_path / name).per_image_counts(split), records or make())
         return tmp_path / name
 
     return write

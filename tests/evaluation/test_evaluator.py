@@ -19,12 +19,12 @@ from msanet.evaluation.evaluator import evaluate
 from msanet.evaluation.per_image_counts import (
     collect_counts,
     image_counts,
-    per_image_counts_file,
     read_per_image_counts,
 )
 from msanet.evaluation.result import EvaluationResult, require_complete, write_evaluation
 from msanet.inference.predictor import Predictor
 from msanet.models import build_model
+from msanet.run_layout import RunLayout
 from support import ranks
 from support.errors import raises_user_error
 from support.ranks import run_ranks, start_ranks
@@ -82,7 +82,7 @@ def test_any_number_of_ranks_gives_the_same_matrix(shards: Path, tmp_path: Path)
     assert [shown for shown in whole["panels"] if not shown[1]] == [[f"val_00{i}", False] for i in (0, 3, 6)]
     worst = [image["key"] for image in whole["worst_images"][:2]]
     assert [key for key, is_worst in whole["panels"] if is_worst] == worst
-    per_image = read_per_image_counts(per_image_counts_file(tmp_path / "1", "val"))
+    per_image = read_per_image_counts(RunLayout(tmp_path / "1").per_image_counts("val"))
     others = [
         run(shards, tmp_path / "2", 2, workers=1),
         run(shards, tmp_path / "3", 3),
@@ -92,7 +92,7 @@ def test_any_number_of_ranks_gives_the_same_matrix(shards: Path, tmp_path: Path)
     for other, name in zip(others, ("2", "3", "8", "z"), strict=True):
         assert other["world_size"] == (2 if name == "z" else int(name))
         assert_same(other, whole)
-        theirs = read_per_image_counts(per_image_counts_file(tmp_path / name, "val"))
+        theirs = read_per_image_counts(RunLayout(tmp_path / name).per_image_counts("val"))
         assert theirs.keys == per_image.keys and theirs.counts.tolist() == per_image.counts.tolist()
 
 

@@ -13,10 +13,10 @@ from msanet.evaluation.per_image_counts import (
     collect_counts,
     image_counts,
     merge_classes,
-    per_image_counts_file,
     read_per_image_counts,
     write_per_image_counts,
 )
+from msanet.run_layout import RunLayout
 from support.errors import raises_user_error
 
 CLASSES = ("road", "sidewalk", "car", "truck", "bus")
@@ -104,7 +104,7 @@ def test_a_group_may_take_the_name_of_its_member() -> None:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     per_image = make(random_matrices())
-    path = per_image_counts_file(tmp_path, "val")
+    path = RunLayout(tmp_path).per_image_counts("val")
     write_per_image_counts(path, per_image)
     read = read_per_image_counts(path)
     assert [file.name for file in tmp_path.iterdir()] == ["evaluation-val.npz"]

@@ -65,7 +65,7 @@ def test_samples_without_place_in_the_shard_are_refused(shards: Path, copied: Pa
         index = json.loads((shards / name).read_bytes())
         index["samples"][0].update(change)
         (copied / name).write_text(json.dumps(index))
-        assert "do not follow each other inside the shard" in str(outcome(read_all, copied)), change
+        assert "not in the shard's order" in str(outcome(read_all, copied)), change
     shutil.copy(shards / name, copied)
 
 

@@ -54,7 +54,7 @@ def test_a_file_of_version_1_still_loads(tmp_path: Path) -> None:
     for name, tensor in network.state_dict().items():
         assert tensor.equal(weights[name]), name
     report = initialize(OWN.build(), tmp_path / "model.safetensors", OWN.classes)
-    assert len(report.taken) == len(weights) and "unet of 2 classes" in report.source
+    assert len(report.loaded) == len(weights) and "unet of 2 classes" in report.source
 
 
 def test_a_new_file_names_its_format_and_the_version_that_wrote_it(tmp_path: Path) -> None:

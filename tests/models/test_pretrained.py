@@ -146,13 +146,13 @@ def test_largefov_decimates(name: str, vgg: PlainVGG, vgg_file: Path) -> None:
         assert torch.equal(found[f"{fc}.fc7.weight"][f, :, 0, 0], fc7[4 * f, 0:256:4])
         assert found[f"{fc}.fc7.bias"][f] == theirs["classifier.3.bias"][4 * f]
     assert report.unused == ("classifier.6.weight", "classifier.6.bias")
-    assert not any("trunk" in key or ".fc." in key for key in report.kept)
+    assert not any("trunk" in key or ".fc." in key for key in report.new)
 
 
 def test_report_names_every_key(vgg_file: Path) -> None:
     model = network("deeplab_largefov")
     report = initialize(model, vgg_file, CLASSES)
-    assert len(report.taken) == 26 + 4
+    assert len(report.loaded) == 26 + 4
     assert report.text(MEAN, STD).splitlines() == [
         f"pretrained: 30 tensors from '{vgg_file}', torchvision's VGG-16",
         "  new, 2: fc8.weight, fc8.bias",
@@ -167,16 +167,16 @@ def test_long_reports_are_wrapped_and_complete(tmp_path: Path) -> None:
     report = initialize(model, saved(tmp_path / "r50.pth", resnet_weights()), CLASSES)
     text = report.text(MEAN, STD)
     assert max(map(len, text.splitlines()[1:])) <= 120
-    assert set(report.kept) | set(report.unused) <= set(re.findall(r"[\w.]+", text))
-    assert set(report.taken) | set(report.kept) == model.state_dict().keys()
-    assert not set(report.taken) & set(report.kept)
+    assert set(report.new) | set(report.unused) <= set(re.findall(r"[\w.]+", text))
+    assert set(report.loaded) | set(report.new) == model.state_dict().keys()
+    assert not set(report.loaded) & set(report.new)
 
 
 def test_without_its_classifier_fc6_and_fc7_are_new(vgg: PlainVGG, tmp_path: Path) -> None:
     features = {name: t for name, t in vgg.state_dict().items() if name.startswith("features.")}
     report = initialize(network("deeplab_largefov"), saved(tmp_path / "features.pth", features), CLASSES)
-    assert len(report.taken) == 26
-    assert {"fc.fc6.weight", "fc.fc7.bias", "fc8.weight"} <= set(report.kept)
+    assert len(report.loaded) == 26
+    assert {"fc.fc6.weight", "fc.fc7.bias", "fc8.weight"} <= set(report.new)
 
 
 @pytest.mark.parametrize("form", ["state_dict", "model", "module", "legacy", "half", "safetensors", "parameters"])
@@ -198,7 +198,7 @@ def test_every_form_gives_the_same_network(form: str, vgg: PlainVGG, vgg_file: P
             save_file(weights, path)
     model, expected = network("fcn"), network("fcn")
     report = initialize(model, path, CLASSES)
-    assert report.taken == initialize(expected, vgg_file, CLASSES).taken
+    assert report.loaded == initialize(expected, vgg_file, CLASSES).loaded
     tolerance = {"rtol": 1e-3, "atol": 1e-4} if form == "half" else {"rtol": 0.0, "atol": 0.0}
     for name, tensor in expected.state_dict().items():
         assert model.state_dict()[name].dtype == torch.float32
@@ -218,7 +218,7 @@ def test_resnet_trunk_is_the_files(backbone: str, norm: str, tmp_path: Path) -> 
     assert trunk.keys() == weights.keys() - {"fc.weight", "fc.bias"}
     assert all(torch.equal(tensor, weights[name]) for name, tensor in trunk.items())
     assert sorted(report.unused) == ["fc.bias", "fc.weight"]
-    assert {name.split(".")[0] for name in report.kept} == {"aspp", "classifier"}
+    assert {name.split(".")[0] for name in report.new} == {"aspp", "classifier"}
 
 
 def test_resnet_without_batch_counters(tmp_path: Path) -> None:
@@ -228,8 +228,8 @@ def test_resnet_without_batch_counters(tmp_path: Path) -> None:
     report = initialize(model, saved(tmp_path / "old.pth", weights), CLASSES)
     found = model.state_dict()
     assert torch.equal(found["network.trunk.layer4.2.bn3.running_var"], weights["layer4.2.bn3.running_var"])
-    assert len([name for name in report.kept if "trunk" in name]) == 53
-    assert all(name.endswith("num_batches_tracked") for name in report.kept if "trunk" in name)
+    assert len([name for name in report.new if "trunk" in name]) == 53
+    assert all(name.endswith("num_batches_tracked") for name in report.new if "trunk" in name)
 
 
 def test_group_norm_gets_no_batch_norm(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_group_norm_gets_no_batch_norm(tmp_path: Path) -> None:
         norm="batch",
     )
     report = initialize(network("deeplabv3", norm="group"), group, CLASSES)
-    assert "trunk.bn1.weight" in report.taken
+    assert "trunk.bn1.weight" in report.loaded
 
 
 # --- files that do not fit ---
@@ -404,7 +404,7 @@ def test_other_classes_reinitialize_only_the_head(name: str, classes: tuple[str,
     fresh = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     report = initialize(model, path.parent, classes)
     heads = [key for key in fresh if is_head(key, model)]
-    assert heads and list(report.kept) == heads and sorted(report.unused) == sorted(heads)
+    assert heads and list(report.new) == heads and sorted(report.unused) == sorted(heads)
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, fresh[key] if key in heads else trained[key]), key
 
@@ -414,7 +414,7 @@ def test_same_classes_take_everything(name: str, tmp_path: Path) -> None:
     path, trained = checkpoint(tmp_path, name, width=0.05)
     model = network(name, width=0.05)
     report = initialize(model, path, CLASSES)
-    assert report.kept == report.unused == ()
+    assert report.new == report.unused == ()
     assert all(torch.equal(tensor, trained[key]) for key, tensor in model.state_dict().items())
     assert f"{name} of 3 classes of camvid at step 12" in report.text(MEAN, STD)
     assert "warning: " in report.text(MEAN, STD) and "warning: " not in report.text(metadata.MEAN, metadata.STD)
@@ -422,7 +422,7 @@ def test_same_classes_take_everything(name: str, tmp_path: Path) -> None:
 
 def test_order_of_classes_counts(tmp_path: Path) -> None:
     path, _ = checkpoint(tmp_path, "unet")
-    assert initialize(network("unet"), path, CLASSES[::-1]).kept == ("classifier.weight", "classifier.bias")
+    assert initialize(network("unet"), path, CLASSES[::-1]).new == ("classifier.weight", "classifier.bias")
 
 
 @pytest.mark.parametrize("classes", [CLASSES, OTHERS], ids=["same", "other"])
@@ -435,9 +435,9 @@ def test_an_unwrapped_network_loads_into_attention_to_scale(
     report = initialize(model, path, classes)
     new = [name for name in model.state_dict() if name.startswith("attention.")]
     new += [name for name in model.state_dict() if name.startswith("network.fc8.") and classes == OTHERS]
-    assert new and sorted(report.kept) == sorted(new)
+    assert new and sorted(report.new) == sorted(new)
     assert report.unused == (() if classes == CLASSES else ("fc8.bias", "fc8.weight"))
-    for name in report.taken:
+    for name in report.loaded:
         assert torch.equal(model.state_dict()[name], trained[name.removeprefix("network.")])
 
 
@@ -445,7 +445,7 @@ def test_batch_norm_may_be_frozen_and_thawed(tmp_path: Path) -> None:
     for was, now in (("batch", "frozen"), ("frozen", "batch")):
         path, trained = checkpoint(tmp_path, "deeplabv3", norm=was)
         model = network("deeplabv3", norm=now)
-        assert initialize(model, path, CLASSES).kept == ()
+        assert initialize(model, path, CLASSES).new == ()
         assert all(torch.equal(tensor, trained[name]) for name, tensor in model.state_dict().items())
 
 

@@ -1,7 +1,7 @@
 """Bytes of a shard's member to arrays and back.
 
 `tiff`, the default, stores tiles, so that a crop is decoded without the rest of its image (tiles.py). `original` passes
-the source's own bytes through (PNG or JPEG); its labels are written again as grey PNG of train ids, since OpenCV would
+the source's own bytes through (PNG or JPEG); its labels are written again as gray PNG of train ids, since OpenCV would
 expand a palette PNG to colors. What a member is shows in its first bytes, so both read alike.
 """
 
@@ -27,11 +27,11 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it say
 
 _TIFF_EXPECTED = {274: ("orientation", 1), 338: ("extra sample", 1), 339: ("sample format", 1)}
 _TIFF_LABEL_EXPECTED = {**_TIFF_EXPECTED, 262: ("photometric interpretation", 1), 258: ("bits per sample", 8)}
-"""What OpenCV would change unasked: it turns, multiplies by alpha, and makes signed, inverted or few bits to grey values."""
+"""What OpenCV would change unasked: it turns, multiplies by alpha, and makes signed, inverted or few bits to gray values."""
 
 
 class LazyImage(Protocol):
-    """An image or label whose pixels are decoded when they are asked for."""
+    """An image or label that is decoded on demand, by windows."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -41,13 +41,13 @@ class LazyImage(Protocol):
     def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """A window inside the image: (height, width, 3) RGB or (height, width) ids, to be read and not written to.
 
-        Raises UserError if what lies under the window cannot be decoded.
+        Raises UserError if the window cannot be decoded.
         """
         ...
 
 
 class _FullyDecodedImage:
-    """Any format of Pillow or OpenCV: decoded whole, at the first window."""
+    """Any format of Pillow or OpenCV: decoded completely, at the first window."""
 
     def __init__(self, data: bytes, name: str, is_label: bool) -> None:
         self._data, self._name, self._is_label = data, name, is_label
@@ -88,14 +88,14 @@ def open_label(data: bytes, name: str) -> LazyImage:
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """All of `open_image`: (H, W, 3) uint8 RGB."""
-    picture = open_image(data, name)
-    return picture.window(0, 0, *picture.size)
+    image = open_image(data, name)
+    return image.window(0, 0, *image.size)
 
 
 def decode_label(data: bytes, name: str) -> np.ndarray:
     """All of `open_label`: (H, W) integers."""
-    picture = open_label(data, name)
-    return picture.window(0, 0, *picture.size)
+    label = open_label(data, name)
+    return label.window(0, 0, *label.size)
 
 
 def decode_instances(data: bytes, name: str) -> np.ndarray:
@@ -110,7 +110,7 @@ def decode_instances(data: bytes, name: str) -> np.ndarray:
 
 
 def encode_label(label_HW: np.ndarray) -> bytes:
-    """(H, W) uint8 train ids to grey PNG bytes; the same array always gives the same bytes."""
+    """(H, W) uint8 train ids to gray PNG bytes; the same array always gives the same bytes."""
     assert label_HW.dtype == np.uint8 and label_HW.ndim == 2
     done, data = cv2.imencode(".png", label_HW, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     assert done

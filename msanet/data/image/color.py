@@ -1,7 +1,6 @@
-"""What happens to colors, and the randomness of all augmentation.
+"""Color jitter and normalization, on the device, and the random numbers of all augmentation.
 
-Color jitter and normalization run on the device, so that what crosses process borders is uint8. All randomness comes
-from (seed, epoch, sample), so pixels do not depend on ranks, workers or resumes.
+They depend on (seed, epoch, sample) alone, so pixels do not depend on ranks, workers or resumes.
 """
 
 import cv2
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from msanet.config import DataConfig
 
-_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma of R, G, B
+_GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma of R, G, B
 
 
 def sample_rng(seed: int, epoch: int, sample: int) -> np.random.Generator:
@@ -27,42 +26,42 @@ def choose_jitter(config: DataConfig, rng: np.random.Generator) -> tuple[float, 
 
 
 def normalize(images_NHWC: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (N, H, W, 3) on the device to float32 (N, 3, H, W), mean and std in grey values; memory stays channels_last."""
+    """uint8 (N, H, W, 3) on the device to float32 (N, 3, H, W), mean and std in gray values; memory stays channels_last."""
     x = images_NHWC.permute(0, 3, 1, 2).float()
     return (x - _constant(mean, x.device).view(1, 3, 1, 1)) / _constant(std, x.device).view(1, 3, 1, 1)
 
 
 def color_jitter(images_NHWC: Tensor, factors_N3: Tensor) -> Tensor:
-    """Brightness, then contrast (about the image's mean grey), then saturation; uint8 in, float 0-255 out, (N, H, W, 3)."""
+    """Brightness, then contrast (about the image's mean gray), then saturation; uint8 in, float 0-255 out, (N, H, W, 3)."""
     brightness, contrast, saturation = (factors_N3[:, i].view(-1, 1, 1, 1) for i in range(3))
-    grey_weights = _constant(_GREY, images_NHWC.device)
+    gray_weights = _constant(_GRAY, images_NHWC.device)
     x = (images_NHWC.float() * brightness).clamp_(0, 255)
-    mean_grey = (x @ grey_weights).mean(dim=(1, 2)).view(-1, 1, 1, 1)
-    x = ((x - mean_grey) * contrast + mean_grey).clamp_(0, 255)
-    grey = (x @ grey_weights).unsqueeze(-1)
-    return ((x - grey) * saturation + grey).clamp_(0, 255)
+    mean_gray = (x @ gray_weights).mean(dim=(1, 2)).view(-1, 1, 1, 1)
+    x = ((x - mean_gray) * contrast + mean_gray).clamp_(0, 255)
+    gray = (x @ gray_weights).unsqueeze(-1)
+    return ((x - gray) * saturation + gray).clamp_(0, 255)
 
 
 def color_jitter_uint8(image_HWC: np.ndarray, factors: tuple[float, float, float]) -> np.ndarray:
-    """`color_jitter` of one image in a loader process: uint8 in and out, within two grey levels of the float result.
+    """`color_jitter` of one image in a loader process: uint8 in and out, within two gray levels of the float result.
 
-    Brightness and contrast act on each value alone and become one table; saturation is a linear map of R, G, B.
+    Brightness and contrast become one lookup table; saturation is a linear map of R, G, B.
     """
     brightness, contrast, saturation = factors
     values = np.clip(np.arange(256) * brightness, 0, 255)
     if contrast != 1:
-        mean = np.dot(cv2.mean(cv2.LUT(image_HWC, _to_uint8(values)))[:3], _GREY)
+        mean = np.dot(cv2.mean(cv2.LUT(image_HWC, _to_uint8(values)))[:3], _GRAY)
         values = np.clip((values - mean) * contrast + mean, 0, 255)
     if brightness != 1 or contrast != 1:
         image_HWC = cv2.LUT(image_HWC, _to_uint8(values))
     if saturation != 1:
-        mix = np.eye(3) * saturation + (1 - saturation) * np.array(_GREY)
+        mix = np.eye(3) * saturation + (1 - saturation) * np.array(_GRAY)
         image_HWC = cv2.transform(image_HWC, mix)
     return image_HWC
 
 
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """A float32 vector made on the device: a copy out of the host's memory would make a GPU's host wait."""
+    """A float32 vector made on the device: a copy from the host would synchronize."""
     return torch.stack([torch.full((), value, device=device) for value in values])
 
 

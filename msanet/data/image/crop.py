@@ -1,7 +1,7 @@
-"""Scale, crop and flip, chosen before a pixel is decoded, and applied to no more pixels than the crop needs.
+"""Scale, crop and flip, drawn before a pixel is decoded, and applied only to the pixels under the crop.
 
-The result is that of resizing the whole image and then cutting: the label's to the last pixel, the image's within one
-grey level (the rounding of OpenCV's resize). Only the order of the work differs, which is where the time goes.
+The result is that of resizing the full image and cropping then: exactly for labels, within one gray level (the rounding
+of OpenCV's resize) for images. See docs/decisions/0005.
 """
 
 import math
@@ -16,7 +16,7 @@ from msanet.data.image.codec import LazyImage
 from msanet.datasets import IGNORE_INDEX
 
 CROP_TRIES = 10
-"""Crops that are tried until one is mixed enough; then the last is taken (as in mmsegmentation's RandomCrop)."""
+"""Crops that are tried for cat_max_ratio before the last is taken, as in mmsegmentation's RandomCrop."""
 _COARSEST = 32
 
 Window = tuple[int, int, int, int]
@@ -24,9 +24,9 @@ Window = tuple[int, int, int, int]
 
 
 class CropParams(NamedTuple):
-    """Size (h, w) to resize to, window of the resized image to take, and which ways to flip it.
+    """Size (h, w) to resize to, window of the resized image, and flips.
 
-    The window may lie partly outside: there the image is the mean color and the label is ignored.
+    Outside the image the window has the mean color and an ignored label.
     """
 
     resized: tuple[int, int]
@@ -35,9 +35,9 @@ class CropParams(NamedTuple):
 
 
 def choose_crops(size: tuple[int, int], config: DataConfig, rng: np.random.Generator) -> list[CropParams]:
-    """Draw the scale, the mirrors and the crops to try for an image of `size` (h, w), the best first.
+    """Draw the scale, the flips and the crops to try, one without cat_max_ratio, for an image of `size` (h, w).
 
-    The number of draws depends on the settings alone. Without a class-ratio bound there is one crop.
+    The number of draws depends on the settings alone.
     """
     u_scale, u_horizontal, u_vertical = rng.random(3)
     low, high = config.random_scale
@@ -46,41 +46,40 @@ def choose_crops(size: tuple[int, int], config: DataConfig, rng: np.random.Gener
     flip = (bool(u_horizontal < config.flip_horizontal), bool(u_vertical < config.flip_vertical))
     crop = config.crop or resized
     tries = CROP_TRIES if config.cat_max_ratio < 1 else 1
-    return [CropParams(resized, _place(resized, crop, *u), flip) for u in rng.random((tries, 2))]
+    return [CropParams(resized, _draw_window(resized, crop, *u), flip) for u in rng.random((tries, 2))]
 
 
 def crop_pair(
     image: LazyImage, label: LazyImage, crops: list[CropParams], cat_max_ratio: float, fill: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) image, bilinear, and (H, W) label, nearest, both uint8, of the first geometry that is mixed enough.
+    """(H, W, 3) image, bilinear, and (H, W) label, nearest, both uint8, of the first suitable crop, or the last.
 
-    That is one where no class has more than cat_max_ratio of the labelled pixels, else the last one. Labels are
-    decoded until then, the image once.
+    Suitable: no class has more than cat_max_ratio of the labeled pixels. The image is decoded once.
     """
-    for geometry in crops:
-        cut = _LabelCut(label, geometry)
-        if cat_max_ratio >= 1 or _is_mixed(cut.source, cat_max_ratio):
+    for params in crops:
+        label_crop = _LabelCrop(label, params)
+        if cat_max_ratio >= 1 or _is_mixed(label_crop.source, cat_max_ratio):
             break
-    return crop_image(image, geometry, fill), cut.resized()
+    return crop_image(image, params, fill), label_crop.resized()
 
 
-def crop_image(image: LazyImage, geometry: CropParams, fill: tuple[int, int, int]) -> np.ndarray:
-    """(h, w, 3) uint8 of the geometry's window; `fill` outside the image."""
-    inside = _inside(geometry)
-    pixels = _bilinear(image, geometry.resized, inside) if inside[2] and inside[3] else np.empty((0, 0, 3), np.uint8)
-    return _flip(_pad(pixels, inside, geometry.window, fill), geometry.flip)
+def crop_image(image: LazyImage, params: CropParams, fill: tuple[int, int, int]) -> np.ndarray:
+    """(h, w, 3) uint8 of the window; `fill` outside the image."""
+    inside = _inside(params)
+    pixels = _bilinear(image, params.resized, inside) if inside[2] and inside[3] else np.empty((0, 0, 3), np.uint8)
+    return _flip(_pad(pixels, inside, params.window, fill), params.flip)
 
 
-class _LabelCut:
-    """A label's part under a window: `source` at its own size, `resized` as the network gets it."""
+class _LabelCrop:
+    """A label under a window: `source` at its own size, `resized` as the network gets it."""
 
-    def __init__(self, label: LazyImage, geometry: CropParams) -> None:
-        self.geometry = geometry
-        self.inside = top, left, height, width = _inside(geometry)
-        self.source = np.empty((height, width), np.uint8)  # none of it where the window lies beside the image
+    def __init__(self, label: LazyImage, params: CropParams) -> None:
+        self.params = params
+        self.inside = top, left, height, width = _inside(params)
+        self.source = np.empty((height, width), np.uint8)  # empty if the window is outside the image
         if height and width:
-            self.rows = _nearest_places(label.size[0], geometry.resized[0], top, height)
-            self.columns = _nearest_places(label.size[1], geometry.resized[1], left, width)
+            self.rows = _nearest_indices(label.size[0], params.resized[0], top, height)
+            self.columns = _nearest_indices(label.size[1], params.resized[1], left, width)
             first, last = (self.rows[0], self.columns[0]), (self.rows[-1], self.columns[-1])
             self.source = label.window(*first, last[0] + 1 - first[0], last[1] + 1 - first[1])
 
@@ -88,7 +87,7 @@ class _LabelCut:
         pixels = self.source
         if pixels.shape != self.inside[2:]:
             pixels = pixels.take(self.rows - self.rows[0], axis=0).take(self.columns - self.columns[0], axis=1)
-        return _flip(_pad(pixels, self.inside, self.geometry.window, IGNORE_INDEX), self.geometry.flip)
+        return _flip(_pad(pixels, self.inside, self.params.window, IGNORE_INDEX), self.params.flip)
 
 
 def _resized(size: tuple[int, int], resize: tuple[int, int] | None, factor: float) -> tuple[int, int]:
@@ -104,16 +103,16 @@ def _resized(size: tuple[int, int], resize: tuple[int, int] | None, factor: floa
 
 @cache
 def _scale_steps(common: int) -> int | None:
-    """The scale goes in steps of 1 / this, where the sides' greatest common divisor allows one of 1/32 or finer.
+    """Scales are multiples of 1 / this, if the sides' greatest common divisor allows 1/32 or finer.
 
-    Then both sides divide into so many units, and a window that starts between two units of the source is, resized, a
-    window of the resized whole, sample point for sample point. Other images are resized whole, along a side or both.
+    Then both sides divide into that many units, and a window that starts between two units of the source is, resized,
+    exactly a window of the resized image. Other images are resized completely, along a side or both.
     """
     return next((steps for steps in range(_COARSEST, common + 1) if common % steps == 0), None)
 
 
-def _place(resized: tuple[int, int], crop: tuple[int, int], u_top: float, u_left: float) -> Window:
-    """Larger than the crop: any place inside. Smaller: the image stays whole, somewhere within the padding."""
+def _draw_window(resized: tuple[int, int], crop: tuple[int, int], u_top: float, u_left: float) -> Window:
+    """A random window inside a larger image; around a smaller one, at a random offset within the padding."""
     (height, width), (crop_h, crop_w) = resized, crop
     top = math.floor(u_top * (abs(height - crop_h) + 1)) * (1 if height >= crop_h else -1)
     left = math.floor(u_left * (abs(width - crop_w) + 1)) * (1 if width >= crop_w else -1)
@@ -121,33 +120,33 @@ def _place(resized: tuple[int, int], crop: tuple[int, int], u_top: float, u_left
 
 
 def _is_mixed(label_HW: np.ndarray, cat_max_ratio: float) -> bool:
-    """Counted before resizing and on every fourth row: shares hardly differ, and this runs for every try."""
+    """Counted before resizing and on every fourth row, since this runs for every try."""
     counts = cv2.calcHist([np.ascontiguousarray(label_HW[::4])], [0], None, [256], [0, 256]).ravel()
     counts[IGNORE_INDEX] = 0
     return bool(counts.max() <= cat_max_ratio * counts.sum() > 0)
 
 
-def _inside(geometry: CropParams) -> Window:
+def _inside(params: CropParams) -> Window:
     """The part of the window that lies inside the resized image."""
-    (height, width), (top, left, window_h, window_w) = geometry.resized, geometry.window
+    (height, width), (top, left, window_h, window_w) = params.resized, params.window
     rows = range(max(0, top), min(height, top + window_h))
     columns = range(max(0, left), min(width, left + window_w))
     return rows.start, columns.start, len(rows), len(columns)
 
 
-def _bilinear(picture: LazyImage, resized: tuple[int, int], window: Window) -> np.ndarray:
+def _bilinear(image: LazyImage, resized: tuple[int, int], window: Window) -> np.ndarray:
     top, left, height, width = window
-    if resized == picture.size:
-        return picture.window(*window)
-    rows = _span(picture.size[0], resized[0], top, height)
-    columns = _span(picture.size[1], resized[1], left, width)
-    source = picture.window(rows.source, columns.source, rows.source_length, columns.source_length)
+    if resized == image.size:
+        return image.window(*window)
+    rows = _span(image.size[0], resized[0], top, height)
+    columns = _span(image.size[1], resized[1], left, width)
+    source = image.window(rows.source, columns.source, rows.source_length, columns.source_length)
     result = cv2.resize(source, (columns.length, rows.length), interpolation=cv2.INTER_LINEAR)
     return result[top - rows.start : top - rows.start + height, left - columns.start : left - columns.start + width]
 
 
 class _Span(NamedTuple):
-    """Part of a side, in source pixels and in resized ones, whose ends fall together."""
+    """Part of a side with the same ends in source pixels and in resized ones."""
 
     source: int
     source_length: int
@@ -156,9 +155,9 @@ class _Span(NamedTuple):
 
 
 def _span(side: int, resized: int, start: int, length: int) -> _Span:
-    """The shortest span of whole units that holds all source pixels from which [start, start + length) is interpolated.
+    """The shortest span of complete units with all source pixels from which [start, start + length) is interpolated.
 
-    OpenCV's pixel i lies at (i + 1/2) side / resized - 1/2 of the source, between two pixels.
+    OpenCV's pixel i is at (i + 1/2) side / resized - 1/2 of the source, between two pixels.
     """
     units = math.gcd(side, resized)
     unit = side // units
@@ -168,11 +167,10 @@ def _span(side: int, resized: int, start: int, length: int) -> _Span:
     return _Span(low * unit, (high - low) * unit, low * (resized // units), (high - low) * (resized // units))
 
 
-def _nearest_places(side: int, resized: int, start: int, length: int) -> np.ndarray:
-    """The source pixel that holds the centre of each resized one.
+def _nearest_indices(side: int, resized: int, start: int, length: int) -> np.ndarray:
+    """The source pixel at the center of each resized one.
 
-    Centres are a running sum, as in Pillow and in OpenCV 5 (INTER_NEAREST_EXACT): where one falls between two pixels,
-    the sum's rounding decides, and ours decides as theirs does.
+    Centers are a running sum, as in Pillow and OpenCV 5 (INTER_NEAREST_EXACT), to round as they do between two pixels.
     """
     steps = np.full(start + length, side / resized)
     steps[0] /= 2
@@ -194,6 +192,5 @@ def _flip(pixels: np.ndarray, flip: tuple[bool, bool]) -> np.ndarray:
     left_right, top_bottom = flip
     if not left_right and not top_bottom:
         return pixels
-    return cv2.flip(
-        pixels, -1 if left_right and top_bottom else 1 if left_right else 0
-    )  # NumPy's takes 17 times as long
+    code = -1 if left_right and top_bottom else 1 if left_right else 0
+    return cv2.flip(pixels, code)  # NumPy's takes 17 times as long

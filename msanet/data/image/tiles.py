@@ -1,9 +1,7 @@
 """Tiled TIFF: bit-exact, read by OpenCV, Pillow and tifffile, and by `TiledImage` a window at a time.
 
-A crop of a large image needs only the tiles under it. Tiles are deflated, those of images after the horizontal
-predictor (TIFF 6.0, section 14). zlib-ng's level 6 writes what libdeflate reads fastest: of ten encoders tried on
-Cityscapes, those that make smaller files, by up to 8 percent, take 17 to 62 percent longer to decode
-(benchmarks/tiles.py, docs/performance.md).
+Tiles are deflated by zlib-ng at level 6, which decodes fastest, those of images after the horizontal predictor (TIFF
+6.0, section 14). See docs/decisions/0005.
 """
 
 import io
@@ -17,28 +15,28 @@ from msanet.errors import UserError
 
 try:
     import imagecodecs
-except ImportError:  # no wheel for this platform: whole images through OpenCV
+except ImportError:  # no wheel for this platform: complete images by OpenCV
     imagecodecs = None
 
 IMAGE_TILE, LABEL_TILE = (128, 256), (256, 512)
-"""(height, width) of a tile. Label tiles compress to little, so that the cost of a call decides, not that of its bytes."""
+"""(height, width) of a tile. Label tiles have few bytes, so the cost of a call decides."""
 MAX_PIXELS = 2**28
-"""Images above 268 megapixels are refused before decoding (a decompression bomb, not a photograph)."""
+"""Images above 268 megapixels are refused before decoding, as decompression bombs."""
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _ORIENTATION = 256, 257, 258, 259, 262, 266, 274
 _SAMPLES, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _COUNTS = 277, 284, 317, 322, 323, 324, 325
 _SAMPLE_FORMAT = 339
 _EXPECTED = {_BITS: 8, _COMPRESSION: 8, _FILL_ORDER: 1, _ORIENTATION: 1, _PLANAR: 1, _SAMPLE_FORMAT: 1}  # 8: deflate
-_GREY, _RGB, _HORIZONTAL = 1, 2, 2
+_GRAY, _RGB, _HORIZONTAL = 1, 2, 2
 _KNOWN = {*_EXPECTED, _WIDTH, _HEIGHT, _PHOTOMETRIC, _SAMPLES, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _COUNTS}
 _FORMATS = {3: "H", 4: "I"}  # SHORT, LONG
 _MOST_VALUES = {_OFFSETS: 2**20, _COUNTS: 2**20}  # the tiles of MAX_PIXELS; of other fields a few
 
 
 class TiledImage:
-    """A tiled TIFF as `encode_tiled` writes it, without decoding more than is asked for.
+    """A tiled TIFF as `encode_tiled` writes it, of which single windows are decoded.
 
-    size: (h, w). channels: 3 or, for a label, 1. `parse` gives None for any other file, which is for a general decoder.
+    size: (h, w). channels: 3 or, for a label, 1.
     """
 
     def __init__(self, data: bytes, name: str, tags: dict[int, tuple[int, ...]]) -> None:
@@ -52,19 +50,19 @@ class TiledImage:
 
     @classmethod
     def parse(cls, data: bytes, name: str) -> "TiledImage | None":
-        """Read the header. None where the data has another layout or imagecodecs is not installed."""
+        """Read the header. None if the data has another layout, for a general decoder, or imagecodecs is missing."""
         if imagecodecs is None or data[:4] != b"II*\0":
             return None
         try:
             tags = _read_tags(data)
         except (struct.error, KeyError):
             return None
-        return cls(data, name, tags) if _is_ours(tags) else None
+        return cls(data, name, tags) if _is_supported(tags) else None
 
     def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """Pixels of a window inside the image: (height, width, 3) or, for a label, (height, width) uint8.
 
-        Raises UserError if a tile under the window is damaged; the others are not looked at.
+        Raises UserError if a tile under the window is damaged; the others are not checked.
         """
         (tile_h, tile_w), channels = self._tile, self.channels
         first, last = left // tile_w, -(-(left + width) // tile_w)  # columns of tiles
@@ -75,42 +73,37 @@ class TiledImage:
                 self._inflate(row * self._columns + column, target)
             begin, end = max(top, row * tile_h), min(top + height, (row + 1) * tile_h)
             rows = tiles[:, begin - row * tile_h : end - row * tile_h].transpose(1, 0, 2, 3)
-            self._place(rows, pixels[begin - top : end - top])
+            target = pixels[begin - top : end - top]
+            if self._has_predictor:
+                imagecodecs.delta_decode(rows, axis=2, out=target)
+            else:
+                target[:] = rows
         pixels = pixels.reshape(height, -1, channels)[:, left - first * tile_w : left - first * tile_w + width]
         return pixels if channels == 3 else pixels[..., 0]
-
-    def _place(self, rows: np.ndarray, target: np.ndarray) -> None:
-        """(rows, tiles, width, channels) into the image, with the predictor undone."""
-        if self._has_predictor:
-            imagecodecs.delta_decode(rows, axis=2, out=target)
-        else:
-            target[:] = rows
 
     def _inflate(self, number: int, target: np.ndarray) -> None:
         start, length = self._offsets[number], self._counts[number]
         try:
             decoded = imagecodecs.deflate_decode(self._data[start : start + length], raw=False, out=target)
-            whole = decoded.size == target.size
+            is_complete = decoded.size == target.size
         except RuntimeError:  # imagecodecs.DeflateError
-            whole = False
-        if not whole:
+            is_complete = False
+        if not is_complete:
             raise UserError(
                 "MSA-DATA-017",
-                f"'{self._name}' cannot be decoded: tile {number} at byte {start} of {len(self._data)} is damaged; "
-                f"replace or remove the file",
+                f"'{self._name}' cannot be decoded: tile {number} at byte {start} is damaged; replace or remove the file",
             )
 
 
 def encode_tiled(array: np.ndarray) -> bytes:
     """(H, W, 3) image or (H, W) label, uint8, to a tiled TIFF; the same array always gives the same bytes.
 
-    Raises UserError where imagecodecs is not installed: another library would write other bytes.
+    Raises UserError if imagecodecs is not installed: another library would write other bytes.
     """
     if imagecodecs is None:
         raise UserError(
             "MSA-DATA-022",
-            "imagecodecs is not installed, expected it to write tiled TIFF; pip install imagecodecs, or choose the codec "
-            "original",
+            "imagecodecs is missing, which writes tiled TIFF; pip install imagecodecs, or choose the codec original",
             setting="--codec",
         )
     import tifffile  # only for writing, and slow to import
@@ -151,27 +144,25 @@ def _differences(tile: np.ndarray) -> np.ndarray:
 
 
 def _read_tags(data: bytes) -> dict[int, tuple[int, ...]]:
-    """The fields that matter, of the first directory of a little-endian TIFF, each with a value at least.
+    """The known fields of the first directory of a little-endian TIFF, each with at least one value.
 
-    struct.error where it leads out of the data, KeyError where a field is of another type, or longer, than we know.
+    Raises struct.error for offsets beyond the data, KeyError for a field of an unknown type or length.
     """
     (start,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, start)
     tags = {}
-    for tag, kind, number, place in struct.iter_unpack("<HHI4s", data[start + 2 : start + 2 + 12 * count]):
+    for tag, kind, number, value in struct.iter_unpack("<HHI4s", data[start + 2 : start + 2 + 12 * count]):
         if tag in _KNOWN and tag not in tags:  # of two, libtiff takes the first too
             layout = f"<{number}{_FORMATS[kind if 0 < number <= _MOST_VALUES.get(tag, 16) else 0]}"
-            inline = struct.calcsize(layout) <= 4
-            tags[tag] = struct.unpack_from(layout, place) if inline else _values_at(layout, data, place)
+            if struct.calcsize(layout) > 4:  # the value is an offset
+                tags[tag] = struct.unpack_from(layout, data, struct.unpack("<I", value)[0])
+            else:
+                tags[tag] = struct.unpack_from(layout, value)
     return tags
 
 
-def _values_at(layout: str, data: bytes, place: bytes) -> tuple[int, ...]:
-    return struct.unpack_from(layout, data, struct.unpack("<I", place)[0])
-
-
-def _is_ours(tags: dict[int, tuple[int, ...]]) -> bool:
-    """Whether these are tiles that `TiledImage` reads: 8 bits, interleaved RGB or grey, deflated, of a sane size."""
+def _is_supported(tags: dict[int, tuple[int, ...]]) -> bool:
+    """Whether `TiledImage` reads these tiles: 8 bits, interleaved RGB or gray, deflated, of a sane size."""
     get: Any = lambda tag, default=0: tags.get(tag, (default,))[0]  # noqa: E731
     tile_h, tile_w = get(_TILE_HEIGHT), get(_TILE_WIDTH)
     if not (16 <= tile_h <= 4096 and 16 <= tile_w <= 4096):
@@ -179,8 +170,8 @@ def _is_ours(tags: dict[int, tuple[int, ...]]) -> bool:
     tiles = -(-get(_HEIGHT) // tile_h) * -(-get(_WIDTH) // tile_w)
     return (
         all(set(tags.get(tag, (1,))) == {value} for tag, value in _EXPECTED.items())  # TIFF's default is 1 for all
-        and (get(_SAMPLES, 1), get(_PHOTOMETRIC)) in ((1, _GREY), (3, _RGB))
+        and (get(_SAMPLES, 1), get(_PHOTOMETRIC)) in ((1, _GRAY), (3, _RGB))
         and get(_PREDICTOR, 1) in (1, _HORIZONTAL)
         and 0 < tiles == len(tags.get(_OFFSETS, ())) == len(tags.get(_COUNTS, ()))
-        and tiles * tile_h * tile_w <= MAX_PIXELS  # a window takes memory for whole tiles
+        and tiles * tile_h * tile_w <= MAX_PIXELS  # a window takes memory for complete tiles
     )

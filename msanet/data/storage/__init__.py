@@ -1,8 +1,4 @@
-"""Where shards lie: a local folder, or a remote one that is read through a cache on each node.
-
-Reading is by byte range: the bytes of a shard that are fetched at once, a block of the shuffle order, so that what a remote
-server sends is what the order needs next. A local folder has no use for ranges and reads by position.
-"""
+"""Where shards are: a local folder, or a remote one that is read by byte ranges through a cache on each node."""
 
 from pathlib import Path
 from urllib.parse import unquote
@@ -19,7 +15,7 @@ __all__ = ["ByteRange", "LocalStorage", "Storage", "open_storage"]
 def open_storage(location: str, settings: StorageConfig | None = None) -> Storage:
     """The storage at a path, or at a file://, http://, https://, s3:// or gs:// address.
 
-    Raises UserError for an address that cannot be read, or where the library for it is not installed.
+    Raises UserError for an address that cannot be read, or when the library for it is not installed.
     """
     scheme, separator, rest = location.partition("://")
     if not separator:
@@ -27,12 +23,12 @@ def open_storage(location: str, settings: StorageConfig | None = None) -> Storag
     if MASK in location:
         raise UserError(
             "MSA-DATA-024",
-            f"'{location}' has {MASK} for a password or key, which no file of a run keeps; give the whole address again, to "
+            f"'{location}' has {MASK} for a password or key, which no file of a run keeps; give the complete address again, to "
             "train.py as data.path=..., to evaluate.py as --data",
             setting="data.path",
         )
     if scheme == "file":
         return LocalStorage(Path(unquote(rest)))
-    from msanet.data.storage.remote import open_remote  # its libraries take time to import, and may be absent
+    from msanet.data.storage.remote import open_remote  # its libraries take time to import, and may be missing
 
     return open_remote(location, settings or StorageConfig())

@@ -1,11 +1,12 @@
 """A bounded cache of bytes in a folder of this node, shared by all its processes and threads.
 
-    <folder>/entries/<key>   a header, then the bytes; only ever appears whole, by a rename
-    <folder>/partial/<key>   becomes the entry; whoever holds its lock makes it, the others wait for that lock
+    <folder>/entries/<key>   a header, then the bytes; appears complete, by a rename
+    <folder>/partial/<key>   becomes the entry; the holder of its lock makes it, the others wait for the lock
     <folder>/total           bytes of all of these, and the lock under which files are counted
 
-Locks are flock(2) on descriptors opened for the purpose: they hold between threads as well as processes, and the kernel
-frees those of a killed process, so that what it left in partial/ is known by its lock being free.
+Locks are flock(2) on descriptors of their own: they hold between threads as well as processes, and the kernel frees
+those of a killed process, so a file in partial/ with a free lock is abandoned. Files of another format version are made
+again.
 """
 
 import errno
@@ -27,13 +28,14 @@ from msanet.logs import once
 logger = logging.getLogger(__name__)
 
 _KEY = re.compile(r"[A-Za-z0-9._@-]{1,200}")
-_HEADER = struct.Struct("<4sIQ16s")  # magic, crc32 and length of the bytes, boot
-_MAGIC = b"msc1"
-_SPARE = 16  # evict 1/16 of the cache more than needed, so that not every new file lists all of them
+FORMAT_VERSION = 1
+_HEADER = struct.Struct("<3scIQ16s")  # magic, format version, crc32 and length of the bytes, boot
+_MAGIC, _VERSION = b"msc", str(FORMAT_VERSION).encode()
+_EVICT_SHARE = 16  # evict 1/16 of the cache more than needed, so that not every new file lists all of them
 
 
 def _boot_id() -> bytes:
-    """The same for all processes until the machine restarts. Bytes written before a crash may be lost, others not."""
+    """The same for all processes until the machine restarts; bytes written before a crash may be lost."""
     try:
         return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))
     except OSError:
@@ -44,17 +46,17 @@ _BOOT = _boot_id()
 
 
 def cache_folder(chosen: Path | None) -> Path:
-    """The folder of this node for caches: as chosen, or one of this user's in the temporary folder."""
+    """The folder of this node for caches: as chosen, or one of this user in the temporary folder."""
     if chosen is not None:
         return chosen
     folder = Path(tempfile.gettempdir()) / f"msanet-cache-{os.geteuid()}"
-    with suppress(OSError):  # the cache that comes to lie in it says what is wrong
-        _make_own(folder)
+    with suppress(OSError):  # the cache inside it will report what is wrong
+        _make_private_folder(folder)
     return folder
 
 
-def _make_own(folder: Path) -> None:
-    """Make a folder; refuse one of another user, who could put bytes there for us to read."""
+def _make_private_folder(folder: Path) -> None:
+    """Make a folder; refuse one of another user, who could put wrong bytes there."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     owners = {folder.lstat().st_uid, folder.stat().st_uid}  # of a symbolic link, and of what it names
     if owners != {os.geteuid()}:
@@ -67,10 +69,10 @@ def _make_own(folder: Path) -> None:
 
 
 class NodeCache:
-    """Bytes by key, at most `max_bytes` of them on the disk. Cheap to build and to send to another process.
+    """Bytes by key, at most `max_bytes` of them on disk. Cheap to build and to send to another process.
 
-    evict: when full, drop what was not used for longest; otherwise nothing more is added. Where the folder cannot be
-    written (disk full, read-only), a warning is logged once and everything works as if the cache were full.
+    evict: when full, drop the least recently used; otherwise nothing more is added. If the folder cannot be written, a
+    warning is logged once and everything works as if the cache were full.
     """
 
     def __init__(self, folder: Path, max_bytes: int, evict: bool = True) -> None:
@@ -79,7 +81,7 @@ class NodeCache:
         self.evict = evict
         self._entries, self._partial = folder / "entries", folder / "partial"
         self._ready = False
-        self._full_at = -1  # the total at which listing the files found no room
+        self._full_at = -1  # the total at which there was no room
 
     def get(self, key: str, make: Callable[[], bytes | bytearray]) -> memoryview:
         """The bytes of `key`, mapped from the cache; made now if it has none, by one process or thread at a time."""
@@ -95,18 +97,18 @@ class NodeCache:
         try:
             view = self._find(key)  # made by another while we waited
             if view is None:
-                self.invalidate(key)  # there, but not whole
+                self.invalidate(key)  # an incomplete entry
                 data = make()
                 stored = self._store(lock, key, data)
                 view = (self._find(key) if stored else None) or memoryview(data).toreadonly()
             return view
         finally:
             if not stored:
-                self._remove_partial(self._partial / key, lock)
+                self._remove_partial(key, lock)
             os.close(lock)
 
     def has(self, key: str) -> bool:
-        """Whether there is an entry now, whole or not."""
+        """Whether there is an entry, complete or not."""
         return (self._entries / key).exists()
 
     def invalidate(self, key: str) -> bool:
@@ -123,33 +125,28 @@ class NodeCache:
         return True
 
     def _find(self, key: str) -> memoryview | None:
-        """An entry that is whole, mapped; marked as used now."""
+        """A complete entry, mapped and marked as used now."""
         try:
             descriptor = os.open(self._entries / key, os.O_RDONLY)
         except OSError:
             return None
         try:
             view = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-            magic, crc, length, boot = _HEADER.unpack_from(view)
-            if magic != _MAGIC or _HEADER.size + length != len(view):
+            magic, version, crc, length, boot = _HEADER.unpack_from(view)
+            if (magic, version, _HEADER.size + length) != (_MAGIC, _VERSION, len(view)):
                 return None
-            if boot != _BOOT:
-                if zlib.crc32(view[_HEADER.size :]) != crc:
-                    return None
-                self._stamp(key)
-            with suppress(OSError):  # a read-only cache serves too
+            if boot != _BOOT and zlib.crc32(view[_HEADER.size :]) != crc:
+                return None
+            with suppress(OSError):  # a read-only cache works too
+                if boot != _BOOT:  # it outlived a restart; not to be checked again
+                    with open(self._entries / key, "r+b") as file:
+                        file.seek(_HEADER.size - len(_BOOT))
+                        file.write(_BOOT)
                 os.utime(descriptor)
             return view[_HEADER.size :]
         except (OSError, ValueError, struct.error):  # an empty file cannot be mapped
             return None
         finally:
-            os.close(descriptor)
-
-    def _stamp(self, key: str) -> None:
-        """Note that an entry outlived the last restart whole, so that it is not summed again."""
-        with suppress(OSError):
-            descriptor = os.open(self._entries / key, os.O_WRONLY)
-            os.pwrite(descriptor, _BOOT, _HEADER.size - len(_BOOT))
             os.close(descriptor)
 
     def _lock(self, key: str) -> int | None:
@@ -171,14 +168,14 @@ class NodeCache:
                 os.close(descriptor)
                 self._warn(error)
                 return None
-            os.close(descriptor)  # it became the entry, or was removed, while we waited
+            os.close(descriptor)  # became the entry, or was removed, while we waited
 
     def _store(self, lock: int, key: str, data: bytes | bytearray) -> bool:
         try:
             if not self._reserve(lock, _HEADER.size + len(data)):
                 return False
             with open(lock, "wb", closefd=False) as file:
-                file.write(_HEADER.pack(_MAGIC, zlib.crc32(data), len(data), _BOOT))
+                file.write(_HEADER.pack(_MAGIC, _VERSION, zlib.crc32(data), len(data), _BOOT))
                 file.write(data)
             os.replace(self._partial / key, self._entries / key)
         except OSError as error:
@@ -187,9 +184,9 @@ class NodeCache:
         return True
 
     def _reserve(self, lock: int, size: int) -> bool:
-        """Give the file its final size, if there is or can be made room for it."""
+        """Give the file its final size, if there is room or eviction makes room."""
         if size > self.max_bytes:
-            raise OSError(errno.EFBIG, f"{size} bytes are more than its bound of {self.max_bytes}")
+            raise OSError(errno.EFBIG, f"{size} bytes are more than its limit of {self.max_bytes}")
         with self._ledger() as ledger:
             total, own = self._total(ledger), os.fstat(lock).st_size  # a killed process may have left it with a size
             if total - own + size > self.max_bytes and (self.evict or total != self._full_at):
@@ -203,7 +200,7 @@ class NodeCache:
             return True
 
     def _make_room(self, size: int) -> int:
-        """List all files and evict where that is wanted. Returns the bytes that are used now. The ledger is held."""
+        """List all files and evict if wanted; the ledger is locked. Returns the bytes that are used now."""
         self._remove_abandoned()
         sizes, ages = {}, []
         for folder in (self._partial, self._entries):  # in this order: a file may become an entry meanwhile
@@ -216,14 +213,14 @@ class NodeCache:
         used = sum(sizes.values())
         if self.evict and used + size > self.max_bytes:
             for _, name in sorted(ages):
-                if used + size <= self.max_bytes - self.max_bytes // _SPARE:
+                if used + size <= self.max_bytes - self.max_bytes // _EVICT_SHARE:
                     break
                 (self._entries / name).unlink(missing_ok=True)
                 used -= sizes[name]
         return used
 
     def _remove_abandoned(self) -> int:
-        """Remove what killed processes left: nobody holds its lock. Returns the bytes that this freed."""
+        """Remove files of killed processes. Returns the bytes that this freed."""
         freed = 0
         for path in list(self._partial.iterdir()):
             with suppress(OSError):
@@ -238,15 +235,13 @@ class NodeCache:
                     os.close(descriptor)
         return freed
 
-    def _remove_partial(self, path: Path, lock: int) -> None:
+    def _remove_partial(self, key: str, lock: int) -> None:
         with suppress(OSError):
             size = os.fstat(lock).st_size
-            if not size:
-                path.unlink()
-                return
-            with self._ledger() as ledger:
-                path.unlink()
-                self._write_total(ledger, self._total(ledger) - size)
+            (self._partial / key).unlink()
+            if size:
+                with self._ledger() as ledger:
+                    self._write_total(ledger, self._total(ledger) - size)
 
     @contextmanager
     def _ledger(self) -> Iterator[int]:
@@ -258,21 +253,21 @@ class NodeCache:
             os.close(descriptor)
 
     def _total(self, ledger: int) -> int:
-        """The bytes used, as noted; counted where the note is missing or older than the last restart."""
-        boot, _, total = os.pread(ledger, 100, 0).partition(b" ")
-        if boot != _BOOT.hex().encode() or not total.isdigit():
+        """The bytes used, as noted; counted if the note is missing, of another version or older than the last restart."""
+        version, boot, total, *_ = *os.pread(ledger, 100, 0).split(b" "), b"", b"", b""
+        if (version, boot) != (_VERSION, _BOOT.hex().encode()) or not total.isdigit():
             return sum(entry.stat().st_size for path in (self._partial, self._entries) for entry in os.scandir(path))
         return int(total)
 
     def _write_total(self, ledger: int, total: int) -> None:
-        os.pwrite(ledger, b"%s %020d" % (_BOOT.hex().encode(), max(total, 0)), 0)
+        os.pwrite(ledger, b"%s %s %020d" % (_VERSION, _BOOT.hex().encode(), max(total, 0)), 0)
 
     def _prepare(self) -> None:
         if self._ready:
             return
         try:
             for folder in (self.folder, self._entries, self._partial):
-                _make_own(folder)
+                _make_private_folder(folder)
             with self._ledger() as ledger:
                 self._write_total(ledger, self._total(ledger) - self._remove_abandoned())
             self._ready = True
@@ -280,10 +275,9 @@ class NodeCache:
             self._warn(error)
 
     def _warn(self, error: OSError) -> None:
-        """Warn once per process that there is no cache."""
         self._ready = False  # the folder may have been removed; make it again
         message = (
-            f"cache '{self.folder}' cannot store more ({error.strerror}); continuing without it, which is slower: free "
-            "some space there, or change storage.cache_dir or the limits of the caches"
+            f"cache '{self.folder}' cannot store more ({error.strerror}); continuing without it, which is slower: free some "
+            "space there, or change storage.cache_dir or the limits of the caches"
         )
         once(logger, logging.WARNING, message, key=f"cache {self.folder}")

@@ -22,14 +22,15 @@ from urllib3.exceptions import (
     TimeoutError,
 )
 
-from msanet.data.storage.transfer import Transfer, TransientError
+from msanet.data.storage.base import require_size
+from msanet.data.storage.transfer import Transfer, TransientError, access_denied, changed, not_found, too_short
 from msanet.errors import UserError
 from msanet.secrets import MASK, without_secrets
 
-_SILENCE = 30.0  # seconds without a byte after which a connection is given up
-_PIECE = 2**20
-_MOST_DISCARDED = 64 * 2**20  # bytes; a longer file is not read from a server that cannot serve parts of it
-_PASSING = {408, 425, 429}  # and 5xx
+_READ_TIMEOUT = 30.0  # seconds without a byte after which a connection is closed
+_CHUNK_BYTES = 2**20
+_MAX_DISCARDED_BYTES = 64 * 2**20  # a longer file is not read from a server that ignores Range
+_RETRYABLE_STATUS = {408, 425, 429}  # and 5xx
 _REDIRECTS = urllib3.Retry(total=5, connect=0, read=0, status=0, other=0, redirect=5, respect_retry_after_header=False)
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -53,15 +54,14 @@ class HttpTransport:
         if "@" in rest and ":" in host and not host.rpartition(":")[2].isdigit():
             raise UserError(
                 "MSA-DATA-025",
-                f"'{self.location}' was given with a password that holds /, ? or #, expected these as %2F, %3F and %23; "
-                "fix data.path",
+                f"'{self.location}' has a password with /, ? or #, expected these as %2F, %3F and %23; fix data.path",
                 setting="data.path",
             )
         if not host or parts.query or parts.fragment:
             raise UserError(
                 "MSA-DATA-025",
-                f"'{self.location}' was given with a query (?...) or fragment (#...) or without a host, expected the plain "
-                "address of a folder, such as https://host/shards; the names of its files are appended to it",
+                f"'{self.location}' has a query (?...) or fragment (#...) or no host, expected the plain address of a folder, "
+                "such as https://host/shards; the names of its files are appended to it",
                 setting="data.path",
             )
         self._host, self._scheme, self._connections = host, parts.scheme, connections
@@ -77,17 +77,17 @@ class HttpTransport:
         """See Transport."""
         response = self._request(transfer)
         try:
-            self._refuse(response, transfer)
+            self._check_status(response, transfer)
             if response.status == 416:
-                return self._end_of_file(response, transfer)
+                return self._check_end_of_file(response, transfer)
             skip, end, size = self._span(response, transfer)
             _receive(response, transfer, skip, end)
             if end is not None and end not in (transfer.stop, size):
-                raise TransientError(f"the server sent no more than bytes to {end}")
+                raise TransientError(f"the server sent only the bytes before {end}")
         except HTTPError as error:
             raise TransientError(_explain(error)) from None
         finally:
-            response.close()  # where all was read, the connection has gone back to the pool already
+            response.close()  # a connection that was read to the end is back in the pool already
 
     def recheck(self, file: str) -> None:
         """See Transport: every request names the ETag."""
@@ -99,12 +99,14 @@ class HttpTransport:
         if transfer.file in self._etags:
             headers["If-Match"] = self._etags[transfer.file]
         try:
-            return self._connected().request(
+            if self._pool is None or self._process != os.getpid():  # sockets are not shared with a forked process
+                self._pool, self._process = self._connect(), os.getpid()
+            return self._pool.request(
                 "GET",
                 f"{self._url}/{quote(transfer.file)}",
                 headers=headers,
                 retries=_REDIRECTS,
-                timeout=urllib3.Timeout(connect=transfer.time_left(10.0), read=transfer.time_left(_SILENCE)),
+                timeout=urllib3.Timeout(connect=transfer.time_left(10.0), read=transfer.time_left(_READ_TIMEOUT)),
                 preload_content=False,
                 decode_content=False,
             )
@@ -121,32 +123,20 @@ class HttpTransport:
                 ) from None
             raise TransientError(_explain(error)) from None
 
-    def _refuse(self, response: urllib3.BaseHTTPResponse, transfer: Transfer) -> None:
-        """Raise for every answer that brings no bytes, and for bytes of another version of the file."""
+    def _check_status(self, response: urllib3.BaseHTTPResponse, transfer: Transfer) -> None:
+        """Raise for every answer without bytes, and for bytes of another version of the file."""
         status, address = response.status, f"{self.location}/{transfer.file}"
-        if status in _PASSING or status >= 500:
+        if status in _RETRYABLE_STATUS or status >= 500:
             raise TransientError(f"HTTP {status} {response.reason or ''}".rstrip(), _retry_after(response))
         if status in (401, 403, 407):
-            raise UserError(
-                "MSA-DATA-030",
-                f"'{address}' may not be read (HTTP {status}); check its permissions, or give credentials in data.path as "
-                "https://USER:PASSWORD@host/...",
-                setting="data.path",
-            )
+            advice = "check its permissions, or give credentials in data.path as https://USER:PASSWORD@host/..."
+            raise access_denied(address, f"HTTP {status}", advice)
         if status in (404, 410):
-            raise UserError(
-                "MSA-DATA-029",
-                f"'{address}' does not exist (HTTP {status}); fix data.path, or upload the file",
-                setting="data.path",
-            )
+            raise not_found(address, f" (HTTP {status})")
         etag = response.headers.get("ETag", "")
         first = self._etags.get(transfer.file)
         if status == 412 or (first and etag and etag != first and status in (200, 206)):
-            raise UserError(
-                "MSA-DATA-031",
-                f"'{address}' changed at the server while this run reads it (ETag {first}, now {etag or 'another'}); put "
-                "the old file back, or start a new run, and write new shards into a new folder",
-            )
+            raise changed(address, first, etag or "another")
         if status not in (200, 206, 416):
             raise UserError(
                 "MSA-DATA-032",
@@ -156,17 +146,13 @@ class HttpTransport:
         if status != 416 and etag.startswith('"'):  # a weak one (W/) cannot be matched
             self._etags.setdefault(transfer.file, etag)
 
-    def _end_of_file(self, response: urllib3.BaseHTTPResponse, transfer: Transfer) -> None:
+    def _check_end_of_file(self, response: urllib3.BaseHTTPResponse, transfer: Transfer) -> None:
         size = response.headers.get("Content-Range", "").removeprefix("bytes */")
-        if not (transfer.data and size == str(transfer.position)):  # else it is whole, though announced to be longer
-            raise UserError(
-                "MSA-DATA-033",
-                f"'{self.location}/{transfer.file}' has {size or 'too few'} bytes, expected more than {transfer.position}; "
-                "upload the shard again",
-            )
+        if not (transfer.data and size == str(transfer.position)):  # else it is complete, though announced as longer
+            raise too_short(f"{self.location}/{transfer.file}", size or "too few", transfer.position)
 
     def _span(self, response: urllib3.BaseHTTPResponse, transfer: Transfer) -> tuple[int, int | None, int | None]:
-        """Bytes to discard first, position to read to (None: what comes), size of the file (None: unknown)."""
+        """(bytes to discard first, position to read to or None for all, size of the file or None if unknown)."""
         address, skip, end, size = f"{self.location}/{transfer.file}", 0, None, None
         if response.status == 206:
             text = response.headers.get("Content-Range", "")
@@ -176,29 +162,20 @@ class HttpTransport:
                 raise TransientError(f"Content-Range was '{text}', asked for bytes {asked}")
             end = int(match[2]) + 1
             size = None if match[3] == "*" else int(match[3])
-        else:  # the whole file
+        else:  # the complete file
             length = response.headers.get("Content-Length", "")
             skip, end = transfer.position, transfer.stop
             if length.isdigit():
                 size = int(length)
                 end = min(size, size if end is None else end)
-            if transfer.stop is not None and max(size or 0, transfer.start) > _MOST_DISCARDED:
+            if transfer.stop is not None and max(size or 0, transfer.start) > _MAX_DISCARDED_BYTES:
                 raise UserError(
                     "MSA-DATA-034",
-                    f"'{address}' has {length or 'many'} bytes and its server ignores Range requests, so that each read "
-                    "would transfer the whole file; use a server that serves ranges, or copy the shards to a local folder",
+                    f"'{address}' has {length or 'many'} bytes and its server ignores Range requests, so that each read would "
+                    "transfer all of it; use a server that serves ranges, or copy the shards to a local folder",
                 )
-        if transfer.limit is not None and size is not None and size > transfer.limit:
-            raise UserError(
-                "MSA-DATA-005",
-                f"'{address}' has {size} bytes, expected at most {transfer.limit}; it is not a file written by msanet",
-            )
+        require_size(address, size or 0, transfer.limit)
         return skip, end, size
-
-    def _connected(self) -> urllib3.PoolManager:
-        if self._pool is None or self._process != os.getpid():  # sockets are not shared with a forked process
-            self._pool, self._process = self._connect(), os.getpid()
-        return self._pool
 
     def _connect(self) -> urllib3.PoolManager:
         proxies = getproxies()
@@ -223,23 +200,19 @@ class HttpTransport:
 
 def _receive(response: urllib3.BaseHTTPResponse, transfer: Transfer, skip: int, end: int | None) -> None:
     while end is None or transfer.position < end:
-        want = skip or (_PIECE if end is None else end - transfer.position)
-        piece = response.read1(min(want, _PIECE))
-        if time.monotonic() > transfer.until:
+        want = skip or (_CHUNK_BYTES if end is None else end - transfer.position)
+        chunk = response.read1(min(want, _CHUNK_BYTES))
+        if time.monotonic() > transfer.deadline:
             raise TransientError("the server was too slow")
-        if not piece:
+        if not chunk:
             if end is not None:
                 raise TransientError(f"the connection closed {end - transfer.position} bytes early")
             return
         if skip:
-            skip -= len(piece)
+            skip -= len(chunk)
         else:
-            transfer.data += piece
-            if transfer.limit is not None and len(transfer.data) > transfer.limit:
-                raise UserError(
-                    "MSA-DATA-005",
-                    f"'{transfer.file}' has more than {transfer.limit} bytes; it is not a file written by msanet",
-                )
+            transfer.data += chunk
+            require_size(transfer.file, len(transfer.data), transfer.limit)
 
 
 def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
@@ -256,5 +229,5 @@ def _explain(error: HTTPError) -> str:
     if isinstance(reason, NameResolutionError):
         return "the name of the server is not known"
     if isinstance(reason, TimeoutError) and not isinstance(reason, NewConnectionError):  # which is one, to urllib3
-        return "the server fell silent"
+        return "the server stopped sending"
     return without_secrets(" ".join(map(str, reason.args)).rpartition("): ")[2])

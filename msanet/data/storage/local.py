@@ -5,8 +5,9 @@ import threading
 import weakref
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
-from msanet.data.storage.base import ByteRange
+from msanet.data.storage.base import ByteRange, require_size
 from msanet.errors import UserError
 
 _OPEN_FILES = 64
@@ -27,35 +28,33 @@ class LocalStorage:
         path = self.folder / file
         if not path.is_file():
             raise UserError("MSA-DATA-003", f"'{path}' is missing; copy it too, or pack the dataset again")
-        if path.stat().st_size > limit:
-            raise UserError(
-                "MSA-DATA-005",
-                f"'{path}' has {path.stat().st_size} bytes, expected at most {limit}; it is not a file written by msanet",
-            )
+        require_size(path, path.stat().st_size, limit)
         return path.read_bytes()
 
-    def read(self, extent: ByteRange, offset: int, length: int) -> bytes:
+    def read(self, byte_range: ByteRange, offset: int, length: int) -> bytes:
         """See Storage."""
         with self._lock:  # no other thread may close the descriptor
-            descriptor = self._descriptor(extent.file)
+            descriptor = self._descriptor(byte_range.file)
             try:
-                rest = max(0, os.fstat(descriptor).st_size - offset)  # Python makes room for all that it is asked for
+                rest = max(0, os.fstat(descriptor).st_size - offset)  # os.pread allocates the length it is given
                 return os.pread(descriptor, min(length, rest), offset)
             except OSError as error:
                 raise UserError(
                     "MSA-DATA-039",
-                    f"'{self.folder / extent.file}' cannot be read at byte {offset} ({error.strerror}), expected a working disk; "
-                    "check it, or copy the shard again",
+                    f"'{self.folder / byte_range.file}' cannot be read at byte {offset} ({error.strerror}); check the disk, or "
+                    "copy the shard again",
                 ) from None
 
-    def fetch(self, extent: ByteRange) -> None:
+    def fetch(self, byte_range: ByteRange) -> None:
         """See Storage."""
-        if extent.stop is not None and hasattr(os, "posix_fadvise"):  # Linux; elsewhere the kernel guesses
+        if byte_range.stop is not None and hasattr(os, "posix_fadvise"):  # Linux; elsewhere the kernel guesses
             with self._lock:
-                descriptor = self._descriptor(extent.file)
-                os.posix_fadvise(descriptor, extent.start, extent.stop - extent.start, os.POSIX_FADV_WILLNEED)
+                descriptor = self._descriptor(byte_range.file)
+                os.posix_fadvise(
+                    descriptor, byte_range.start, byte_range.stop - byte_range.start, os.POSIX_FADV_WILLNEED
+                )
 
-    def invalidate(self, extent: ByteRange) -> bool:
+    def invalidate(self, byte_range: ByteRange) -> bool:
         """See Storage."""
         return False
 
@@ -74,11 +73,8 @@ class LocalStorage:
         self._open.move_to_end(file)
         return self._open[file]
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"folder": self.folder}  # descriptors and locks belong to the process that made them
-
-    def __setstate__(self, state: dict[str, Path]) -> None:
-        self.__init__(state["folder"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalStorage, (self.folder,)  # descriptors and locks belong to one process
 
 
 def _close(descriptors: dict[str, int]) -> None:

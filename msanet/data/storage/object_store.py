@@ -4,23 +4,24 @@ import errno
 import os
 from typing import Any
 
-from msanet.data.storage.transfer import Transfer, TransientError
+from msanet.data.storage.base import require_size
+from msanet.data.storage.transfer import Transfer, TransientError, access_denied, changed, not_found, too_short
 from msanet.errors import UserError
 from msanet.secrets import masked, without_secrets
 
-_SILENCE = 30  # seconds without a byte after which a connection is given up
+_READ_TIMEOUT = 30  # seconds without a byte after which a connection is closed
 
 
 class ObjectTransport:
-    """A folder of an object store, read through fsspec; its libraries take credentials from where they always do."""
+    """A folder of an object store, read by s3fs or gcsfs, which find the credentials."""
 
     def __init__(self, address: str) -> None:
         self.location = masked(address.rstrip("/"))
         if "@" in address.partition("://")[2].partition("/")[0] or "?" in address:
             raise UserError(
                 "MSA-DATA-025",
-                f"'{self.location}' was given with a key or a query (?...), expected the plain address of a folder, such as "
-                "s3://bucket/shards; give keys as the store's own tools take them, such as AWS_ACCESS_KEY_ID",
+                f"'{self.location}' has a key or a query (?...), expected a folder's address such as s3://bucket/shards; give "
+                "keys as the store's own tools take them, such as AWS_ACCESS_KEY_ID",
                 setting="data.path",
             )
         self._folder = address.rstrip("/")
@@ -35,33 +36,18 @@ class ObjectTransport:
         try:
             size = self._size(transfer)
             stop = size if transfer.stop is None else min(size, transfer.stop)
-            if transfer.limit is not None and size > transfer.limit:
-                raise UserError(
-                    "MSA-DATA-005",
-                    f"'{address}' has {size} bytes, expected at most {transfer.limit}; it is not a file written by msanet",
-                )
+            require_size(address, size, transfer.limit)
             if transfer.start > stop:
-                raise UserError(
-                    "MSA-DATA-033",
-                    f"'{address}' has {size} bytes, expected more than {transfer.start}; upload the shard again",
-                )
+                raise too_short(address, size, transfer.start)
             data = self._call("_cat_file", transfer, start=transfer.start, end=stop) if stop > transfer.start else b""
-        except UserError:
-            raise
         except FileNotFoundError:
-            raise UserError(
-                "MSA-DATA-029", f"'{address}' does not exist; fix data.path, or upload the file", setting="data.path"
-            ) from None
-        except (TypeError, AttributeError, ImportError, NotImplementedError):
-            raise  # ours, not the store's
+            raise not_found(address) from None
+        except (UserError, TypeError, AttributeError, ImportError, NotImplementedError):
+            raise  # the last four are bugs, not the store's answer
         except Exception as error:  # each library has its own
             what = without_secrets(f"{type(error).__name__}: {' '.join(str(error).split())}").removesuffix(": ")
             if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
-                raise UserError(
-                    "MSA-DATA-030",
-                    f"'{address}' may not be read ({what}); check the credentials and permissions",
-                    setting="data.path",
-                ) from None
+                raise access_denied(address, what, "check the credentials and permissions") from None
             if isinstance(error, OSError) and error.errno == errno.EINVAL:
                 raise UserError(
                     "MSA-DATA-035",
@@ -85,11 +71,7 @@ class ObjectTransport:
             etag = str(info.get("ETag") or info.get("etag"))
             first = self._etags.setdefault(transfer.file, etag)
             if etag != first:
-                raise UserError(
-                    "MSA-DATA-031",
-                    f"'{self.location}/{transfer.file}' changed in the store while this run reads it (ETag {first}, now "
-                    f"{etag}); put the old file back, or start a new run, and write new shards into a new folder",
-                )
+                raise changed(f"{self.location}/{transfer.file}", first, etag)
             size = self._sizes[transfer.file] = int(info["size"])
         return size
 
@@ -101,7 +83,7 @@ class ObjectTransport:
             scheme = self._folder.partition("://")[0]
             options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
             if scheme == "s3":
-                options["config_kwargs"] = {"connect_timeout": 10, "read_timeout": _SILENCE}
+                options["config_kwargs"] = {"connect_timeout": 10, "read_timeout": _READ_TIMEOUT}
             self._files = fsspec.filesystem(scheme, **options)
         path = self._folder.partition("://")[2] + "/" + transfer.file
         coroutine = getattr(self._files, method)

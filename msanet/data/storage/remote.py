@@ -1,4 +1,4 @@
-"""Shards behind an address: http(s)://, s3://, gs://. Read by extents, through a cache that the node shares."""
+"""Shards at an address (http(s)://, s3://, gs://), read by byte ranges through a cache that the node shares."""
 
 import importlib.util
 import mmap
@@ -41,50 +41,48 @@ def open_remote(location: str, settings: StorageConfig) -> "RemoteStorage":
 
 
 class RemoteStorage:
-    """A folder of shards behind an address. See Storage.
-
-    What a cache entry holds is named by digest and place, so that bytes of another version are never served, and two
-    addresses of the same shards share them.
-    """
+    """A folder of shards at an address. See Storage. Two addresses of the same shards share their cache entries."""
 
     def __init__(self, address: str, transport: Transport, settings: StorageConfig) -> None:
         self.location = transport.location
         self._address, self._transport, self._settings = address, transport, settings
         self._cache = NodeCache(cache_folder(settings.cache_dir) / "shards", settings.cache_limit_bytes)
         self._slots = threading.Semaphore(settings.max_connections)
-        self._uncached: OrderedDict[str, memoryview] = OrderedDict()  # what the cache could not take, the newest
+        self._uncached: OrderedDict[str, memoryview] = OrderedDict()  # the newest of what the cache could not take
         self._lock = threading.Lock()
 
     def read_file(self, file: str, limit: int) -> bytes:
         """See Storage."""
         return bytes(self._download(file, 0, None, time.monotonic(), limit))
 
-    def read(self, extent: ByteRange, offset: int, length: int) -> bytes:
+    def read(self, byte_range: ByteRange, offset: int, length: int) -> bytes:
         """See Storage."""
-        first = offset - extent.start
-        limit = first + length if extent.stop is None else None  # else the extent says how much may come
-        return bytes(self._view(extent, limit)[first : first + length])
+        first = offset - byte_range.start
+        limit = first + length if byte_range.stop is None else None  # else the range bounds it
+        return bytes(self._view(byte_range, limit)[first : first + length])
 
-    def fetch(self, extent: ByteRange) -> None:
+    def fetch(self, byte_range: ByteRange) -> None:
         """See Storage."""
-        self._view(extent)
+        self._view(byte_range)
 
-    def invalidate(self, extent: ByteRange) -> bool:
-        """See Storage. Always True: what came over a network is worth another try."""
-        key = _key(extent)
+    def invalidate(self, byte_range: ByteRange) -> bool:
+        """See Storage. Always True: bytes from a network are worth another attempt."""
+        key = _key(byte_range)
         with self._lock:
             self._uncached.pop(key, None)
         self._cache.invalidate(key)
-        self._transport.recheck(extent.file)
+        self._transport.recheck(byte_range.file)
         return True
 
-    def _view(self, extent: ByteRange, limit: int | None = None) -> memoryview:
-        key, begun = _key(extent), time.monotonic()
+    def _view(self, byte_range: ByteRange, limit: int | None = None) -> memoryview:
+        key, started = _key(byte_range), time.monotonic()
         with self._lock:
             kept = self._uncached.get(key)
         if kept is not None:
             return kept
-        view = self._cache.get(key, lambda: self._download(extent.file, extent.start, extent.stop, begun, limit))
+        view = self._cache.get(
+            key, lambda: self._download(byte_range.file, byte_range.start, byte_range.stop, started, limit)
+        )
         if not isinstance(view.obj, mmap.mmap):
             with self._lock:
                 self._uncached[key] = view
@@ -92,23 +90,18 @@ class RemoteStorage:
                     self._uncached.popitem(last=False)
         return view
 
-    def _download(self, file: str, start: int, stop: int | None, begun: float, limit: int | None = None) -> bytearray:
-        """begun: when the caller asked; waiting for another process to fetch the same counts, queueing here does not."""
+    def _download(self, file: str, start: int, stop: int | None, started: float, limit: int | None = None) -> bytearray:
+        """started: when the caller asked. Waiting for another process that fetches the same counts, queueing here does not."""
         queued = time.monotonic()
         with self._slots:
-            until = begun + time.monotonic() - queued + self._settings.download_timeout_seconds
-            return download_with_retries(
-                self._transport, Transfer(file, start, stop, until, limit), self._settings.download_timeout_seconds
-            )
+            timeout = self._settings.download_timeout_seconds
+            deadline = started + time.monotonic() - queued + timeout
+            return download_with_retries(self._transport, Transfer(file, start, stop, deadline, limit), timeout)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_remote, (
-            self._address,
-            self._settings,
-        )  # connections and locks belong to the process that made them
+        return open_remote, (self._address, self._settings)  # connections and locks belong to one process
 
 
-def _key(extent: ByteRange) -> str:
-    if extent.stop is None:
-        return f"{extent.digest}-{extent.start}-{extent.file[-100:]}"
-    return f"{extent.digest}-{extent.start}-{extent.stop}"
+def _key(byte_range: ByteRange) -> str:
+    end = byte_range.file[-100:] if byte_range.stop is None else byte_range.stop
+    return f"{byte_range.digest}-{byte_range.start}-{end}"

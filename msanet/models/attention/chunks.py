@@ -1,8 +1,7 @@
 """Exact attention in chunks of queries, for where no fused kernel fits: any device, any floating type.
 
-The method of FlashAttention (Dao et al. 2022, algorithms 2 and 4) with torch's own operators: the forward pass keeps the
-logarithm of each softmax's denominator, the backward pass computes the scores again, chunk by chunk. So memory is linear in
-the number of positions, in both.
+The method of FlashAttention (Dao et al. 2022, algorithms 2 and 4) with torch's operators, in linear memory: the forward pass
+keeps the logarithm of each softmax's denominator, the backward pass computes the scores again. See docs/decisions/0013.
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,10 @@
 """Which kernel computes attention: of the exact ones that fit, the fastest by measurement, and never the explicit form.
 
-The explicit form writes all L x S scores to memory, and torch takes it silently where no fused kernel fits. Here each kernel is
-asked for by name (torch then raises instead), and where none fits, chunks are taken, with a warning.
+Each kernel is requested by name, so that torch raises if it does not fit; if none fits, chunks are used, with a warning. See
+docs/decisions/0013.
 """
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import _disable_current_modes
 
+from msanet.logs import once
 from msanet.models.attention.chunks import attend_in_chunks
+
+logger = logging.getLogger(__name__)
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 """query (N, L, C), key and value (N, S, C) -> softmax(Q K^T) V, (N, L, C)."""
@@ -25,20 +29,20 @@ CHUNKS = "chunks"
 CHANNEL_MULTIPLE = {"cuda": 8}
 """Of C, in every fused kernel of a type of device."""
 MOST_AT_ONCE = {"cuda": 65_535}
-"""Of N, in a call of a fused kernel of a type of device: what a CUDA grid has along the axis they use for it."""
+"""Of N, in a call of a fused kernel of a type of device: the size of a CUDA grid's axis."""
 _BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
-"""cuDNN's last: where the first that fits is taken, its numbers were not checked, see `_reason_against`."""
+"""cuDNN last: without a probe its numbers are not checked, see `_reason_against`."""
 _PROBE_POSITIONS = 192
 
 
 def fused(backends: SDPBackend | list[SDPBackend], query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
-    """Attention by the first of these kernels of torch that fits. Raises RuntimeError where none does.
+    """Attention by the first of these kernels of torch that fits. Raises RuntimeError if none does.
 
-    Channels are filled up with zeros to `CHANNEL_MULTIPLE`, which changes no score; more than `MOST_AT_ONCE` are done in turn.
+    Channels are padded with zeros to `CHANNEL_MULTIPLE`; batches larger than `MOST_AT_ONCE` are split.
     """
     most = MOST_AT_ONCE.get(query_NLC.device.type)
     if most and query_NLC.shape[0] > most:
@@ -54,10 +58,10 @@ def fused(backends: SDPBackend | list[SDPBackend], query_NLC: Tensor, key_NSC: T
 
 
 def attend_untimed(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
-    """Attention where nothing can be measured: in a graph, and on tensors without values.
+    """Attention without measurement: in a graph, and on tensors without values.
 
-    For CUDA the first kernel of torch that fits; where none does, an error in torch.compile, else chunks. On other devices, and
-    in an exported graph, which may run on any, it is the operator itself: on CPU its own kernel fits every floating type.
+    On CUDA the first kernel of torch that fits; if none does, an error in torch.compile, else chunks. On other devices, and in
+    an exported graph, torch's operator.
     """
     if query_NLC.is_cuda and not torch.compiler.is_exporting():
         try:
@@ -76,11 +80,11 @@ def _torchs(name: str) -> Kernel:
 
 KERNELS: dict[str, Kernel] = {**{name: _torchs(name) for name in _BACKENDS}, CHUNKS: attend_in_chunks}
 CANDIDATES: dict[str, tuple[str, ...]] = {"cuda": ("cudnn", "flash", "efficient"), "cpu": ("flash",)}
-"""By type of device, the fused kernels there may be, the likeliest to be fast first."""
+"""Fused kernels by type of device, the probably fastest first."""
 
 
 class AttentionCase(NamedTuple):
-    """What a choice is made for. queries, keys: orders of magnitude, the next power of 4; backward: whether one follows."""
+    """What a choice is made for. queries, keys: the next power of 4."""
 
     device: str
     dtype: torch.dtype
@@ -91,7 +95,7 @@ class AttentionCase(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """kernel: its name in KERNELS. seconds: of each that was timed, empty where only one could be taken."""
+    """kernel: its name in KERNELS. seconds: of each kernel that was timed."""
 
     kernel: str
     seconds: dict[str, float]
@@ -99,7 +103,6 @@ class Choice(NamedTuple):
 
 _chosen: dict[AttentionCase, Choice] = {}
 _unlogged: list[AttentionCase] = []
-_warned: set[tuple[object, ...]] = set()
 
 
 def unlogged_choices() -> list[str]:
@@ -110,11 +113,10 @@ def unlogged_choices() -> list[str]:
 
 
 def choose(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> str:
-    """The name in KERNELS of what computes this attention; found once for each `AttentionCase`, without synchronizing after that.
+    """The name in KERNELS of the kernel for this attention, chosen once for each `AttentionCase`.
 
-    Only kernels that are right on a small probe are taken, see `_reason_against`. Where several are, each is timed on random
-    tensors of these sizes, forward and, if one follows, backward. Timings differ from run to run, and kernels in the last bits:
-    under torch.use_deterministic_algorithms the first is taken.
+    Of the kernels that pass a small probe (see `_reason_against`) the fastest on random tensors of these sizes; under
+    torch.use_deterministic_algorithms the first.
     """
     tensors = (query_NLC, key_NSC, value_NSC)
     backward = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
@@ -144,12 +146,10 @@ def _choice(tensors: Sequence[Tensor], backward: bool) -> Choice:
 
 
 def _reason_against(kernel: Kernel, like: Sequence[Tensor], backward: bool) -> str:
-    """Empty where the kernel takes such tensors and is right, else what torch reports or what is wrong.
+    """Why the kernel cannot be used: what torch reports, or wrong numbers; empty if it can.
 
-    Its numbers are looked at where a query's scores are all far below 0, as they are in trained networks and never in normal
-    noise. There cuDNN's backward on Hopper gave NaN: where 64 positions are left over of 128, it took the missing ones for
-    scores of 0 (pytorch#196678, with a mask; cudnn-frontend#628). Of gradients only whether they are finite, since they
-    cancel there.
+    Compared where all scores of a query are far below 0, as in trained networks: there cuDNN's backward on Hopper gave NaN
+    (pytorch#196678, cudnn-frontend#628). Gradients, which cancel there, must be finite.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -161,14 +161,13 @@ def _reason_against(kernel: Kernel, like: Sequence[Tensor], backward: bool) -> s
             if not (right and all(x.isfinite().all() for x in found)):
                 return "gives wrong numbers for scores far below 0"
         except RuntimeError as error:
-            return " ".join(
-                [*(str(w.message).partition(" (Triggered")[0] for w in caught), str(error).partition("\n")[0]]
-            )
+            messages = [str(warning.message).partition(" (Triggered")[0] for warning in caught]
+            return " ".join([*messages, str(error).partition("\n")[0]])
     return ""
 
 
 def _seconds(kernel: Kernel, like: Sequence[Tensor], backward: bool) -> float:
-    """The shorter of two runs after a warm-up; infinite where memory is too short for it."""
+    """The shorter of two runs after a warm-up; infinite if out of memory."""
     device, found = like[0].device, []
     try:
         tensors = _random(like, backward)
@@ -193,7 +192,7 @@ def _run(kernel: Kernel, tensors: Sequence[Tensor], backward: bool) -> list[Tens
 
 
 def _random(like: Sequence[Tensor], backward: bool) -> list[Tensor]:
-    """Normal values from a generator of their own: training's stays where it is."""
+    """Normal values from an own generator, so that training's is not advanced."""
     generator = torch.Generator(like[0].device).manual_seed(0)
     return [
         torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device).requires_grad_(backward) for x in like
@@ -201,7 +200,7 @@ def _random(like: Sequence[Tensor], backward: bool) -> list[Tensor]:
 
 
 def _far_below(like: Sequence[Tensor], backward: bool) -> list[Tensor]:
-    """As `_random`, with all scores about -150, a standard deviation of 1.7 apart: exp(150) is beyond float32."""
+    """As `_random`, with all scores about -150 (standard deviation 1.7): exp(150) is beyond float32."""
     query, key, value = _random(like, False)
     far = (150 / query.shape[2]) ** 0.5
     return [x.requires_grad_(backward) for x in (query.mul_(0.1).add_(far), key.mul_(0.1).sub_(far), value)]
@@ -209,7 +208,7 @@ def _far_below(like: Sequence[Tensor], backward: bool) -> list[Tensor]:
 
 @contextmanager
 def _isolated(device: torch.device) -> Iterator[None]:
-    """Without the caller's modes: no autocast, no hooks (checkpointing counts what is saved), no counting modes."""
+    """Without the caller's autocast, hooks (checkpointing counts saved tensors) and dispatch modes."""
     identity = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.detach(), lambda tensor: tensor)
     autocast = torch.autocast(device.type, enabled=False)
     with _disable_current_modes(), autocast, identity:
@@ -235,16 +234,12 @@ def _sentence(case: AttentionCase, choice: Choice) -> str:
 
 def _warn(tensors: Sequence[Tensor], why: str) -> None:
     query, key, _ = tensors
-    kind = (query.device, query.dtype, query.shape[2])
-    if kind in _warned:
-        return
-    _warned.add(kind)
     explicit = query.shape[0] * query.shape[1] * key.shape[1] * query.element_size()
-    warnings.warn(
+    once(
+        logger,
+        logging.WARNING,
         f"no fused attention kernel takes {query.dtype} with {query.shape[2]} channels on {query.device} "
-        f"({why or 'torch has none there'}); chunks of queries are taken instead, which are exact, in memory linear in the "
-        "positions and on a CPU 1.2 times a fused kernel's time (on a GPU not yet measured); the explicit form would take "
-        f"{query.shape[0]} x {query.shape[1]} x {key.shape[1]} scores, {explicit / 1e9:.3g} GB",
-        RuntimeWarning,
-        stacklevel=2,
+        f"({why or 'torch has none there'}); using exact chunks of queries, in linear memory and on a CPU 1.2 times a fused "
+        f"kernel's time; the explicit form would take {explicit / 1e9:.3g} GB",
+        key=f"chunks {query.device} {query.dtype} {query.shape[2]}",
     )

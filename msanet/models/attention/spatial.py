@@ -12,10 +12,10 @@ from msanet.models.attention.kernels import KERNELS, attend_untimed, choose
 
 
 def attend(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
-    """softmax(Q K^T) V, exact, one head, scale 1: (N, L, C). L queries may be any number, S keys another.
+    """softmax(Q K^T) V, exact, one head, scale 1: (N, L, C).
 
-    The kernel: `msanet.models.attention.kernels.choose`, and `attend_untimed` where nothing can be timed, which is in a graph
-    (export, torch.compile) and on tensors without values. Autocast casts as for `scaled_dot_product_attention`.
+    The kernel is `choose`'s; in a graph (export, torch.compile) and on tensors without values `attend_untimed`. Autocast casts
+    as for `scaled_dot_product_attention`.
     """
     query, key, value = (_rows(x) for x in (query_NLC, key_NSC, value_NSC))
     if torch.compiler.is_compiling() or is_fake(query) or query.is_meta or not query.numel():
@@ -29,13 +29,11 @@ def attend(query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor) -> Tensor:
 def spatial_attention(a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor, pool: int = 1, window: int = 0) -> Tensor:
     """sum_i C_i s_ij with s_ij = exp(A_i . B_j) / sum_i exp(A_i . B_j); all (N, C, H, W), i and j run over H x W.
 
-    Equation 1's softmax runs over i, the index of A and C. In terms of scaled dot-product attention: query B,
-    key A, value C, one head, scale 1 (the paper has no 1/sqrt(d)). Never holds the HW x HW map, which at 2048x1024
-    would be 550 GB in bf16.
+    Equation 1's softmax runs over i, the index of A and C: scaled dot-product attention with query B, key A, value C, one head,
+    scale 1 (the paper has no 1/sqrt(d)). The HW x HW map is never held. See docs/decisions/0013.
 
-    Exact with pool 1 and window 0. Approximations: pool takes averages of A and of C over pool x pool positions for i, fewer
-    at the end of a row or column; window lets i run over the window x window positions around j only, on a fixed grid from
-    the first position on; those at the ends are smaller, nothing is padded. window is a multiple of pool.
+    Exact with pool 1 and window 0. Approximations: pool averages A and C over pool x pool positions, fewer at the ends; window
+    restricts i to windows of a fixed grid, smaller at the ends. window is a multiple of pool.
     """
     a, c = pooled(a_NCHW, pool), pooled(c_NCHW, pool)
     if not window:
@@ -58,7 +56,7 @@ def spatial_attention(a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor, pool: int 
 
 
 def attention_weights(a_NCHW: Tensor, b_NCHW: Tensor, queries_Q: Tensor, pool: int = 1, window: int = 0) -> Tensor:
-    """What `spatial_attention` gives each position i for chosen j: (N, Q, H, W) float32, 1 in sum.
+    """The weights s_ij of `spatial_attention` for chosen j: (N, Q, H, W) float32, with sum 1.
 
     queries_Q: positions j, row times W plus column. Memory is linear in H x W times Q.
     """
@@ -80,21 +78,17 @@ def attention_weights(a_NCHW: Tensor, b_NCHW: Tensor, queries_Q: Tensor, pool: i
 
 
 def pooled(x_NCHW: Tensor, pool: int) -> Tensor:
-    """Averages over pool x pool positions; those at the ends are averages of what there is."""
+    """Averages over pool x pool positions, fewer at the ends."""
     return x_NCHW if pool == 1 else F.avg_pool2d(x_NCHW, pool, ceil_mode=True, count_include_pad=False)
 
 
 def positions(x_NCHW: Tensor) -> Tensor:
-    """A map as rows of channels, (N, H x W, C), contiguous.
-
-    Kernels read rows of C values. Contiguous rows are free in channels_last, and 2.6 to 4.0 times faster than strided
-    ones (forward and backward, 2,700 and 4,800 positions, one core of a Xeon, torch 2.13.0, 2026-11-21).
-    """
+    """A map as contiguous rows of channels, (N, H x W, C): free in channels_last, and 2.6 to 4.0 times as fast as strided."""
     return x_NCHW.flatten(2).transpose(1, 2).contiguous()
 
 
 def _rows(x_NLC: Tensor) -> Tensor:
-    """With each row's values side by side, without which no fused kernel fits; `contiguous` ignores it for a single channel."""
+    """With contiguous rows, as fused kernels need them; `contiguous` ignores the stride of a single channel."""
     return x_NLC if x_NLC.stride(-1) == 1 else x_NLC.clone(memory_format=torch.contiguous_format)
 
 
@@ -115,7 +109,7 @@ def _windows(x_NCHW: Tensor, side: int) -> Tensor:
 
 
 def _bands(size: int, window: int) -> Iterator[slice]:
-    """The part of an axis that full windows cover, and the rest; either only where there is some."""
+    """The part of an axis that full windows cover, and the rest, if not empty."""
     covered = size - size % window
     if covered:
         yield slice(0, covered)

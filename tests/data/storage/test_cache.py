@@ -44,7 +44,7 @@ def bytes_used(folder: Path) -> int:
 
 
 def noted(folder: Path) -> int:
-    return int((folder / "total").read_text().split()[1])
+    return int((folder / "total").read_text().split()[2])
 
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
@@ -175,7 +175,7 @@ def test_what_is_larger_than_the_cache_passes_through(
     cache.get("a", lambda: content(1))
     assert bytes(cache.get("large", lambda: content(2, 10 * SIZE))) == content(2, 10 * SIZE)
     assert names(tmp_path / "c") == {"a"}
-    assert "100032 bytes are more than its bound of 20064" in capfd.readouterr().err
+    assert "100032 bytes are more than its limit of 20064" in capfd.readouterr().err
 
 
 def test_the_bound_holds_with_several_writers(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ for number in range(150):
     processes = [start(script, folder, bound, number) for number in range(4)]
     most = 0
     while any(process.poll() is None for process in processes):
-        if (folder / "total").exists() and len((folder / "total").read_text().split()) == 2:
+        if (folder / "total").exists() and len((folder / "total").read_text().split()) == 3:
             most = max(most, noted(folder))
     for process in processes:
         finish(process)
@@ -250,6 +250,24 @@ def test_entries_of_an_earlier_boot_are_summed_once(tmp_path: Path, monkeypatch:
     path = tmp_path / "c" / "entries" / "a"
     assert path.read_bytes()[16:32] == bytes(range(16))
     assert noted(tmp_path / "c") == path.stat().st_size
+
+
+def test_files_of_another_format_version_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr(cache_module, "_VERSION", b"9")
+        NodeCache(tmp_path / "c", 10**6).get("a", lambda: content(1))
+    (tmp_path / "c" / "total").write_text(f"9 {cache_module._BOOT.hex()} {99:020d}")
+    cache = NodeCache(tmp_path / "c", 10**6)
+    assert bytes(cache.get("a", lambda: content(2))) == content(2)
+    assert noted(tmp_path / "c") == STORED
+
+
+def test_the_total_of_the_version_before_is_counted_again(tmp_path: Path) -> None:
+    cache = NodeCache(tmp_path / "c", 10**6)
+    cache.get("a", lambda: content(1))
+    (tmp_path / "c" / "total").write_text(f"{cache_module._BOOT.hex()} {99:020d}")  # msanet before format versions
+    cache.get("b", lambda: content(2))
+    assert noted(tmp_path / "c") == 2 * STORED
 
 
 def test_a_total_that_was_lost_is_counted_again(tmp_path: Path) -> None:
