@@ -56,7 +56,7 @@ class FailureReport:
 
 
 def describe_ranks(hosts: Sequence[str], *ranks: int) -> str:
-    """`rank 1 (host A), rank 2 (host B) and 12 more`. hosts: of each rank."""
+    """`rank 1 (host A), rank 2 (host B) and 12 more`."""
     more = f" and {len(ranks) - 4} more" if len(ranks) > 4 else ""
     return ", ".join(f"rank {rank} (host {hosts[rank]})" for rank in ranks[:4]) + more
 

@@ -1,14 +1,7 @@
-"""Heartbeats: every rank reports that it is alive and what it does, so that a failure is named soon and ends the job everywhere.
+"""Heartbeats: every rank reports that it is alive and what it does, and a failure ends the job everywhere, with one sentence.
 
-Each rank writes a heartbeat into the job's store every other second. Rank 0 reads those of all ranks and judges them
-(`FailureDetector`), the others watch rank 0. The job ends, with a sentence on each host that names rank and host, if
-
-    a rank sends no heartbeat: its process has stopped, or its host or the network is down
-    a rank makes no progress: a data loader that stalls, a collective that hangs
-    a collective fails: a rank is gone, and a liveness check finds out which
-    a rank fails with an error of its own, which it broadcasts before it ends
-
-Threads do all this, so that it goes on while the training waits in a collective.
+The job fails if a rank sends no heartbeat, makes no progress, is found missing by the liveness check after a failed collective,
+or broadcasts an error of its own. Threads watch for this while the training waits in a collective. See docs/decisions/0003.
 """
 
 import json
@@ -140,11 +133,13 @@ class HeartbeatMonitor:
 
     def check_liveness(self, error: BaseException) -> FailureReport:
         """After a collective has failed: wait for the report on who is lost."""
-        self._heartbeat = replace(self._heartbeat, error=_first_line(error))
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        self._heartbeat = replace(self._heartbeat, error=first_line)
         self._wake.set()
         if not self._failed.wait(3 * LIVENESS_HEARTBEATS * self.interval + 1):
-            self._record(failed_collective(self.hosts, [self.rank], _first_line(error)))
-        return self.failure or failed_collective(self.hosts, [self.rank], _first_line(error))
+            self._record(failed_collective(self.hosts, [self.rank], first_line))
+        assert self.failure, "reported by rank 0, or here"
+        return self.failure
 
     def fail(self, report: FailureReport) -> None:
         """End the work of this process: log why, unless it has ended already, and call `on_failure`."""
@@ -212,7 +207,3 @@ class HeartbeatMonitor:
         """The store is in rank 0's process."""
         if self.rank == 0 and len(self.hosts) > 1:
             time.sleep(1.5 * self.interval)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

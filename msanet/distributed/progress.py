@@ -29,9 +29,8 @@ def describe_rank(number: int) -> str:
 
 
 def begin_stage(activity: str, slow: bool = False) -> None:
-    """Report that this rank begins a stage of what all ranks do alike.
-
-    A rank that reports nothing for `Timeouts.stall` ends the job, by its name.
+    """Report that this rank begins a stage of what all ranks do alike. One that reports nothing for too long is named, and ends
+    the job.
 
     Args:
         activity: What it does now, for sentences: `waiting for the data of step 12`.

@@ -12,16 +12,12 @@ from msanet.errors import UserError
 
 _LONGEST_PAUSE = 0.5
 """Seconds between two checks of who has joined."""
+_stores: dict[tuple[str, int], dist.Store] = {}
+"""Of this process: a store serves all of its sessions, so that no rank can meet one that is about to end."""
 
 
 class RendezvousTimeout(Exception):
-    """Ranks are missing.
-
-    Args:
-        code: Error code.
-        message: One sentence that names them.
-        should_log: Whether this rank logs it for its host.
-    """
+    """Ranks are missing, as `message` says. should_log: whether this rank logs it for its host."""
 
     def __init__(self, code: str, message: str, should_log: bool = True) -> None:
         super().__init__(code, message, should_log)
@@ -29,10 +25,6 @@ class RendezvousTimeout(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} [{self.code}]"
-
-
-_stores: dict[tuple[str, int], dist.Store] = {}
-"""Of this process: a store serves all of its sessions, so that no rank can meet one that is about to end."""
 
 
 def open_store(rank: int, world_size: int, timeout: float) -> dist.Store:
@@ -71,14 +63,7 @@ def open_store(rank: int, world_size: int, timeout: float) -> dist.Store:
 
 
 def rendezvous(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[str]:
-    """Wait for all ranks.
-
-    Returns:
-        The host of each rank.
-
-    Raises:
-        RendezvousTimeout: Some have not joined within `timeout` seconds; the message names them.
-    """
+    """Wait for all ranks; the host of each. Raises RendezvousTimeout that names those who are missing after `timeout` seconds."""
     try:
         return _wait_for_all(store, rank, world_size, timeout)
     except dist.DistError:  # rank 0 keeps the store; where it has given up, it has logged why
@@ -114,7 +99,7 @@ def _wait_for_all(store: dist.Store, rank: int, world_size: int, timeout: float)
 
 
 def _wait_for_port(host: str, port: int, timeout: float) -> None:
-    """Until something listens there. PyTorch's own wait takes up to two and a half times its timeout."""
+    """Wait until something listens there: PyTorch's own wait takes up to two and a half times its timeout."""
     until = time.monotonic() + timeout
     while True:
         try:

@@ -27,7 +27,7 @@ from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, JobFai
 from msanet.distributed.progress import monitor, set_monitor
 from msanet.distributed.rendezvous import RendezvousTimeout, open_store, rendezvous
 from msanet.distributed.timeouts import Timeouts
-from msanet.errors import EXIT_USER_ERROR, user_errors
+from msanet.errors import EXIT_USER_ERROR, UserError, user_errors
 from msanet.processes import ignore_broken_pipe
 from msanet.secrets import without_secrets
 
@@ -42,9 +42,6 @@ _INTERRUPT = signal.SIGUSR2
 def session(timeouts: Timeouts | None = None) -> Iterator[None]:
     """A rank's session for notebooks and scripts: it ends with what it returns or raises, and leaves the process as it was.
 
-    Args:
-        timeouts: When a rank counts as lost or stalled; the defaults unless given.
-
     Raises:
         UserError: Bad input, as everywhere.
         Preempted: The job was asked to stop and has saved.
@@ -58,7 +55,7 @@ def session(timeouts: Timeouts | None = None) -> Iterator[None]:
         notify = cleanup.enter_context(_interruptible(is_active))
         added = set_default_environment()
         cleanup.callback(lambda: [os.environ.pop(name, None) for name in added])
-        cleanup.callback(start_parent_watchdog(lambda: _fail("lost its launcher", "MSA-DIST-012")))
+        cleanup.callback(start_parent_watchdog(_fail_without_launcher))
         cleanup.callback(_destroy)
         try:
             prepare_device()
@@ -80,8 +77,7 @@ def exiting_session(timeouts: Timeouts) -> Iterator[None]:
     """A rank's session for commands: at its end the process ends too, and nothing after the `with` block runs.
 
     A UserError inside ends the job with exit code 2 and its sentence, logged by one rank; a failure with exit code 1 and a
-    sentence on each host (see `msanet.distributed.heartbeat`); a preemption with 75. The end is `os._exit`, since a thread of
-    gloo races the interpreter's own shutdown and sometimes aborts the process.
+    sentence on each host; a preemption with 75. Why the end is `os._exit`: see docs/decisions/0014.
     """
     process_exit.declare_command()
     ensure_logging()
@@ -192,14 +188,9 @@ def _outcome(error: BaseException) -> BaseException:
     elif _is_of_collective(error):
         return _exception_of(heartbeat.check_liveness(error))
     else:
-        heartbeat.broadcast_failure(without_secrets(f"{type(error).__name__}: {error}"), _exit_code(error))
+        code = EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILURE
+        heartbeat.broadcast_failure(without_secrets(f"{type(error).__name__}: {error}"), code)
     return error
-
-
-def _exit_code(error: BaseException) -> int:
-    from msanet.errors import UserError
-
-    return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILURE
 
 
 def _exception_of(report: FailureReport) -> Exception:
@@ -235,10 +226,10 @@ def _interruptible(is_active: threading.Event) -> Iterator[Callable[[FailureRepo
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-def _fail(what: str, code: str) -> None:
+def _fail_without_launcher() -> None:
     heartbeat = monitor()
     if heartbeat:
-        heartbeat.fail(FailureReport(f"{heartbeat.describe(rank())} {what}", code))
+        heartbeat.fail(FailureReport(f"{heartbeat.describe(rank())} lost its launcher", "MSA-DIST-012"))
 
 
 def _exit_on_failure(report: FailureReport) -> None:

@@ -39,10 +39,6 @@ _FINAL = (0, EXIT_USER_ERROR, EXIT_PREEMPTED, 128 + signal.SIGINT)
 def supervise(max_restarts: int, timeouts: Timeouts) -> bool:
     """With restarts, this process starts the rank as its child and ends with it; only the child returns from here.
 
-    Args:
-        max_restarts: How often the job starts again after a failure; 0: this process is the rank.
-        timeouts: Of the job.
-
     Returns:
         Whether the job was restarted, so that the run has to resume whatever `run.resume` says.
     """
@@ -109,14 +105,17 @@ class Supervisor:
         def exchange() -> dict[int, int]:
             store.set(f"code/{self.rank}", str(code))
             store.set("ended", "")
-            missing = [rank for rank in range(self.world_size) if not self._is_set(store, f"code/{rank}")]
-            if missing:
-                raise RendezvousTimeout(
-                    "MSA-DIST-013",
-                    f"rank {missing[0]} (host {hosts[missing[0]]}) cannot be restarted: its supervisor was killed or its host "
-                    f"is down; {RESUME_HINT}",
-                )
-            codes = {rank: int(store.get(f"code/{rank}")) for rank in range(self.world_size)}
+            codes = {}
+            for rank, host in enumerate(hosts):
+                try:
+                    store.wait([f"code/{rank}"], timedelta(seconds=2 * self.timeouts.heartbeat))
+                except dist.DistStoreError:
+                    raise RendezvousTimeout(
+                        "MSA-DIST-013",
+                        f"rank {rank} (host {host}) cannot be restarted: its supervisor was killed or its host is down; "
+                        f"{RESUME_HINT}",
+                    ) from None
+                codes[rank] = int(store.get(f"code/{rank}"))
             leave(store, self.rank, self.world_size, 5)
             return codes
 
@@ -142,13 +141,6 @@ class Supervisor:
                 until = min(until, time.monotonic() + 2 * self.timeouts.heartbeat)
             if time.monotonic() > until:
                 self.child.kill()
-
-    def _is_set(self, store: dist.Store, key: str) -> bool:
-        try:
-            store.wait([key], timedelta(seconds=2 * self.timeouts.heartbeat))
-        except dist.DistStoreError:
-            return False
-        return True
 
     def _answer(self, ask: Callable[[], _T], seconds: float | None = None) -> _T:
         """What the store answers; asked in a thread, since a host that has vanished never answers."""
