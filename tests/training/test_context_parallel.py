@@ -40,10 +40,9 @@ from msanet.training.engine.context_parallel import (
 from msanet.training.nonfinite.failure_dump import read_failure_dump
 from msanet.training.run_folder import RunFolder
 from msanet.training.trainer import Trainer
-from msanet.training.validation import validate
 from support.errors import raises_user_error
 from support.ranks import run_ranks
-from support.small_runs import newest
+from support.small_runs import newest, validate
 
 STEPS = 3
 

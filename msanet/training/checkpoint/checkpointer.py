@@ -11,8 +11,8 @@ from msanet.config import Config
 from msanet.data.loader import BatchPlan
 from msanet.data.manifest import Manifest
 from msanet.data.shuffle_order import ShuffleConfig
+from msanet.models.io import ModelMetadata
 from msanet.training.checkpoint.format import Checkpoint, RunState
-from msanet.training.checkpoint.metadata import model_metadata
 from msanet.training.checkpoint.rng import gather_rng, restore_rng
 from msanet.training.engine import zero_state
 from msanet.training.engine.batchnorm_statistics import (
@@ -28,16 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """Captures a `Checkpoint` of the engine, its EMA and a `TrainState`, and restores it on any number of ranks.
-
-    Args:
-        config: Of the run.
-        manifest: Of the shards.
-        shuffle: What the order of samples depends on.
-        batches: Batch sizes on these ranks.
-        engine: DeepSpeed's.
-        ema: The weights' EMA, if the run keeps one.
-    """
+    """Captures a `Checkpoint` of the engine, its EMA and a `TrainState`, and restores it on any number of ranks."""
 
     def __init__(
         self,
@@ -52,7 +43,7 @@ class Checkpointer:
         self._engine, self._ema = engine, ema
 
     def capture(self, state: TrainState, total_steps: int) -> Checkpoint:
-        """All that a resume needs. A collective: tensors are gathered on rank 0, which writes them; the others get none."""
+        """All that a resume needs, with tensors on rank 0 alone. A collective."""
         distributed.begin_stage("gathering a checkpoint", slow=True)
         statistics = all_running_statistics(self._engine, self._ema)
         with averaged_over_ranks(statistics):
@@ -84,10 +75,9 @@ class Checkpointer:
 
     def restore(self, saved: Checkpoint) -> TrainState:
         """Put back optimizer, running statistics and generators; the weights went in before the engine was built."""
-        state = TrainState(
-            saved.state.step, saved.state.consumed_samples, saved.state.best, saved.state.validation_pending
-        )
-        if saved.state.optimizer == self._config.optimizer.name:
+        was = saved.state
+        state = TrainState(was.step, was.consumed_samples, was.best, was.validation_pending)
+        if was.optimizer == self._config.optimizer.name:
             zero_state.scatter_optimizer_state(self._engine, saved.optimizer)
         restore_buffers(all_running_statistics(self._engine, self._ema), saved.buffers)
         group = self._batches.group(distributed.rank())
@@ -96,7 +86,24 @@ class Checkpointer:
         return state
 
 
+def model_metadata(config: Config, manifest: Manifest, step: int) -> ModelMetadata:
+    """Of the weights after `step` optimizer steps."""
+    return ModelMetadata(
+        name=config.model.name,
+        options=config.model.options,
+        dataset=manifest.name,
+        dataset_digest=manifest.digest(),
+        classes=manifest.classes,
+        palette=manifest.palette,
+        ids=manifest.ids,
+        mean=config.data.mean,
+        std=config.data.std,
+        resize=config.evaluation.resize,
+        step=step,
+    )
+
+
 def all_running_statistics(engine: Any, ema: EMA | None) -> dict[str, Tensor]:
-    """This rank's running statistics of BatchNorm, themselves; those of the EMA after `average/`."""
+    """This rank's running statistics of BatchNorm, by name, and those of the EMA with the prefix `average/`; not copies."""
     own = ema.running_statistics if ema else {}
     return running_statistics(engine.module) | {f"average/{name}": tensor for name, tensor in own.items()}
