@@ -45,11 +45,8 @@ def train(config: Config) -> None:
     images = trainer.batches.global_batch_size
     logger.info(f"train: from step {state.step} to {schedule.total_steps}, {images} images a step")
 
-    with (
-        preemption,
-        run,
-        ProgressBar(schedule.total_steps, "train", "step", state.step) as bar,
-    ):
+    bar = ProgressBar(schedule.total_steps, "train", "step", state.step, disable=not distributed.is_main())
+    with preemption, run, bar:
         while not schedule.is_done(state):
             if not state.validation_pending:  # one that was interrupted before the run was preempted comes first
                 micro_batches = next(global_batches)

@@ -10,11 +10,7 @@ from msanet.training.monitoring.jsonl import append
 
 
 class TensorBoardLogger:
-    """An event file in `folder`. What others there hold of `first_step` and later is hidden, since it will be done again.
-
-    Not torch's SummaryWriter: that one writes in a thread which an error ends for good, with half a record in the file
-    (tensorboard 2.21, `_AsyncWriterThread`), so that a disk that was full for a moment ends the log, or the run.
-    """
+    """An event file in `folder`; it hides what older files there hold of `first_step` and later. See docs/decisions/0007."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
         self._path = folder / f"events.out.tfevents.{time.time():017.6f}.{os.getpid()}"
