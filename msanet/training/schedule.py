@@ -7,15 +7,11 @@ from msanet.training.state import TrainState
 
 @dataclass(frozen=True)
 class TrainSchedule:
-    """When a run logs, validates, saves and ends.
+    """When a run logs, validates, saves and ends; the settings of the same names, where 0 means only at the end.
 
     Args:
         total_steps: Optimizer steps of the whole run.
-        steps_per_epoch: Optimizer steps of one pass over the training split; a fraction where a batch crosses its end.
-        log_every_steps: Steps between two lines of metrics.
-        checkpoint_every_steps: Steps between two checkpoints.
-        val_every_epochs: Epochs between two validations; 0: only at the end.
-        keep_best: Save after a validation that gave the best mean IoU so far.
+        steps_per_epoch: A fraction if a batch crosses the end of the training split.
     """
 
     total_steps: int

@@ -11,8 +11,7 @@ class TrainState:
 
     Args:
         step: Optimizer steps done.
-        consumed_samples: Samples taken from the shuffle order. Moves only after the optimizer has stepped, so that what was
-            prefetched but not used is read again after a resume.
+        consumed_samples: Samples that these steps took from the shuffle order; prefetched ones do not count.
         best: The best validation so far.
         validation_pending: The validation after `step` was interrupted, and comes first when the run resumes.
     """

@@ -103,7 +103,7 @@ OTHERS: dict[str, tuple[str, tuple[ShuffleConfig, ModelMetadata, str], str]] = {
     "dataset": (
         "data.path",
         (PLAN, SAVED.metadata.model_copy(update={"dataset_digest": "e" * 64, "classes": ("a", "c")}), "adam"),
-        "the run resumes at sample 12 of the order of the new dataset, whose classes have other names",
+        "the run resumes at sample 12 of the order of the new dataset, with different class names",
     ),
     "model": (
         "the section model",

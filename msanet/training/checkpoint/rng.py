@@ -16,27 +16,24 @@ def rng_state() -> dict[str, Tensor]:
 
 
 def gather_rng(context_parallel_size: int = 1) -> dict[str, Tensor]:
-    """{'<rank>.cpu' or '<rank>.cuda': generator state, uint8} of all ranks. A collective; on rank 0, empty on the others.
+    """{'<group>.cpu' or '<group>.cuda': generator state, uint8} on rank 0, empty on the others. A collective.
 
-    Where `context_parallel_size` ranks form a group, in which generators are alike, it stands for a rank: {'<group>.cpu': ...}.
+    A group is `context_parallel_size` ranks, with the same generators.
     """
     states = [rng_state()] * distributed.world_size()
     if len(states) > 1:
         dist.gather_object(states[0], states if distributed.is_main() else None)
     if not distributed.is_main():
         return {}
-    return {
-        f"{rank}.{kind}": state
-        for rank, kinds in enumerate(states[::context_parallel_size])
-        for kind, state in kinds.items()
-    }
+    groups = enumerate(states[::context_parallel_size])
+    return {f"{group}.{kind}": state for group, kinds in groups for kind, state in kinds.items()}
 
 
-def restore_rng(states: dict[str, Tensor], rank: int) -> bool:
-    """Put back the generators of `rank`, or group; False where the checkpoint has none (another number of these)."""
-    if f"{rank}.cpu" not in states:
+def restore_rng(states: dict[str, Tensor], group: int) -> bool:
+    """Restore the generators of a group of ranks; False if the checkpoint has none, since it had fewer groups."""
+    if f"{group}.cpu" not in states:
         return False
-    torch.set_rng_state(states[f"{rank}.cpu"])
-    if torch.cuda.is_available() and f"{rank}.cuda" in states:
-        torch.cuda.set_rng_state(states[f"{rank}.cuda"])
+    torch.set_rng_state(states[f"{group}.cpu"])
+    if torch.cuda.is_available() and f"{group}.cuda" in states:
+        torch.cuda.set_rng_state(states[f"{group}.cuda"])
     return True

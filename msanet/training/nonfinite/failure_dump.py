@@ -7,8 +7,6 @@ rank-R.safetensors      that rank's micro-batches as the loader gave them, and t
 """
 
 import math
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +23,10 @@ from msanet import distributed, versions
 from msanet.config import Config, load_run_config
 from msanet.data.pipeline import Batch
 from msanet.errors import UserError
-from msanet.files import PARTIAL, sync, write_text
+from msanet.files import write_text
 from msanet.models.io import ModelMetadata, load_weights, save_network
 from msanet.run_layout import CheckpointLayout, RunLayout
+from msanet.training.checkpoint.io import atomic_folder
 from msanet.training.engine import zero_state
 from msanet.training.nonfinite.anomalies import AnomalyMonitor, StepRecord, describe, nonfinite_ranks
 from msanet.training.nonfinite.guard import StepStats
@@ -148,24 +147,12 @@ def _gather_records(record: RankBatches, ranks: Sequence[int]) -> dict[int, Rank
 def write_failure_dump(run: Path, dump: FailureDump) -> Path:
     """Write RUN/failure_dump/step-N. For one rank only. Raises OSError if it cannot be written; then nothing is left of it."""
     final = RunLayout(run).failure_dump(dump.about.step)
-    part = final.with_name(f".{final.name}{PARTIAL}")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
+    with atomic_folder(final) as part:
         save_network(part / CheckpointLayout.MODEL, dump.weights, dump.metadata)
         write_text(RunLayout(part).config, dump.config.to_yaml())
         for rank, record in dump.records.items():
             save_file(_tensors(record), part / _rank_file(rank))
         write_text(part / _ABOUT, dump.about.model_dump_json(indent=1) + "\n")
-        for path in [*part.iterdir(), part]:
-            sync(path)
-        shutil.rmtree(final, ignore_errors=True)  # this step failed before, too
-        os.rename(part, final)
-        sync(final.parent)
-    except SafetensorError as error:  # what safetensors raises when the disk is full
-        raise OSError(str(error)) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return final
 
 
