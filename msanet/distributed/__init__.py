@@ -1,13 +1,10 @@
-"""What makes one process a rank of a job: which rank it is, the session, collectives, and the detection of failures.
-
-A job is started by `deepspeed`, by torchrun, by SLURM, or as one plain process; all end up here the same way.
-"""
+"""What makes one process a rank of a job, whatever started it: its number, session, collectives, detection of failures."""
 
 from msanet.distributed.collectives import all_reduce_max, all_reduce_sum, gather_objects, on_main
-from msanet.distributed.device import device, prepare_device
-from msanet.distributed.environment import free_port, is_main, local_rank, rank, set_default_environment, world_size
+from msanet.distributed.device import device
+from msanet.distributed.environment import free_port, is_main, local_rank, rank, world_size
 from msanet.distributed.process_exit import JobFailed, Preempted
-from msanet.distributed.progress import barrier, begin_stage, broadcast_failure, describe_rank, report_progress
+from msanet.distributed.progress import barrier, begin_stage, describe_rank, report_progress
 from msanet.distributed.session import exiting_session, run_and_exit, session
 from msanet.distributed.timeouts import Timeouts
 
@@ -19,7 +16,6 @@ __all__ = [
     "all_reduce_sum",
     "barrier",
     "begin_stage",
-    "broadcast_failure",
     "describe_rank",
     "device",
     "exiting_session",
@@ -28,11 +24,9 @@ __all__ = [
     "is_main",
     "local_rank",
     "on_main",
-    "prepare_device",
     "rank",
     "report_progress",
     "run_and_exit",
     "session",
-    "set_default_environment",
     "world_size",
 ]

@@ -37,12 +37,7 @@ CHECKPOINT_THREAD = "checkpoint"
 class HeartbeatMonitor:
     """Sends this rank's heartbeats and watches those of the others.
 
-    Args:
-        store: The job's store.
-        rank: This rank.
-        hosts: The host of each rank.
-        timeouts: When a rank counts as lost or stalled.
-        on_failure: Called from a thread, after the failure was logged, to end what the main thread is doing.
+    on_failure: called from a thread, after the failure was logged, to end what the main thread is doing.
     """
 
     def __init__(
@@ -100,11 +95,7 @@ class HeartbeatMonitor:
         self._heartbeat = replace(self._heartbeat, activity=activity, idle_seconds=0.0, slow=slow)
 
     def barrier(self) -> None:
-        """Wait until every rank is here; however long, as long as those that are missing make progress.
-
-        Raises:
-            JobFailed: Another rank has failed meanwhile.
-        """
+        """Wait until every rank is here, as long as the others make progress. Raises JobFailed if another rank fails."""
         self._barriers += 1
         key, before = f"barrier/{self._barriers}", self._heartbeat
         self._heartbeat = replace(before, idle_seconds=None)

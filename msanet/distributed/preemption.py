@@ -1,8 +1,4 @@
-"""Requests for a checkpoint out of turn: stop requests (signals, a lost launcher) and the clock.
-
-SLURM warns a job that it will preempt with SIGTERM, or a signal of one's choice such as SIGUSR1; Ctrl-C is SIGINT. A launcher
-that is killed leaves its ranks without one.
-"""
+"""Requests for a checkpoint out of turn: by signals (SLURM's SIGTERM or SIGUSR1, Ctrl-C), a lost launcher, or the clock."""
 
 import logging
 import os
@@ -15,6 +11,7 @@ from types import FrameType
 from msanet import distributed
 from msanet.distributed import parent_watchdog
 from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, Preempted, end_process, is_command
+from msanet.distributed.progress import broadcast_failure
 from msanet.logs import EVERY_RANK
 
 logger = logging.getLogger(__name__)
@@ -99,5 +96,5 @@ class PreemptionHandler:
 def _end_before_first_step(number: int, frame: FrameType | None) -> None:
     what = f"got {signal.Signals(number).name} before its first step"
     logger.warning(f"rank {distributed.rank()} {what}: the run stops, and has nothing to save", extra=EVERY_RANK)
-    distributed.broadcast_failure(what, EXIT_PREEMPTED)
+    broadcast_failure(what, EXIT_PREEMPTED)
     end_process(EXIT_PREEMPTED, Preempted(f"the run {what} and has nothing to save"))

@@ -28,11 +28,9 @@ class RendezvousTimeout(Exception):
 
 
 def open_store(rank: int, world_size: int, timeout: float) -> dist.Store:
-    """The job's store, on MASTER_ADDR:MASTER_PORT; kept by rank 0, or by torchrun's agent. Alone: one in this process.
+    """The job's store: of rank 0 or torchrun's agent, on MASTER_ADDR:MASTER_PORT; for one rank in this process.
 
-    Raises:
-        RendezvousTimeout: It could not be reached within `timeout` seconds.
-        UserError: The port is in use.
+    Raises RendezvousTimeout if it cannot be reached within `timeout` seconds, and UserError if the port is in use.
     """
     if world_size == 1:
         return dist.HashStore()

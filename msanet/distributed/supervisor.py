@@ -1,8 +1,7 @@
 """Restarts a job after a failure, from its last checkpoint: `run.max_restarts`.
 
-Each process that the launcher starts becomes a supervisor, which runs the rank itself as its child. When a child fails, the
-heartbeats end those of all other ranks; the supervisors, which have a store of their own, agree on that and start their ranks
-again. They cannot replace a lost host: then the job ends, for the cluster's scheduler to start again.
+Each process that the launcher starts becomes a supervisor, which runs the rank as its child. When a child fails, the heartbeats
+end all others, and the supervisors agree to start their ranks again. If a host is lost, the job ends.
 """
 
 import logging
@@ -11,8 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
@@ -22,6 +21,7 @@ import torch.distributed as dist
 
 from msanet import distributed
 from msanet.distributed import parent_watchdog
+from msanet.distributed.environment import set_default_environment
 from msanet.distributed.failure_detector import RESUME_HINT
 from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED
 from msanet.distributed.rendezvous import RendezvousTimeout, another_connection, leave, open_store, rendezvous
@@ -57,7 +57,7 @@ class Supervisor:
 
     def __init__(self, max_restarts: int, timeouts: Timeouts) -> None:
         self.max_restarts, self.timeouts = max_restarts, timeouts
-        distributed.set_default_environment()
+        set_default_environment()
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.child: subprocess.Popen[bytes] | None = None
         self.stop_requested = False
@@ -133,35 +133,30 @@ class Supervisor:
 
         if self.world_size > 1:
             threading.Thread(target=wait_for_first, daemon=True).start()
-        until = float("inf")
-        while True:
+        while not ended.is_set():
             with suppress(subprocess.TimeoutExpired):
                 return self.child.wait(timeout=0.2)
-            if ended.is_set():
-                until = min(until, time.monotonic() + 2 * self.timeouts.heartbeat)
-            if time.monotonic() > until:
-                self.child.kill()
+        with suppress(subprocess.TimeoutExpired):
+            return self.child.wait(2 * self.timeouts.heartbeat)
+        self.child.kill()
+        return self.child.wait()
 
     def _answer(self, ask: Callable[[], _T], seconds: float | None = None) -> _T:
         """What the store answers; asked in a thread, since a host that has vanished never answers."""
-        box: list[_T | BaseException] = []
+        answer: Future[_T] = Future()
 
         def run() -> None:
             try:
-                box.append(ask())
+                answer.set_result(ask())
             except (RuntimeError, RendezvousTimeout) as error:
-                box.append(error)
+                answer.set_exception(error)
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        thread.join(seconds or 1.5 * self.timeouts.rendezvous)
-        if box and isinstance(box[0], RendezvousTimeout):
-            raise box[0]
-        if not box or isinstance(box[0], BaseException):
-            raise RendezvousTimeout(
-                "MSA-DIST-013", f"rank 0's host does not answer, so the job cannot be restarted; {RESUME_HINT}"
-            )
-        return box[0]
+        threading.Thread(target=run, daemon=True).start()
+        try:
+            return answer.result(seconds or 1.5 * self.timeouts.rendezvous)
+        except (RuntimeError, TimeoutError):
+            message = f"rank 0's host does not answer, so the job cannot be restarted; {RESUME_HINT}"
+            raise RendezvousTimeout("MSA-DIST-013", message) from None
 
     def _forward(self, number: int, frame: FrameType | None = None) -> None:
         self.stop_requested = True

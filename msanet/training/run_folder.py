@@ -13,7 +13,7 @@ from msanet.data.manifest import Manifest
 from msanet.data.pipeline import Batch
 from msanet.distributed.heartbeat import CHECKPOINT_THREAD
 from msanet.errors import UserError
-from msanet.evaluation.result import EvaluationResult, evaluation_file, write_evaluation
+from msanet.evaluation.result import EvaluationResult, write_evaluation
 from msanet.evaluation.run_report import command_line, without_secrets, write_run_report
 from msanet.files import write_text
 from msanet.logs import EVERY_RANK
@@ -104,7 +104,7 @@ class RunFolder:
         if evaluation is not None and distributed.is_main():
             distributed.report_progress("writing the report", slow=True)
             self.log(position, evaluation.summary())
-            scores, report = evaluation_file(self.path, evaluation.split), self._layout.report
+            scores, report = self._layout.evaluation(evaluation.split), self._layout.report
             write_report = partial(write_run_report, self.path, self._manifest.palette, evaluation)
             self._writer.write(scores, partial(write_evaluation, self.path, evaluation), _OLD_ONE_STAYS)
             self._writer.write(report, write_report, _OLD_ONE_STAYS)

@@ -1,8 +1,25 @@
-"""What is due after which step: pure functions of the state and of plain numbers."""
+"""Where a training stands, and what is due after which step: data and pure functions."""
 
 from dataclasses import dataclass
 
-from msanet.training.state import TrainState
+from msanet.training.checkpoint.format import Best
+
+
+@dataclass
+class TrainState:
+    """What changes as a run goes on.
+
+    Args:
+        step: Optimizer steps done.
+        consumed_samples: Samples that these steps took from the shuffle order; prefetched ones do not count.
+        best: The best validation so far.
+        validation_pending: The validation after `step` was interrupted, and comes first when the run resumes.
+    """
+
+    step: int = 0
+    consumed_samples: int = 0
+    best: Best | None = None
+    validation_pending: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from msanet.losses import SegmentationLoss
 from msanet.models.io import apply_weights
 from msanet.models.network import SegmentationNetwork
 from msanet.run_layout import RunLayout
-from msanet.training.checkpoint.checkpointer import Checkpointer, model_metadata
+from msanet.training.checkpoint.checkpointer import Checkpointer, model_metadata, rng_state
 from msanet.training.checkpoint.format import Checkpoint
 from msanet.training.checkpoint.resume_checks import check_resume_compatible
-from msanet.training.checkpoint.rng import rng_state
 from msanet.training.engine.device_prefetcher import DevicePrefetcher
 from msanet.training.engine.device_settings import log_attention_kernels
 from msanet.training.engine.ema import EMA
@@ -32,8 +31,7 @@ from msanet.training.monitoring.throughput import ThroughputMeter
 from msanet.training.nonfinite.anomalies import AnomalyMonitor, StepRecord
 from msanet.training.nonfinite.failure_dump import dump_and_raise
 from msanet.training.nonfinite.guard import NonFiniteGuard
-from msanet.training.schedule import TrainSchedule
-from msanet.training.state import TrainState
+from msanet.training.schedule import TrainSchedule, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -76,16 +74,14 @@ class Trainer:
                 f"{self.state.step} on the learning rate follows the new number"
             )
         self._resumed_at, self.bad_samples = self.state.consumed_samples, 0
-        self.loss = SegmentationLoss(config.loss, manifest.split(config.data.train_split).histogram).to(self.device)
+        self.loss = SegmentationLoss(config.loss, manifest.split(config.data.train_split).histogram).to(
+            self.engine.device
+        )
         self.guard = NonFiniteGuard(self.engine, config.trainer.max_nonfinite_steps)
         self.anomalies = AnomalyMonitor(config, manifest, self.order, batches)
-        self.prefetcher, self.throughput = DevicePrefetcher(self.device), ThroughputMeter(config)
+        self.prefetcher, self.throughput = DevicePrefetcher(self.engine.device), ThroughputMeter(config)
         folder = RunLayout(config.run.dir).profile if config.run.dir and config.run.profile else None
-        self.profiler = Profiler(self.device, folder, self.schedule.total_steps - self.state.step)
-
-    @property
-    def device(self) -> torch.device:
-        return self.engine.device
+        self.profiler = Profiler(self.engine.device, folder, self.schedule.total_steps - self.state.step)
 
     @property
     def position(self) -> dict[str, float]:
@@ -163,7 +159,7 @@ class Trainer:
             "loss": self.anomalies.mean_loss(),
             "lr": self._learning_rate(self.state.step - 1),
             **throughput,
-            "peak_memory_gb": distributed.all_reduce_max(peak_memory(self.device)) / 1e9,
+            "peak_memory_gb": distributed.all_reduce_max(peak_memory(self.engine.device)) / 1e9,
         }
         if self.anomalies.skipped:
             metrics["nonfinite_steps"] = self.anomalies.skipped

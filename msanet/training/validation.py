@@ -18,7 +18,7 @@ from msanet.training.checkpoint.format import Best
 from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
 from msanet.training.engine.device_settings import without_cudnn_benchmark
 from msanet.training.engine.ema import EMA
-from msanet.training.state import TrainState
+from msanet.training.schedule import TrainState
 
 
 def validate(

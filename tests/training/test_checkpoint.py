@@ -13,6 +13,7 @@ from msanet.models import build_model
 from msanet.models.io import ModelMetadata, apply_weights, load_network, load_weights, require_same_classes
 from msanet.run_layout import CheckpointLayout
 from msanet.training.checkpoint import io as module
+from msanet.training.checkpoint.checkpointer import restore_rng
 from msanet.training.checkpoint.format import Best, Checkpoint
 from msanet.training.checkpoint.io import (
     best_valid,
@@ -22,7 +23,6 @@ from msanet.training.checkpoint.io import (
     write_checkpoint,
 )
 from msanet.training.checkpoint.resume_checks import check_resume_compatible
-from msanet.training.checkpoint.rng import restore_rng
 from support.errors import raises_user_error
 from support.small_runs import PLAN, toy_checkpoint
 

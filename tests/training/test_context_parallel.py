@@ -26,9 +26,9 @@ from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.attention.spatial import attend
 from msanet.models.msam import MSAM, LevelConv
+from msanet.training.checkpoint.checkpointer import rng_state
 from msanet.training.checkpoint.format import Checkpoint
 from msanet.training.checkpoint.io import write_checkpoint
-from msanet.training.checkpoint.rng import rng_state
 from msanet.training.engine import context_parallel, zero_state
 from msanet.training.engine.context_parallel import (
     _gathered,

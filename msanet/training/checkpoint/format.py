@@ -27,12 +27,7 @@ class Best(BaseModel):
 class RunState(BaseModel):
     """state.json: the `TrainState`, and the run that it belongs to.
 
-    Args:
-        total_steps: Optimizer steps of the whole run, as it was configured then.
-        shuffle: What the order of samples depends on.
-        dataset_digest: sha256 of the manifest.
-        optimizer: Name of the optimizer that the saved state is of.
-        micro_batch_size: None in checkpoints from before it was kept.
+    total_steps: of the whole run, as it was configured then. micro_batch_size: None in checkpoints from before it was kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -91,9 +86,9 @@ class Checkpoint:
 
     Args:
         weights: Parameters and buffers by name, as the optimizer has them.
-        rng: Generator states, see `gather_rng`.
+        rng: See `gather_rng`.
         ema: The weights' EMA, if the run keeps one; then it is what evaluate and predict load.
-        buffers: BatchNorm's running statistics of every rank, see `gather_buffers`.
+        buffers: See `gather_buffers`.
         config: The run's settings as YAML, for people; not read again.
     """
 

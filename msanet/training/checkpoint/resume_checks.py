@@ -15,15 +15,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Difference:
-    """A possible difference between the checkpoint and this run.
-
-    kind: as in `run.allow_changes`. consequence: of resuming anyway.
-    """
+    """What may differ between a checkpoint and this run. kind: as in `run.allow_changes`. consequence: of resuming anyway."""
 
     kind: str
     what: str
-    was: Any
-    now: Any
+    values: tuple[Any, Any]
     setting: str
     consequence: str
 
@@ -33,9 +29,10 @@ def check_resume_compatible(
 ) -> None:
     """Refuse to resume a different run: raises UserError that names the first difference. allow_changes: kinds only logged."""
     for found in _differences(saved, shuffle, now, optimizer):
-        if found.was == found.now:
+        before, after = found.values
+        if before == after:
             continue
-        differs = f"the checkpoint in run.dir has {found.what} {found.was}, this run has {found.now}"
+        differs = f"the checkpoint in run.dir has {found.what} {before}, this run has {after}"
         if found.kind not in allow_changes:
             raise UserError(
                 "MSA-CKPT-005",
@@ -56,21 +53,20 @@ def check_resume_compatible(
 def _differences(saved: Checkpoint, shuffle: ShuffleConfig, now: ModelMetadata, optimizer: str) -> list[_Difference]:
     """All that may differ, whether it does or not."""
     state, was = saved.state, saved.metadata
-    datasets = [f"{one.dataset} {one.dataset_digest[:12]}" for one in (was, now)]
-    networks = [(one.name, one.options) for one in (was, now)]
-    order = replace(state.shuffle, streams=shuffle.streams)
+    datasets = (f"{one.dataset} {one.dataset_digest[:12]}" for one in (was, now))
+    networks = ((one.name, one.options) for one in (was, now))
+    orders = (replace(state.shuffle, streams=shuffle.streams), shuffle)
     renamed = "" if was.classes == now.classes else ", with different class names"
     at = f"the run resumes at sample {state.consumed_samples}"
     dataset = f"{at} of the order of the new dataset{renamed}"
     twice = f"{at} of another order, so of the current epoch samples may be seen twice or not at all"
-    settings = "run.seed, data.shuffle_window, data.shuffle_block_bytes and data.drop_last"
+    order = "run.seed, data.shuffle_window, data.shuffle_block_bytes and data.drop_last"
     weights, moments = "weights are taken by name, where all fit", "its state starts from zero"
+    batches = (state.shuffle.streams, shuffle.streams)
     return [
-        _Difference("dataset", "dataset", *datasets, "data.path", dataset),
-        _Difference("model", "network", *networks, "the section model", weights),
-        _Difference("optimizer", "optimizer", state.optimizer, optimizer, "optimizer.name", moments),
-        _Difference(
-            "batch", "global batch", state.shuffle.streams, shuffle.streams, "trainer.global_batch_size", twice
-        ),
-        _Difference("order", "sample order", order, shuffle, settings, twice),
+        _Difference("dataset", "dataset", tuple(datasets), "data.path", dataset),
+        _Difference("model", "network", tuple(networks), "the section model", weights),
+        _Difference("optimizer", "optimizer", (state.optimizer, optimizer), "optimizer.name", moments),
+        _Difference("batch", "global batch", batches, "trainer.global_batch_size", twice),
+        _Difference("order", "sample order", orders, order, twice),
     ]

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -36,20 +37,14 @@ def compile_blocks(model: nn.Module, fixed_size: bool, backend: Any = "inductor"
     are left alone. fixed_size: all training images have one size, so that kernels need not be for any.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
-    regions = _Regions(fullgraph=True, dynamic=False if fixed_size else None, backend=backend)
+
+    @cache
+    def compiled(block: nn.Module) -> Callable[..., Any]:
+        dynamic = False if fixed_size else None
+        return (
+            block if isinstance(block, MSAM) else torch.compile(block, fullgraph=True, dynamic=dynamic, backend=backend)
+        )
+
     for module in model.modules():
         if isinstance(module, Checkpointable):
-            module.compiler = regions
-
-
-class _Regions:
-    def __init__(self, **options: Any) -> None:
-        self._options = options
-        self._compiled: dict[nn.Module, Callable[..., Any]] = {}
-
-    def __call__(self, block: nn.Module) -> Callable[..., Any]:
-        if isinstance(block, MSAM):
-            return block
-        if block not in self._compiled:
-            self._compiled[block] = torch.compile(block, **self._options)
-        return self._compiled[block]
+            module.compiler = compiled

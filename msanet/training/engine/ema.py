@@ -40,4 +40,4 @@ class EMA:
 
     def weights(self, everywhere: bool = False) -> dict[str, Tensor]:
         """As `zero_state.gather_weights`, of the average. Running statistics are the rank's own. A collective."""
-        return zero_state.gather_local(self._engine, self._average, everywhere)
+        return zero_state.gather_weights(self._engine, self._average, everywhere)

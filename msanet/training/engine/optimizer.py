@@ -59,20 +59,13 @@ def total_steps(config: Config, num_samples: int) -> int:
 
 
 def bucket_size(config: Config, parameters: int) -> int:
-    """Elements of each of ZeRO's buffers for gradients: those of the network, unless the user's own setting says otherwise.
-
-    DeepSpeed's default is made for billions of parameters: 500 million elements, 2 to 4 GB a rank.
-    """
+    """Elements of each of ZeRO's buffers for gradients. DeepSpeed's default is for billions of parameters: 2 to 4 GB a rank."""
     size = setting(config.deepspeed, "zero_optimization.reduce_bucket_size")
     return int(size) if isinstance(size, int | float) else parameters
 
 
 def deepspeed_config(config: Config, batches: BatchPlan, parameters: int) -> dict[str, Any]:
-    """DeepSpeed's JSON for a network of so many parameters: the section deepspeed, and what other settings decide.
-
-    Raises:
-        UserError: Both decide the same.
-    """
+    """DeepSpeed's JSON: the section deepspeed, and what other settings decide. Raises UserError if both decide the same."""
     derived: dict[str, Any] = {
         # DeepSpeed's word for the product of the other two and the ranks, of which several may have the same images
         "train_batch_size": batches.global_batch_size * batches.context_parallel_size,

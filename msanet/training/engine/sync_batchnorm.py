@@ -40,19 +40,16 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         sums = _AllReduceSum.apply(sums, self.group)
         mean, mean_square = (sums[:-1] / sums[-1]).view(2, -1)
         variance = (mean_square - mean.square()).clamp(min=0)
-        self._update_running(mean.detach(), variance.detach(), sums[-1].detach())
         scale = (variance + self.eps).rsqrt().to(precise.dtype) * self.weight
-        output = (precise - _per_channel(mean.to(precise.dtype))) * _per_channel(scale) + _per_channel(self.bias)
+        output = (precise - mean.to(precise.dtype)[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        with torch.no_grad():
+            assert self.momentum is not None and self.num_batches_tracked is not None
+            assert self.running_mean is not None and self.running_var is not None
+            self.num_batches_tracked += 1
+            unbiased = variance * (sums[-1] / (sums[-1] - 1).clamp(min=1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
         return output.to(input.dtype)
-
-    @torch.no_grad()
-    def _update_running(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        assert self.momentum is not None and self.num_batches_tracked is not None
-        assert self.running_mean is not None and self.running_var is not None
-        self.num_batches_tracked += 1
-        unbiased = variance * (count / (count - 1).clamp(min=1))
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -72,7 +69,3 @@ def _summed(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     total = x.clone()
     dist.all_reduce(total, group=group)
     return total
-
-
-def _per_channel(x_C: Tensor) -> Tensor:
-    return x_C.view(1, -1, 1, 1)

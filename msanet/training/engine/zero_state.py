@@ -13,14 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msanet import distributed
-
-State = dict[str, dict[str, Tensor]]
-"""{parameter name: {state key such as `exp_avg`: full-size tensor, or 0-d `step`}}"""
-
-
-def gather_weights(engine: Any, everywhere: bool = False) -> dict[str, Tensor]:
-    """Full parameters and buffers as float32 on rank 0's CPU, or on all with `everywhere`; else empty. A collective."""
-    return gather_local(engine, local_weights(engine), everywhere)
+from msanet.training.checkpoint.format import OptimizerState
 
 
 def local_weights(engine: Any) -> dict[str, Tensor]:
@@ -29,9 +22,12 @@ def local_weights(engine: Any) -> dict[str, Tensor]:
     return own | {name: buffer for name, buffer in engine.module.named_buffers() if buffer.is_floating_point()}
 
 
-def gather_local(engine: Any, local: dict[str, Tensor], everywhere: bool = False) -> dict[str, Tensor]:
-    """As `gather_weights`, but of tensors with the layout of `local_weights`, such as an EMA. A collective."""
-    keeps = everywhere or distributed.is_main()
+def gather_weights(engine: Any, local: dict[str, Tensor] | None = None, everywhere: bool = False) -> dict[str, Tensor]:
+    """Full parameters and buffers as float32 on rank 0's CPU, or on all with `everywhere`; else empty. A collective.
+
+    local: instead of the engine's own, such as those of an EMA, with the layout of `local_weights`.
+    """
+    local, keeps = local or local_weights(engine), everywhere or distributed.is_main()
     full = {name: _on_cpu(local.get(name, buffer)) for name, buffer in engine.module.named_buffers() if keeps}
     for name, parameter in engine.module.named_parameters():
         own = local[name].to(engine.device)  # offloaded, perhaps
@@ -53,13 +49,13 @@ def scatter_local(engine: Any, full: dict[str, Tensor], local: dict[str, Tensor]
         own.copy_(_partition(full[name], own.numel()) if partitioned else full[name])
 
 
-def gather_optimizer_state(engine: Any) -> State:
+def gather_optimizer_state(engine: Any) -> OptimizerState:
     """Every parameter's full optimizer state on rank 0's CPU, empty on the other ranks. A collective."""
     state = {name: _gather(engine, parameter) for name, parameter in engine.module.named_parameters()}
     return state if distributed.is_main() else {}
 
 
-def scatter_optimizer_state(engine: Any, state: State) -> None:
+def scatter_optimizer_state(engine: Any, state: OptimizerState) -> None:
     """Restore a gathered state in a fresh engine, except for parameters without one (frozen, or SGD without momentum)."""
     optimizer = _base(engine)
     example = next((entry for entry in state.values() if entry), {})

@@ -63,13 +63,8 @@ def step_memory(
 ) -> StepMemory:
     """The peak of a step.
 
-    Args:
-        build: Makes the network on torch's current device.
-        config: Of the run.
-        histogram: Labeled pixels per class of the training split.
-        batches: Batch sizes.
-        size: Height and width of all images.
-        device: Where training will be: a GPU's operators keep other tensors than a CPU's.
+    build: makes the network on torch's current device. histogram: labeled pixels per class of the training split. size: height
+    and width of all images. device: where training will be, since a GPU's operators keep other tensors than a CPU's.
     """
     device = torch.device(device)
     criterion = SegmentationLoss(config.loss, histogram)

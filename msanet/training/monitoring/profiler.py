@@ -34,32 +34,28 @@ _GLOO = ("gloo:", "c10d::_reduce_scatter_base_")
 
 
 class Stopwatch:
-    """Seconds by part. Parts may be nested: the time of a part is without those inside, so that all add up to the whole."""
+    """Seconds by part; what is in none is `rest`, so that all add up to the time that is measured."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._device, self._open, self._since = device, ["rest"], 0.0
+        self._device, self._since = device, 0.0
 
     def start(self) -> None:
         """Time counts from here on."""
         self._since = self._now()
 
-    def lap(self) -> None:
-        """Add the time since the last call to the innermost open part, or to the rest."""
+    def lap(self, part: str = "rest") -> None:
+        """Add the time since the last call to a part."""
         now = self._now()
-        self.seconds[self._open[-1]] += now - self._since
+        self.seconds[part] += now - self._since
         self._since = now
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """A part of the step."""
+        """A part of the step; not inside another."""
         self.lap()
-        self._open.append(name)
-        try:
-            yield
-        finally:
-            self.lap()
-            self._open.pop()
+        yield
+        self.lap(name)
 
     def _now(self) -> float:
         if self._device.type == "cuda":

@@ -18,24 +18,19 @@ class TensorBoardLogger:
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Values by tag. Raises OSError, and the file is as before."""
-        from tensorboard.compat.proto.summary_pb2 import Summary  # slow to import, and needed on one rank only
+        # Slow to import, and needed on one rank only.
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        events = [] if self._has_begun else [{"file_version": "brain.Event:2"}, self._start()]
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        events: list[dict[str, Any]] = [{"step": step, "summary": summary}]
+        if not self._has_begun:
+            start = {"step": self._first_step, "session_log": SessionLog(status=SessionLog.START)}
+            events = [{"file_version": "brain.Event:2"}, start, *events]
+        records = BytesIO()
+        for event in events:
+            RecordWriter(records).write(Event(wall_time=time.time(), **event).SerializeToString())
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        append(self._path, b"".join(map(_record, [*events, {"step": step, "summary": summary}])))
+        append(self._path, records.getvalue())
         self._has_begun = True
-
-    def _start(self) -> dict[str, Any]:
-        from tensorboard.compat.proto.event_pb2 import SessionLog
-
-        return {"step": self._first_step, "session_log": SessionLog(status=SessionLog.START)}
-
-
-def _record(fields: dict[str, Any]) -> bytes:
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    buffer = BytesIO()
-    RecordWriter(buffer).write(Event(wall_time=time.time(), **fields).SerializeToString())
-    return buffer.getvalue()

@@ -36,13 +36,7 @@ _WINDOW = 50
 class StepRecord:
     """A step that was given to the device, and what it takes to repeat it.
 
-    Args:
-        number: 1-based.
-        start: Position of its global batch in the shuffle order.
-        stats: What became of it.
-        batches: This rank's micro-batches, in host memory.
-        counts_2: The loss's counts of the global batch.
-        rng: torch's generators before the first forward pass.
+    number: 1-based. start: position of its global batch in the shuffle order. batches: this rank's, in host memory.
     """
 
     number: int

@@ -46,7 +46,6 @@ class DumpMetadata(BaseModel):
         counts: The loss's counts of the global batch.
         histogram: Labeled pixels per class of the training split.
         keys: Of the samples of each rank that is kept, in order; null where not known.
-        scaler: None, since bfloat16 needs no gradient scaler.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,7 +57,6 @@ class DumpMetadata(BaseModel):
     counts: tuple[float, float]
     histogram: tuple[int, ...]
     keys: dict[int, tuple[str | None, ...]]
-    scaler: None = None
     versions: dict[str, str]
 
     @property
