@@ -19,7 +19,7 @@ class _Difference:
 
     kind: str
     what: str
-    values: tuple[Any, Any]
+    values: tuple[Any, ...]
     setting: str
     consequence: str
 
