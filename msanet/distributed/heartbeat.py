@@ -59,10 +59,8 @@ class HeartbeatMonitor:
         self._wake, self._stopped, self._failed = threading.Event(), threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._barriers = 0
-        self._threads = [
-            threading.Thread(target=target, daemon=True, name="heartbeat")
-            for target in (self._send_heartbeats, self._watch_contact)
-        ]
+        targets = (self._send_heartbeats, self._watch_contact)
+        self._threads = [threading.Thread(target=target, daemon=True, name="heartbeat") for target in targets]
 
     def start(self) -> None:
         """Begin to send and to watch."""
@@ -148,7 +146,10 @@ class HeartbeatMonitor:
             store = another_connection(self._store)
             while not self._stopped.is_set():
                 sequence += 1
-                store.set(f"heartbeat/{self.rank}", json.dumps(asdict(self._current_heartbeat(sequence))))
+                heartbeat = replace(self._heartbeat, sequence=sequence)
+                if heartbeat.idle_seconds is not None:
+                    heartbeat = replace(heartbeat, idle_seconds=time.monotonic() - self._last_progress)
+                store.set(f"heartbeat/{self.rank}", json.dumps(asdict(heartbeat)))
                 if detector:
                     values = store.multi_get([f"heartbeat/{rank}" for rank in range(len(self.hosts))])
                     report = detector.update([Heartbeat(**json.loads(value)) for value in values], time.monotonic())
@@ -162,11 +163,6 @@ class HeartbeatMonitor:
         except RuntimeError:
             if not self._stopped.wait(2 * self.interval):  # else the job is over, and rank 0 was the first to leave
                 self.fail(lost_ranks(self.hosts, [0]))
-
-    def _current_heartbeat(self, sequence: int) -> Heartbeat:
-        heartbeat = self._heartbeat
-        idle = None if heartbeat.idle_seconds is None else time.monotonic() - self._last_progress
-        return replace(heartbeat, sequence=sequence, idle_seconds=idle)
 
     def _watch_contact(self) -> None:
         """In a thread of its own, since a write to a host that has vanished never returns."""

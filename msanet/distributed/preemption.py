@@ -80,7 +80,7 @@ class PreemptionHandler:
             return
         self._reason = reason
         logger.warning(f"rank {distributed.rank()} {reason}: the run saves after this step and stops", extra=EVERY_RANK)
-        if is_command():  # a Python program ends when it wants to
+        if is_command():  # a Python program decides for itself
             timer = threading.Timer(self._grace_seconds, self._on_grace_over)
             timer.daemon = True
             timer.start()

@@ -177,10 +177,8 @@ def _leave(code: int = 0) -> None:
 
 
 def _outcome(error: BaseException) -> BaseException:
-    """What a session from Python raises where its body has raised `error`; the other ranks know it then."""
+    """What a session from Python raises after its body has raised `error`, which it broadcasts to the other ranks."""
     heartbeat = monitor()
-    if isinstance(error, SystemExit) and error.code == EXIT_PREEMPTED:
-        error = Preempted()
     if heartbeat is None or isinstance(error, JobFailed):
         return error
     if isinstance(error, Preempted):
@@ -201,7 +199,7 @@ def _exception_of(report: FailureReport) -> Exception:
 
 @contextmanager
 def _interruptible(is_active: threading.Event) -> Iterator[Callable[[FailureReport], None]]:
-    """Yields what raises a failure in the main thread, which may wait for something. Signal handlers are put back at the end."""
+    """Yields a function that raises a failure in the main thread, even if that waits. Signal handlers are restored at the end."""
     if threading.current_thread() is not threading.main_thread():  # no signals there: the next collective raises
         yield lambda report: None
         return

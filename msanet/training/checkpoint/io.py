@@ -163,19 +163,15 @@ def validate_checkpoint(folder: Path) -> str | None:
     if not _REQUIRED <= files.keys() <= _REQUIRED | _OPTIONAL:
         return f"'{folder / Layout.FILES}' lists other files than those of a checkpoint"
     try:
-        problems = (_file_problem(folder / name, info) for name, info in files.items())
-        return next((problem for problem in problems if problem), None)
+        for path, info in ((folder / name, info) for name, info in files.items()):
+            if path.is_symlink() or not path.is_file():
+                return f"file '{path}' is missing"
+            if path.stat().st_size != info.bytes:
+                return f"file '{path}' has {path.stat().st_size} bytes, not {info.bytes}"
+            if _file_info(path) != info:
+                return f"file '{path}' is damaged (its sha256 is not the one written)"
     except OSError as error:
         return f"file '{error.filename}' cannot be read ({error.strerror})"
-
-
-def _file_problem(path: Path, info: _FileInfo) -> str | None:
-    if path.is_symlink() or not path.is_file():
-        return f"file '{path}' is missing"
-    if path.stat().st_size != info.bytes:
-        return f"file '{path}' has {path.stat().st_size} bytes, not {info.bytes}"
-    if _file_info(path) != info:
-        return f"file '{path}' is damaged (its sha256 is not the one written)"
     return None
 
 

@@ -68,7 +68,7 @@ class ContextParallelAttention:
         self._module, self._group, self._alone = module, group, module.attention
 
     def __call__(self, a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor) -> Tensor:
-        """As `spatial_attention`. In training a collective of the group, whose maps must be alike."""
+        """As `spatial_attention`. In training a collective of the group, which must have the same maps."""
         if not (self._module.training and torch.is_grad_enabled()):
             return self._alone(a_NCHW, b_NCHW, c_NCHW)
         key, value = (positions(pooled(x_NCHW, self._module.pool)) for x_NCHW in (a_NCHW, c_NCHW))
@@ -79,7 +79,7 @@ class ContextParallelAttention:
 def context_parallel_attention(
     query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor, group: dist.ProcessGroup
 ) -> Tensor:
-    """`attend` of the whole, (N, L, C) on every rank; the tensors are the same on all ranks of the group. A collective."""
+    """`attend` with all queries, (N, L, C); inputs and output are the same on all ranks of the group. A collective."""
     length = query_NLC.shape[1]
     missing = -length % group.size()
     padded = F.pad(query_NLC, (0, 0, 0, missing)) if missing else query_NLC  # equal shares, whatever L is
@@ -101,14 +101,14 @@ class _ShareOut(torch.autograd.Function):
     def backward(ctx: Any, d_query: Tensor, d_key: Tensor, d_value: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         sums = [gradient.contiguous().clone() for gradient in (d_key, d_value)]
         under_way = [dist.all_reduce(total, group=ctx.group, async_op=True) for total in sums]
-        whole = _gathered(d_query, ctx.group)
+        d_query = _gathered(d_query, ctx.group)
         for work in under_way:
             work.wait()
-        return whole, sums[0], sums[1], None
+        return d_query, sums[0], sums[1], None
 
 
 class _Gather(torch.autograd.Function):
-    """All shares of the output in order. Backward: this rank's share of the gradient, which all ranks have whole.
+    """All shares of the output in order. Backward: this rank's share of the gradient, which is the same on all ranks.
 
     Keeps nothing for the backward pass, so that recomputation ends before it gets here.
     """

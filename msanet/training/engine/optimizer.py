@@ -1,4 +1,4 @@
-"""Optimizer, learning rate and what DeepSpeed is told; all derived from the run's config."""
+"""Optimizer, learning rate and DeepSpeed's JSON, all derived from the run's settings."""
 
 import math
 from typing import Any

@@ -104,7 +104,7 @@ class Profiler:
             distributed.report_progress("writing a trace", slow=True)
             self._trace.stop()
             path = self._folder / f"trace-{distributed.rank():05d}.json.gz"
-            self._writer.write(path, lambda: self._write_trace(path), "there is no trace")
+            self._writer.write(path, partial(self._write_trace, path), "there is no trace")
         if self._step == STEPS:
             self._write_table(self._folder)
             self._folder, self._is_timed = None, False

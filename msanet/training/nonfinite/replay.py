@@ -1,7 +1,7 @@
 """Repeat a step that went wrong, on one process, and report where its numbers stop being finite."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from msanet.data.pipeline import Batch
 from msanet.losses import SegmentationLoss
@@ -21,7 +22,7 @@ from msanet.training.nonfinite.failure_dump import BATCH_TENSORS, FailureDump, S
 
 @dataclass(frozen=True)
 class Range:
-    """The values of a tensor: how many, how many of them are not finite, and of the others least, most and mean."""
+    """The values of a tensor: how many, how many are not finite, and minimum, maximum and mean of the others."""
 
     values: int
     not_finite: int
@@ -212,14 +213,9 @@ def measure(tensor: Tensor) -> Range:
     return Range(values.numel(), values.numel() - finite.numel(), least, most, mean)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The floating-point tensors in what a module takes or gives."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, Mapping | Sequence) and not isinstance(value, str):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(item)
+def _tensors(value: Any) -> list[Tensor]:
+    """The floating-point tensors in the inputs or outputs of a module."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def _join(batches: Sequence[Batch]) -> Batch:
