@@ -179,6 +179,8 @@ def _leave(code: int = 0) -> None:
 def _outcome(error: BaseException) -> BaseException:
     """What a session from Python raises after its body has raised `error`, which it broadcasts to the other ranks."""
     heartbeat = monitor()
+    if isinstance(error, SystemExit) and error.code == EXIT_PREEMPTED:
+        error = Preempted()
     if heartbeat is None or isinstance(error, JobFailed):
         return error
     if isinstance(error, Preempted):
