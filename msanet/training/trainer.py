@@ -74,14 +74,13 @@ class Trainer:
                 f"{self.state.step} on the learning rate follows the new number"
             )
         self._resumed_at, self.bad_samples = self.state.consumed_samples, 0
-        self.loss = SegmentationLoss(config.loss, manifest.split(config.data.train_split).histogram).to(
-            self.engine.device
-        )
+        histogram, device = manifest.split(config.data.train_split).histogram, self.engine.device
+        self.loss = SegmentationLoss(config.loss, histogram).to(device)
         self.guard = NonFiniteGuard(self.engine, config.trainer.max_nonfinite_steps)
         self.anomalies = AnomalyMonitor(config, manifest, self.order, batches)
-        self.prefetcher, self.throughput = DevicePrefetcher(self.engine.device), ThroughputMeter(config)
+        self.prefetcher, self.throughput = DevicePrefetcher(device), ThroughputMeter(config)
         folder = RunLayout(config.run.dir).profile if config.run.dir and config.run.profile else None
-        self.profiler = Profiler(self.engine.device, folder, self.schedule.total_steps - self.state.step)
+        self.profiler = Profiler(device, folder, self.schedule.total_steps - self.state.step)
 
     @property
     def position(self) -> dict[str, float]:
@@ -118,7 +117,7 @@ class Trainer:
             batches = self.prefetcher.take(micro_batches)
         with part("counting labels"):
             counts_2 = self._count_labels(batches)
-        factor = self.batches.groups * self.batches.accumulation
+        factor = self.batches.groups * self.batches.accumulation  # groups: of ranks with the same images, mostly of one
         with part("non-finite guard"):
             self.guard.begin()
         for batch in batches:

@@ -73,7 +73,7 @@ class Profiler:
         self._folder, self._step = folder, 0
         self._stopwatch, self._is_timed = Stopwatch(device), False
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-        self._trace = torch.profiler.profile(activities=activities)
+        self._trace: Any = torch.profiler.profile(activities=activities)
         self._writer = JsonlLogger()
         if folder and steps < STEPS:
             self._folder = None
@@ -107,7 +107,7 @@ class Profiler:
             self._writer.write(path, partial(self._write_trace, path), "there is no trace")
         if self._step == STEPS:
             self._write_table(self._folder)
-            self._folder, self._is_timed = None, False
+            self._folder, self._is_timed, self._trace = None, False, None  # it holds all of its events
 
     def _write_trace(self, path: Path) -> None:
         with atomic_file(path, path.with_name(f"partial-{path.name}")) as temporary:
@@ -118,7 +118,9 @@ class Profiler:
         ranks = distributed.gather_objects((own, _collectives(self._trace)))
         if not distributed.is_main():
             return
-        parts, collectives = (_by_name([rank[kind] for rank in ranks]) for kind in range(2))
+        parts, collectives = (
+            {name: [rank[kind].get(name, 0.0) for rank in ranks] for name in ranks[0][kind]} for kind in range(2)
+        )
         step = sum(map(mean, parts.values()))
         result = {
             "steps": _TIMED,
@@ -145,12 +147,6 @@ def _collectives(trace: torch.profiler.profile) -> dict[str, float]:
         elif event.key.startswith(_GLOO):
             found[event.key] = event.cpu_time_total / 1e6 / _TRACED
     return found
-
-
-def _by_name(ranks: list[dict[str, float]]) -> dict[str, list[float]]:
-    """The value of each rank by name, those with the largest sum first."""
-    rows = {name: [rank.get(name, 0.0) for rank in ranks] for name in set().union(*ranks)}
-    return dict(sorted(rows.items(), key=lambda row: -sum(row[1])))
 
 
 def _row(name: str, seconds: list[float], step: float) -> str:
