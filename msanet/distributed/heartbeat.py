@@ -25,7 +25,7 @@ from msanet.distributed.failure_detector import (
     no_heartbeat,
 )
 from msanet.distributed.process_exit import JobFailed
-from msanet.distributed.rendezvous import another_connection, leave
+from msanet.distributed.rendezvous import leave, new_connection
 from msanet.distributed.timeouts import Timeouts
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class HeartbeatMonitor:
         detector = FailureDetector(self.hosts, self.timeouts, time.monotonic()) if self.rank == 0 else None
         sequence = 0
         try:
-            store = another_connection(self._store)
+            store = new_connection(self._store)
             while not self._stopped.is_set():
                 sequence += 1
                 heartbeat = replace(self._heartbeat, sequence=sequence)
@@ -173,7 +173,7 @@ class HeartbeatMonitor:
 
     def _publish(self, report: FailureReport) -> None:
         """To all ranks; the first report stands."""
-        another_connection(self._store).compare_set("failure", "", json.dumps(asdict(report)))
+        new_connection(self._store).compare_set("failure", "", json.dumps(asdict(report)))
 
     def _record(self, report: FailureReport) -> bool:
         """Log a failure, on one rank of each host. False where this rank has ended already: this is only the consequence."""

@@ -66,7 +66,7 @@ def session(timeouts: Timeouts | None = None) -> Iterator[None]:
             _leave()
         except BaseException as error:
             is_active.clear()
-            outcome = _outcome(error)
+            outcome = _broadcast_error(error)
             if outcome is error:
                 raise
             raise outcome from error
@@ -176,7 +176,7 @@ def _leave(code: int = 0) -> None:
         heartbeat.leave()
 
 
-def _outcome(error: BaseException) -> BaseException:
+def _broadcast_error(error: BaseException) -> BaseException:
     """What a session from Python raises after its body has raised `error`, which it broadcasts to the other ranks."""
     heartbeat = monitor()
     if isinstance(error, SystemExit) and error.code == EXIT_PREEMPTED:
@@ -185,15 +185,15 @@ def _outcome(error: BaseException) -> BaseException:
         return error
     if isinstance(error, Preempted):
         heartbeat.leave()
-    elif _is_of_collective(error):
-        return _exception_of(heartbeat.check_liveness(error))
+    elif _is_collective_error(error):
+        return _to_exception(heartbeat.check_liveness(error))
     else:
         code = EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILURE
         heartbeat.broadcast_failure(without_secrets(f"{type(error).__name__}: {error}"), code)
     return error
 
 
-def _exception_of(report: FailureReport) -> Exception:
+def _to_exception(report: FailureReport) -> Exception:
     if report.exit_code == EXIT_PREEMPTED:
         return Preempted(str(report))
     return JobFailed(str(report), report.exit_code)
@@ -214,7 +214,7 @@ def _interruptible(is_active: threading.Event) -> Iterator[Callable[[FailureRepo
     def handle(number: int, frame: object) -> None:
         if is_active.is_set() and pending:
             is_active.clear()
-            raise _exception_of(pending[0])
+            raise _to_exception(pending[0])
 
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, _INTERRUPT)
     before = {number: signal.getsignal(number) for number in numbers}
@@ -246,7 +246,7 @@ def _exit_on_error(error: Exception) -> None:
     """A failure of this rank, with its traceback; or of another, which shows here as a collective that failed."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it soon, but who is lost is yet to be found out
     heartbeat = monitor()
-    if heartbeat and (_is_of_collective(error) or isinstance(error, JobFailed)):
+    if heartbeat and (_is_collective_error(error) or isinstance(error, JobFailed)):
         _exit_on_failure(heartbeat.failure or heartbeat.check_liveness(error))
     what = without_secrets(f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}")
     name = heartbeat.describe(rank()) if heartbeat else f"rank {rank()}"
@@ -255,7 +255,7 @@ def _exit_on_error(error: Exception) -> None:
         heartbeat.broadcast_failure(what, EXIT_FAILURE, "MSA-DIST-010")
 
 
-def _is_of_collective(error: BaseException) -> bool:
+def _is_collective_error(error: BaseException) -> bool:
     return world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 

@@ -24,7 +24,7 @@ from msanet.distributed import parent_watchdog
 from msanet.distributed.environment import set_default_environment
 from msanet.distributed.failure_detector import RESUME_HINT
 from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED
-from msanet.distributed.rendezvous import RendezvousTimeout, another_connection, leave, open_store, rendezvous
+from msanet.distributed.rendezvous import RendezvousTimeout, leave, new_connection, open_store, rendezvous
 from msanet.distributed.session import ensure_logging
 from msanet.distributed.timeouts import Timeouts
 from msanet.errors import EXIT_USER_ERROR, user_errors
@@ -88,17 +88,17 @@ class Supervisor:
 
     def _attempt(self, attempt: int, store: dist.Store) -> dict[int, int]:
         """Run this rank once; the exit codes of all ranks, or of this one alone if it was asked to stop."""
-        hosts = self._answer(lambda: rendezvous(store, self.rank, self.world_size, self.timeouts.rendezvous))
+        hosts = self._with_timeout(lambda: rendezvous(store, self.rank, self.world_size, self.timeouts.rendezvous))
         if self.rank == 0:
             store.set("port", str(distributed.free_port()))
-        port = self._answer(lambda: store.get("port")).decode()
+        port = self._with_timeout(lambda: store.get("port")).decode()
         environment = {**os.environ, parent_watchdog.ATTEMPT_VARIABLE: str(attempt), "MASTER_PORT": port}
         environment["TORCHELASTIC_USE_AGENT_STORE"] = "False"
         # A process group of its own, so that Ctrl-C reaches it once, through this process.
         self.child = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=environment, process_group=0)
         if self.stop_requested:
             self.child.terminate()
-        code = self._code_of_child(store)
+        code = self._wait_for_child(store)
         if self.stop_requested:
             return {self.rank: code}
 
@@ -119,16 +119,16 @@ class Supervisor:
             leave(store, self.rank, self.world_size, 5)
             return codes
 
-        return self._answer(exchange, 4 * self.timeouts.heartbeat)
+        return self._with_timeout(exchange, 4 * self.timeouts.heartbeat)
 
-    def _code_of_child(self, store: dist.Store) -> int:
+    def _wait_for_child(self, store: dist.Store) -> int:
         """Wait for it; once another rank has ended, for as long as heartbeats and a checkpoint may take."""
         assert self.child
         ended = threading.Event()
 
         def wait_for_first() -> None:
             with suppress(RuntimeError):  # rank 0's supervisor is gone: that ends the job as well
-                another_connection(store).wait(["ended"], timedelta(days=365))
+                new_connection(store).wait(["ended"], timedelta(days=365))
             ended.set()
 
         if self.world_size > 1:
@@ -141,7 +141,7 @@ class Supervisor:
         self.child.kill()
         return self.child.wait()
 
-    def _answer(self, ask: Callable[[], _T], seconds: float | None = None) -> _T:
+    def _with_timeout(self, ask: Callable[[], _T], seconds: float | None = None) -> _T:
         """What the store answers; asked in a thread, since a host that has vanished never answers."""
         answer: Future[_T] = Future()
 

@@ -18,7 +18,7 @@ from msanet.data.manifest import Manifest
 from msanet.data.pipeline import Batch
 from msanet.data.shard_source import ShardSource
 from msanet.data.shuffle_order import ShuffleOrder
-from msanet.distributed.rendezvous import listed
+from msanet.distributed.rendezvous import list_ranks
 from msanet.errors import UserError
 from msanet.run_layout import RunLayout
 from msanet.training.monitoring.jsonl import JsonlLogger
@@ -186,4 +186,4 @@ def nonfinite_ranks(stats: StepStats) -> list[int]:
 
 def describe(ranks: Sequence[int]) -> str:
     """`rank 1`, or `ranks 1, 3`."""
-    return f"rank{'s' if len(ranks) > 1 else ''} {listed(ranks)}"
+    return f"rank{'s' if len(ranks) > 1 else ''} {list_ranks(ranks)}"
