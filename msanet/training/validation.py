@@ -15,6 +15,7 @@ from msanet.models import build_model
 from msanet.models.io import apply_weights
 from msanet.training.checkpoint.checkpointer import all_running_statistics
 from msanet.training.checkpoint.format import Best
+from msanet.training.engine import zero_state
 from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
 from msanet.training.engine.device_settings import without_cudnn_benchmark
 from msanet.training.engine.ema import EMA
@@ -47,6 +48,7 @@ def validate(
             # Loaders and new networks draw random numbers.
             borrowed.enter_context(torch.random.fork_rng([engine.device] if torch.cuda.is_available() else []))
             borrowed.enter_context(without_cudnn_benchmark())
+            borrowed.callback(zero_state.release_parameters, engine)
             borrowed.enter_context(averaged_over_ranks(all_running_statistics(engine, ema)))
             network, lockstep = engine.module, config.trainer.zero_stage == 3
             if ema:  # in a network of its own; the engine's weights stay where they are

@@ -161,6 +161,7 @@ def _average_buffers_at(shards: str, stage: int) -> None:
         except KeyError:
             assert isinstance(end, KeyError)
         assert all(torch.equal(held[name], own[name]) for name in own), (stage, end)
+    run_steps(trainer, 1)  # parameters that ZeRO-3 gathered in inference mode are not used again
 
 
 def test_running_statistics_are_averaged_for_what_is_saved_and_judged_alone(shards: Path) -> None:

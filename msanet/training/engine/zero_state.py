@@ -49,6 +49,13 @@ def scatter_local(engine: Any, full: dict[str, Tensor], local: dict[str, Tensor]
         own.copy_(_partition(full[name], own.numel()) if partitioned else full[name])
 
 
+def release_parameters(engine: Any) -> None:
+    """At stage 3 free the parameters that stay gathered: those from inference mode cannot be used by a backward pass."""
+    for parameter in engine.module.parameters():
+        if hasattr(parameter, "ds_id"):
+            parameter.partition()
+
+
 def gather_optimizer_state(engine: Any) -> OptimizerState:
     """Every parameter's full optimizer state on rank 0's CPU, empty on the other ranks. A collective."""
     state = {name: _gather(engine, parameter) for name, parameter in engine.module.named_parameters()}
