@@ -13,11 +13,6 @@ def device() -> torch.device:
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def manual_seed(seed: int) -> None:
-    """The same random numbers on every rank, such as those of initial weights."""
-    torch.manual_seed(seed)
-
-
 def prepare_device() -> None:
     """Take this rank's GPU, or its share of the host's cores, with subnormal numbers as zeros.
 

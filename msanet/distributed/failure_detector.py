@@ -1,4 +1,4 @@
-"""Which rank has failed, and how, judged from the heartbeats of all ranks. No clock, store or thread in here."""
+"""Which rank has failed, and how, according to the heartbeats of all ranks. No clock, store or thread in here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,8 +39,7 @@ class FailureReport:
 
     Args:
         message: One sentence that names rank and host.
-        code: Error code, or None where the message has that of the error itself.
-        exit_code: Exit code of all ranks.
+        code: Error code, or None if it is in the message.
         lost_ranks: Ranks that cannot log it.
         logged_on: Host on which it is logged already.
     """
@@ -56,7 +55,7 @@ class FailureReport:
 
 
 def describe_ranks(hosts: Sequence[str], *ranks: int) -> str:
-    """`rank 1 (host A), rank 2 (host B) and 12 more`. hosts: of each rank."""
+    """`rank 1 (host A), rank 2 (host B) and 12 more`."""
     more = f" and {len(ranks) - 4} more" if len(ranks) > 4 else ""
     return ", ".join(f"rank {rank} (host {hosts[rank]})" for rank in ranks[:4]) + more
 
@@ -90,13 +89,7 @@ def failed_collective(hosts: Sequence[str], ranks: Sequence[int], error: str) ->
 
 
 class FailureDetector:
-    """Judges the heartbeats of all ranks, on rank 0. Times are those at which rank 0 sees a heartbeat.
-
-    Args:
-        hosts: The host of each rank.
-        timeouts: When a rank counts as lost or stalled.
-        now: Seconds on any clock that only goes forward, as in `update`.
-    """
+    """Finds failures in the heartbeats of all ranks, on rank 0. now: seconds on any clock that only goes forward."""
 
     def __init__(self, hosts: Sequence[str], timeouts: Timeouts, now: float) -> None:
         self._hosts, self._timeouts = hosts, timeouts

@@ -1,14 +1,7 @@
-"""Heartbeats: every rank reports that it is alive and what it does, so that a failure is named soon and ends the job everywhere.
+"""Heartbeats: every rank reports that it is alive and what it does, and a failure ends the job everywhere, with one sentence.
 
-Each rank writes a heartbeat into the job's store every other second. Rank 0 reads those of all ranks and judges them
-(`FailureDetector`), the others watch rank 0. The job ends, with a sentence on each host that names rank and host, if
-
-    a rank sends no heartbeat: its process has stopped, or its host or the network is down
-    a rank makes no progress: a data loader that stalls, a collective that hangs
-    a collective fails: a rank is gone, and a liveness check finds out which
-    a rank fails with an error of its own, which it broadcasts before it ends
-
-Threads do all this, so that it goes on while the training waits in a collective.
+The job fails if a rank sends no heartbeat, makes no progress, is found missing by the liveness check after a failed collective,
+or broadcasts an error of its own. Threads watch for this while the training waits in a collective. See docs/decisions/0003.
 """
 
 import json
@@ -32,7 +25,7 @@ from msanet.distributed.failure_detector import (
     no_heartbeat,
 )
 from msanet.distributed.process_exit import JobFailed
-from msanet.distributed.rendezvous import another_connection, leave
+from msanet.distributed.rendezvous import leave, new_connection
 from msanet.distributed.timeouts import Timeouts
 
 logger = logging.getLogger(__name__)
@@ -44,12 +37,7 @@ CHECKPOINT_THREAD = "checkpoint"
 class HeartbeatMonitor:
     """Sends this rank's heartbeats and watches those of the others.
 
-    Args:
-        store: The job's store.
-        rank: This rank.
-        hosts: The host of each rank.
-        timeouts: When a rank counts as lost or stalled.
-        on_failure: Called from a thread, after the failure was logged, to end what the main thread is doing.
+    on_failure: called from a thread, after the failure was logged, to end what the main thread is doing.
     """
 
     def __init__(
@@ -71,10 +59,8 @@ class HeartbeatMonitor:
         self._wake, self._stopped, self._failed = threading.Event(), threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._barriers = 0
-        self._threads = [
-            threading.Thread(target=target, daemon=True, name="heartbeat")
-            for target in (self._send_heartbeats, self._watch_contact)
-        ]
+        targets = (self._send_heartbeats, self._watch_contact)
+        self._threads = [threading.Thread(target=target, daemon=True, name="heartbeat") for target in targets]
 
     def start(self) -> None:
         """Begin to send and to watch."""
@@ -107,11 +93,7 @@ class HeartbeatMonitor:
         self._heartbeat = replace(self._heartbeat, activity=activity, idle_seconds=0.0, slow=slow)
 
     def barrier(self) -> None:
-        """Wait until every rank is here; however long, as long as those that are missing make progress.
-
-        Raises:
-            JobFailed: Another rank has failed meanwhile.
-        """
+        """Wait until every rank is here, as long as the others make progress. Raises JobFailed if another rank fails."""
         self._barriers += 1
         key, before = f"barrier/{self._barriers}", self._heartbeat
         self._heartbeat = replace(before, idle_seconds=None)
@@ -140,11 +122,13 @@ class HeartbeatMonitor:
 
     def check_liveness(self, error: BaseException) -> FailureReport:
         """After a collective has failed: wait for the report on who is lost."""
-        self._heartbeat = replace(self._heartbeat, error=_first_line(error))
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        self._heartbeat = replace(self._heartbeat, error=first_line)
         self._wake.set()
         if not self._failed.wait(3 * LIVENESS_HEARTBEATS * self.interval + 1):
-            self._record(failed_collective(self.hosts, [self.rank], _first_line(error)))
-        return self.failure or failed_collective(self.hosts, [self.rank], _first_line(error))
+            self._record(failed_collective(self.hosts, [self.rank], first_line))
+        assert self.failure, "reported by rank 0, or here"
+        return self.failure
 
     def fail(self, report: FailureReport) -> None:
         """End the work of this process: log why, unless it has ended already, and call `on_failure`."""
@@ -159,10 +143,13 @@ class HeartbeatMonitor:
         detector = FailureDetector(self.hosts, self.timeouts, time.monotonic()) if self.rank == 0 else None
         sequence = 0
         try:
-            store = another_connection(self._store)
+            store = new_connection(self._store)
             while not self._stopped.is_set():
                 sequence += 1
-                store.set(f"heartbeat/{self.rank}", json.dumps(asdict(self._current_heartbeat(sequence))))
+                heartbeat = replace(self._heartbeat, sequence=sequence)
+                if heartbeat.idle_seconds is not None:
+                    heartbeat = replace(heartbeat, idle_seconds=time.monotonic() - self._last_progress)
+                store.set(f"heartbeat/{self.rank}", json.dumps(asdict(heartbeat)))
                 if detector:
                     values = store.multi_get([f"heartbeat/{rank}" for rank in range(len(self.hosts))])
                     report = detector.update([Heartbeat(**json.loads(value)) for value in values], time.monotonic())
@@ -177,11 +164,6 @@ class HeartbeatMonitor:
             if not self._stopped.wait(2 * self.interval):  # else the job is over, and rank 0 was the first to leave
                 self.fail(lost_ranks(self.hosts, [0]))
 
-    def _current_heartbeat(self, sequence: int) -> Heartbeat:
-        heartbeat = self._heartbeat
-        idle = None if heartbeat.idle_seconds is None else time.monotonic() - self._last_progress
-        return replace(heartbeat, sequence=sequence, idle_seconds=idle)
-
     def _watch_contact(self) -> None:
         """In a thread of its own, since a write to a host that has vanished never returns."""
         while not self._stopped.wait(self.interval):
@@ -191,7 +173,7 @@ class HeartbeatMonitor:
 
     def _publish(self, report: FailureReport) -> None:
         """To all ranks; the first report stands."""
-        another_connection(self._store).compare_set("failure", "", json.dumps(asdict(report)))
+        new_connection(self._store).compare_set("failure", "", json.dumps(asdict(report)))
 
     def _record(self, report: FailureReport) -> bool:
         """Log a failure, on one rank of each host. False where this rank has ended already: this is only the consequence."""
@@ -212,7 +194,3 @@ class HeartbeatMonitor:
         """The store is in rank 0's process."""
         if self.rank == 0 and len(self.hosts) > 1:
             time.sleep(1.5 * self.interval)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -22,15 +22,11 @@ def on_parent_exit(action: Callable[[], None] | None) -> None:
 
 
 def start_parent_watchdog(default: Callable[[], None] | None = None) -> Callable[[], None]:
-    """Watch the launcher: if `deepspeed` is killed, it leaves its ranks running.
+    """Watch the launcher: if `deepspeed` is killed, it leaves its ranks running. Returns what ends the watch.
 
-    Args:
-        default: What to do when it is gone, unless `on_parent_exit` says otherwise; None: end this process.
-
-    Returns:
-        What ends the watch.
+    default: what to do when it is gone, unless `on_parent_exit` says otherwise; None: end this process.
     """
-    is_lost, stopped = _watch(), threading.Event()
+    is_lost, stopped = _launcher_check(), threading.Event()
 
     def wait() -> None:
         while is_lost and not is_lost():
@@ -48,7 +44,7 @@ def _exit() -> None:
     os._exit(1)
 
 
-def _watch() -> Callable[[], bool] | None:
+def _launcher_check() -> Callable[[], bool] | None:
     """What tells whether the launcher is gone; None for a single process that a person has started: it may outlive its shell.
 
     `deepspeed` starts `deepspeed.launcher.launch`, which starts the ranks and outlives it, so both are watched. Either may
@@ -81,9 +77,6 @@ def _is_adopted(launcher: int, above: int) -> bool:
     if any("deepspeed" in word for word in psutil.Process(above).cmdline()):
         return False
     leader = os.getpgid(launcher)
-    return _is_gone(leader) or (leader != launcher and os.getsid(above) != os.getsid(launcher))
-
-
-def _is_gone(process: int) -> bool:
-    """Also if it is a zombie."""
-    return not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    if not psutil.pid_exists(leader) or psutil.Process(leader).status() == psutil.STATUS_ZOMBIE:
+        return True
+    return leader != launcher and os.getsid(above) != os.getsid(launcher)

@@ -1,8 +1,4 @@
-"""Requests for a checkpoint out of turn: stop requests (signals, a lost launcher) and the clock.
-
-SLURM warns a job that it will preempt with SIGTERM, or a signal of one's choice such as SIGUSR1; Ctrl-C is SIGINT. A launcher
-that is killed leaves its ranks without one.
-"""
+"""Requests for a checkpoint out of turn: by signals (SLURM's SIGTERM or SIGUSR1, Ctrl-C), a lost launcher, or the clock."""
 
 import logging
 import os
@@ -15,9 +11,8 @@ from types import FrameType
 from msanet import distributed
 from msanet.distributed import parent_watchdog
 from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, Preempted, end_process, is_command
+from msanet.distributed.progress import broadcast_failure
 from msanet.logs import EVERY_RANK
-
-__all__ = ["EXIT_PREEMPTED", "Preempted", "PreemptionHandler", "StopRequest"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +30,10 @@ class StopRequest(IntEnum):
 class PreemptionHandler:
     """While it is entered, signals and a lost launcher do not end this rank but ask all ranks to save and stop.
 
-    From its making until then, SIGTERM and SIGUSR1 end all ranks at once: there is nothing to save, only to start again.
-    A second Ctrl-C ends the process at once.
+    Before it is entered SIGTERM and SIGUSR1 end all ranks at once, since there is nothing to save; a second Ctrl-C always does.
 
     Args:
-        grace_seconds: Seconds after the first request by which a command ends in any case, with exit code 1 and without a
-            checkpoint.
+        grace_seconds: After the first request a command ends within these in any case: with exit code 1, nothing saved.
         save_every_minutes: Minutes between checkpoints; 0: none are requested.
     """
 
@@ -68,12 +61,9 @@ class PreemptionHandler:
 
     def poll(self) -> StopRequest:
         """What any rank requests, the same on all. A collective, for after each step."""
-        own = StopRequest.NONE
-        since = time.monotonic() - self._last_save
-        if distributed.is_main() and self._save_every_minutes and since >= 60 * self._save_every_minutes:
-            own = StopRequest.SAVE
-        if self._reason:
-            own = StopRequest.STOP
+        minutes = (time.monotonic() - self._last_save) / 60
+        is_due = distributed.is_main() and 0 < self._save_every_minutes <= minutes
+        own = StopRequest.STOP if self._reason else StopRequest.SAVE if is_due else StopRequest.NONE
         request = StopRequest(distributed.all_reduce_max(own))
         if request:
             self._last_save = time.monotonic()
@@ -89,11 +79,10 @@ class PreemptionHandler:
         if self._reason:
             return
         self._reason = reason
-        message = f"rank {distributed.rank()} {reason}: the run saves after this step and stops"
-        logger.warning(message, extra=EVERY_RANK)
-        timer = threading.Timer(self._grace_seconds, self._on_grace_over)
-        timer.daemon = True
-        if is_command():  # a Python program ends when it wants to
+        logger.warning(f"rank {distributed.rank()} {reason}: the run saves after this step and stops", extra=EVERY_RANK)
+        if is_command():  # a Python program decides for itself
+            timer = threading.Timer(self._grace_seconds, self._on_grace_over)
+            timer.daemon = True
             timer.start()
 
     def _on_grace_over(self) -> None:
@@ -107,5 +96,5 @@ class PreemptionHandler:
 def _end_before_first_step(number: int, frame: FrameType | None) -> None:
     what = f"got {signal.Signals(number).name} before its first step"
     logger.warning(f"rank {distributed.rank()} {what}: the run stops, and has nothing to save", extra=EVERY_RANK)
-    distributed.broadcast_failure(what, EXIT_PREEMPTED)
+    broadcast_failure(what, EXIT_PREEMPTED)
     end_process(EXIT_PREEMPTED, Preempted(f"the run {what} and has nothing to save"))

@@ -29,13 +29,9 @@ def describe_rank(number: int) -> str:
 
 
 def begin_stage(activity: str, slow: bool = False) -> None:
-    """Report that this rank begins a stage of what all ranks do alike.
+    """Report that this rank begins a stage of what all ranks do alike; a rank that reports nothing for too long ends the job.
 
-    A rank that reports nothing for `Timeouts.stall` ends the job, by its name.
-
-    Args:
-        activity: What it does now, for sentences: `waiting for the data of step 12`.
-        slow: It may take five times as long as usual.
+    activity: what it does now, as in `waiting for the data of step 12`. slow: it may take five times as long as usual.
     """
     if _monitor:
         _monitor.begin_stage(activity, slow)

@@ -12,16 +12,12 @@ from msanet.errors import UserError
 
 _LONGEST_PAUSE = 0.5
 """Seconds between two checks of who has joined."""
+_stores: dict[tuple[str, int], dist.Store] = {}
+"""Of this process: a store serves all of its sessions, so that no rank can meet one that is about to end."""
 
 
 class RendezvousTimeout(Exception):
-    """Ranks are missing.
-
-    Args:
-        code: Error code.
-        message: One sentence that names them.
-        should_log: Whether this rank logs it for its host.
-    """
+    """Ranks are missing, as `message` says. should_log: whether this rank logs it for its host."""
 
     def __init__(self, code: str, message: str, should_log: bool = True) -> None:
         super().__init__(code, message, should_log)
@@ -31,16 +27,10 @@ class RendezvousTimeout(Exception):
         return f"{self.message} [{self.code}]"
 
 
-_stores: dict[tuple[str, int], dist.Store] = {}
-"""Of this process: a store serves all of its sessions, so that no rank can meet one that is about to end."""
-
-
 def open_store(rank: int, world_size: int, timeout: float) -> dist.Store:
-    """The job's store, on MASTER_ADDR:MASTER_PORT; kept by rank 0, or by torchrun's agent. Alone: one in this process.
+    """The job's store: of rank 0 or torchrun's agent, on MASTER_ADDR:MASTER_PORT; for one rank in this process.
 
-    Raises:
-        RendezvousTimeout: It could not be reached within `timeout` seconds.
-        UserError: The port is in use.
+    Raises RendezvousTimeout if it cannot be reached within `timeout` seconds, and UserError if the port is in use.
     """
     if world_size == 1:
         return dist.HashStore()
@@ -64,28 +54,21 @@ def open_store(rank: int, world_size: int, timeout: float) -> dist.Store:
             "MSA-DIST-003",
             f"rank 0 at {host}, port {port}, could not be reached from {host_name()} within "
             f"run.rendezvous_timeout_seconds={timeout:g}; start all {world_size} ranks, and let the hosts reach that port",
-            should_log=_is_first_but_0(rank),
+            should_log=_is_first_besides_main(rank),
         ) from None
     _stores[host, port] = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     return _stores[host, port]
 
 
 def rendezvous(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[str]:
-    """Wait for all ranks.
-
-    Returns:
-        The host of each rank.
-
-    Raises:
-        RendezvousTimeout: Some have not joined within `timeout` seconds; the message names them.
-    """
+    """Wait for all ranks; the host of each. Raises RendezvousTimeout that names those who are missing after `timeout` seconds."""
     try:
         return _wait_for_all(store, rank, world_size, timeout)
     except dist.DistError:  # rank 0 keeps the store; where it has given up, it has logged why
         raise RendezvousTimeout(
             "MSA-DIST-005",
             f"rank 0 ended before all {world_size} ranks had joined; see its log for the reason, or whether it was killed",
-            should_log=_is_first_but_0(rank),
+            should_log=_is_first_besides_main(rank),
         ) from None
 
 
@@ -104,7 +87,7 @@ def _wait_for_all(store: dist.Store, rank: int, world_size: int, timeout: float)
                 time.sleep(3 * _LONGEST_PAUSE)  # it keeps the store, which the others have yet to read
             raise RendezvousTimeout(
                 "MSA-DIST-004",
-                f"rank {listed(missing)} did not join within run.rendezvous_timeout_seconds={timeout:g}: expected "
+                f"rank {list_ranks(missing)} did not join within run.rendezvous_timeout_seconds={timeout:g}: expected "
                 f"{world_size} ranks, found {world_size - len(missing)}; check the hosts that should have started them",
                 should_log,
             )
@@ -114,7 +97,7 @@ def _wait_for_all(store: dist.Store, rank: int, world_size: int, timeout: float)
 
 
 def _wait_for_port(host: str, port: int, timeout: float) -> None:
-    """Until something listens there. PyTorch's own wait takes up to two and a half times its timeout."""
+    """Wait until something listens there: PyTorch's own wait takes up to two and a half times its timeout."""
     until = time.monotonic() + timeout
     while True:
         try:
@@ -126,7 +109,7 @@ def _wait_for_port(host: str, port: int, timeout: float) -> None:
         time.sleep(0.1)
 
 
-def _is_first_but_0(rank: int) -> bool:
+def _is_first_besides_main(rank: int) -> bool:
     """Whether this is the first rank of its host that is not rank 0."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     return local_rank == (1 if rank == local_rank else 0)
@@ -141,7 +124,7 @@ def leave(store: dist.Store, rank: int, world_size: int, seconds: float) -> None
         left = store.add("left", 0)
 
 
-def another_connection(store: dist.Store) -> dist.Store:
+def new_connection(store: dist.Store) -> dist.Store:
     """To the same store, for another thread: an operation that waits blocks the others of its connection."""
     return store.clone()  # type: ignore[attr-defined]  # torch's stubs lack it
 
@@ -158,6 +141,6 @@ def host_name() -> str:
     return name if address.startswith("127.") else f"{name}[{address}]"
 
 
-def listed(ranks: Sequence[int]) -> str:
+def list_ranks(ranks: Sequence[int]) -> str:
     """`1, 3`, or `0, 1, 2, 3, 4, 5, 6, 7 and 5 more`."""
     return ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")

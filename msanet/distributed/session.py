@@ -27,7 +27,7 @@ from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, JobFai
 from msanet.distributed.progress import monitor, set_monitor
 from msanet.distributed.rendezvous import RendezvousTimeout, open_store, rendezvous
 from msanet.distributed.timeouts import Timeouts
-from msanet.errors import EXIT_USER_ERROR, user_errors
+from msanet.errors import EXIT_USER_ERROR, UserError, user_errors
 from msanet.processes import ignore_broken_pipe
 from msanet.secrets import without_secrets
 
@@ -42,9 +42,6 @@ _INTERRUPT = signal.SIGUSR2
 def session(timeouts: Timeouts | None = None) -> Iterator[None]:
     """A rank's session for notebooks and scripts: it ends with what it returns or raises, and leaves the process as it was.
 
-    Args:
-        timeouts: When a rank counts as lost or stalled; the defaults unless given.
-
     Raises:
         UserError: Bad input, as everywhere.
         Preempted: The job was asked to stop and has saved.
@@ -58,7 +55,7 @@ def session(timeouts: Timeouts | None = None) -> Iterator[None]:
         notify = cleanup.enter_context(_interruptible(is_active))
         added = set_default_environment()
         cleanup.callback(lambda: [os.environ.pop(name, None) for name in added])
-        cleanup.callback(start_parent_watchdog(lambda: _fail("lost its launcher", "MSA-DIST-012")))
+        cleanup.callback(start_parent_watchdog(_fail_without_launcher))
         cleanup.callback(_destroy)
         try:
             prepare_device()
@@ -69,7 +66,7 @@ def session(timeouts: Timeouts | None = None) -> Iterator[None]:
             _leave()
         except BaseException as error:
             is_active.clear()
-            outcome = _outcome(error)
+            outcome = _broadcast_error(error)
             if outcome is error:
                 raise
             raise outcome from error
@@ -80,8 +77,7 @@ def exiting_session(timeouts: Timeouts) -> Iterator[None]:
     """A rank's session for commands: at its end the process ends too, and nothing after the `with` block runs.
 
     A UserError inside ends the job with exit code 2 and its sentence, logged by one rank; a failure with exit code 1 and a
-    sentence on each host (see `msanet.distributed.heartbeat`); a preemption with 75. The end is `os._exit`, since a thread of
-    gloo races the interpreter's own shutdown and sometimes aborts the process.
+    sentence on each host; a preemption with 75. Why the end is `os._exit`: see docs/decisions/0014.
     """
     process_exit.declare_command()
     ensure_logging()
@@ -180,8 +176,8 @@ def _leave(code: int = 0) -> None:
         heartbeat.leave()
 
 
-def _outcome(error: BaseException) -> BaseException:
-    """What a session from Python raises where its body has raised `error`; the other ranks know it then."""
+def _broadcast_error(error: BaseException) -> BaseException:
+    """What a session from Python raises after its body has raised `error`, which it broadcasts to the other ranks."""
     heartbeat = monitor()
     if isinstance(error, SystemExit) and error.code == EXIT_PREEMPTED:
         error = Preempted()
@@ -189,20 +185,15 @@ def _outcome(error: BaseException) -> BaseException:
         return error
     if isinstance(error, Preempted):
         heartbeat.leave()
-    elif _is_of_collective(error):
-        return _exception_of(heartbeat.check_liveness(error))
+    elif _is_collective_error(error):
+        return _to_exception(heartbeat.check_liveness(error))
     else:
-        heartbeat.broadcast_failure(without_secrets(f"{type(error).__name__}: {error}"), _exit_code(error))
+        code = EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILURE
+        heartbeat.broadcast_failure(without_secrets(f"{type(error).__name__}: {error}"), code)
     return error
 
 
-def _exit_code(error: BaseException) -> int:
-    from msanet.errors import UserError
-
-    return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILURE
-
-
-def _exception_of(report: FailureReport) -> Exception:
+def _to_exception(report: FailureReport) -> Exception:
     if report.exit_code == EXIT_PREEMPTED:
         return Preempted(str(report))
     return JobFailed(str(report), report.exit_code)
@@ -210,7 +201,7 @@ def _exception_of(report: FailureReport) -> Exception:
 
 @contextmanager
 def _interruptible(is_active: threading.Event) -> Iterator[Callable[[FailureReport], None]]:
-    """Yields what raises a failure in the main thread, which may wait for something. Signal handlers are put back at the end."""
+    """Yields a function that raises a failure in the main thread, even if that waits. Signal handlers are restored at the end."""
     if threading.current_thread() is not threading.main_thread():  # no signals there: the next collective raises
         yield lambda report: None
         return
@@ -223,7 +214,7 @@ def _interruptible(is_active: threading.Event) -> Iterator[Callable[[FailureRepo
     def handle(number: int, frame: object) -> None:
         if is_active.is_set() and pending:
             is_active.clear()
-            raise _exception_of(pending[0])
+            raise _to_exception(pending[0])
 
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, _INTERRUPT)
     before = {number: signal.getsignal(number) for number in numbers}
@@ -235,10 +226,10 @@ def _interruptible(is_active: threading.Event) -> Iterator[Callable[[FailureRepo
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-def _fail(what: str, code: str) -> None:
+def _fail_without_launcher() -> None:
     heartbeat = monitor()
     if heartbeat:
-        heartbeat.fail(FailureReport(f"{heartbeat.describe(rank())} {what}", code))
+        heartbeat.fail(FailureReport(f"{heartbeat.describe(rank())} lost its launcher", "MSA-DIST-012"))
 
 
 def _exit_on_failure(report: FailureReport) -> None:
@@ -255,7 +246,7 @@ def _exit_on_error(error: Exception) -> None:
     """A failure of this rank, with its traceback; or of another, which shows here as a collective that failed."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it soon, but who is lost is yet to be found out
     heartbeat = monitor()
-    if heartbeat and (_is_of_collective(error) or isinstance(error, JobFailed)):
+    if heartbeat and (_is_collective_error(error) or isinstance(error, JobFailed)):
         _exit_on_failure(heartbeat.failure or heartbeat.check_liveness(error))
     what = without_secrets(f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}")
     name = heartbeat.describe(rank()) if heartbeat else f"rank {rank()}"
@@ -264,7 +255,7 @@ def _exit_on_error(error: Exception) -> None:
         heartbeat.broadcast_failure(what, EXIT_FAILURE, "MSA-DIST-010")
 
 
-def _is_of_collective(error: BaseException) -> bool:
+def _is_collective_error(error: BaseException) -> bool:
     return world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 

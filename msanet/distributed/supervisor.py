@@ -1,8 +1,7 @@
 """Restarts a job after a failure, from its last checkpoint: `run.max_restarts`.
 
-Each process that the launcher starts becomes a supervisor, which runs the rank itself as its child. When a child fails, the
-heartbeats end those of all other ranks; the supervisors, which have a store of their own, agree on that and start their ranks
-again. They cannot replace a lost host: then the job ends, for the cluster's scheduler to start again.
+Each process that the launcher starts becomes a supervisor, which runs the rank as its child. When a child fails, the heartbeats
+end all others, and the supervisors agree to start their ranks again. If a host is lost, the job ends.
 """
 
 import logging
@@ -11,8 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
@@ -22,9 +21,10 @@ import torch.distributed as dist
 
 from msanet import distributed
 from msanet.distributed import parent_watchdog
+from msanet.distributed.environment import set_default_environment
 from msanet.distributed.failure_detector import RESUME_HINT
 from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED
-from msanet.distributed.rendezvous import RendezvousTimeout, another_connection, leave, open_store, rendezvous
+from msanet.distributed.rendezvous import RendezvousTimeout, leave, new_connection, open_store, rendezvous
 from msanet.distributed.session import ensure_logging
 from msanet.distributed.timeouts import Timeouts
 from msanet.errors import EXIT_USER_ERROR, user_errors
@@ -38,10 +38,6 @@ _FINAL = (0, EXIT_USER_ERROR, EXIT_PREEMPTED, 128 + signal.SIGINT)
 
 def supervise(max_restarts: int, timeouts: Timeouts) -> bool:
     """With restarts, this process starts the rank as its child and ends with it; only the child returns from here.
-
-    Args:
-        max_restarts: How often the job starts again after a failure; 0: this process is the rank.
-        timeouts: Of the job.
 
     Returns:
         Whether the job was restarted, so that the run has to resume whatever `run.resume` says.
@@ -61,7 +57,7 @@ class Supervisor:
 
     def __init__(self, max_restarts: int, timeouts: Timeouts) -> None:
         self.max_restarts, self.timeouts = max_restarts, timeouts
-        distributed.set_default_environment()
+        set_default_environment()
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.child: subprocess.Popen[bytes] | None = None
         self.stop_requested = False
@@ -92,84 +88,75 @@ class Supervisor:
 
     def _attempt(self, attempt: int, store: dist.Store) -> dict[int, int]:
         """Run this rank once; the exit codes of all ranks, or of this one alone if it was asked to stop."""
-        hosts = self._answer(lambda: rendezvous(store, self.rank, self.world_size, self.timeouts.rendezvous))
+        hosts = self._with_timeout(lambda: rendezvous(store, self.rank, self.world_size, self.timeouts.rendezvous))
         if self.rank == 0:
             store.set("port", str(distributed.free_port()))
-        port = self._answer(lambda: store.get("port")).decode()
+        port = self._with_timeout(lambda: store.get("port")).decode()
         environment = {**os.environ, parent_watchdog.ATTEMPT_VARIABLE: str(attempt), "MASTER_PORT": port}
         environment["TORCHELASTIC_USE_AGENT_STORE"] = "False"
         # A process group of its own, so that Ctrl-C reaches it once, through this process.
         self.child = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=environment, process_group=0)
         if self.stop_requested:
             self.child.terminate()
-        code = self._code_of_child(store)
+        code = self._wait_for_child(store)
         if self.stop_requested:
             return {self.rank: code}
 
         def exchange() -> dict[int, int]:
             store.set(f"code/{self.rank}", str(code))
             store.set("ended", "")
-            missing = [rank for rank in range(self.world_size) if not self._is_set(store, f"code/{rank}")]
-            if missing:
-                raise RendezvousTimeout(
-                    "MSA-DIST-013",
-                    f"rank {missing[0]} (host {hosts[missing[0]]}) cannot be restarted: its supervisor was killed or its host "
-                    f"is down; {RESUME_HINT}",
-                )
-            codes = {rank: int(store.get(f"code/{rank}")) for rank in range(self.world_size)}
+            codes = {}
+            for rank, host in enumerate(hosts):
+                try:
+                    store.wait([f"code/{rank}"], timedelta(seconds=2 * self.timeouts.heartbeat))
+                except dist.DistStoreError:
+                    raise RendezvousTimeout(
+                        "MSA-DIST-013",
+                        f"rank {rank} (host {host}) cannot be restarted: its supervisor was killed or its host is down; "
+                        f"{RESUME_HINT}",
+                    ) from None
+                codes[rank] = int(store.get(f"code/{rank}"))
             leave(store, self.rank, self.world_size, 5)
             return codes
 
-        return self._answer(exchange, 4 * self.timeouts.heartbeat)
+        return self._with_timeout(exchange, 4 * self.timeouts.heartbeat)
 
-    def _code_of_child(self, store: dist.Store) -> int:
+    def _wait_for_child(self, store: dist.Store) -> int:
         """Wait for it; once another rank has ended, for as long as heartbeats and a checkpoint may take."""
         assert self.child
         ended = threading.Event()
 
         def wait_for_first() -> None:
             with suppress(RuntimeError):  # rank 0's supervisor is gone: that ends the job as well
-                another_connection(store).wait(["ended"], timedelta(days=365))
+                new_connection(store).wait(["ended"], timedelta(days=365))
             ended.set()
 
         if self.world_size > 1:
             threading.Thread(target=wait_for_first, daemon=True).start()
-        until = float("inf")
-        while True:
+        while not ended.is_set():
             with suppress(subprocess.TimeoutExpired):
                 return self.child.wait(timeout=0.2)
-            if ended.is_set():
-                until = min(until, time.monotonic() + 2 * self.timeouts.heartbeat)
-            if time.monotonic() > until:
-                self.child.kill()
+        with suppress(subprocess.TimeoutExpired):
+            return self.child.wait(2 * self.timeouts.heartbeat)
+        self.child.kill()
+        return self.child.wait()
 
-    def _is_set(self, store: dist.Store, key: str) -> bool:
-        try:
-            store.wait([key], timedelta(seconds=2 * self.timeouts.heartbeat))
-        except dist.DistStoreError:
-            return False
-        return True
-
-    def _answer(self, ask: Callable[[], _T], seconds: float | None = None) -> _T:
+    def _with_timeout(self, ask: Callable[[], _T], seconds: float | None = None) -> _T:
         """What the store answers; asked in a thread, since a host that has vanished never answers."""
-        box: list[_T | BaseException] = []
+        answer: Future[_T] = Future()
 
         def run() -> None:
             try:
-                box.append(ask())
+                answer.set_result(ask())
             except (RuntimeError, RendezvousTimeout) as error:
-                box.append(error)
+                answer.set_exception(error)
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        thread.join(seconds or 1.5 * self.timeouts.rendezvous)
-        if box and isinstance(box[0], RendezvousTimeout):
-            raise box[0]
-        if not box or isinstance(box[0], BaseException):
-            raise RendezvousTimeout(
-                "MSA-DIST-013", f"rank 0's host does not answer, so the job cannot be restarted; {RESUME_HINT}"
-            )
-        return box[0]
+        threading.Thread(target=run, daemon=True).start()
+        try:
+            return answer.result(seconds or 1.5 * self.timeouts.rendezvous)
+        except (RuntimeError, TimeoutError):
+            message = f"rank 0's host does not answer, so the job cannot be restarted; {RESUME_HINT}"
+            raise RendezvousTimeout("MSA-DIST-013", message) from None
 
     def _forward(self, number: int, frame: FrameType | None = None) -> None:
         self.stop_requested = True

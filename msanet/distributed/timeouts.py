@@ -14,13 +14,7 @@ SLOW_STEP_FACTOR = 5.0
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds after which something that does not happen ends the job.
-
-    Args:
-        heartbeat: Without a heartbeat for this long, a rank counts as lost.
-        stall: Without progress for this long, a rank counts as stalled; SLOW_STEP_FACTOR times as long in a slow step.
-        rendezvous: How long ranks wait for one another at the start.
-    """
+    """Seconds after which the job ends: without a heartbeat, without progress, and at the start without all ranks."""
 
     heartbeat: float = 60.0
     stall: float = 96.0

@@ -29,7 +29,7 @@ METADATA_V1 = "msanet_card"
 class ModelMetadata(BaseModel):
     """What is needed to use weights without the run that made them.
 
-    name, options: of the network, as `build_model` takes them, constructor's arguments. classes, palette, ids (the dataset's own
+    name, options: of the network, as `build_model` takes them. classes, palette, ids (the dataset's own
     label ids): by train id. mean, std: normalization, RGB in gray values from 0 to 255. resize: (height, width) of the
     network's input in evaluation, None for the image's own. format_version: always the newest, since `load_weights`
     upgrades older ones. msanet_version: that wrote the file, empty if not known.

@@ -1,1 +1,1 @@
-"""The trainer's promises: the same gradients on any number of ranks, checkpoints that are whole, exact resumes."""
+"""Training: the same gradients on any number of ranks, complete checkpoints, exact resumes."""

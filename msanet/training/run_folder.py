@@ -1,4 +1,4 @@
-"""The run folder: RUN/config.yaml, command.txt, metrics.jsonl, tensorboard/, checkpoints/, evaluation-<split>.*, report.html."""
+"""The run folder: what training writes, with the file names of msanet.run_layout."""
 
 import logging
 import math
@@ -14,11 +14,7 @@ from msanet.data.pipeline import Batch
 from msanet.distributed.heartbeat import CHECKPOINT_THREAD
 from msanet.errors import UserError
 from msanet.evaluation.result import EvaluationResult, write_evaluation
-from msanet.evaluation.run_report import (
-    command_line,
-    without_secrets,
-    write_run_report,
-)
+from msanet.evaluation.run_report import command_line, without_secrets, write_run_report
 from msanet.files import write_text
 from msanet.logs import EVERY_RANK
 from msanet.run_layout import LOG_PATTERNS, RunLayout
@@ -29,11 +25,13 @@ from msanet.training.monitoring.tensorboard import TensorBoardLogger
 
 logger = logging.getLogger(__name__)
 
+_OLD_ONE_STAYS = "the last one written stays"
+
 
 class RunFolder:
-    """Where a run keeps itself. Every rank has one; only rank 0's writes, but for what `record` does.
+    """Writes what a run leaves. Every rank has one; only rank 0's writes, except for `record`.
 
-    A disk that is full ends no run: a warning says what is missing. What is there is whole.
+    A full disk does not end a run: a warning says what is missing, and what is there is complete.
     """
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
@@ -55,10 +53,7 @@ class RunFolder:
         logs.remove_rank_files()
 
     def find_checkpoint(self) -> Checkpoint | None:
-        """The checkpoint to resume from under `run.resume`, or None for a new run. Every rank reads that file.
-
-        Raises UserError where `run.resume` forbids it.
-        """
+        """The checkpoint to resume from, or None for a new run. Raises UserError if `run.resume` forbids it. A collective."""
         chosen = distributed.on_main(self._choose_checkpoint)
         if chosen is None:
             return None
@@ -66,7 +61,7 @@ class RunFolder:
         return read_checkpoint(chosen)
 
     def begin(self, step: int) -> None:
-        """Write config.yaml, and forget what was logged after `step`, since it will be done again. A collective."""
+        """Write config.yaml, and remove what was logged after `step`, since it will be done again. A collective."""
         distributed.on_main(lambda: self._prepare(step))
         logs.add_rank_file(self._layout.log(distributed.rank()))
         if distributed.local_rank() == 0:  # also on the hosts that do not share rank 0's disk
@@ -77,28 +72,25 @@ class RunFolder:
         distributed.barrier()
 
     def record(self, step: int, micro_batches: Sequence[Batch]) -> None:
-        """Bad samples that were skipped, to bad-samples-<rank>.jsonl and stderr; with run.record_samples, which were taken.
+        """Log bad samples that were skipped; with run.record_samples also which were taken, the proof of exactly once.
 
-        The latter, (epoch, sample) of this rank in step `step`, is the proof of exactly once. Of ranks that take the same
-        images only the first says so.
+        Of ranks that take the same images only the first does.
         """
         if distributed.rank() % self._config.trainer.context_parallel_size:
             return
+        rank = distributed.rank()
         for fault in (fault for batch in micro_batches for fault in batch.bad_samples):
             logger.warning(f"step {step}: bad sample skipped: {fault}", extra=EVERY_RANK)
-            self._writer.add_line(self._layout.bad_samples(distributed.rank()), {"step": step, "fault": fault})
+            self._writer.add_line(self._layout.bad_samples(rank), {"step": step, "fault": fault})
         if not self._config.run.record_samples:
             return
-        seen = {
-            "step": step,
-            "epochs": [epoch for batch in micro_batches for epoch in batch.epochs_N.tolist()],
-            "samples": [sample for batch in micro_batches for sample in batch.samples_N.tolist()],
-        }
-        proof = self._layout.samples(distributed.rank())
-        self._writer.add_line(proof, seen, "the proof that each sample is taken once has a gap")
+        epochs = [epoch for batch in micro_batches for epoch in batch.epochs_N.tolist()]
+        samples = [sample for batch in micro_batches for sample in batch.samples_N.tolist()]
+        line = {"step": step, "epochs": epochs, "samples": samples}
+        self._writer.add_line(self._layout.samples(rank), line, "the proof that each sample is taken once has a gap")
 
     def log(self, position: dict[str, float], values: dict[str, float]) -> None:
-        """One line of metrics.jsonl, and the same to TensorBoard. Values that are not finite become null."""
+        """A line of metrics.jsonl, and the same to TensorBoard. Values that are not finite become null."""
         if not distributed.is_main():
             return
         line = {**position, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
@@ -108,23 +100,20 @@ class RunFolder:
         self._writer.write(self._layout.tensorboard, partial(self._tensorboard.add, int(position["step"]), tags))
 
     def log_evaluation(self, position: dict[str, float], evaluation: EvaluationResult | None) -> None:
-        """A line, evaluation-<split>.json and a fresh report; nothing of an evaluation that was given up. A collective."""
+        """A line of metrics, evaluation-<split>.json and a new report; nothing for an interrupted evaluation. A collective."""
         if evaluation is not None and distributed.is_main():
             distributed.report_progress("writing the report", slow=True)
-            self._write_evaluation(position, evaluation)
+            self.log(position, evaluation.summary())
+            scores, report = self._layout.evaluation(evaluation.split), self._layout.report
+            write_report = partial(write_run_report, self.path, self._manifest.palette, evaluation)
+            self._writer.write(scores, partial(write_evaluation, self.path, evaluation), _OLD_ONE_STAYS)
+            self._writer.write(report, write_report, _OLD_ONE_STAYS)
         distributed.barrier()
 
-    def _write_evaluation(self, position: dict[str, float], evaluation: EvaluationResult) -> None:
-        self.log(position, evaluation.summary())
-        figures, stays = self._layout.evaluation(evaluation.split), "the last one written stays"
-        report = partial(write_run_report, self.path, self._manifest.palette, evaluation)
-        self._writer.write(figures, partial(write_evaluation, self.path, evaluation), stays)
-        self._writer.write(self._layout.report, report, stays)
-
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint while training goes on; one at a time, so that this waits for the one before. A collective.
+        """Write a checkpoint while training continues, after the one before. A collective.
 
-        Where it cannot be written, such as on a full disk, a warning says so: those before it are whole, and the run goes on.
+        If it cannot be written, such as to a full disk, a warning says so, and the run continues.
         """
         if distributed.is_main():
             self._wait_for_save()
@@ -147,19 +136,18 @@ class RunFolder:
                 f"the checkpoint of step {checkpoint.state.step} could not be written ({error}); those before it are "
                 "complete and the run continues; free some space on this disk"
             )
-        except Exception as error:  # a bug of ours: it ends the run, where the next save waits for this one
+        except Exception as error:  # a bug of ours, which ends the run at the next save
             self._save_failure = error
 
     def _prepare(self, step: int) -> None:
         self._tensorboard = TensorBoardLogger(self._layout.tensorboard, first_step=step + 1)
         self.path.mkdir(parents=True, exist_ok=True)
         config, command = self._layout.config, self._layout.command
-        if not step:  # a run is not begun on a full disk, but goes on
-            write_text(config, self._config.to_yaml())
-        else:
-            self._writer.write(
-                config, partial(write_text, config, self._config.to_yaml()), "the last one written stays"
-            )
+        write_config = partial(write_text, config, self._config.to_yaml())
+        if step:
+            self._writer.write(config, write_config, _OLD_ONE_STAYS)
+        else:  # a new run does not begin on a full disk
+            write_config()
         self._writer.write(command, partial(append, command, f"{without_secrets(command_line())}\n".encode()))
 
     def _choose_checkpoint(self) -> Path | None:

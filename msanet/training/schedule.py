@@ -1,21 +1,34 @@
-"""What is due after which step: pure functions of the state and of plain numbers."""
+"""Where a training stands, and what is due after which step: data and pure functions."""
 
 from dataclasses import dataclass
 
-from msanet.training.state import TrainState
+from msanet.training.checkpoint.format import Best
+
+
+@dataclass
+class TrainState:
+    """What changes as a run goes on.
+
+    Args:
+        step: Optimizer steps done.
+        consumed_samples: Samples that these steps took from the shuffle order; prefetched ones do not count.
+        best: The best validation so far.
+        validation_pending: The validation after `step` was interrupted, and comes first when the run resumes.
+    """
+
+    step: int = 0
+    consumed_samples: int = 0
+    best: Best | None = None
+    validation_pending: bool = False
 
 
 @dataclass(frozen=True)
 class TrainSchedule:
-    """When a run logs, validates, saves and ends.
+    """When a run logs, validates, saves and ends; the settings of the same names, where 0 means only at the end.
 
     Args:
         total_steps: Optimizer steps of the whole run.
-        steps_per_epoch: Optimizer steps of one pass over the training split; a fraction where a batch crosses its end.
-        log_every_steps: Steps between two lines of metrics.
-        checkpoint_every_steps: Steps between two checkpoints.
-        val_every_epochs: Epochs between two validations; 0: only at the end.
-        keep_best: Save after a validation that gave the best mean IoU so far.
+        steps_per_epoch: A fraction if a batch crosses the end of the training split.
     """
 
     total_steps: int

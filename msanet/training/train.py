@@ -3,15 +3,17 @@
 import logging
 from functools import partial
 
+import torch
+
 from msanet import distributed
 from msanet.config import Config
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
 from msanet.distributed.preemption import PreemptionHandler, StopRequest
 from msanet.logs import ProgressBar
+from msanet.models.pretrained import initialize
 from msanet.training.memory.auto_batch_size import choose_batch_plan
 from msanet.training.network import build_network, with_own_normalization
-from msanet.training.pretrained import load_pretrained
 from msanet.training.run_folder import RunFolder
 from msanet.training.trainer import Trainer
 from msanet.training.validation import validate
@@ -28,40 +30,38 @@ def train(config: Config) -> None:
     config = with_own_normalization(config)
     preemption = PreemptionHandler(config.run.preemption_grace_seconds, config.trainer.checkpoint_every_minutes)
     shards = open_storage(config.data.path or "", config.storage)
-    manifest = distributed.on_main(partial(read_manifest, shards))  # the same on all hosts
-    validation = ShardSource(shards, config.data.val_split, manifest)
+    manifest = distributed.on_main(partial(read_manifest, shards))  # rank 0 reads it for all hosts
+    val_split = ShardSource(shards, config.data.val_split, manifest)
 
-    distributed.manual_seed(config.run.seed)  # the same initial weights on every rank
+    torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_network(config, manifest.num_classes)
     run = RunFolder(config, manifest)
     saved = run.find_checkpoint()
-    if saved is None:
-        load_pretrained(model, config, manifest.classes)
+    if saved is None and config.model.pretrained is not None:
+        report = initialize(model, config.model.pretrained, manifest.classes)
+        logger.info(report.text(config.data.mean, config.data.std))
     trainer = Trainer(config, manifest, model, choose_batch_plan(config, manifest, saved), saved)
-    state, schedule = trainer.state, trainer.schedule
+    state, schedule, global_batches = trainer.state, trainer.schedule, trainer.global_batches()
     run.begin(state.step)
-    logger.info(
-        f"train: from step {state.step} to {schedule.total_steps}, {trainer.batches.global_batch_size} images a step"
-    )
-
-    def finish_step() -> None:
-        """Log, validate and save what is due; stop if the run was preempted."""
-        if schedule.should_log(state) and trainer.throughput.steps:
-            run.log(trainer.position, trainer.metrics())
-        if schedule.should_validate(state):
-            run.log_evaluation(trainer.position, validate(trainer, validation, preemption.stop_requested))
-        request = preemption.poll()
-        if request or schedule.should_save(state):
-            run.save(trainer.checkpoint())
-        if request is StopRequest.STOP and not schedule.is_done(state):
-            raise distributed.Preempted
+    images = trainer.batches.global_batch_size
+    logger.info(f"train: from step {state.step} to {schedule.total_steps}, {images} images a step")
 
     bar = ProgressBar(schedule.total_steps, "train", "step", state.step, disable=not distributed.is_main())
     with preemption, run, bar:
-        if state.validation_pending:  # interrupted before the run was preempted
-            finish_step()
-        for micro_batches in trainer.global_batches():
-            run.record(state.step + 1, micro_batches)
-            trainer.train_step(micro_batches)
-            bar.update()
-            finish_step()
+        while not schedule.is_done(state):
+            if not state.validation_pending:  # one that was interrupted before the run was preempted comes first
+                micro_batches = next(global_batches)
+                run.record(state.step + 1, micro_batches)
+                trainer.train_step(micro_batches)
+                bar.update()
+            if schedule.should_log(state) and trainer.throughput.steps:
+                run.log(trainer.position, trainer.metrics())
+            if schedule.should_validate(state):
+                stop = preemption.stop_requested
+                result = validate(trainer.engine, trainer.ema, state, val_split, config, stop)
+                run.log_evaluation(trainer.position, result)
+            request = preemption.poll()
+            if request or schedule.should_save(state):
+                run.save(trainer.checkpoint())
+            if request is StopRequest.STOP and not schedule.is_done(state):
+                raise distributed.Preempted

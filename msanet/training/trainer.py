@@ -14,14 +14,12 @@ from msanet.data.pipeline import Batch
 from msanet.errors import UserError
 from msanet.evaluation.cost import peak_memory
 from msanet.losses import SegmentationLoss
-from msanet.models.io import ModelMetadata, apply_weights
+from msanet.models.io import apply_weights
 from msanet.models.network import SegmentationNetwork
 from msanet.run_layout import RunLayout
-from msanet.training.checkpoint.checkpointer import Checkpointer, all_running_statistics
+from msanet.training.checkpoint.checkpointer import Checkpointer, model_metadata, rng_state
 from msanet.training.checkpoint.format import Checkpoint
-from msanet.training.checkpoint.metadata import model_metadata
 from msanet.training.checkpoint.resume_checks import check_resume_compatible
-from msanet.training.checkpoint.rng import rng_state
 from msanet.training.engine.device_prefetcher import DevicePrefetcher
 from msanet.training.engine.device_settings import log_attention_kernels
 from msanet.training.engine.ema import EMA
@@ -33,21 +31,20 @@ from msanet.training.monitoring.throughput import ThroughputMeter
 from msanet.training.nonfinite.anomalies import AnomalyMonitor, StepRecord
 from msanet.training.nonfinite.failure_dump import dump_and_raise
 from msanet.training.nonfinite.guard import NonFiniteGuard
-from msanet.training.schedule import TrainSchedule
-from msanet.training.state import TrainState
+from msanet.training.schedule import TrainSchedule, TrainState
 
 logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """A network in a DeepSpeed engine, and the step that is done with it.
+    """A network in a DeepSpeed engine, and its training step.
 
     Args:
-        config: Of the run.
+        config: Settings of the run.
         manifest: Of the shards.
         model: With the weights that a new run starts from.
         batches: Batch sizes on these ranks.
-        saved: The checkpoint to resume from, whose weights replace the model's; None for a new run.
+        saved: The checkpoint to resume from, if any, with weights that replace the model's.
     """
 
     def __init__(
@@ -61,7 +58,7 @@ class Trainer:
         self.config, self.manifest, self.batches = config, manifest, batches
         shuffle = shuffle_config(config)
         self.order = shuffle_order(manifest, config.data.train_split, shuffle)
-        if saved:  # weights go in before the engine, which takes its fp32 masters from them
+        if saved:  # the engine copies the weights when it is built
             metadata = model_metadata(config, manifest, saved.state.step)
             check_resume_compatible(saved, shuffle, metadata, config.optimizer.name, config.run.allow_changes)
             apply_weights(model, saved.weights, "the checkpoint in run.dir")
@@ -71,19 +68,19 @@ class Trainer:
         self.checkpointer = Checkpointer(config, manifest, shuffle, batches, self.engine, self.ema)
         self.state = self.checkpointer.restore(saved) if saved else TrainState()
         self.schedule = _schedule(config, self.order.epoch_length, batches, self.state)
-        if saved:
-            _warn_of_other_length(saved.state.total_steps, self.schedule.total_steps, self.state.step)
-        self._started_at, self.bad_samples = self.state.consumed_samples, 0
-        self.loss = SegmentationLoss(config.loss, manifest.split(config.data.train_split).histogram).to(self.device)
+        if saved and saved.state.total_steps != self.schedule.total_steps:
+            logger.warning(
+                f"the run was started for {saved.state.total_steps} steps and now has {self.schedule.total_steps}; from step "
+                f"{self.state.step} on the learning rate follows the new number"
+            )
+        self._resumed_at, self.bad_samples = self.state.consumed_samples, 0
+        histogram, device = manifest.split(config.data.train_split).histogram, self.engine.device
+        self.loss = SegmentationLoss(config.loss, histogram).to(device)
         self.guard = NonFiniteGuard(self.engine, config.trainer.max_nonfinite_steps)
         self.anomalies = AnomalyMonitor(config, manifest, self.order, batches)
-        self.prefetcher, self.throughput = DevicePrefetcher(self.device), ThroughputMeter(config)
+        self.prefetcher, self.throughput = DevicePrefetcher(device), ThroughputMeter(config)
         folder = RunLayout(config.run.dir).profile if config.run.dir and config.run.profile else None
-        self.profiler = Profiler(self.device, folder, self.schedule.total_steps - self.state.step)
-
-    @property
-    def device(self) -> torch.device:
-        return self.engine.device
+        self.profiler = Profiler(device, folder, self.schedule.total_steps - self.state.step)
 
     @property
     def position(self) -> dict[str, float]:
@@ -91,26 +88,16 @@ class Trainer:
         epoch = round(self.state.consumed_samples / self.order.epoch_length, 6)
         return {"step": self.state.step, "epoch": epoch, "samples": self.state.consumed_samples}
 
-    @property
-    def running_statistics(self) -> dict[str, Tensor]:
-        """This rank's running statistics of BatchNorm, themselves; those of the EMA after `average/`."""
-        return all_running_statistics(self.engine, self.ema)
-
-    def metadata(self) -> ModelMetadata:
-        """What the weights are, as of this step."""
-        return model_metadata(self.config, self.manifest, self.state.step)
-
     def global_batches(self) -> Iterator[list[Batch]]:
-        """The optimizer steps that remain, each a list of this rank's micro-batches, on their way to the device."""
-        source = train_source(self.config, self.manifest)
-        consumed_samples = self.state.consumed_samples
-        steps = train_loader(self.config, self.order, source, self.batches, distributed.rank(), consumed_samples)
+        """The global batches of the remaining steps, each as a list of this rank's micro-batches."""
+        source, rank = train_source(self.config, self.manifest), distributed.rank()
+        loader = train_loader(self.config, self.order, source, self.batches, rank, self.state.consumed_samples)
         for _ in range(self.schedule.total_steps - self.state.step):
             self.throughput.start_wait()
             self.profiler.begin()
-            distributed.begin_stage(f"waiting for the data of step {self.state.step + 1}", slow=self._is_slow)
+            self._begin_stage("waiting for the data of")
             with self.profiler.part("waiting for data"):
-                micro_batches = next(steps)
+                micro_batches = next(loader)
             self.throughput.end_wait()
             with self.profiler.part("copying to the device"):
                 self.prefetcher.send(micro_batches)
@@ -119,28 +106,27 @@ class Trainer:
     def train_step(self, micro_batches: Sequence[Batch]) -> None:
         """Forward, backward and update with one global batch.
 
-        The loss is a sum over this rank's pixels divided by a count of the *global* batch; the factor undoes DeepSpeed's
-        averaging over ranks and micro-batches, which would weight pixels by the rank that holds them.
+        A micro-batch's loss is a sum over its pixels divided by the number of labeled pixels in the *global* batch. DeepSpeed
+        averages gradients over ranks and micro-batches, which would weight pixels by where they are; `factor` undoes that.
         """
-        number, part = self.state.step + 1, self.profiler.part
-        distributed.begin_stage(f"at the start of step {number}", slow=self._is_slow)
-        lr = self._learning_rate(self.state.step)
+        self._begin_stage("at the start of")
+        part, rng = self.profiler.part, rng_state()
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr * group["lr_factor"]
+            group["lr"] = self._learning_rate(self.state.step) * group["lr_factor"]
         with part("copying to the device"):
             batches = self.prefetcher.take(micro_batches)
         with part("counting labels"):
-            counts = self._count_labels(batches)
-        factor = self.batches.groups * self.batches.accumulation  # a group has one gradient on all its ranks
-        extra_weights, rng = self.engine.module.auxiliary_weights, rng_state()
+            counts_2 = self._count_labels(batches)
+        factor = self.batches.groups * self.batches.accumulation  # groups: of ranks with the same images, mostly of one
         with part("non-finite guard"):
             self.guard.begin()
         for batch in batches:
-            distributed.begin_stage(f"in the forward pass of step {number}", slow=self._is_slow)
+            self._begin_stage("in the forward pass of")
             with part("forward"):
-                loss = micro_batch_loss(self.engine, extra_weights, self.loss, batch, counts, self.config.data)
+                weights = self.engine.module.auxiliary_weights
+                loss = micro_batch_loss(self.engine, weights, self.loss, batch, counts_2, self.config.data)
                 self.guard.add(loss)
-            distributed.begin_stage(f"in the backward pass of step {number}", slow=self._is_slow)
+            self._begin_stage("in the backward pass of")
             with part("backward"):
                 self.engine.backward(loss * factor)
             if self.engine.is_gradient_accumulation_boundary():
@@ -150,28 +136,29 @@ class Trainer:
                 self.engine.step()
         with part("non-finite guard"):
             stats = self.guard.end()
-        self.state.step = number
+        self.state.step += 1
         if self.ema:
-            self.ema.update(number, self.guard.skipped)
-        self.anomalies.add(StepRecord(number, self.state.consumed_samples, stats, micro_batches, counts, rng))
+            self.ema.update(self.state.step, self.guard.skipped)
+        record = StepRecord(self.state.step, self.state.consumed_samples, stats, micro_batches, counts_2, rng)
+        self.anomalies.add(record)
         self.state.consumed_samples += self.batches.global_batch_size
-        with part("sync: loss of the previous step"):
-            self.drain(pending=1)
+        with part("sync: loss of the previous step"):  # this one's is read a step later, so that the GPU never idles
+            self.read_stats(pending=1)
         self.profiler.end()
         self.throughput.end_step()
 
     def metrics(self) -> dict[str, float]:
-        """Since the last call: mean loss per labeled pixel, the last lr, images per second of all ranks. A collective.
+        """Of the steps since the last call: mean loss per labeled pixel, learning rate, throughput of all ranks. A collective.
 
-        Also the most memory that a rank has held so far, in GB: of its GPU, or else its process's.
+        `peak_memory_gb`: the most memory that a rank has held so far, of its GPU or else of its process.
         """
-        throughput = self.throughput.metrics(self.drain)
+        throughput = self.throughput.metrics(self.read_stats)
         log_attention_kernels()
         metrics = {
             "loss": self.anomalies.mean_loss(),
             "lr": self._learning_rate(self.state.step - 1),
             **throughput,
-            "peak_memory_gb": distributed.all_reduce_max(peak_memory(self.device)) / 1e9,
+            "peak_memory_gb": distributed.all_reduce_max(peak_memory(self.engine.device)) / 1e9,
         }
         if self.anomalies.skipped:
             metrics["nonfinite_steps"] = self.anomalies.skipped
@@ -179,33 +166,32 @@ class Trainer:
 
     def checkpoint(self) -> Checkpoint:
         """All that a resume needs, see `Checkpointer.capture`. A collective."""
-        self.drain()
+        self.read_stats()
         return self.checkpointer.capture(self.state, self.schedule.total_steps)
 
-    def drain(self, pending: int = 0) -> None:
+    def read_stats(self, pending: int = 0) -> None:
         """Read the statistics of all but the last `pending` steps. Raises UserError, on all ranks, if too many were skipped."""
         last = self.anomalies.drain(pending)
         if last:
-            dump_and_raise(*last, self.anomalies, self.engine, self.metadata())
+            metadata = model_metadata(self.config, self.manifest, self.state.step)
+            dump_and_raise(*last, self.anomalies, self.engine, metadata)
 
-    @property
-    def _is_slow(self) -> bool:
-        """Whether this step may compile and measure kernels: the first does, and any where images come in many sizes."""
-        is_first = self.state.consumed_samples == self._started_at
-        return is_first or (self.config.trainer.compile and not self.config.data.fixed_size)
+    def _begin_stage(self, activity: str) -> None:
+        """A step may be slow if it compiles or chooses kernels: the first one, or any if images come in many sizes."""
+        is_first = self.state.consumed_samples == self._resumed_at
+        is_slow = is_first or (self.config.trainer.compile and not self.config.data.fixed_size)
+        distributed.begin_stage(f"{activity} step {self.state.step + 1}", is_slow)
 
     def _count_labels(self, batches: Sequence[Batch]) -> Tensor:
-        """The loss's counts of the global batch. Also counts bad samples, and ends the run if they are too many.
-
-        Both numbers are those of all ranks, so that all ranks end alike.
-        """
+        """The loss's counts of labeled pixels in the global batch, (2,). Ends the run if too many samples were bad."""
         data = self.config.data
-        counts = torch.stack([self.loss.counts(batch.labels_NHW) for batch in batches]).sum(dim=0)
-        bad = counts.new_full((1,), sum(len(batch.bad_samples) for batch in batches))
-        counts = distributed.all_reduce_sum(torch.cat([counts, bad]) * self.batches.is_first(distributed.rank()))
+        counts_2 = torch.stack([self.loss.counts(batch.labels_NHW) for batch in batches]).sum(dim=0)
+        bad = counts_2.new_full((1,), sum(len(batch.bad_samples) for batch in batches))
+        sums = torch.cat([counts_2, bad]) * self.batches.is_first(distributed.rank())  # each image once
+        distributed.all_reduce_sum(sums)
         if data.on_bad_sample == "skip":  # only then, since it makes a GPU wait
-            self.bad_samples += int(counts[-1])
-            taken = max(self.state.consumed_samples - self._started_at, self.order.epoch_length)
+            self.bad_samples += int(sums[-1])
+            taken = max(self.state.consumed_samples - self._resumed_at, self.order.epoch_length)
             if self.bad_samples > data.max_bad_fraction * taken:
                 raise UserError(
                     "MSA-TRAIN-001",
@@ -213,7 +199,7 @@ class Trainer:
                     f"{data.max_bad_fraction}; they are listed in run.dir/bad-samples-*.jsonl: repair the shards",
                     setting="data.max_bad_fraction",
                 )
-        return counts[:-1]
+        return sums[:-1]
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(step, self.schedule.total_steps, self.config.optimizer.lr, self.config.schedule)
@@ -221,7 +207,7 @@ class Trainer:
 
 def _schedule(config: Config, epoch_length: int, batches: BatchPlan, state: TrainState) -> TrainSchedule:
     trainer, steps = config.trainer, total_steps(config, epoch_length)
-    if trainer.steps is None:  # the same epochs, where earlier steps took another global batch
+    if trainer.steps is None:  # the same number of epochs, even if the global batch had another size before
         steps += state.step - state.consumed_samples // batches.global_batch_size
     return TrainSchedule(
         total_steps=steps,
@@ -231,11 +217,3 @@ def _schedule(config: Config, epoch_length: int, batches: BatchPlan, state: Trai
         val_every_epochs=trainer.val_every_epochs,
         keep_best=trainer.keep_best,
     )
-
-
-def _warn_of_other_length(before: int, now: int, step: int) -> None:
-    if before != now:
-        logger.warning(
-            f"the run was started for {before} steps and now has {now}; from step {step} on the learning rate follows the new "
-            "number"
-        )

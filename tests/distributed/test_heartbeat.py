@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from msanet import distributed
+from msanet.distributed.device import prepare_device
 from msanet.distributed.failure_detector import FailureReport
 from msanet.distributed.heartbeat import CHECKPOINT_THREAD
 from msanet.distributed.session import _exit_on_failure
@@ -155,7 +156,7 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with raises_user_error("MSA-DIST-001", mentions="2 GPUs"):
-        distributed.prepare_device()
+        prepare_device()
 
 
 @pytest.mark.parametrize("missing", [pytest.param(0, marks=pytest.mark.slow), 2])

@@ -1,5 +1,6 @@
 """Trainings of a few steps, a step at a time, on the `shards` fixture."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ from msanet import distributed
 from msanet.config import Config, parse_config
 from msanet.data.loader import plan_batches
 from msanet.data.manifest import load_manifest
+from msanet.data.shard_source import ShardSource
 from msanet.data.shuffle_order import ShuffleConfig
+from msanet.evaluation.result import EvaluationResult
 from msanet.models import build_model
 from msanet.models.io import ModelMetadata
+from msanet.training import validation
 from msanet.training.checkpoint.format import Checkpoint, RunState
 from msanet.training.checkpoint.io import latest_valid, read_checkpoint
 from msanet.training.trainer import Trainer
@@ -57,6 +61,13 @@ def run_steps(trainer: Trainer, count: int) -> list[tuple[int, int]]:
         for batch in micro_batches:
             seen += list(zip(batch.epochs_N.tolist(), batch.samples_N.tolist(), strict=True))
     return seen
+
+
+def validate(
+    trainer: Trainer, source: ShardSource, should_stop: Callable[[], bool] | None = None
+) -> EvaluationResult | None:
+    """A validation as msanet.training.train does it."""
+    return validation.validate(trainer.engine, trainer.ema, trainer.state, source, trainer.config, should_stop)
 
 
 def newest(folder: Path) -> Checkpoint:

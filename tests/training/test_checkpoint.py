@@ -13,6 +13,7 @@ from msanet.models import build_model
 from msanet.models.io import ModelMetadata, apply_weights, load_network, load_weights, require_same_classes
 from msanet.run_layout import CheckpointLayout
 from msanet.training.checkpoint import io as module
+from msanet.training.checkpoint.checkpointer import restore_rng
 from msanet.training.checkpoint.format import Best, Checkpoint
 from msanet.training.checkpoint.io import (
     best_valid,
@@ -22,7 +23,6 @@ from msanet.training.checkpoint.io import (
     write_checkpoint,
 )
 from msanet.training.checkpoint.resume_checks import check_resume_compatible
-from msanet.training.checkpoint.rng import restore_rng
 from support.errors import raises_user_error
 from support.small_runs import PLAN, toy_checkpoint
 
@@ -103,7 +103,7 @@ OTHERS: dict[str, tuple[str, tuple[ShuffleConfig, ModelMetadata, str], str]] = {
     "dataset": (
         "data.path",
         (PLAN, SAVED.metadata.model_copy(update={"dataset_digest": "e" * 64, "classes": ("a", "c")}), "adam"),
-        "the run resumes at sample 12 of the order of the new dataset, whose classes have other names",
+        "the run resumes at sample 12 of the order of the new dataset, with different class names",
     ),
     "model": (
         "the section model",

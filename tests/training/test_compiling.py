@@ -17,11 +17,10 @@ from msanet.models.activation_checkpointing import Checkpointable
 from msanet.models.blocks import conv_norm_relu
 from msanet.training.engine import initialize
 from msanet.training.engine.compiling import compile_blocks, require_compiler
-from msanet.training.validation import validate
 from support.errors import raises_user_error
 from support.networks import images, network, random_labels, training_loss
 from support.ranks import run_ranks
-from support.small_runs import run_steps, small_config, start
+from support.small_runs import run_steps, small_config, start, validate
 
 CASES = ("msanet", "fcn-8s", "unet", "msc-largefov", "deeplabv3", "attention-to-scale-unet")
 

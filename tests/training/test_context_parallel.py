@@ -26,9 +26,9 @@ from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.attention.spatial import attend
 from msanet.models.msam import MSAM, LevelConv
+from msanet.training.checkpoint.checkpointer import rng_state
 from msanet.training.checkpoint.format import Checkpoint
 from msanet.training.checkpoint.io import write_checkpoint
-from msanet.training.checkpoint.rng import rng_state
 from msanet.training.engine import context_parallel, zero_state
 from msanet.training.engine.context_parallel import (
     _gathered,
@@ -40,10 +40,9 @@ from msanet.training.engine.context_parallel import (
 from msanet.training.nonfinite.failure_dump import read_failure_dump
 from msanet.training.run_folder import RunFolder
 from msanet.training.trainer import Trainer
-from msanet.training.validation import validate
 from support.errors import raises_user_error
 from support.ranks import run_ranks
-from support.small_runs import newest
+from support.small_runs import newest, validate
 
 STEPS = 3
 

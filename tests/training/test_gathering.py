@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from msanet import distributed
+from msanet.training.checkpoint.checkpointer import all_running_statistics
 from msanet.training.engine import zero_state
 from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
 from support.ranks import run_ranks
@@ -24,7 +25,7 @@ def _gather(shards: str) -> None:
         saved = trainer.checkpoint()
         zero_state._on_cpu = own
         assert trainer.ema is not None and saved.ema is not None
-        with averaged_over_ranks(trainer.running_statistics):
+        with averaged_over_ranks(all_running_statistics(trainer.engine, trainer.ema)):
             everywhere = zero_state.gather_weights(trainer.engine, everywhere=True)
             average = trainer.ema.weights(everywhere=True)
         assert average.keys() == everywhere.keys() == trainer.engine.module.state_dict().keys()

@@ -16,9 +16,8 @@ from msanet.data.storage import LocalStorage
 from msanet.models import build_model
 from msanet.training.engine.sync_batchnorm import CpuSyncBatchNorm, convert_sync_batchnorm
 from msanet.training.trainer import Trainer
-from msanet.training.validation import validate
 from support.ranks import run_ranks
-from support.small_runs import run_steps, small_config, start
+from support.small_runs import run_steps, small_config, start, validate
 
 # Those that sort pixels have another gradient where rounding swaps two: tests/test_losses.py cuts batches for them.
 WEIGHTED = {"dice": 0.5, "class_weights": "median_frequency"}
@@ -162,6 +161,7 @@ def _average_buffers_at(shards: str, stage: int) -> None:
         except KeyError:
             assert isinstance(end, KeyError)
         assert all(torch.equal(held[name], own[name]) for name in own), (stage, end)
+    run_steps(trainer, 1)  # parameters that ZeRO-3 gathered in inference mode are not used again
 
 
 def test_running_statistics_are_averaged_for_what_is_saved_and_judged_alone(shards: Path) -> None:

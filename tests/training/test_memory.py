@@ -11,7 +11,7 @@ import torch
 from msanet.config import Config, OptimizerConfig, TrainerConfig
 from msanet.data.loader import BatchPlan
 from msanet.models import build_model
-from msanet.training.memory.estimate import StepMemory, activation_bytes, gigabytes, state_bytes, step_memory
+from msanet.training.memory.estimate import StepMemory, gigabytes, state_bytes, step_memory
 from support.ranks import run_ranks
 from support.small_runs import run_steps, small_config, start
 
@@ -84,9 +84,11 @@ def narrow() -> Any:
 
 
 def test_activations_grow_with_the_batch_and_shrink_with_recomputation_and_bf16() -> None:
-    def count(micro_batch_size: int, **trainer: Any) -> int:
+    def count(micro_batch_size: int, **trainer: Any) -> float:
         config = Config(trainer=TrainerConfig(**trainer))
-        return activation_bytes(narrow, config, HISTOGRAM, BatchPlan(micro_batch_size, micro_batch_size, 1), SIZE)
+        return step_memory(
+            narrow, config, HISTOGRAM, BatchPlan(micro_batch_size, micro_batch_size, 1), SIZE
+        ).activations
 
     one, two = count(1), count(2)
     assert 1.9 * one < two < 2.1 * one
@@ -96,7 +98,7 @@ def test_activations_grow_with_the_batch_and_shrink_with_recomputation_and_bf16(
 
 def test_counting_leaves_the_random_numbers_alone() -> None:
     before = torch.get_rng_state()
-    activation_bytes(narrow, Config(), HISTOGRAM, BatchPlan(1, 1, 1), SIZE)
+    step_memory(narrow, Config(), HISTOGRAM, BatchPlan(1, 1, 1), SIZE)
     assert torch.equal(torch.get_rng_state(), before)
 
 

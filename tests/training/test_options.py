@@ -13,13 +13,13 @@ from msanet.data.manifest import load_manifest
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.models import build_model
+from msanet.training.checkpoint.checkpointer import all_running_statistics
 from msanet.training.engine import zero_state
 from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
 from msanet.training.trainer import Trainer
-from msanet.training.validation import validate
 from support.errors import raises_user_error
 from support.ranks import run_ranks
-from support.small_runs import small_config, start
+from support.small_runs import small_config, start, validate
 
 
 def _start(shards: str, stage: int, lr: float = 0.1, classifier_lr_mult: float = 1.0, **trainer: Any) -> Trainer:
@@ -45,7 +45,7 @@ def _weights_after_each_step(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
     weights = [zero_state.gather_weights(trainer.engine, everywhere=True)]
     for batches in trainer.global_batches():
         trainer.train_step(batches)
-        with averaged_over_ranks(trainer.running_statistics):
+        with averaged_over_ranks(all_running_statistics(trainer.engine, trainer.ema)):
             weights.append(zero_state.gather_weights(trainer.engine, everywhere=True))
     return weights
 

@@ -108,7 +108,7 @@ def test_the_replay_names_module_and_sample(
     found = json.loads(capsys.readouterr().out)
     assert [sample[2] for sample in found["alone"]] == [key]
     assert found["rank"] == (0 if sync else 1)
-    assert any("are done as one" in remark for remark in found["remarks"]) is sync
+    assert any("are joined" in remark for remark in found["remarks"]) is sync
     if sync:  # as where nothing is cropped
         whole = read_failure_dump(box)
         cut = tuple(

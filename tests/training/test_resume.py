@@ -12,9 +12,8 @@ from msanet.data.storage import LocalStorage
 from msanet.training.checkpoint.format import Checkpoint
 from msanet.training.checkpoint.io import write_checkpoint
 from msanet.training.trainer import Trainer
-from msanet.training.validation import validate
 from support.ranks import run_ranks
-from support.small_runs import newest, run_steps, small_config, start
+from support.small_runs import newest, run_steps, small_config, start, validate
 
 
 def _save(trainer: Trainer, folder: str, name: str) -> None:

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from msanet.training.checkpoint.format import Best
-from msanet.training.schedule import TrainSchedule
-from msanet.training.state import TrainState
+from msanet.training.schedule import TrainSchedule, TrainState
 
 SCHEDULE = TrainSchedule(
     total_steps=20,

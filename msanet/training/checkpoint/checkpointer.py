@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from msanet import distributed, versions
@@ -11,9 +12,8 @@ from msanet.config import Config
 from msanet.data.loader import BatchPlan
 from msanet.data.manifest import Manifest
 from msanet.data.shuffle_order import ShuffleConfig
+from msanet.models.io import ModelMetadata
 from msanet.training.checkpoint.format import Checkpoint, RunState
-from msanet.training.checkpoint.metadata import model_metadata
-from msanet.training.checkpoint.rng import gather_rng, restore_rng
 from msanet.training.engine import zero_state
 from msanet.training.engine.batchnorm_statistics import (
     averaged_over_ranks,
@@ -22,22 +22,13 @@ from msanet.training.engine.batchnorm_statistics import (
     running_statistics,
 )
 from msanet.training.engine.ema import EMA
-from msanet.training.state import TrainState
+from msanet.training.schedule import TrainState
 
 logger = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """Captures a `Checkpoint` of the engine, its EMA and a `TrainState`, and restores it on any number of ranks.
-
-    Args:
-        config: Of the run.
-        manifest: Of the shards.
-        shuffle: What the order of samples depends on.
-        batches: Batch sizes on these ranks.
-        engine: DeepSpeed's.
-        ema: The weights' EMA, if the run keeps one.
-    """
+    """Captures a `Checkpoint` of the engine, its EMA and a `TrainState`, and restores it on any number of ranks."""
 
     def __init__(
         self,
@@ -52,7 +43,7 @@ class Checkpointer:
         self._engine, self._ema = engine, ema
 
     def capture(self, state: TrainState, total_steps: int) -> Checkpoint:
-        """All that a resume needs. A collective: tensors are gathered on rank 0, which writes them; the others get none."""
+        """All that a resume needs, with tensors on rank 0 alone. A collective."""
         distributed.begin_stage("gathering a checkpoint", slow=True)
         statistics = all_running_statistics(self._engine, self._ema)
         with averaged_over_ranks(statistics):
@@ -84,10 +75,9 @@ class Checkpointer:
 
     def restore(self, saved: Checkpoint) -> TrainState:
         """Put back optimizer, running statistics and generators; the weights went in before the engine was built."""
-        state = TrainState(
-            saved.state.step, saved.state.consumed_samples, saved.state.best, saved.state.validation_pending
-        )
-        if saved.state.optimizer == self._config.optimizer.name:
+        was = saved.state
+        state = TrainState(was.step, was.consumed_samples, was.best, was.validation_pending)
+        if was.optimizer == self._config.optimizer.name:
             zero_state.scatter_optimizer_state(self._engine, saved.optimizer)
         restore_buffers(all_running_statistics(self._engine, self._ema), saved.buffers)
         group = self._batches.group(distributed.rank())
@@ -96,7 +86,56 @@ class Checkpointer:
         return state
 
 
+def model_metadata(config: Config, manifest: Manifest, step: int) -> ModelMetadata:
+    """Of the weights after `step` optimizer steps."""
+    return ModelMetadata(
+        name=config.model.name,
+        options=config.model.options,
+        dataset=manifest.name,
+        dataset_digest=manifest.digest(),
+        classes=manifest.classes,
+        palette=manifest.palette,
+        ids=manifest.ids,
+        mean=config.data.mean,
+        std=config.data.std,
+        resize=config.evaluation.resize,
+        step=step,
+    )
+
+
 def all_running_statistics(engine: Any, ema: EMA | None) -> dict[str, Tensor]:
-    """This rank's running statistics of BatchNorm, themselves; those of the EMA after `average/`."""
+    """This rank's running statistics of BatchNorm, by name, and those of the EMA with the prefix `average/`; not copies."""
     own = ema.running_statistics if ema else {}
     return running_statistics(engine.module) | {f"average/{name}": tensor for name, tensor in own.items()}
+
+
+def rng_state() -> dict[str, Tensor]:
+    """This process's torch generators; data has none, since augmentation is a function of (seed, epoch, sample)."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def gather_rng(context_parallel_size: int = 1) -> dict[str, Tensor]:
+    """{'<group>.cpu' or '<group>.cuda': generator state, uint8} on rank 0, empty on the others. A collective.
+
+    A group is `context_parallel_size` ranks, with the same generators.
+    """
+    states = [rng_state()] * distributed.world_size()
+    if len(states) > 1:
+        dist.gather_object(states[0], states if distributed.is_main() else None)
+    if not distributed.is_main():
+        return {}
+    groups = enumerate(states[::context_parallel_size])
+    return {f"{group}.{kind}": state for group, kinds in groups for kind, state in kinds.items()}
+
+
+def restore_rng(states: dict[str, Tensor], group: int) -> bool:
+    """Restore the generators of a group of ranks; False if the checkpoint has none, since it had fewer groups."""
+    if f"{group}.cpu" not in states:
+        return False
+    torch.set_rng_state(states[f"{group}.cpu"])
+    if torch.cuda.is_available() and f"{group}.cuda" in states:
+        torch.cuda.set_rng_state(states[f"{group}.cuda"])
+    return True

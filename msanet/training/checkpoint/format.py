@@ -16,7 +16,7 @@ OptimizerState = dict[str, dict[str, Tensor]]
 
 
 class Best(BaseModel):
-    """The best validation so far: after which step, and its mean IoU, 0..1."""
+    """The best validation so far. mean_iou: 0..1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,22 +25,9 @@ class Best(BaseModel):
 
 
 class RunState(BaseModel):
-    """state.json: where a run stands, and what it is.
+    """state.json: the `TrainState`, and the run that it belongs to.
 
-    Args:
-        format_version: See `FORMAT_VERSION`.
-        step: Optimizer steps done.
-        consumed_samples: Samples taken from the shuffle order, the one integer of a resume.
-        total_steps: Optimizer steps of the whole run, as it was configured then.
-        shuffle: What the order of samples depends on.
-        world_size: Number of ranks.
-        dataset: Name of the dataset.
-        dataset_digest: sha256 of its manifest.
-        optimizer: Its name, whose state the checkpoint holds.
-        versions: Of msanet and the libraries that it runs on.
-        best: The best validation so far.
-        validation_pending: The validation that was due after this step was interrupted, and comes first after a resume.
-        micro_batch_size: Images of each rank's forward pass; None in checkpoints from before it was kept.
+    total_steps: of the whole run, as it was configured then. micro_batch_size: None in checkpoints from before it was kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -74,9 +61,8 @@ class RunState(BaseModel):
             return tree
         renamed = {_RENAMED_IN_2.get(key, key): value for key, value in tree.items()}
         if isinstance(renamed.get("shuffle"), dict):
-            renamed["shuffle"] = {
-                _SHUFFLE_RENAMED_IN_2.get(key, key): value for key, value in renamed["shuffle"].items()
-            }
+            shuffle = renamed["shuffle"].items()
+            renamed["shuffle"] = {_SHUFFLE_RENAMED_IN_2.get(key, key): value for key, value in shuffle}
         return {**renamed, "format_version": FORMAT_VERSION}
 
 
@@ -96,16 +82,13 @@ _SHUFFLE_RENAMED_IN_2 = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a checkpoint holds, as whole tensors: it fits any number of ranks and any ZeRO stage.
+    """All that a checkpoint holds, as full tensors.
 
     Args:
-        state: Where the run stands.
-        metadata: What the weights are.
         weights: Parameters and buffers by name, as the optimizer has them.
-        optimizer: Full optimizer state by parameter name.
-        rng: Generator states, see `gather_rng`.
+        rng: See `gather_rng`.
         ema: The weights' EMA, if the run keeps one; then it is what evaluate and predict load.
-        buffers: BatchNorm's running statistics of every rank, see `gather_buffers`.
+        buffers: See `gather_buffers`.
         config: The run's settings as YAML, for people; not read again.
     """
 

@@ -1,19 +1,7 @@
-"""Checkpoints that are complete or absent, and that fit any number of ranks and any ZeRO stage.
+"""Checkpoints that are complete or absent, and that fit any number of ranks and any ZeRO stage: see docs/decisions/0002.
 
-    RUN/checkpoints/step-00000500/
-        model.safetensors       weights (the EMA if there is one), buffers and metadata: what evaluate needs
-        raw.safetensors         weights and buffers as the optimizer has them; only with trainer.ema_decay
-        optimizer.safetensors   full optimizer state by parameter name
-        rng.safetensors         torch's generators of every rank
-        buffers.safetensors     BatchNorm's running statistics of every rank, which differ and whose mean is published
-        state.json              step, stream position, order plan, what the run is
-        config.yaml             the settings at that time
-        files.json              size and sha256 of those above; written last
-    RUN/checkpoints/latest      the newest one's name, for people and scripts
-    RUN/checkpoints/best        the name of the one with the best validation, where trainer.keep_best is on
-
-A checkpoint is written under a temporary name, synced, and renamed when complete; loading verifies every hash and falls back to
-the latest valid one, saying which file was damaged.
+RUN/checkpoints/step-N has the files of `CheckpointLayout`; `latest` and `best` next to it name the newest checkpoint and the one
+with the best validation.
 """
 
 import hashlib
@@ -21,6 +9,8 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import ENOENT
 from pathlib import Path
 
@@ -39,10 +29,10 @@ logger = logging.getLogger(__name__)
 _REQUIRED = {Layout.MODEL, Layout.OPTIMIZER, Layout.RNG, Layout.STATE}
 _OPTIONAL = {Layout.RAW, Layout.BUFFERS, Layout.CONFIG}
 _REPLACED = ".replaced"
-"""Ends the name of a checkpoint while another of its step takes its place."""
+"""Ends the name of a folder while another takes its place."""
 _NAME = re.compile(r"step-(\d{8,18})(\.replaced)?")
-_MOST_JSON = 2**20
-"""Bytes of a JSON file that are read; ours have a few hundred."""
+_MAX_JSON_BYTES = 2**20
+"""Ours have a few hundred."""
 
 
 class _FileInfo(BaseModel):
@@ -55,29 +45,15 @@ class _Files(BaseModel):
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write `folder`/step-N, move `latest` and `best`; only then forget all but these and the `keep` newest up to N.
+    """Write `folder`/step-N, update `latest` and `best`, and only then remove all others but the `keep` newest up to N.
 
-    Those after N are damaged, since the run fell back before them. For one rank only. Where the disk is full it raises
-    OSError, and what was there before is untouched.
+    Those after N are damaged, since the run fell back before them. For one rank only. Raises OSError if the disk is full; what
+    was there before is then untouched.
     """
-    name = _name(checkpoint.state.step)
-    part = folder / f".{name}{PARTIAL}"
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    final = folder / _name(checkpoint.state.step)
+    with atomic_folder(final) as part:
         _fill(part, checkpoint)
-    except SafetensorError as error:  # what a full disk is to that library
-        shutil.rmtree(part, ignore_errors=True)
-        raise OSError(str(error)) from error
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    final = folder / name
-    if final.is_dir():  # this step again, after a fall back or an owed validation: at no time without a whole one
-        shutil.rmtree(folder / f"{name}{_REPLACED}", ignore_errors=True)
-        os.rename(final, folder / f"{name}{_REPLACED}")
-    os.rename(part, final)
-    sync(folder)
-    write_text(folder / Layout.LATEST, name + "\n")
+    write_text(folder / Layout.LATEST, final.name + "\n")
     found = checkpoint_folders(folder)
     kept = [path for path in found[found.index(final) :] if path.suffix != _REPLACED][:keep]
     best = checkpoint.state.best
@@ -85,8 +61,33 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         write_text(folder / Layout.BEST, _name(best.step) + "\n")
         kept.append(folder / _name(best.step))
     for old in set(found) - set(kept):
-        shutil.rmtree(old, ignore_errors=True)  # the new one is whole, whatever comes of the old
+        shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+@contextmanager
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """Yields a folder to fill, which takes the place of `final` once it is on the disk.
+
+    Raises OSError if the disk is full; nothing of the new folder is left then, and an old one stays.
+    """
+    part, replaced = final.with_name(f".{final.name}{PARTIAL}"), final.with_name(final.name + _REPLACED)
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        for path in [*part.iterdir(), part]:
+            sync(path)
+        if final.is_dir():  # such as of this step before a resume: at no time without a complete one
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.rename(final, replaced)
+        os.rename(part, final)
+        sync(final.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except SafetensorError as error:  # what safetensors raises when the disk is full
+        raise OSError(str(error)) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _name(step: int) -> str:
@@ -94,8 +95,6 @@ def _name(step: int) -> str:
 
 
 def _fill(part: Path, checkpoint: Checkpoint) -> None:
-    """All files of a checkpoint, on the disk."""
-    part.mkdir(parents=True)
     save_network(part / Layout.MODEL, checkpoint.ema or checkpoint.weights, checkpoint.metadata)
     if checkpoint.ema:
         save_file({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, part / Layout.RAW)
@@ -109,18 +108,16 @@ def _fill(part: Path, checkpoint: Checkpoint) -> None:
         (part / Layout.CONFIG).write_text(checkpoint.config, encoding="utf-8")
     files = {path.name: _file_info(path) for path in sorted(part.iterdir())}
     (part / Layout.FILES).write_text(_Files(files=files).model_dump_json(indent=1) + "\n", encoding="utf-8")
-    for path in [*part.iterdir(), part]:
-        sync(path)
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
-    """All checkpoints, newest first, without a look inside. What merely has a similar name is none."""
+    """All folders with the name of a checkpoint, newest first."""
     found = [(name, path) for path in folder.glob("step-*") if (name := _NAME.fullmatch(path.name)) and path.is_dir()]
     return [path for name, path in sorted(found, key=lambda one: (int(one[0][1]), not one[0][2]), reverse=True)]
 
 
 def latest_valid(folder: Path) -> Path | None:
-    """The newest checkpoint whose every file is as it was written; a damaged one is logged and skipped."""
+    """The newest valid checkpoint; a damaged one is logged and skipped."""
     for candidate in checkpoint_folders(folder):
         problem = validate_checkpoint(candidate)
         if problem is None:
@@ -130,7 +127,7 @@ def latest_valid(folder: Path) -> Path | None:
 
 
 def best_valid(folder: Path) -> Path:
-    """The checkpoint with the best validation. Raises UserError where there is none or it is damaged."""
+    """The checkpoint with the best validation. Raises UserError if there is none or it is damaged."""
     pointer = folder / Layout.BEST
     if pointer.is_symlink() or not pointer.is_file():
         raise UserError(
@@ -156,7 +153,7 @@ def best_valid(folder: Path) -> Path:
 
 
 def validate_checkpoint(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None if it is whole. Never looks outside of it."""
+    """What is wrong with a checkpoint, or None if every file is as it was written. Follows no links."""
     if folder.is_symlink():
         return f"'{folder}' is a link, not a folder"
     try:
@@ -166,24 +163,20 @@ def validate_checkpoint(folder: Path) -> str | None:
     if not _REQUIRED <= files.keys() <= _REQUIRED | _OPTIONAL:
         return f"'{folder / Layout.FILES}' lists other files than those of a checkpoint"
     try:
-        problems = (_file_problem(folder / name, info) for name, info in files.items())
-        return next((problem for problem in problems if problem), None)
+        for path, info in ((folder / name, info) for name, info in files.items()):
+            if path.is_symlink() or not path.is_file():
+                return f"file '{path}' is missing"
+            if path.stat().st_size != info.bytes:
+                return f"file '{path}' has {path.stat().st_size} bytes, not {info.bytes}"
+            if _file_info(path) != info:
+                return f"file '{path}' is damaged (its sha256 is not the one written)"
     except OSError as error:
         return f"file '{error.filename}' cannot be read ({error.strerror})"
-
-
-def _file_problem(path: Path, info: _FileInfo) -> str | None:
-    if path.is_symlink() or not path.is_file():
-        return f"file '{path}' is missing"
-    if path.stat().st_size != info.bytes:
-        return f"file '{path}' has {path.stat().st_size} bytes, not {info.bytes}"
-    if _file_info(path) != info:
-        return f"file '{path}' is damaged (its sha256 is not the one written)"
     return None
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Load a checkpoint that `latest_valid` has checked. Raises UserError where this version cannot read it."""
+    """Load a checkpoint that `latest_valid` has checked. Raises UserError if this version cannot read it."""
     weights, metadata = load_weights(folder / Layout.MODEL)
     optimizer: OptimizerState = {}
     try:
@@ -211,8 +204,8 @@ def _file_info(path: Path) -> _FileInfo:
 
 
 def _read_start(path: Path) -> bytes:
-    """A file that should be short; a longer one is cut, and so found to be damaged. Raises OSError."""
+    """The bytes of a small file; a longer one is cut, and so found to be damaged."""
     if path.is_symlink() or not path.is_file():
-        raise FileNotFoundError(ENOENT, "is no file", str(path))
+        raise FileNotFoundError(ENOENT, "not a file", str(path))
     with path.open("rb") as file:
-        return file.read(_MOST_JSON)
+        return file.read(_MAX_JSON_BYTES)

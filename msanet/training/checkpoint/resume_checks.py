@@ -15,27 +15,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Difference:
-    """Between a run and its sequel. kind: as in `run.allow_changes`. follows: what resuming anyway leads to."""
+    """What may differ between a checkpoint and this run. kind: as in `run.allow_changes`. consequence: of resuming anyway."""
 
     kind: str
     what: str
-    was: Any
-    now: Any
+    values: tuple[Any, ...]
     setting: str
-    follows: str
+    consequence: str
 
 
 def check_resume_compatible(
-    saved: Checkpoint, plan: ShuffleConfig, fresh: ModelMetadata, optimizer: str, allow_changes: Collection[str] = ()
+    saved: Checkpoint, shuffle: ShuffleConfig, now: ModelMetadata, optimizer: str, allow_changes: Collection[str] = ()
 ) -> None:
-    """Refuse to resume what would not be the same run. Raises UserError that names the first difference.
-
-    allow_changes: kinds of differences that are only logged; see `run.allow_changes`.
-    """
-    for found in _differences(saved, plan, fresh, optimizer):
-        if found.was == found.now:
+    """Refuse to resume a different run: raises UserError that names the first difference. allow_changes: kinds only logged."""
+    for found in _differences(saved, shuffle, now, optimizer):
+        before, after = found.values
+        if before == after:
             continue
-        differs = f"the checkpoint in run.dir has {found.what} {found.was}, this run has {found.now}"
+        differs = f"the checkpoint in run.dir has {found.what} {before}, this run has {after}"
         if found.kind not in allow_changes:
             raise UserError(
                 "MSA-CKPT-005",
@@ -43,38 +40,33 @@ def check_resume_compatible(
                 f"run.allow_changes=[{','.join([*allow_changes, found.kind])}]",
                 setting=found.setting,
             )
-        logger.warning(f"{differs}: {found.follows}")
-    if len(saved.metadata.classes) != len(fresh.classes):
+        logger.warning(f"{differs}: {found.consequence}")
+    if len(saved.metadata.classes) != len(now.classes):
         raise UserError(
             "MSA-CKPT-006",
-            f"the network in run.dir has {len(saved.metadata.classes)} classes, this run's dataset has {len(fresh.classes)}, "
+            f"the network in run.dir has {len(saved.metadata.classes)} classes, this run's dataset has {len(now.classes)}, "
             "expected the same number; choose another run.dir",
             setting="data.path",
         )
 
 
-def _differences(saved: Checkpoint, plan: ShuffleConfig, fresh: ModelMetadata, optimizer: str) -> list[_Difference]:
-    """All that could differ, alike or not."""
-    state, metadata = saved.state, saved.metadata
-    was, now = (f"{one.dataset} {one.dataset_digest[:12]}" for one in (metadata, fresh))
-    renamed = "" if metadata.classes == fresh.classes else ", whose classes have other names"
+def _differences(saved: Checkpoint, shuffle: ShuffleConfig, now: ModelMetadata, optimizer: str) -> list[_Difference]:
+    """All that may differ, whether it does or not."""
+    state, was = saved.state, saved.metadata
+    datasets = (f"{one.dataset} {one.dataset_digest[:12]}" for one in (was, now))
+    networks = ((one.name, one.options) for one in (was, now))
+    orders = (replace(state.shuffle, streams=shuffle.streams), shuffle)
+    renamed = "" if was.classes == now.classes else ", with different class names"
     at = f"the run resumes at sample {state.consumed_samples}"
+    dataset = f"{at} of the order of the new dataset{renamed}"
     twice = f"{at} of another order, so of the current epoch samples may be seen twice or not at all"
-    settings = "run.seed, data.shuffle_window, data.shuffle_block_bytes and data.drop_last"
-    network, order = (metadata.name, metadata.options), replace(state.shuffle, streams=plan.streams)
+    order = "run.seed, data.shuffle_window, data.shuffle_block_bytes and data.drop_last"
+    weights, moments = "weights are taken by name, where all fit", "its state starts from zero"
+    batches = (state.shuffle.streams, shuffle.streams)
     return [
-        _Difference("dataset", "dataset", was, now, "data.path", f"{at} of the order of the new dataset{renamed}"),
-        _Difference(
-            "model",
-            "network",
-            network,
-            (fresh.name, fresh.options),
-            "the section model",
-            "weights are taken by name, where all fit",
-        ),
-        _Difference(
-            "optimizer", "optimizer", state.optimizer, optimizer, "optimizer.name", "its state starts from zero"
-        ),
-        _Difference("batch", "global batch", state.shuffle.streams, plan.streams, "trainer.global_batch_size", twice),
-        _Difference("order", "sample order", order, plan, settings, twice),
+        _Difference("dataset", "dataset", tuple(datasets), "data.path", dataset),
+        _Difference("model", "network", tuple(networks), "the section model", weights),
+        _Difference("optimizer", "optimizer", (state.optimizer, optimizer), "optimizer.name", moments),
+        _Difference("batch", "global batch", batches, "trainer.global_batch_size", twice),
+        _Difference("order", "sample order", orders, order, twice),
     ]

@@ -1,7 +1,6 @@
-"""BatchNorm's running statistics: each rank has its own, and what is judged and published has their mean.
+"""BatchNorm's running statistics: each rank keeps its own in training; evaluations and checkpoints take their mean.
 
-DeepSpeed never makes them one. Nor is that done to the state of the training, where each save and each validation would
-change what comes after it.
+DeepSpeed never averages them. The training's own are left alone, since otherwise each save would change what comes after it.
 """
 
 from collections.abc import Iterator
@@ -10,12 +9,13 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from msanet import distributed
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """The running means and variances themselves, by name; not those of frozen layers, which are alike on all ranks."""
+    """The running means and variances by name, not copies; without frozen layers, which are alike on all ranks."""
     return {
         f"{prefix}.{name}".lstrip("."): module.get_buffer(name)
         for prefix, module in model.named_modules()
@@ -30,42 +30,31 @@ def averaged_over_ranks(own: dict[str, Tensor]) -> Iterator[None]:
     if not own:
         yield
         return
-    before = _flat(own)
+    tensors = list(own.values())
+    before = _flatten_dense_tensors(tensors)
     try:
-        _fill(own, distributed.all_reduce_sum(before.clone()).div_(distributed.world_size()))
+        mean = distributed.all_reduce_sum(before.clone()).div_(distributed.world_size())
+        torch._foreach_copy_(tensors, _unflatten_dense_tensors(mean, tensors))
         yield
     finally:
-        _fill(own, before)
+        torch._foreach_copy_(tensors, _unflatten_dense_tensors(before, tensors))
 
 
 def gather_buffers(own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """{name: (number of ranks, *shape)} on the CPU; empty where the ranks cannot differ. A collective; on rank 0, else empty."""
+    """{name: (number of ranks, *shape)} on rank 0's CPU, empty on the others or where ranks cannot differ. A collective."""
     if not own or distributed.world_size() == 1:
         return {}
-    flat = _flat(own)
-    parts = [torch.empty_like(flat) for _ in range(distributed.world_size())] if distributed.is_main() else None
-    dist.gather(flat, parts)
-    if parts is None:
+    flat = _flatten_dense_tensors(list(own.values()))
+    ranks = [torch.empty_like(flat) for _ in range(distributed.world_size())] if distributed.is_main() else None
+    dist.gather(flat, ranks)
+    if ranks is None:
         return {}
-    columns = torch.stack(parts).cpu().split([tensor.numel() for tensor in own.values()], dim=1)
-    return {
-        name: column.reshape(-1, *tensor.shape).contiguous()
-        for (name, tensor), column in zip(own.items(), columns, strict=True)
-    }
+    by_rank = [_unflatten_dense_tensors(flat.cpu(), list(own.values())) for flat in ranks]
+    return {name: torch.stack(tensors) for name, tensors in zip(own, zip(*by_rank, strict=True), strict=True)}
 
 
 def restore_buffers(own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
-    """Put back what `gather_buffers` took from this rank; nothing where that was another number of ranks."""
+    """Restore what `gather_buffers` took from this rank, unless that was with another number of ranks."""
     for name, tensor in own.items():
         if name in saved and len(saved[name]) == distributed.world_size():
             tensor.copy_(saved[name][distributed.rank()])
-
-
-def _flat(tensors: dict[str, Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors.values()])
-
-
-def _fill(tensors: dict[str, Tensor], flat: Tensor) -> None:
-    parts = flat.split([tensor.numel() for tensor in tensors.values()])
-    for tensor, part in zip(tensors.values(), parts, strict=True):
-        tensor.copy_(part.view_as(tensor))

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from msanet.errors import UserError
 from msanet.models.activation_checkpointing import Checkpointable
 from msanet.models.msam import MSAM
 
-_MOST_FORMS = 512
-"""Compiled forms that blocks with the same code may have: torch counts those of all blocks together, and stops at 8."""
+_RECOMPILE_LIMIT = 512
+"""torch counts the compilations of all blocks with the same code together, and stops at 8 by default."""
 
 
 def require_compiler(device: torch.device) -> None:
@@ -30,28 +31,20 @@ def require_compiler(device: torch.device) -> None:
 
 
 def compile_blocks(model: nn.Module, fixed_size: bool, backend: Any = "inductor") -> None:
-    """From now on each block that a `Checkpointable` runs in training is compiled when it first runs.
+    """From now on each block that a `Checkpointable` runs in training is compiled, as one graph, when it first runs.
 
-    In evaluation blocks run as they are, so that images of many sizes compile nothing. Names of weights stay.
-    Each becomes one graph, or it is an error. Attention modules are left alone: they choose their kernel when they run.
-    fixed_size: all images of the run have one size, for which kernels are made; else they are made for any, when a second
-    one comes.
+    Evaluation compiles nothing, since its images have many sizes. Attention modules, which choose their kernel when they run,
+    are left alone. fixed_size: all training images have one size, so that kernels need not be for any.
     """
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_FORMS)
-    regions = _Regions(fullgraph=True, dynamic=False if fixed_size else None, backend=backend)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
+
+    @cache
+    def compiled(block: nn.Module) -> Callable[..., Any]:
+        dynamic = False if fixed_size else None
+        return (
+            block if isinstance(block, MSAM) else torch.compile(block, fullgraph=True, dynamic=dynamic, backend=backend)
+        )
+
     for module in model.modules():
         if isinstance(module, Checkpointable):
-            module.compiler = regions
-
-
-class _Regions:
-    def __init__(self, **options: Any) -> None:
-        self._options = options
-        self._compiled: dict[nn.Module, Callable[..., Any]] = {}
-
-    def __call__(self, block: nn.Module) -> Callable[..., Any]:
-        if isinstance(block, MSAM):
-            return block
-        if block not in self._compiled:
-            self._compiled[block] = torch.compile(block, **self._options)
-        return self._compiled[block]
+            module.compiler = compiled

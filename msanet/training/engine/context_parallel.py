@@ -1,19 +1,12 @@
 """One image across ranks: each of a group of ranks attends with its share of the queries to all keys and values.
 
-Nearly all work of MSANet on a large image is attention. Every rank of a group has the same image and computes the same
-convolutions; of the attention's output each computes a share and gathers the others', so that all go on with the same
-features. Backward, each gathers the gradients of the queries and sums those of keys and values, and again all have the same:
-the whole gradient, which DeepSpeed's mean over all ranks leaves what it is. Exact but for the order of sums.
+Every rank of a group has the same image and computes the same convolutions; of the attention's output each computes a share
+and gathers the others'. Backward, each gathers the gradients of the queries and sums those of keys and values, so that all have
+the full gradient, which DeepSpeed's mean over all ranks does not change. Exact up to the order of sums.
 
-Of a map of L positions and C channels, e bytes a value (2 under bf16), a rank receives in one step (P - 1) / P x L C e bytes
-for the outputs, as many for the gradients of the queries, and in a ring twice as many for each of keys and values: six maps,
-at 2048x1024 in bf16 1.2 GB x (P - 1) / P (docs/cluster.md). Recomputation of activations sends nothing again.
-
-Kernels whose sums have no fixed order give the ranks of a group gradients that differ in last bits. Weights stay alike, for
-what the optimizer takes is the mean over all ranks.
+What a rank receives in a step is in docs/cluster.md. Recomputation of activations sends nothing again.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,24 +21,24 @@ from msanet.models.msam import MSAM
 
 
 def same_image_group(batches: BatchPlan) -> dist.ProcessGroup:
-    """The ranks that take this rank's images; a group of its own, beside DeepSpeed's. A collective."""
-    first, count = range(0, batches.world_size, batches.context_parallel_size), batches.context_parallel_size
-    return _own_group([range(rank, rank + count) for rank in first])
+    """The ranks that take this rank's images. A collective."""
+    size = batches.context_parallel_size
+    return _own_group([list(range(first, first + size)) for first in range(0, batches.world_size, size)])
 
 
 def other_images_group(batches: BatchPlan) -> dist.ProcessGroup:
-    """This rank and the one with its place in each other group: each image of a step once. A collective."""
-    world, count = batches.world_size, batches.context_parallel_size
-    return _own_group([range(place, world, count) for place in range(count)])
+    """One rank of each group: together they have each image of a step once. A collective."""
+    world_size, size = batches.world_size, batches.context_parallel_size
+    return _own_group([list(range(first, world_size, size)) for first in range(size)])
 
 
-def _own_group(groups: Sequence[range]) -> dist.ProcessGroup:
-    own, _ = dist.new_subgroups_by_enumeration([list(group) for group in groups])
+def _own_group(groups: list[list[int]]) -> dist.ProcessGroup:
+    own, _ = dist.new_subgroups_by_enumeration(groups)
     return own
 
 
 def parallelize_attention(model: nn.Module, group: dist.ProcessGroup) -> None:
-    """From now on the network's attention modules share out their queries in training. Raises UserError where it has none."""
+    """From now on the network's attention modules divide their queries in training. Raises UserError if there are none."""
     modules = [module for module in model.modules() if isinstance(module, MSAM) and module.attend]
     if not modules:
         raise UserError(
@@ -58,36 +51,35 @@ def parallelize_attention(model: nn.Module, group: dist.ProcessGroup) -> None:
             raise UserError(
                 "MSA-TRAIN-009",
                 f"trainer.context_parallel_size={group.size()} divides the queries of the whole image, and "
-                f"model.attention_window="
-                f"{module.window} gives each a part of it; set context_parallel_size to 1 or attention_window to 0",
+                f"model.attention_window={module.window} gives each a part of it; set context_parallel_size to 1 or "
+                "attention_window to 0",
                 setting="trainer.context_parallel_size",
             )
         module.attention = ContextParallelAttention(module, group)
 
 
 class ContextParallelAttention:
-    """The attention of an `MSAM`, whose queries are shared out among a group of ranks while it trains.
+    """The attention of an `MSAM` with its queries divided among a group of ranks in training.
 
-    In evaluation, and where no gradients are wanted, ranks have different images and each attends alone.
+    In evaluation, and without gradients, ranks have different images and each attends alone.
     """
 
     def __init__(self, module: MSAM, group: dist.ProcessGroup) -> None:
         self._module, self._group, self._alone = module, group, module.attention
 
     def __call__(self, a_NCHW: Tensor, b_NCHW: Tensor, c_NCHW: Tensor) -> Tensor:
-        """As `spatial_attention`. In training a collective of the group, whose maps must be alike."""
+        """As `spatial_attention`. In training a collective of the group, which must have the same maps."""
         if not (self._module.training and torch.is_grad_enabled()):
             return self._alone(a_NCHW, b_NCHW, c_NCHW)
         key, value = (positions(pooled(x_NCHW, self._module.pool)) for x_NCHW in (a_NCHW, c_NCHW))
-        return (
-            context_parallel_attention(positions(b_NCHW), key, value, self._group).transpose(1, 2).reshape(b_NCHW.shape)
-        )
+        output_NLC = context_parallel_attention(positions(b_NCHW), key, value, self._group)
+        return output_NLC.transpose(1, 2).reshape(b_NCHW.shape)
 
 
 def context_parallel_attention(
     query_NLC: Tensor, key_NSC: Tensor, value_NSC: Tensor, group: dist.ProcessGroup
 ) -> Tensor:
-    """`attend` of the whole, (N, L, C) on every rank; the tensors are the same on all ranks of the group. A collective."""
+    """`attend` with all queries, (N, L, C); inputs and output are the same on all ranks of the group. A collective."""
     length = query_NLC.shape[1]
     missing = -length % group.size()
     padded = F.pad(query_NLC, (0, 0, 0, missing)) if missing else query_NLC  # equal shares, whatever L is
@@ -109,14 +101,14 @@ class _ShareOut(torch.autograd.Function):
     def backward(ctx: Any, d_query: Tensor, d_key: Tensor, d_value: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         sums = [gradient.contiguous().clone() for gradient in (d_key, d_value)]
         under_way = [dist.all_reduce(total, group=ctx.group, async_op=True) for total in sums]
-        whole = _gathered(d_query, ctx.group)
+        d_query = _gathered(d_query, ctx.group)
         for work in under_way:
             work.wait()
-        return whole, sums[0], sums[1], None
+        return d_query, sums[0], sums[1], None
 
 
 class _Gather(torch.autograd.Function):
-    """All shares of the output in order. Backward: this rank's share of the gradient, which all ranks have whole.
+    """All shares of the output in order. Backward: this rank's share of the gradient, which is the same on all ranks.
 
     Keeps nothing for the backward pass, so that recomputation ends before it gets here.
     """

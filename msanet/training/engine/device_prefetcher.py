@@ -8,11 +8,7 @@ from msanet.data.pipeline import Batch
 
 
 class DevicePrefetcher:
-    """Two buffers: the batches in use, and those that are being copied on a stream of their own.
-
-    `send` as soon as a step's batches are in page-locked memory, `take` when the step begins. Nothing is read ahead of the
-    order for this, so that what a resume reads again is no question here. Without a GPU nothing is copied.
-    """
+    """Copies the next batches on a stream of their own: `send` once they are in page-locked memory, `take` for the step."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -21,14 +17,14 @@ class DevicePrefetcher:
         self._copies: list[Batch] = []
 
     def send(self, batches: Sequence[Batch]) -> None:
-        """Begin to copy. The host goes on."""
+        """Begin to copy, if there is a GPU. The host does not wait."""
         if self._stream is None:
             return
         with torch.cuda.stream(self._stream):
             self._sent, self._copies = batches, [batch.to(self._device) for batch in batches]
 
     def take(self, batches: Sequence[Batch]) -> list[Batch]:
-        """These batches on the device, for what the present stream does from here on; copied now if not `send` before."""
+        """These batches on the device, for the current stream; copied now unless they were sent before."""
         if self._stream is None or batches is not self._sent:
             return [batch.to(self._device) for batch in batches]
         taken, self._sent, self._copies = self._copies, None, []

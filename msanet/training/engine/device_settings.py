@@ -14,17 +14,14 @@ logger = logging.getLogger(__name__)
 
 
 def apply_device_settings(config: Config) -> None:
-    """TF32 as the settings have it, and only for GPUs; cuDNN measures where all images have one size, for each is measured."""
+    """Set TF32, and cuDNN's benchmark if all images have one size, since it measures each size."""
     torch.backends.cuda.matmul.allow_tf32 = config.trainer.tf32
     torch.backends.cudnn.allow_tf32 = config.trainer.tf32
     torch.backends.cudnn.benchmark = config.data.fixed_size
 
 
 def set_memory_format(model: nn.Module, config: TrainerConfig) -> None:
-    """Bring weights and inputs into the order that the settings ask for; the weights only at stage 0.
-
-    From stage 1 on they lie in DeepSpeed's own buffers, which have no such order.
-    """
+    """Bring weights and inputs into the memory format of the settings; from stage 1 on the weights are in DeepSpeed's buffers."""
     if not config.channels_last:
         model.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
     elif config.zero_stage == 0:
@@ -32,7 +29,7 @@ def set_memory_format(model: nn.Module, config: TrainerConfig) -> None:
 
 
 def log_attention_kernels() -> None:
-    """Which kernels attention has come to take, and their times; rank 0 speaks for all. On CPUs there is no choice."""
+    """Log the kernels that attention has chosen, and their times. On CPUs there is no choice."""
     for sentence in unlogged_choices():
         if torch.cuda.is_available():
             logger.info(sentence)

@@ -14,11 +14,7 @@ from msanet.models.activation_checkpointing import checkpoint_activations
 from msanet.models.network import SegmentationNetwork
 from msanet.training.engine import zero_state
 from msanet.training.engine.compiling import compile_blocks, require_compiler
-from msanet.training.engine.context_parallel import (
-    other_images_group,
-    parallelize_attention,
-    same_image_group,
-)
+from msanet.training.engine.context_parallel import other_images_group, parallelize_attention, same_image_group
 from msanet.training.engine.device_settings import apply_device_settings, set_memory_format
 from msanet.training.engine.optimizer import build_optimizer, deepspeed_config
 from msanet.training.engine.sync_batchnorm import convert_sync_batchnorm

@@ -1,4 +1,4 @@
-"""Optimizer, learning rate and what DeepSpeed is told; all derived from the run's config."""
+"""Optimizer, learning rate and DeepSpeed's JSON, all derived from the run's settings."""
 
 import math
 from typing import Any
@@ -29,10 +29,7 @@ def build_optimizer(model: SegmentationNetwork, config: OptimizerConfig) -> torc
 
 
 def parameter_groups(model: SegmentationNetwork, classifier_lr_mult: float) -> list[dict[str, Any]]:
-    """Groups with a key `lr_factor`, to be multiplied into each step's learning rate; one group where all are alike.
-
-    classifier_lr_mult: of the parameters under the network's `classifier_names`; all others have 1.
-    """
+    """Groups with a key `lr_factor` for the learning rate: `classifier_lr_mult` for the network's classifiers, else 1."""
     groups: dict[float, list[nn.Parameter]] = {}
     prefixes = tuple(f"{name}." for name in model.classifier_names)
     for name, parameter in model.named_parameters():
@@ -62,20 +59,13 @@ def total_steps(config: Config, num_samples: int) -> int:
 
 
 def bucket_size(config: Config, parameters: int) -> int:
-    """Elements of each of ZeRO's buffers for gradients: those of the network, unless the user's own setting says otherwise.
-
-    DeepSpeed's default is made for billions of parameters: 500 million elements, 2 to 4 GB a rank.
-    """
-    own = config.deepspeed.get("zero_optimization")
-    size = own.get("reduce_bucket_size") if isinstance(own, dict) else None
+    """Elements of each of ZeRO's buffers for gradients. DeepSpeed's default is for billions of parameters: 2 to 4 GB a rank."""
+    size = setting(config.deepspeed, "zero_optimization.reduce_bucket_size")
     return int(size) if isinstance(size, int | float) else parameters
 
 
 def deepspeed_config(config: Config, batches: BatchPlan, parameters: int) -> dict[str, Any]:
-    """DeepSpeed's JSON: the user's own settings under what our config decides. Raises UserError where both decide.
-
-    parameters: how many the network has.
-    """
+    """DeepSpeed's JSON: the section deepspeed, and what other settings decide. Raises UserError if both decide the same."""
     derived: dict[str, Any] = {
         # DeepSpeed's word for the product of the other two and the ranks, of which several may have the same images
         "train_batch_size": batches.global_batch_size * batches.context_parallel_size,
@@ -91,20 +81,18 @@ def deepspeed_config(config: Config, batches: BatchPlan, parameters: int) -> dic
         "steps_per_print": 2**31,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice in each micro-batch
     }
-    own = config.deepspeed
-    for key, setting in _DECIDED_HERE.items():
-        section, _, name = key.partition(".")
-        value = own.get(section)
-        value = value.get(name) if name and isinstance(value, dict) else (None if name else value)
-        ours = derived.get(section)
-        ours = ours.get(name) if name and isinstance(ours, dict) else ours
-        if value not in (None, "auto", ours):
+    for key, decided_by in _DECIDED_HERE.items():
+        own, ours = setting(config.deepspeed, key), setting(derived, key)
+        if own not in (None, "auto", ours):
             raise UserError(
                 "MSA-TRAIN-010",
-                f"deepspeed.{key} is {value!r}, but this is decided by {setting}; remove it and set {setting}",
+                f"deepspeed.{key} is {own!r}, but this is decided by {decided_by}; remove it and set {decided_by}",
                 setting=f"deepspeed.{key}",
             )
-    return _merge(own, derived)
+    for section, own in config.deepspeed.items():
+        ours = derived.get(section, own)
+        derived[section] = {**own, **ours} if isinstance(own, dict) and isinstance(ours, dict) else ours
+    return derived
 
 
 _DECIDED_HERE = {
@@ -121,9 +109,8 @@ _DECIDED_HERE = {
 }
 
 
-def _merge(own: dict[str, Any], derived: dict[str, Any]) -> dict[str, Any]:
-    merged = {**own, **derived}
-    for key, value in derived.items():
-        if isinstance(value, dict) and isinstance(own.get(key), dict):
-            merged[key] = {**own[key], **value}
-    return merged
+def setting(tree: Any, key: str) -> Any:
+    """The value at a dotted key, or None if it is not set."""
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree

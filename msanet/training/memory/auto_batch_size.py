@@ -19,22 +19,20 @@ from msanet.training.memory.estimate import StepMemory, gigabytes, step_memory, 
 logger = logging.getLogger(__name__)
 
 _MARGIN, _RUNTIME = 1.15, 1e9
-"""What is kept for what the estimate does not see: 15 percent (its own error, the allocator's fragments), and 1 GB (kernels'
-workspaces, buffers of NCCL)."""
+"""For what the estimate does not see: its own error and the allocator's fragments; kernels' workspaces and NCCL's buffers."""
 
 
 def choose_batch_plan(config: Config, manifest: Manifest, saved: Checkpoint | None) -> BatchPlan:
     """The batches of a run; with trainer.micro_batch_size=auto those that fit, the same on all ranks. A collective.
 
-    saved: the checkpoint that the run resumes from, whose micro-batch is taken again if it fits without the margin: what
-    is free varies, and BatchNorm depends on the micro-batch. Raises UserError where not even one image fits.
+    The micro-batch of a checkpoint is taken again if it fits without the margin, since BatchNorm depends on it.
     """
     most = batch_plan(config, distributed.world_size())
     if config.trainer.micro_batch_size != "auto":
         return most
     free = smallest_free_memory()
     before = saved.state.micro_batch_size if saved else None
-    return distributed.on_main(partial(_chosen, config, manifest, most, free, before))
+    return distributed.on_main(partial(_choose, config, manifest, most, free, before))
 
 
 def largest_micro_batch(
@@ -42,7 +40,8 @@ def largest_micro_batch(
 ) -> BatchPlan:
     """`most` with the largest micro-batch that fits into `free` bytes; or with the one `before`, if that fits.
 
-    most: batches with all of a rank's images in one micro-batch. needed: of a step with so many images in each.
+    most: batches with all of a rank's images in one micro-batch. needed: memory of a step by the images of a micro-batch.
+    Raises UserError if not even one image fits.
     """
     share = most.micro_batch_size
     if before and share % before == 0 and needed(before).total <= free:
@@ -53,10 +52,9 @@ def largest_micro_batch(
         one = needed(1)
         raise UserError(
             "MSA-TRAIN-005",
-            f"trainer.micro_batch_size=auto: one image takes about {gigabytes(_with_margin(one))} GB a rank "
-            f"({one.parts}; the rest is "
-            f"margin), expected no more than the {gigabytes(free)} GB that are free; "
-            f"set {', or '.join(suggestions(one, config))}",
+            f"trainer.micro_batch_size=auto: one image takes about {gigabytes(_with_margin(one))} GB a rank ({one.parts}; the "
+            f"rest is margin), expected no more than the {gigabytes(free)} GB that are free; set "
+            f"{', or '.join(suggestions(one, config))}",
             setting="trainer.micro_batch_size",
         )
     return replace(most, micro_batch_size=sizes[fitting - 1])
@@ -65,7 +63,7 @@ def largest_micro_batch(
 def step_needs(
     config: Config, manifest: Manifest, most: BatchPlan, size: tuple[int, int], device: str
 ) -> Callable[[int], StepMemory]:
-    """What a step takes by the images of its micro-batches; counted once for each number."""
+    """The memory of a step by the images of its micro-batches; estimated once for each number."""
     build = partial(build_model, config.model.name, manifest.num_classes, **config.model.options)
     histogram = manifest.split(config.data.train_split).histogram
 
@@ -77,7 +75,7 @@ def step_needs(
     return needed
 
 
-def _chosen(config: Config, manifest: Manifest, most: BatchPlan, free: float, before: int | None) -> BatchPlan:
+def _choose(config: Config, manifest: Manifest, most: BatchPlan, free: float, before: int | None) -> BatchPlan:
     size = config.data.crop or config.data.resize
     if size is None:
         raise UserError(
@@ -88,16 +86,15 @@ def _chosen(config: Config, manifest: Manifest, most: BatchPlan, free: float, be
         )
     needed = step_needs(config, manifest, most, size, distributed.device().type)
     batches = largest_micro_batch(config, most, needed, free, before)
-    memory = needed(batches.micro_batch_size)
+    images, memory = batches.micro_batch_size, needed(batches.micro_batch_size)
     logger.info(
-        f"trainer.micro_batch_size=auto: {batches.micro_batch_size} of {most.micro_batch_size} images, "
-        f"about {gigabytes(memory.total)} of "
+        f"trainer.micro_batch_size=auto: {images} of {most.micro_batch_size} images, about {gigabytes(memory.total)} of "
         f"{gigabytes(free)} GB ({memory.parts})"
     )
-    if before and before != batches.micro_batch_size:
+    if before and before != images:
         logger.warning(
             f"micro-batches of {before} images, which this run had before, no longer fit; BatchNorm statistics will be computed "
-            f"over {batches.micro_batch_size}"
+            f"over {images}"
         )
     return batches
 

@@ -1,12 +1,13 @@
-"""What one rank holds in a training step, before there is one: counted on fake tensors, so that nothing is allocated.
+"""The memory of one rank in a training step, counted on fake tensors, so that nothing is allocated.
 
-Exact where it follows from shapes: weights, gradients, the optimizer's state, activations and what the loss makes of them.
-Not seen: workspaces of a GPU's kernels, the allocator's fragments, the CUDA context, buffers of NCCL. Activations are those
-without torch.compile, and with all of an image's attention on one rank. How near it comes: docs/performance.md.
+Exact for what follows from shapes: weights, gradients, the optimizer's state, activations, loss. Not seen: workspaces of a GPU's
+kernels, the allocator's fragments, the CUDA context, buffers of NCCL, and what torch.compile or context parallelism saves. How
+near it comes: docs/performance.md.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from msanet.models.activation_checkpointing import checkpoint_activations
 from msanet.models.meta import on_meta_device
 from msanet.models.network import SegmentationNetwork
 from msanet.models.peak_memory import peak_bytes
-from msanet.training.engine.optimizer import bucket_size
+from msanet.training.engine.optimizer import bucket_size, setting
 from msanet.training.forward import micro_batch_loss
 
 _FP32 = 4
@@ -29,10 +30,9 @@ _FP32 = 4
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of one rank at the peak of a training step, part by part.
+    """Bytes of one rank at the peak of a training step, by part.
 
-    gradients: the share that ZeRO keeps from stage 2 on. activations: all that comes and goes, gradients at stages 0 and 1
-    among it.
+    gradients: the share that ZeRO keeps from stage 2 on. activations: all that comes and goes, with gradients at stages 0 and 1.
     """
 
     weights: float
@@ -61,24 +61,49 @@ def step_memory(
     size: tuple[int, int],
     device: torch.device | str = "cpu",
 ) -> StepMemory:
-    """The peak of a step whose images have `size` (height, width).
+    """The peak of a step.
 
-    build: the network, on torch's current device. histogram: of the training split, as the loss takes it. device: where
-    training will be, since a GPU's operators keep other things than a CPU's.
+    build: makes the network on torch's current device. histogram: labeled pixels per class of the training split. size: height
+    and width of all images. device: where training will be, since a GPU's operators keep other tensors than a CPU's.
     """
-    activations = activation_bytes(build, config, histogram, batches, size, device)
+    device = torch.device(device)
+    criterion = SegmentationLoss(config.loss, histogram)
     with on_meta_device():
         parameters = sum(parameter.numel() for parameter in build().parameters() if parameter.requires_grad)
+    # Autograd would run a GPU's backward on a thread of its own, which knows nothing of the modes here.
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.autograd.set_multithreading_enabled(False), device:
+        network, criterion = build().train(), criterion.to(device)
+        if config.trainer.activation_checkpointing:
+            checkpoint_activations(network)
+        step = partial(_forward_and_backward, network, criterion, config, batches, size, device)
+        activations = peak_bytes(network, step, keeps_gradients=config.trainer.zero_stage < 2)
     state = state_bytes(parameters, config, batches)
     return replace(state, activations=max(activations, _update_bytes(parameters, config, batches.world_size)))
+
+
+def _forward_and_backward(
+    network: SegmentationNetwork,
+    criterion: SegmentationLoss,
+    config: Config,
+    batches: BatchPlan,
+    size: tuple[int, int],
+    device: torch.device,
+) -> None:
+    def forward(image_NCHW: Tensor) -> Any:
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16"):
+            return network(image_NCHW)
+
+    for _ in range(min(2, batches.accumulation)):  # in the second micro-batch gradients are there from the beginning
+        batch = _batch(batches.micro_batch_size, size)
+        counts_2 = criterion.counts(batch.labels_NHW)
+        micro_batch_loss(forward, network.auxiliary_weights, criterion, batch, counts_2, config.data).backward()
 
 
 def state_bytes(parameters: int, config: Config, batches: BatchPlan) -> StepMemory:
     """What stays from step to step, for so many trainable parameters, as DeepSpeed 0.19 keeps it in float32.
 
-    With Adam 12 bytes a parameter at stage 0: weight, two moments. Stages 1 and 2 divide the moments by the ranks and add a
-    copy of a rank's share of the weights. Stage 3 keeps two such copies and nothing else of the weights, of which all are
-    gathered between their use in the forward and in the backward pass. trainer.ema_decay: 4 more, divided at stage 3.
+    Stage 0 has 12 bytes a parameter with Adam: weight, two moments. Stages 1 and 2 divide the moments by the ranks and copy a
+    rank's share of the weights. Stage 3 keeps two such copies, and gathers all weights between forward and backward pass.
     """
     stage, whole, share = config.trainer.zero_stage, _FP32 * parameters, _FP32 * parameters / batches.world_size
     return StepMemory(
@@ -91,38 +116,6 @@ def state_bytes(parameters: int, config: Config, batches: BatchPlan) -> StepMemo
     )
 
 
-def activation_bytes(
-    build: Callable[[], SegmentationNetwork],
-    config: Config,
-    histogram: tuple[int, ...],
-    batches: BatchPlan,
-    size: tuple[int, int],
-    device: torch.device | str = "cpu",
-) -> int:
-    """The most bytes of what comes and goes in forward, loss and backward of the micro-batches of a step."""
-    trainer, device = config.trainer, torch.device(device)
-    criterion = SegmentationLoss(config.loss, histogram)
-    # Autograd would run a GPU's backward on a thread of its own, which knows nothing of the modes here.
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.autograd.set_multithreading_enabled(False), device:
-        network, criterion = build().train(), criterion.to(device)
-        if trainer.activation_checkpointing:
-            checkpoint_activations(network)
-
-        def forward(image_NCHW: Tensor) -> Any:
-            with torch.autocast(device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
-                return network(image_NCHW)
-
-        def step() -> None:
-            for _ in range(min(2, batches.accumulation)):  # from the second on gradients are there from the beginning
-                batch = _batch(batches.micro_batch_size, size)
-                counts_2 = criterion.counts(batch.labels_NHW)
-                loss = micro_batch_loss(forward, network.auxiliary_weights, criterion, batch, counts_2, config.data)
-                loss.backward()
-                del loss
-
-        return peak_bytes(network, step, keeps_gradients=trainer.zero_stage < 2)
-
-
 def bucket_bytes(config: Config, parameters: int) -> float:
     """One bucket for each type that gradients are sent in (under bf16 autocast: convolutions' bf16, norms' fp32).
 
@@ -131,8 +124,7 @@ def bucket_bytes(config: Config, parameters: int) -> float:
     is_bf16, size = config.trainer.precision == "bf16", bucket_size(config, parameters)
     if config.trainer.zero_stage == 3:
         return size * (_FP32 + (2 if is_bf16 else 0))
-    own = config.deepspeed.get("zero_optimization")
-    overlaps = isinstance(own, dict) and bool(own.get("overlap_comm"))
+    overlaps = bool(setting(config.deepspeed, "zero_optimization.overlap_comm"))
     return size * _FP32 * (1 + is_bf16) * (1 + overlaps)
 
 
@@ -142,7 +134,7 @@ def moments(optimizer: OptimizerConfig) -> int:
 
 
 def suggestions(needed: StepMemory, config: Config) -> list[str]:
-    """What to set where a step does not fit, but for a smaller micro-batch."""
+    """What to set if a step does not fit, apart from a smaller micro-batch."""
     found = []
     if needed.activations > needed.total / 2:
         found.append("a smaller data.crop")
@@ -156,13 +148,13 @@ def suggestions(needed: StepMemory, config: Config) -> list[str]:
 
 
 def gigabytes(size: float) -> str:
-    """`21.3`, `0.08`: 10^9 bytes to three digits, two of them behind the point at most."""
+    """`21.3`, `0.08`: in 10^9 bytes, to three digits."""
     size /= 1e9
     return f"{size:.1f}" if size >= 10 else f"{size:.2f}"
 
 
 def _update_bytes(parameters: int, config: Config, ranks: int) -> float:
-    """After the backward pass: gradients, and the copy in which stage 0 sums them; then the change of a moving average."""
+    """After the backward pass: gradients, and the copy in which stage 0 sums them; then the change of the EMA."""
     stage, whole, share = config.trainer.zero_stage, _FP32 * parameters, _FP32 * parameters / ranks
     sums = whole * (1 + (ranks > 1)) if stage == 0 else 2 * share
     return max(sums, (share if stage == 3 else whole) if config.trainer.ema_decay else 0)

@@ -1,4 +1,4 @@
-"""Files that a run adds to as it goes, on a disk that may fill up: what is added is there whole or not at all."""
+"""Files that a run appends to, on a disk that may fill up: what is appended is there completely or not at all."""
 
 import json
 import logging
@@ -13,30 +13,28 @@ from msanet.logs import EVERY_RANK
 
 logger = logging.getLogger(__name__)
 
-_ROOM = 2**16
-"""Bytes that must be free before a file that did not fit is tried again, lest every other line fits."""
-
-
-_LACK = "what comes in the meantime is missing in it"
+_MIN_FREE_BYTES = 2**16
+"""Before a file that did not fit is tried again, since otherwise every other line would fit."""
+_LINES_ARE_MISSING = "what comes in the meantime is missing in it"
 
 
 class JsonlLogger:
-    """Goes on where a file cannot be written, and says so: once when that begins, and once when it is over."""
+    """Continues if a file cannot be written; a warning says so once, and another line when it is written again."""
 
     def __init__(self) -> None:
         self._failing: set[Path] = set()
 
-    def write(self, path: Path, how: Callable[[], object], follows: str = _LACK) -> None:
-        """Call `how`, which writes `path`; its OSError becomes a warning that says what follows."""
+    def write(self, path: Path, write: Callable[[], object], consequence: str = _LINES_ARE_MISSING) -> None:
+        """Call `write`, which writes `path`; its OSError becomes a warning that names the consequence."""
         try:
-            if path in self._failing and shutil.disk_usage(path.parent).free < _ROOM:
+            if path in self._failing and shutil.disk_usage(path.parent).free < _MIN_FREE_BYTES:
                 return
-            how()
+            write()
         except OSError as error:
             if path not in self._failing:
                 reason = os.strerror(error.errno) if error.errno else error
                 logger.warning(
-                    f"'{path}' cannot be written ({reason}); {follows}, the run continues; free some space on this disk",
+                    f"'{path}' cannot be written ({reason}); {consequence}, the run continues; free some space on this disk",
                     extra=EVERY_RANK,
                 )
             self._failing.add(path)
@@ -45,13 +43,13 @@ class JsonlLogger:
                 logger.info(f"'{path}' is written again", extra=EVERY_RANK)
             self._failing.discard(path)
 
-    def add_line(self, path: Path, line: dict[str, Any], follows: str = _LACK) -> None:
-        """One more line of JSON."""
-        self.write(path, partial(append, path, f"{json.dumps(line)}\n".encode()), follows)
+    def add_line(self, path: Path, line: dict[str, Any], consequence: str = _LINES_ARE_MISSING) -> None:
+        """Append a line of JSON."""
+        self.write(path, partial(append, path, f"{json.dumps(line)}\n".encode()), consequence)
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add to a file, all of it or nothing. Raises OSError."""
+    """Append to a file, all of it or nothing. Raises OSError."""
     with path.open("ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:
@@ -63,8 +61,8 @@ def append(path: Path, data: bytes) -> None:
 
 
 def cut_after(path: Path, step: int) -> None:
-    """Leave the lines, JSON objects, whose `step` is at most this, without what a kill cut short. Needs no room on the disk."""
-    whole = 0
+    """Keep the JSON lines up to this `step`, without one that is incomplete. Needs no space on the disk."""
+    kept_bytes = 0
     with path.open("rb") as file:
         for line in file:
             try:
@@ -72,5 +70,5 @@ def cut_after(path: Path, step: int) -> None:
                     break
             except (ValueError, KeyError, TypeError):
                 break
-            whole += len(line)
-    os.truncate(path, whole)
+            kept_bytes += len(line)
+    os.truncate(path, kept_bytes)

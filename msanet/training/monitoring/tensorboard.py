@@ -10,11 +10,7 @@ from msanet.training.monitoring.jsonl import append
 
 
 class TensorBoardLogger:
-    """An event file in `folder`. What others there hold of `first_step` and later is hidden, since it will be done again.
-
-    Not torch's SummaryWriter: that one writes in a thread which an error ends for good, with half a record in the file
-    (tensorboard 2.21, `_AsyncWriterThread`), so that a disk that was full for a moment ends the log, or the run.
-    """
+    """An event file in `folder`; it hides what older files there hold of `first_step` and later. See docs/decisions/0007."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
         self._path = folder / f"events.out.tfevents.{time.time():017.6f}.{os.getpid()}"
@@ -22,24 +18,19 @@ class TensorBoardLogger:
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Values by tag. Raises OSError, and the file is as before."""
-        from tensorboard.compat.proto.summary_pb2 import Summary  # slow to import, and needed on one rank only
+        # Slow to import, and needed on one rank only.
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        events = [] if self._has_begun else [{"file_version": "brain.Event:2"}, self._start()]
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        events: list[dict[str, Any]] = [{"step": step, "summary": summary}]
+        if not self._has_begun:
+            start = {"step": self._first_step, "session_log": SessionLog(status=SessionLog.START)}
+            events = [{"file_version": "brain.Event:2"}, start, *events]
+        records = BytesIO()
+        for event in events:
+            RecordWriter(records).write(Event(wall_time=time.time(), **event).SerializeToString())
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        append(self._path, b"".join(map(_record, [*events, {"step": step, "summary": summary}])))
+        append(self._path, records.getvalue())
         self._has_begun = True
-
-    def _start(self) -> dict[str, Any]:
-        from tensorboard.compat.proto.event_pb2 import SessionLog
-
-        return {"step": self._first_step, "session_log": SessionLog(status=SessionLog.START)}
-
-
-def _record(fields: dict[str, Any]) -> bytes:
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    buffer = BytesIO()
-    RecordWriter(buffer).write(Event(wall_time=time.time(), **fields).SerializeToString())
-    return buffer.getvalue()

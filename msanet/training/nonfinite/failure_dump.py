@@ -1,16 +1,12 @@
-"""What is needed to do a step that went wrong again, on one process: RUN/failure_dump/step-N, whole or absent.
+"""What is needed to repeat a step that went wrong, on one process: RUN/failure_dump/step-N, complete or absent.
 
-    failure_dump.json           which step, what was found, whose micro-batches are here, their samples, versions
-    config.yaml             the run's settings
-    model.safetensors       weights and buffers as before the step, and the model metadata
-    rank-R.safetensors      that rank's micro-batches as the loader gave them, and torch's generators before its forward
-
-A run keeps fp32 weights and takes bfloat16 without a gradient scaler, so there is no scaler's state to keep.
+failure_dump.json       which step, what was found, which ranks' micro-batches are here, their samples, versions
+config.yaml             the run's settings
+model.safetensors       weights and buffers from before the step, and the model metadata
+rank-R.safetensors      that rank's micro-batches as the loader gave them, and torch's generators before its forward pass
 """
 
 import math
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,28 +23,29 @@ from msanet import distributed, versions
 from msanet.config import Config, load_run_config
 from msanet.data.pipeline import Batch
 from msanet.errors import UserError
-from msanet.files import PARTIAL, sync, write_text
+from msanet.files import write_text
 from msanet.models.io import ModelMetadata, load_weights, save_network
 from msanet.run_layout import CheckpointLayout, RunLayout
+from msanet.training.checkpoint.io import atomic_folder
 from msanet.training.engine import zero_state
-from msanet.training.nonfinite.anomalies import AnomalyMonitor, StepRecord, faulty_ranks, named
+from msanet.training.nonfinite.anomalies import AnomalyMonitor, StepRecord, describe, nonfinite_ranks
 from msanet.training.nonfinite.guard import StepStats
 
 _ABOUT = "failure_dump.json"
-_TENSORS = ("images_NHWC", "labels_NHW", "jitter_N3", "epochs_N", "samples_N")
-
-
+BATCH_TENSORS = ("images_NHWC", "labels_NHW", "jitter_N3", "epochs_N", "samples_N")
 Sample = tuple[int, int, str | None]
 """Epoch, number in the split, and key where it is known."""
 
 
 class DumpMetadata(BaseModel):
-    """failure_dump.json. losses: each rank's share of the loss, null where it is not finite.
+    """failure_dump.json.
 
-    counts: the loss's of the global batch.
-
-    histogram: labelled pixels per class of the training split. keys: by rank whose batches are kept, of its samples in order,
-    null where not known. scaler: none, see above.
+    Args:
+        losses: Each rank's share of the loss, null where it is not finite.
+        accumulation: Micro-batches of each rank.
+        counts: The loss's counts of the global batch.
+        histogram: Labeled pixels per class of the training split.
+        keys: Of the samples of each rank that is kept, in order; null where not known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,7 +57,6 @@ class DumpMetadata(BaseModel):
     counts: tuple[float, float]
     histogram: tuple[int, ...]
     keys: dict[int, tuple[str | None, ...]]
-    scaler: None = None
     versions: dict[str, str]
 
     @property
@@ -71,7 +67,7 @@ class DumpMetadata(BaseModel):
 
 @dataclass(frozen=True)
 class RankBatches:
-    """What one rank did the step with. rng: `cpu`, and `cuda` on a GPU."""
+    """The input of one rank's step. rng: `cpu`, and `cuda` on a GPU."""
 
     batches: tuple[Batch, ...]
     rng: dict[str, Tensor]
@@ -95,13 +91,13 @@ class FailureDump:
 
 
 def dump_and_raise(
-    step: StepRecord, figures: StepStats, run: AnomalyMonitor, engine: Any, metadata: ModelMetadata
+    step: StepRecord, stats: StepStats, run: AnomalyMonitor, engine: Any, metadata: ModelMetadata
 ) -> NoReturn:
     """Write a failure dump of the step that was one too many to be skipped, and raise a UserError. A collective.
 
     The engine still has the weights from before the step: see `NonFiniteGuard`.
     """
-    config, faulty = run.config, faulty_ranks(figures)
+    config, faulty = run.config, nonfinite_ranks(stats)
     everyone = range(distributed.world_size())
     ranks = run.batches.firsts(faulty if faulty and not config.trainer.sync_batchnorm else everyone)
     records = _gather_records(RankBatches(tuple(step.batches), step.rng), ranks)
@@ -112,7 +108,7 @@ def dump_and_raise(
             return "no failure dump is written, since run.dir is not set"
         about = DumpMetadata(
             step=step.number,
-            losses=tuple(loss if math.isfinite(loss) else None for loss in figures.losses),
+            losses=tuple(loss if math.isfinite(loss) else None for loss in stats.losses),
             accumulation=len(step.batches),
             counts=tuple(step.counts_2.tolist()),
             histogram=tuple(run.manifest.split(config.data.train_split).histogram),
@@ -127,7 +123,7 @@ def dump_and_raise(
         return f"find where with: msanet replay {path}"
 
     left = distributed.on_main(write)
-    found = f"the loss of {named(faulty)}" if faulty else "the gradients"
+    found = f"the loss of {describe(faulty)}" if faulty else "the gradients"
     raise UserError(
         "MSA-TRAIN-002",
         f"{run.in_a_row} steps in a row, up to step {step.number}, had a loss or gradients that are not finite (last {found}), "
@@ -146,27 +142,15 @@ def _gather_records(record: RankBatches, ranks: Sequence[int]) -> dict[int, Rank
     return {rank: kept for rank, kept in enumerate(everyone or ()) if kept is not None}
 
 
-def write_failure_dump(run: Path, box: FailureDump) -> Path:
-    """Write RUN/failure_dump/step-N. For one rank only. Raises OSError where it cannot; then nothing is left of it."""
-    final = RunLayout(run).failure_dump(box.about.step)
-    part = final.with_name(f".{final.name}{PARTIAL}")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-        save_network(part / CheckpointLayout.MODEL, box.weights, box.metadata)
-        write_text(RunLayout(part).config, box.config.to_yaml())
-        for rank, record in box.records.items():
+def write_failure_dump(run: Path, dump: FailureDump) -> Path:
+    """Write RUN/failure_dump/step-N. For one rank only. Raises OSError if it cannot be written; then nothing is left of it."""
+    final = RunLayout(run).failure_dump(dump.about.step)
+    with atomic_folder(final) as part:
+        save_network(part / CheckpointLayout.MODEL, dump.weights, dump.metadata)
+        write_text(RunLayout(part).config, dump.config.to_yaml())
+        for rank, record in dump.records.items():
             save_file(_tensors(record), part / _rank_file(rank))
-        write_text(part / _ABOUT, box.about.model_dump_json(indent=1) + "\n")
-        for path in [*part.iterdir(), part]:
-            sync(path)
-        shutil.rmtree(final, ignore_errors=True)  # of the same step, before a resume
-        os.rename(part, final)
-        sync(final.parent)
-    except SafetensorError as error:  # what a full disk is to that library
-        raise OSError(str(error)) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        write_text(part / _ABOUT, dump.about.model_dump_json(indent=1) + "\n")
     return final
 
 
@@ -200,7 +184,7 @@ def _tensors(record: RankBatches) -> dict[str, Tensor]:
     tensors = {
         f"{number}.{name}": getattr(batch, name).contiguous()
         for number, batch in enumerate(record.batches)
-        for name in _TENSORS
+        for name in BATCH_TENSORS
     }
     return tensors | {f"rng.{kind}": state for kind, state in record.rng.items()}
 
@@ -208,7 +192,7 @@ def _tensors(record: RankBatches) -> dict[str, Tensor]:
 def _record(path: Path, accumulation: int) -> RankBatches:
     tensors = load_file(path)
     batches = tuple(
-        Batch(*(tensors[f"{number}.{name}"] for name in _TENSORS))  # type: ignore[arg-type]
+        Batch(*(tensors[f"{number}.{name}"] for name in BATCH_TENSORS))  # type: ignore[arg-type]
         for number in range(accumulation)
     )
     rng = {name.removeprefix("rng."): state for name, state in tensors.items() if name.startswith("rng.")}

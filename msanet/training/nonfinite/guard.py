@@ -1,4 +1,4 @@
-"""A step whose loss or gradients are not finite changes nothing: decided on the device, which never waits for its host."""
+"""A step whose loss or gradients are not finite changes nothing: see docs/decisions/0016."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -6,21 +6,44 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from msanet import distributed
 from msanet.training.engine import zero_state
 
 
+@dataclass(frozen=True)
+class StepStats:
+    """Of one step, the same on all ranks. losses: each rank's share of the loss; ranks with the same images have the same."""
+
+    skipped: bool
+    losses: tuple[float, ...]
+
+
+class PendingStepStats:
+    """Statistics of a step on their way from the device to the host."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._host = torch.empty_like(values, device="cpu", pin_memory=values.is_cuda)
+        self._host.copy_(values, non_blocking=True)
+        self._copied = torch.cuda.Event() if values.is_cuda else None
+        if self._copied:
+            self._copied.record()
+
+    def read(self) -> StepStats:
+        """Wait until the device has done the step."""
+        if self._copied:
+            self._copied.synchronize()
+        skipped, *losses = self._host.tolist()
+        return StepStats(bool(skipped), tuple(losses))
+
+
 class NonFiniteGuard:
     """Skips, on all ranks alike, a step in which any rank's loss or reduced gradients are not finite.
 
-    Weights, the optimizer's state and step counters, and buffers (BatchNorm's running statistics) stay bit for bit as they
-    were; `skipped` tells the moving average to do the same. In order: `begin`, then `add` each micro-batch's loss, `decide`
-    after the last backward and before the engine's step, `end` after it.
-
-    After more than `max_nonfinite_steps` skipped steps in a row every step is skipped. The host learns of each step when the
-    next is
-    under way, and so still finds what the last one began with.
+    In order: `begin`, `add` each micro-batch's loss, `decide` between the last backward and the engine's step, `end` after it.
+    After more than `max_nonfinite_steps` skipped steps in a row every step is skipped, so that the host, which learns of a step
+    when the next one has begun, still finds the weights from before the last one.
     """
 
     def __init__(self, engine: Any, max_nonfinite_steps: int) -> None:
@@ -34,71 +57,38 @@ class NonFiniteGuard:
         for buffer in engine.module.buffers():
             by_dtype[buffer.dtype].append(buffer)
         self._buffers = list(by_dtype.values())
-        self._kept: list[Tensor] = []
+        self._before: list[Tensor] = []
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Keep what the forward changes. Flat, for then a GPU has a handful of kernels to run and not hundreds."""
+        """Copy the buffers, which the forward pass changes; flat, which takes a handful of kernels instead of hundreds."""
         self._loss.zero_()
-        self._kept = [_flat(buffers) for buffers in self._buffers]
+        self._before = [_flatten_dense_tensors(buffers) for buffers in self._buffers]
 
     def add(self, loss: Tensor) -> None:
-        """Take in the loss of a micro-batch, a scalar."""
+        """Add the loss of a micro-batch, a scalar."""
         self._loss += loss.detach()
 
     @torch.no_grad()
     def decide(self) -> None:
         """Decide, and tell the optimizer. A collective: one small all-reduce."""
         norm = torch.nn.utils.get_total_norm(zero_state.local_gradients(self._engine))
-        figures = torch.zeros(1 + len(self._losses), dtype=torch.float64, device=self._loss.device)
-        figures[0] = ~norm.isfinite()
-        figures[1 + distributed.rank()] = self._loss
-        distributed.all_reduce_sum(figures)
-        self._losses = figures[1:]
-        is_bad = (figures[0] > 0) | ~self._losses.isfinite().all() | (self._in_a_row > self._max_skipped)
+        stats = torch.zeros(1 + len(self._losses), dtype=torch.float64, device=self._loss.device)
+        stats[0] = ~norm.isfinite()
+        stats[1 + distributed.rank()] = self._loss
+        distributed.all_reduce_sum(stats)
+        self._losses = stats[1:]
+        is_bad = (stats[0] > 0) | ~self._losses.isfinite().all() | (self._in_a_row > self._max_skipped)
         self.skipped = is_bad.float()
         zero_state.skip_next_step(self._engine, self.skipped)
 
     @torch.no_grad()
-    def end(self) -> "PendingStepStats":
-        """Undo what the forward changed where the step was skipped, and send the host a `StepStats` of the step."""
+    def end(self) -> PendingStepStats:
+        """Restore the buffers if the step was skipped, and send its statistics to the host."""
         if zero_state.has_refused_step(self._engine):  # the norm over all ranks can be infinite where each one's is not
             self.skipped = torch.ones_like(self.skipped)
         self._in_a_row = (self._in_a_row + 1) * self.skipped
-        for buffers, kept in zip(self._buffers, self._kept, strict=True):
-            right = torch.where(self.skipped > 0, kept, _flat(buffers)).split([buffer.numel() for buffer in buffers])
-            torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(right, buffers, strict=True)])
+        for buffers, before in zip(self._buffers, self._before, strict=True):
+            flat = torch.where(self.skipped > 0, before, _flatten_dense_tensors(buffers))
+            torch._foreach_copy_(buffers, _unflatten_dense_tensors(flat, buffers))
         return PendingStepStats(torch.cat([self.skipped.double().view(1), self._losses]))
-
-
-@dataclass(frozen=True)
-class StepStats:
-    """Of one step, the same on all ranks. losses: each rank's share of the loss, a sum over its micro-batches.
-
-    Where several ranks take the same images, each has that share.
-    """
-
-    skipped: bool
-    losses: tuple[float, ...]
-
-
-class PendingStepStats:
-    """What a step came to, on its way to the host."""
-
-    def __init__(self, figures: Tensor) -> None:
-        self._host = torch.empty_like(figures, device="cpu", pin_memory=figures.is_cuda)
-        self._host.copy_(figures, non_blocking=True)
-        self._arrived = torch.cuda.Event() if figures.is_cuda else None
-        if self._arrived:
-            self._arrived.record()
-
-    def read(self) -> StepStats:
-        """Waits until it is there, which is when the device has done the step."""
-        if self._arrived:
-            self._arrived.synchronize()
-        skipped, *losses = self._host.tolist()
-        return StepStats(bool(skipped), tuple(losses))
-
-
-def _flat(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])

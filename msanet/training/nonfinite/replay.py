@@ -1,7 +1,7 @@
-"""Do a step that went wrong again, on one process, and say where its numbers stop being finite."""
+"""Repeat a step that went wrong, on one process, and report where its numbers stop being finite."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from msanet.data.pipeline import Batch
 from msanet.losses import SegmentationLoss
@@ -16,12 +17,12 @@ from msanet.models.activation_checkpointing import checkpoint_activations
 from msanet.models.io import apply_weights
 from msanet.training.engine.device_settings import apply_device_settings, set_memory_format
 from msanet.training.forward import micro_batch_loss, network_input
-from msanet.training.nonfinite.failure_dump import FailureDump, Sample
+from msanet.training.nonfinite.failure_dump import BATCH_TENSORS, FailureDump, Sample
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values of a tensor: how many, how many of them are not finite, and of the others least, most and mean."""
+    """The values of a tensor: how many, how many are not finite, and minimum, maximum and mean of the others."""
 
     values: int
     not_finite: int
@@ -32,9 +33,9 @@ class Range:
 
 @dataclass
 class Trace:
-    """Where values first were not finite. module: the first whose output was not; given: the range of its first input.
+    """Where values first were not finite.
 
-    gradient: of what the first gradient was not, in the order of the backward pass.
+    module: the first with such an output. given: the range of its first input. gradient: the first, in backward order.
     """
 
     module: str | None = None
@@ -45,10 +46,10 @@ class Trace:
 
 @dataclass(frozen=True)
 class Replay:
-    """One rank's share of a step, done again.
+    """One rank's share of a step, repeated.
 
-    recorded, loss: its share of the loss, then and now; NaN where not finite. alone: (epoch, sample, key) of the samples whose
-    loss is not finite with nothing beside them. remarks: why it may differ from what was recorded.
+    recorded, loss: its share of the loss, then and now; NaN where not finite. alone: the samples whose loss is not finite in a
+    batch of one. remarks: why the result may differ from what was recorded.
     """
 
     rank: int
@@ -65,44 +66,44 @@ class Replay:
         return not math.isfinite(self.loss) or self.trace.gradient is not None
 
 
-def replay(box: FailureDump, rank: int, device: torch.device) -> Replay:
-    """Forward and backward of the micro-batches of one rank, as then: weights, generators, precision and mode.
+def replay(dump: FailureDump, rank: int, device: torch.device) -> Replay:
+    """Forward and backward of the micro-batches of one rank with the weights, generators, precision and mode of the run.
 
-    With synchronized BatchNorm those of all ranks, joined: only then the statistics are the same.
+    With synchronized BatchNorm the batches of all ranks are joined, since only then the statistics are the same.
     """
-    return _Replayer(box, rank, device).run()
+    return _Replayer(dump, rank, device).run()
 
 
 class _Replayer:
-    def __init__(self, box: FailureDump, rank: int, device: torch.device) -> None:
-        self.box, self.rank, self.device = box, rank, device
-        apply_device_settings(box.config)
-        self.model = box.metadata.build()
-        apply_weights(self.model, box.weights, "the failure dump")
-        if box.config.trainer.activation_checkpointing:
+    def __init__(self, dump: FailureDump, rank: int, device: torch.device) -> None:
+        self.dump, self.rank, self.device = dump, rank, device
+        apply_device_settings(dump.config)
+        self.model = dump.metadata.build()
+        apply_weights(self.model, dump.weights, "the failure dump")
+        if dump.config.trainer.activation_checkpointing:
             checkpoint_activations(self.model)
         self.model.to(device).train()
-        set_memory_format(self.model, box.config.trainer)
-        self.loss = SegmentationLoss(box.config.loss, box.about.histogram).to(device)
-        self.counts_2 = torch.tensor(box.about.counts, dtype=torch.float64, device=device)
-        together = list(zip(*(record.batches for record in box.records.values()), strict=True))
-        self.was_synchronised = box.config.trainer.sync_batchnorm and len(box.records) > 1
+        set_memory_format(self.model, dump.config.trainer)
+        self.loss = SegmentationLoss(dump.config.loss, dump.about.histogram).to(device)
+        self.counts_2 = torch.tensor(dump.about.counts, dtype=torch.float64, device=device)
+        together = list(zip(*(record.batches for record in dump.records.values()), strict=True))
+        self.was_synchronized = dump.config.trainer.sync_batchnorm and len(dump.records) > 1
         sizes = [{batch.labels_NHW.shape[1:] for batch in batches} for batches in together]
-        self.is_joined = self.was_synchronised and all(len(own) == 1 for own in sizes)
-        batches = map(_join, together) if self.is_joined else box.records[rank].batches
+        self.is_joined = self.was_synchronized and all(len(own) == 1 for own in sizes)
+        batches = map(_join, together) if self.is_joined else dump.records[rank].batches
         self.batches = [batch.to(device) for batch in batches]
 
     def run(self) -> Replay:
-        box, trace, loss = self.box, Trace(), 0.0
+        dump, trace, loss = self.dump, Trace(), 0.0
         weights = {name: measure(weight) for name, weight in self.model.named_parameters()}
-        inputs = torch.cat([network_input(batch, box.config.data).flatten() for batch in self.batches])
+        inputs = torch.cat([network_input(batch, dump.config.data).flatten() for batch in self.batches])
         with traced(self.model, trace):
             self._rewind()
             for batch in self.batches:
                 term = self._loss_of(batch)
                 term.backward()
                 loss += term.item()
-        recorded = [box.about.losses[rank] for rank in (box.records if self.is_joined else [self.rank])]
+        recorded = [dump.about.losses[rank] for rank in (dump.records if self.is_joined else [self.rank])]
         return Replay(
             rank=self.rank,
             recorded=sum(math.nan if term is None else term for term in recorded),
@@ -115,26 +116,26 @@ class _Replayer:
         )
 
     def _loss_of(self, batch: Batch) -> Tensor:
-        data, extra_weights = self.box.config.data, self.model.auxiliary_weights
+        data, extra_weights = self.dump.config.data, self.model.auxiliary_weights
         return micro_batch_loss(self._forward, extra_weights, self.loss, batch, self.counts_2, data)
 
     def _forward(self, image_NCHW: Tensor) -> Any:
-        """As the engine runs it: autocast holds for the network, not for the loss."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.box.config.trainer.precision == "bf16"):
+        """As in the engine: autocast for the network, not for the loss."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dump.config.trainer.precision == "bf16"):
             return self.model(image_NCHW)
 
     def _rewind(self) -> None:
         """Generators and running statistics as before the step."""
-        rng = self.box.records[self.rank].rng
+        rng = self.dump.records[self.rank].rng
         torch.set_rng_state(rng["cpu"])
         if self.device.type == "cuda" and "cuda" in rng:
             torch.cuda.set_rng_state(rng["cuda"], self.device)
-        self.model.load_state_dict(self.box.weights)
+        self.model.load_state_dict(self.dump.weights)
 
     @torch.no_grad()
     def _alone(self) -> list[Sample]:
-        """The samples whose loss is not finite with nothing beside them."""
-        keys = {sample[:2]: sample[2] for rank in self.box.records for sample in self.box.samples(rank)}
+        """The samples whose loss is not finite in a batch of one."""
+        keys = {sample[:2]: sample[2] for rank in self.dump.records for sample in self.dump.samples(rank)}
         found = []
         for single in (single for batch in self.batches for single in _singles(batch)):
             self._rewind()
@@ -154,28 +155,25 @@ class _Replayer:
                 self.model.train()
 
     def _remarks(self) -> list[str]:
-        was_on_gpu, remarks = "cuda" in self.box.records[self.rank].rng, []
+        was_on_gpu, remarks = "cuda" in self.dump.records[self.rank].rng, []
         if was_on_gpu != (self.device.type == "cuda"):
-            remarks.append(
-                f"the run was on {'GPUs' if was_on_gpu else 'CPUs'}, this is not: numbers differ by rounding"
-            )
-        if self.box.config.trainer.compile:
+            device = "GPUs" if was_on_gpu else "CPUs"
+            remarks.append(f"the run was on {device}, this is not: numbers differ by rounding")
+        if self.dump.config.trainer.compile:
             remarks.append("the run's blocks were compiled, these are not: numbers differ by rounding")
         if self.is_joined:
+            remarks.append("BatchNorm was synchronized: the ranks' batches are joined, with one rank's dropout")
+        elif self.was_synchronized:
             remarks.append(
-                "BatchNorm was synchronized: the batches of all ranks are done as one, with one rank's dropout"
-            )
-        elif self.was_synchronised:
-            remarks.append(
-                "BatchNorm was synchronized, and images of the ranks differ in size: this rank's batches are done alone, which "
-                "BatchNorm normalizes otherwise"
+                "BatchNorm was synchronized, and images of the ranks differ in size: this rank's batches are done alone, "
+                "with other BatchNorm statistics"
             )
         return remarks
 
 
 @contextmanager
 def traced(model: nn.Module, trace: Trace) -> Iterator[None]:
-    """Fills in `trace` while the model runs forward and backward inside."""
+    """Fill in `trace` while the model runs forward and backward inside."""
 
     def note_gradient(name: str, gradient: Tensor) -> None:
         if trace.gradient is None and not gradient.isfinite().all():
@@ -211,18 +209,13 @@ def measure(tensor: Tensor) -> Range:
     finite = values[values.isfinite()]
     if not finite.numel():
         return Range(values.numel(), values.numel(), None, None, None)
-    figures = (finite.min(), finite.max(), finite.double().mean())
-    return Range(values.numel(), values.numel() - finite.numel(), *(float(figure) for figure in figures))
+    least, most, mean = finite.min().item(), finite.max().item(), finite.double().mean().item()
+    return Range(values.numel(), values.numel() - finite.numel(), least, most, mean)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The floating-point tensors in what a module takes or gives."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, Mapping | Sequence) and not isinstance(value, str):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(item)
+def _tensors(value: Any) -> list[Tensor]:
+    """The floating-point tensors in the inputs or outputs of a module."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def _join(batches: Sequence[Batch]) -> Batch:
@@ -235,4 +228,4 @@ def _singles(batch: Batch) -> list[Batch]:
 
 
 def _fields(batch: Batch) -> tuple[Tensor, ...]:
-    return batch.images_NHWC, batch.labels_NHW, batch.jitter_N3, batch.epochs_N, batch.samples_N
+    return tuple(getattr(batch, name) for name in BATCH_TENSORS)
