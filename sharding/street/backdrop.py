@@ -7,7 +7,7 @@ from sharding.street.canvas import Canvas
 from sharding.street.geometry import FRONT, SKY
 from sharding.street.layout import Street
 from sharding.street.palette import LEAVES, PAINTS, chance, pick
-from sharding.street.plants import draw_tree
+from sharding.street.roadside import draw_tree
 from sharding.street.textures import sample_noise
 
 
