@@ -13,6 +13,6 @@ canvas.py                   projection, painting, surfaces, shadows
 buildings.py  roadside.py   what stands beside the road
 body.py  vehicles.py        a vehicle's body, and the vehicles
 figures.py                  flat figures: cycles and people
-layout.py  ground.py  backdrop.py  placing.py   the street's measures, what lies flat, far and near, where things stand
+ground.py  backdrop.py  placing.py   the street's measures, what lies flat, far and near, where things stand
 finish.py  scene.py         texture, shadow, fog, lens and sensor; the order of the story
 """

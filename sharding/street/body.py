@@ -110,7 +110,3 @@ class Body:
                 tip = np.array([np.cos(angle), np.sin(angle)]) * radius * 0.45
                 self.side(stroke(tip * 0.6 + hub, tip * 1.2 + hub, 0.05, 0.08), half, dark * 2)
             self.side(circle * 0.14 + hub, half + 0.02, rim * 0.5)
-
-    def shadow(self, points: Floats) -> None:
-        """Cast the shadow of a part with these corners (N, 3) in vehicle metres."""
-        self.canvas.cast(self.pose.world(points))

@@ -17,8 +17,7 @@ def _positions(canvas: Canvas, kind_HW: npt.NDArray[np.int8]) -> tuple[Floats, F
     flat, side = kind_HW == FLAT, kind_HW == SIDE
     ground = (value - np.float32(CAMERA)) / np.minimum(v, np.float32(-1e-4))
     across = value / np.where(np.abs(u) < 1e-4, np.float32(1e-4), u)
-    z = np.where(flat, ground, np.where(side, across, value))
-    z = np.clip(z, 0.3, 1e4)
+    z = np.clip(np.where(flat, ground, np.where(side, across, value)), 0.3, 1e4)
     return np.where(side, z, u * z), np.where(flat, z, np.float32(CAMERA) + v * z), z
 
 

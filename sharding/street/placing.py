@@ -8,7 +8,7 @@ import numpy as np
 from sharding.street.buildings import draw_barrier, draw_building
 from sharding.street.canvas import Canvas
 from sharding.street.figures import draw_bicycle, draw_motorcycle, draw_person, draw_rider
-from sharding.street.layout import Street
+from sharding.street.ground import Street
 from sharding.street.palette import chance
 from sharding.street.roadside import draw_bin, draw_bush, draw_lamp, draw_sign, draw_traffic_light, draw_tree
 from sharding.street.vehicles import draw_bus, draw_car, draw_truck

@@ -14,8 +14,7 @@ def _foliage(canvas: Canvas, centre: Rgb, radii: Rgb, tone: Floats) -> None:
     surface = canvas.surface("vegetation", FRONT, max(z, NEAR), "leaves")
     size = canvas.pixels(float(radii.max()), z)
     blobs = int(np.clip(size * 0.8, 9, 200))
-    leaves = int(np.clip(size * 4 - 60, 0, 1500))
-    count = blobs + leaves
+    count = blobs + int(np.clip(size * 4 - 60, 0, 1500))  # and leaves
     spot = rng.normal(size=(count, 3))
     spot *= (rng.uniform(0.25, 1, count) ** 0.45 / np.linalg.norm(spot, axis=1))[:, None]
     large, small = rng.uniform(0.2, 0.36, count) * max(blobs / 40, 1) ** -0.2, rng.uniform(0.025, 0.06, count)

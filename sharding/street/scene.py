@@ -8,8 +8,7 @@ import numpy.typing as npt
 from sharding.street.backdrop import draw_own_car, draw_sky, draw_skyline
 from sharding.street.canvas import Canvas
 from sharding.street.finish import expose
-from sharding.street.ground import draw_ground
-from sharding.street.layout import random_street
+from sharding.street.ground import draw_ground, random_street
 from sharding.street.light import random_light
 from sharding.street.placing import place_frontage, place_furniture, place_people, place_traffic
 

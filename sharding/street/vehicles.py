@@ -25,11 +25,10 @@ def draw_car(canvas: Canvas, x: float, z: float, heading: float) -> None:
     profile = np.stack(CARS[str(rng.choice(list(CARS)))], -1) * rng.uniform(0.94, 1.06)
     paint, glass, dark = pick(rng, PAINTS, 8), pick(rng, GLASS, 8), np.array((22, 22, 24))
     half = rng.uniform(0.84, 0.92)
-    belt = profile[5, 1]
-    widths = np.where(profile[:, 1] > belt + 0.2, half * 0.78, half)
+    widths = np.where(profile[:, 1] > profile[5, 1] + 0.2, half * 0.78, half)
     ends = profile[0, 0], profile[-1, 0]
-    body.shadow(box_points(*ends, 0.0, 0.9, half))
-    body.shadow(box_points(profile[3, 0], profile[4, 0], 0.5, profile[3, 1], half * 0.8))
+    canvas.cast(body.pose.world(box_points(*ends, 0.0, 0.9, half)))
+    canvas.cast(body.pose.world(box_points(profile[3, 0], profile[4, 0], 0.5, profile[3, 1], half * 0.8)))
     axles = [ends[0] * 0.6, ends[1] * 0.62]
     body.sweep(flat_rect(ends[0] + 0.15, ends[1] - 0.15, 0.15, 0.4), np.full(4, half * 0.95), [dark * 0.5] * 3)
     body.tyres(axles, half * 0.97, 0.32)
@@ -104,7 +103,7 @@ def draw_bus(canvas: Canvas, x: float, z: float, heading: float) -> None:
     paint, glass = pick(rng, PAINTS), pick(rng, GLASS, 8)
     band = pick(rng, PAINTS)
     profile = np.array([(-long, 0.32), (-long, high), (long - 0.15, high), (long, 0.32)])
-    body.shadow(box_points(-long, long, 0, high, half))
+    canvas.cast(body.pose.world(box_points(-long, long, 0, high, half)))
     body.tyres((-long * 0.55, long * 0.5), half * 0.97, 0.48)
     body.sweep(profile, np.full(4, half), [paint] * 3)
     body.side(profile, half, paint)
@@ -137,7 +136,7 @@ def draw_truck(canvas: Canvas, x: float, z: float, heading: float) -> None:
     chassis = flat_rect(-3.6, 3.4, 0.45, 0.95)
     box = flat_rect(-3.7, 1.5, 0.95, high)
     cab = np.array([(1.65, 0.4), (1.65, 2.6), (3.3, 2.6), (3.55, 1.5), (3.6, 0.4)])
-    body.shadow(box_points(-3.7, 3.6, 0, high, half))
+    canvas.cast(body.pose.world(box_points(-3.7, 3.6, 0, high, half)))
     body.sweep(chassis, np.full(4, half * 0.8), [dark] * 3)
     body.side(chassis, half * 0.8, dark)
     body.tyres((-2.5, 2.5), half * 0.98, 0.46)
