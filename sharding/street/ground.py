@@ -94,11 +94,8 @@ def _patches(canvas: Canvas, street: Street, road: int, grey: Floats) -> None:
     rng = canvas.rng
     for _ in range(int(rng.integers(1, 6))):
         x, z = rng.uniform(street.left, street.right - 1), rng.uniform(4, 40)
-        canvas.draw(
-            road,
-            level_rect(x, min(x + rng.uniform(0.6, 2), street.right), z, z + rng.uniform(1, 9)),
-            grey * rng.uniform(0.75, 1.15),
-        )
+        x1 = min(x + rng.uniform(0.6, 2), street.right)
+        canvas.draw(road, level_rect(x, x1, z, z + rng.uniform(1, 9)), grey * rng.uniform(0.75, 1.15))
     for _ in range(int(rng.integers(0, 3))):
         cover = disc(rng.uniform(street.left + 1, street.right - 1), rng.uniform(5, 25), 0, 0.34)
         canvas.draw(road, cover[:, [0, 2, 1]], grey * 0.6)
