@@ -184,7 +184,7 @@ def fill(disk: Path, room: int) -> None:
     excess = figures.f_bavail * figures.f_frsize - room
     if excess > 0:
         with ballast(disk).open("ab") as file, suppress(OSError):  # the run writes too, and may have been quicker
-            os.posix_fallocate(file.fileno(), file.broadcast_failure(), excess)
+            os.posix_fallocate(file.fileno(), file.tell(), excess)
 
 
 def ballast(disk: Path) -> Path:
