@@ -104,7 +104,9 @@ def test_any_step_is_one_to_resume_from(shards: Path, step: int) -> None:
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("seed", range(8))
 def test_random_switches_change_nothing(shards: Path, drop_last: bool, seed: int) -> None:
-    choice, got, runs = random.Random(seed), [], []
+    choice = random.Random(seed)
+    got: list[GlobalBatch] = []
+    runs: list[tuple[int, int, int]] = []
     while len(got) * GLOBAL <= 2 * SAMPLES:
         runs.append((*choice.choice(SPLITS), choice.randint(1, 3)))  # world size, micro-batch, steps
         world, micro, steps = runs[-1]

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(
     not importlib.util.find_spec("ray"), reason="ray[tune] is not installed: no sweeps (pip install '.[sweep]')"
 )
 
-RUN = {
+RUN: dict[str, Any] = {
     "data": {"crop": [32, 40], "num_workers": 1},
     "model": {"name": "unet", "width": 0.05},
     "evaluation": {"num_workers": 0, "panels": 0, "worst": 0},
@@ -207,7 +207,15 @@ def test_a_cluster_that_lets_nobody_in(
 ) -> None:
     file = write(tmp_path / "s.yaml", run=RUN, space={"optimizer.lr": {"choice": [1e-3]}})
     address = f"127.0.0.1:{free_port()}" if code == "MSA-SWEEP-003" else cluster.address
-    words = ["jobs/sweep.py", "--config", file, "--address", address, f"data.path={shards}", f"sweep.folder={tmp_path}"]
+    words = [
+        "jobs/sweep.py",
+        "--config",
+        str(file),
+        "--address",
+        address,
+        f"data.path={shards}",
+        f"sweep.folder={tmp_path}",
+    ]
     asked = {**cluster.environment(), "HOME": str(tmp_path), **environment}
     done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, env=asked, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr

@@ -53,6 +53,11 @@ def replaced_by_link(path: Path, elsewhere: Path) -> None:
     path.symlink_to(elsewhere)
 
 
+def replaced_by(make: Callable[[Path], None], path: Path) -> None:
+    path.unlink()
+    make(path)
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file above": (
         lambda at: listed(at, lambda files: files.update({"../x": files["state.json"]})),
@@ -80,15 +85,15 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a link for the folder": (lambda at: replaced_by_link(at, at.parent / "elsewhere"), "is a link, not a folder"),
     "a pipe for a file": (
-        lambda at: (at / CheckpointLayout.MODEL).unlink() or os.mkfifo(at / CheckpointLayout.MODEL),
+        lambda at: replaced_by(os.mkfifo, at / CheckpointLayout.MODEL),
         "is missing",
     ),
     "a pipe for the list": (
-        lambda at: (at / "files.json").unlink() or os.mkfifo(at / "files.json"),
+        lambda at: replaced_by(os.mkfifo, at / "files.json"),
         "missing or damaged",
     ),
     "a folder for a file": (
-        lambda at: (at / CheckpointLayout.MODEL).unlink() or (at / CheckpointLayout.MODEL).mkdir(),
+        lambda at: replaced_by(os.mkdir, at / CheckpointLayout.MODEL),
         "is missing",
     ),
 }

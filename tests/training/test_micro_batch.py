@@ -77,7 +77,7 @@ def test_an_unknown_size_is_refused(shards: Path) -> None:
 def _start(shards: str, free: float, saved: Checkpoint | None) -> Trainer:
     config, manifest = _auto(shards)
     # Half of a host's memory for each of its two ranks, and rank 1 sees less of it.
-    available.free_host_memory = lambda: int(free) * 2 * (10 - 9 * distributed.rank())
+    available.free_host_memory = lambda root=Path("/"): int(free) * 2 * (10 - 9 * distributed.rank())
     torch.manual_seed(0)
     model = build_model(config.model.name, manifest.num_classes, **config.model.options)
     return Trainer(config, manifest, model, choose_batch_plan(config, manifest, saved), saved)
