@@ -281,8 +281,8 @@ def test_fake_tensors_keep_what_real_ones_keep(costs: ModuleType) -> None:
 
 
 def test_the_documents_have_what_is_counted(costs: ModuleType) -> None:
-    """Parameters and arithmetic under "What they cost" in docs/models.md."""
-    section = DOCS.read_text().partition("\n## What they cost\n")[2].partition("\n## ")[0]
+    """Parameters and arithmetic under "Cost of each network" in docs/models.md."""
+    section = DOCS.read_text().partition("\n## Cost of each network\n")[2].partition("\n## ")[0]
     table = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
     written = {cells[0].strip("`"): tuple(cells[1:4]) for cells in table}
     assert written.keys() == set(costs.NETWORKS)
