@@ -148,7 +148,11 @@ def compare_checkpoints(ours: Checkpoint, reference: Checkpoint, bitwise: bool) 
         what: [name for name in b if name not in a or not torch.equal(a[name], b[name])]
         for what, (a, b) in parts.items()
     }
-    return {f"{what} bit-identical": listed(names) for what, names in differing.items()}
+    state, wanted = ours.state.model_dump(), reference.state.model_dump()
+    other = [name for name in wanted if state[name] != wanted[name]]
+    return {f"{what} bit-identical": listed(names) for what, names in differing.items()} | {
+        "state equal": listed(other)
+    }
 
 
 def listed(things: list[Any]) -> str:
