@@ -1,4 +1,4 @@
-"""A run that is told to stop while it validates gives the validation up, saves, and makes up for it when it goes on."""
+"""A run that is asked to stop during a validation interrupts it, saves, and does it first after a resume."""
 
 import json
 import os

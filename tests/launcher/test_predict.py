@@ -85,7 +85,7 @@ def written(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_every_kind_of_output_says_the_same(unet: Path, tmp_path: Path) -> None:
+def test_every_kind_of_output_agrees(unet: Path, tmp_path: Path) -> None:
     image = write_image(tmp_path / "images" / "deep" / "a.b.png")
     kinds = "palette,overlay,ids,train-ids,probabilities"
     words = ("--checkpoint", unet, "--images", tmp_path / "images", "--out", tmp_path / "out", "--write", kinds)
@@ -213,7 +213,7 @@ def test_kinds_that_are_asked_for_are_written_for_each_frame(unet: Path, tmp_pat
         assert np.array_equal(found, labels(unet, image))
 
 
-def test_broken_files_are_named_and_the_rest_goes_on(
+def test_broken_files_are_named_and_the_others_predicted(
     unet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "in"

@@ -225,7 +225,7 @@ def test_a_cluster_that_lets_nobody_in(
 @pytest.mark.slow
 def test_pbt_resumes_from_a_better_trial(cluster: Node, shards: Path, tmp_path: Path) -> None:
     """There is room for one trial, so that both wait for each other after every epoch. The second draws a rate that is
-    too low; it takes over the first's weights and figures, and goes on with nearly its rate, each step once."""
+    too low; it takes over the first's weights and metrics, and continues with nearly its rate, each step once."""
     run = {**RUN, "trainer": {**RUN["trainer"], "global_batch_size": 2, "epochs": 3, "checkpoint_every_steps": 13}}
     sweep = {"trials": 2, "searcher": "pbt", "cpus": 3, "perturb_every_epochs": 1, "seed": 4}
     file = write(tmp_path / "s.yaml", sweep=sweep, run=run, space={"optimizer.lr": {"log_uniform": [1e-9, 1e-2]}})

@@ -34,7 +34,7 @@ def tiny(step: int) -> Checkpoint:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two whole checkpoints, the first of them the best."""
+    """Two complete checkpoints, the first of them the best."""
     for step in (1, 2):
         one = tiny(step)
         state = one.state.model_copy(update={"best": Best(step=1, mean_iou=0.5)})

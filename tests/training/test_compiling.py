@@ -37,7 +37,7 @@ class Counter:
 
 
 @pytest.mark.parametrize(("device", "variable"), [("cpu", "CXX"), ("cuda", "CC")])
-def test_a_missing_compiler_is_said(
+def test_a_missing_compiler_is_reported(
     device: str, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine").touch(mode=0o755)

@@ -185,7 +185,7 @@ def _compare_module() -> None:
 
 
 def _check_what_is_alike(trainer: Trainer) -> None:
-    """Generators within a group and only there; a masked sample of a group is one, though two ranks have it."""
+    """Generators within a group and only there; a bad sample of a group counts once, though two ranks have it."""
     first, second, third, fourth = map(_numbers, distributed.gather_objects(rng_state()["cpu"]))
     assert first == second != third == fourth
     batch = next(trainer.global_batches())[0]

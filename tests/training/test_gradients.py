@@ -170,5 +170,5 @@ def _average_buffers_at(shards: str, stage: int) -> None:
         assert all(torch.equal(held[name], own[name]) for name in own), (stage, end)
 
 
-def test_running_statistics_are_averaged_for_what_is_saved_and_judged_alone(shards: Path) -> None:
+def test_running_statistics_are_averaged_only_for_saving_and_evaluation(shards: Path) -> None:
     assert all("compared" in said for said in run_ranks(2, __file__, "_average_buffers", {"shards": str(shards)}))
