@@ -177,7 +177,7 @@ def write_dataset(folder: Path) -> None:
     (folder / "dataset.json").write_text(manifest.to_json())
 
     def sample(number: int) -> SampleIndex:
-        start, length = number * (SHARD_BYTES // SHARD_SAMPLES), 60_000 + number
+        start, length = number * (SHARD_BYTES // SHARD_SAMPLES), 60_000 + number % 1000
         places = (("image.tif", 512, length), ("json", 62_000, 150), ("label.tif", 63_000, length - 50_000))
         members = (Member(extension=e, offset=start + o, length=n, crc32=number * 800_000 + o) for e, o, n in places)
         return SampleIndex(key=f"somewhere_{number:06d}_000019_frame", members=tuple(members))
