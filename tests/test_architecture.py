@@ -57,12 +57,11 @@ PRINTS_RESULTS = (
     "msanet.errors",
     "msanet.logs",
     "sharding.__main__",
-)
-PRINTS_RESULTS += (
     "msanet.sweep.results",
     "msanet.demo.server",
+    "sharding.verify",
+    "sharding.inspection",
 )
-PRINTS_RESULTS += ("sharding.verify", "sharding.inspection")
 CODES_OF = {
     "msanet.config": {"CONFIG"}, "msanet.datasets": {"PACK", "DATA"}, "msanet.data": {"DATA"}, "msanet.models": {"MODEL"},
     "msanet.inference": {"INFER"}, "msanet.evaluation": {"EVAL"}, "msanet.training": {"TRAIN", "CKPT"},

@@ -38,7 +38,7 @@ RECIPES = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yam
         ("data.path=[", "MSA-CONFIG-009", "data.path", None),
     ],
 )
-def test_a_bad_setting_is_one_sentence_that_says_where_it_is_from(
+def test_a_bad_setting_is_one_error_that_names_its_source(
     override: str, code: str, setting: str | None, mentions: str | None, tmp_path: Path
 ) -> None:
     file = tmp_path / "run.yaml"

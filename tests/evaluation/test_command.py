@@ -162,7 +162,7 @@ def test_a_file_or_a_folder_with_one_split_or_a_named_one(run: Write, capsys: py
     assert "evaluation-train.npz" in refused(capsys, "worst", folder, "--split", "train")
 
 
-def test_what_is_wrong_is_said_in_one_sentence(run: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_wrong_is_one_error(run: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run()
     for code, *words in (
         ("MSA-CLI-016", "worst", tmp_path / "none"),

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(
     not importlib.util.find_spec("ray"), reason="ray[tune] is not installed: no sweeps (pip install '.[sweep]')"
 )
 
-RUN = {
+RUN: dict[str, Any] = {
     "data": {"crop": [32, 40], "num_workers": 1},
     "model": {"name": "unet", "width": 0.05},
     "evaluation": {"num_workers": 0, "panels": 0, "worst": 0},
@@ -207,7 +207,15 @@ def test_a_cluster_that_lets_nobody_in(
 ) -> None:
     file = write(tmp_path / "s.yaml", run=RUN, space={"optimizer.lr": {"choice": [1e-3]}})
     address = f"127.0.0.1:{free_port()}" if code == "MSA-SWEEP-003" else cluster.address
-    words = ["jobs/sweep.py", "--config", file, "--address", address, f"data.path={shards}", f"sweep.folder={tmp_path}"]
+    words = [
+        "jobs/sweep.py",
+        "--config",
+        str(file),
+        "--address",
+        address,
+        f"data.path={shards}",
+        f"sweep.folder={tmp_path}",
+    ]
     asked = {**cluster.environment(), "HOME": str(tmp_path), **environment}
     done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, env=asked, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
@@ -217,7 +225,7 @@ def test_a_cluster_that_lets_nobody_in(
 @pytest.mark.slow
 def test_pbt_resumes_from_a_better_trial(cluster: Node, shards: Path, tmp_path: Path) -> None:
     """There is room for one trial, so that both wait for each other after every epoch. The second draws a rate that is
-    too low; it takes over the first's weights and figures, and goes on with nearly its rate, each step once."""
+    too low; it takes over the first's weights and metrics, and continues with nearly its rate, each step once."""
     run = {**RUN, "trainer": {**RUN["trainer"], "global_batch_size": 2, "epochs": 3, "checkpoint_every_steps": 13}}
     sweep = {"trials": 2, "searcher": "pbt", "cpus": 3, "perturb_every_epochs": 1, "seed": 4}
     file = write(tmp_path / "s.yaml", sweep=sweep, run=run, space={"optimizer.lr": {"log_uniform": [1e-9, 1e-2]}})

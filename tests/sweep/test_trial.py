@@ -132,8 +132,11 @@ def test_a_rank_locks_its_folder(tmp_path: Path) -> None:
     import threading
 
     exits: list[RankExit] = []
-    arguments = ([str(script)], {}, tmp_path / "log", tmp_path / "lock", None)
-    thread = threading.Thread(target=lambda: exits.append(RankProcess().run(*arguments)))
+
+    def run() -> None:
+        exits.append(RankProcess().run([str(script)], {}, tmp_path / "log", tmp_path / "lock", None))
+
+    thread = threading.Thread(target=run)
     thread.start()
     while not (tmp_path / "log").is_file():
         time.sleep(0.01)
