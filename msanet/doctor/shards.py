@@ -9,7 +9,7 @@ from msanet.data.manifest import MAX_JSON_BYTES, Manifest, SampleIndex, ShardInd
 from msanet.data.samples import decode_sample
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import ByteRange, Storage
-from msanet.doctor.diagnostics import Diagnostic
+from msanet.doctor.diagnostics import Found, check
 from msanet.errors import UserError
 
 _DUPLICATES = 0.01
@@ -59,39 +59,26 @@ def spread(total: int, count: int) -> list[int]:
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
-def splits_there(manifest: Manifest, wanted: Sequence[tuple[str, str]]) -> list[Diagnostic]:
+@check("shards")
+def splits_there(manifest: Manifest, wanted: Sequence[tuple[str, str]]) -> Found:
     """wanted: (setting, split that it names)."""
-    diagnostics = []
     for setting, name in wanted:
         if name not in manifest.splits:
             has = ", ".join(sorted(manifest.splits)) or "none"
-            diagnostics.append(
-                Diagnostic(
-                    "fault", "shards", f"{setting} is '{name}', expected a split of '{manifest.name}', which has: {has}"
-                )
-            )
+            yield "fault", f"{setting} is '{name}', expected a split of '{manifest.name}', which has: {has}"
         elif not manifest.splits[name].samples:
-            diagnostics.append(
-                Diagnostic(
-                    "fault", "shards", f"{setting} is '{name}', which has no samples, expected some; pack it again"
-                )
-            )
-    return diagnostics
+            yield "fault", f"{setting} is '{name}', which has no samples, expected some; pack it again"
 
 
-def readable(split: str, total: int, statistics: Sequence[SampleStatistics], errors: Sequence[str]) -> list[Diagnostic]:
+@check("shards")
+def readable(split: str, total: int, statistics: Sequence[SampleStatistics], errors: Sequence[str]) -> Found:
     """Whether the samples that were tried are complete; the first error is shown."""
     tried = len(statistics) + len(errors)
-    if not errors:
-        return [Diagnostic("ok", "shards", f"{tried} of {total} samples of {split} read and decoded")]
-    return [
-        Diagnostic(
-            "fault",
-            "shards",
-            f"{len(errors)} of {tried} samples of {split} cannot be read, expected all: {errors[0]}; `python -m sharding "
-            "verify` lists everything that is damaged",
-        )
-    ]
+    if errors:
+        what = f"{len(errors)} of {tried} samples of {split} cannot be read, expected all: {errors[0]}"
+        yield "fault", f"{what}; `msanet verify` lists everything that is damaged"
+    else:
+        yield "ok", f"{tried} of {total} samples of {split} read and decoded"
 
 
 def read_indexes(storage: Storage, shards: Iterable[ShardInfo]) -> Iterator[ShardIndex]:
@@ -113,24 +100,21 @@ def image_names(indexes: Iterable[ShardIndex], most: int) -> dict[tuple[int, int
     return names
 
 
-def train_val_overlap(
-    train: dict[tuple[int, int], str], val: dict[tuple[int, int], str], is_all: bool
-) -> list[Diagnostic]:
+@check("overlap")
+def train_val_overlap(train: dict[tuple[int, int], str], val: dict[tuple[int, int], str], is_all: bool) -> Found:
     """Images of the same bytes in both splits; is_all: whether those are all images."""
     shared = [val[name] for name in val if name in train]
     compared = "" if is_all else f" of the first {len(train)} and {len(val)}"
     if not shared:
         same_key = len(set(train.values()) & set(val.values()))
         more = f", though {same_key} keys occur in both" if same_key else ""
-        return [Diagnostic("ok", "overlap", f"no image{compared} is in both splits{more}")]
-    return [
-        Diagnostic(
-            "fault" if len(shared) > _DUPLICATES * len(val) else "warning",
-            "overlap",
-            f"{len(shared)}{compared} images of the validation split (such as {shared[0]}) are trained on too, byte for byte, "
-            "expected none; fix the lists of the splits and pack again",
-        )
-    ]
+        yield "ok", f"no image{compared} is in both splits{more}"
+        return
+    text = (
+        f"{len(shared)}{compared} images of the validation split (such as {shared[0]}) are trained on too, byte for byte, "
+        "expected none; fix the lists of the splits and pack again"
+    )
+    yield "fault" if len(shared) > _DUPLICATES * len(val) else "warning", text
 
 
 def _image_name(sample: SampleIndex) -> tuple[int, int]:
