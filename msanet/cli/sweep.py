@@ -7,9 +7,7 @@ from pathlib import Path
 
 import msanet
 from msanet.cli.parser import new_parser, parse
-from msanet.config import read_yaml
 from msanet.config.recipes import find_config, find_sweep
-from msanet.config.renamed import refuse_old_name
 from msanet.distributed.preemption import EXIT_PREEMPTED
 from msanet.errors import UserError
 from msanet.sweep import tuning
@@ -83,7 +81,6 @@ def sweep_job(argv: Sequence[str] | None = None) -> SweepJob:
     own = [word for word in arguments.settings if word.startswith("sweep.")]
     others = [word for word in arguments.settings if word not in own]
     path = find_sweep(arguments.config)
-    _refuse_old_names(path, own)
     file = load_sweep(path, own)
     recipe = arguments.recipe or file.run.get("config")
     if isinstance(recipe, str):
@@ -91,14 +88,6 @@ def sweep_job(argv: Sequence[str] | None = None) -> SweepJob:
         chosen = find_config(recipe, None if is_path else path.parent)
         file = file.model_copy(update={"run": {**file.run, "config": str(chosen)}})
     return SweepJob(plan_sweep(file, path.stem, TRAIN, others), arguments.address, arguments.train_best)
-
-
-def _refuse_old_names(path: Path, words: Sequence[str]) -> None:
-    given = read_yaml(path).get("sweep")
-    for name in given if isinstance(given, dict) else ():
-        refuse_old_name(f"sweep.{name}", None, {}, f"(from {path})")
-    for word in words:
-        refuse_old_name(word.partition("=")[0], None, {}, "(from the command line)")
 
 
 def _settings_help() -> str:

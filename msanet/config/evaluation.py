@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from msanet.config.base import Above0, NonNegative, Positive, Section, Share, Size
+from msanet.config.base import Above0, NonNegative, Positive, Section, Share, Size, WorkerCount
 
 
 class CrfConfig(Section):
@@ -27,33 +27,23 @@ class EvaluationConfig(Section):
 
     resize: Size | None = Field(
         None,
-        description="[height, width] of the network's input; logits are brought back to the label's size; null: own size",
+        description="[height, width] that images are resized to; logits are resized to the label's size; null: own size",
     )
-    scales: tuple[Above0, ...] = Field(
-        (1.0,), description="the input at each of these scales; probabilities are averaged"
-    )
-    flip: bool = Field(False, description="also mirrored left and right; probabilities are averaged")
-    window: Size | None = Field(
-        None, description="[height, width] of sliding windows over the (scaled) input; null: the whole image at once"
-    )
-    overlap: Share = Field(0.33, description="fraction of a window that its neighbor covers too")
+    scales: tuple[Above0, ...] = Field((1.0,), description="test-time scales; probabilities are averaged over them")
+    flip: bool = Field(False, description="also evaluate the flipped image; probabilities are averaged")
+    window: Size | None = Field(None, description="[height, width] of sliding windows; null: the whole image at once")
+    overlap: Share = Field(0.33, description="fraction of a window that overlaps its neighbor")
     window_batch: Positive = Field(4, description="windows of one forward pass; halved when out of memory")
     crf: CrfConfig = CrfConfig()
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
     protocol: Literal["default", "official-cityscapes", "official-voc"] = Field(
-        "default", description="whose rules make metrics out of counts"
+        "default", description="rules by which metrics are computed"
     )
-    num_workers: Annotated[int, Field(ge=0, le=64)] = Field(
-        1, description="loader processes per rank; 0: read in the process itself"
-    )
+    num_workers: WorkerCount = Field(1, description="loader processes per rank; 0: load in the process itself")
     calibration: bool = Field(True, description="measure the calibration of the probabilities")
     boundary: bool = Field(False, description="measure boundaries (Boundary IoU, boundary F1)")
-    panels: Annotated[int, Field(ge=0, le=200)] = Field(
-        8, description="images shown in the report, evenly spread over the split"
-    )
-    worst: Annotated[int, Field(ge=0, le=200)] = Field(
-        4, description="images shown in the report because they have the lowest IoU"
-    )
+    panels: Annotated[int, Field(ge=0, le=200)] = Field(8, description="images in the report, spread over the split")
+    worst: Annotated[int, Field(ge=0, le=200)] = Field(4, description="images in the report with the lowest IoU")
 
     @model_validator(mode="after")
     def _has_a_scale(self) -> "EvaluationConfig":

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from msanet.config.recipes import find_config
-from msanet.config.renamed import refuse_old_name, translate_old_names
+from msanet.config.renamed import flat, refuse_old_name, translate_old_names
 from msanet.config.sections import Config
 from msanet.documents import MAX_BYTES, parse_yaml
 from msanet.errors import UserError
@@ -61,8 +60,7 @@ def load_config(path: Path | str | None, overrides: Sequence[str] = (), extra: d
 
 def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The settings that a run has written (RUN/config.yaml), also by version 0.1, with overrides. Raises UserError."""
-    tree = translate_old_names(read_yaml(path), _known())
-    return _check([_Layer(str(path), tree), _command_line(overrides)])
+    return _check([_Layer(str(path), translate_old_names(read_yaml(path))), _command_line(overrides)])
 
 
 def parse_config(tree: dict[str, Any], origin: str) -> Config:
@@ -111,21 +109,20 @@ def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[_Layer]:
         message = f"'{path}' builds on itself ({chain}), expected a chain that ends; remove one `config:` of them"
         raise UserError("MSA-CONFIG-010", message, setting="config")
     tree = read_yaml(path)
-    origin = " -> ".join(str(file) for file in (*above, path))
     if "_base_" in tree:
         message = "'_base_' is mmsegmentation's; write config: OTHER, a recipe's name or a path relative to this file"
-        raise UserError("MSA-CONFIG-011", f"{message} (from {origin})", setting="_base_")
+        raise UserError("MSA-CONFIG-011", f"{message} (from {chain})", setting="_base_")
     base = tree.pop("config", None)
     if base is None:
-        return [_Layer(origin, tree)]
+        return [_Layer(chain, tree)]
     if not isinstance(base, str):
-        message = f"config is {_shown(base)}, expected the name of a recipe or a path (from {origin})"
+        message = f"config is {_shown(base)}, expected the name of a recipe or a path (from {chain})"
         raise UserError("MSA-CONFIG-005", message, setting="config")
     try:
         found = find_config(base, own.parent)
     except UserError as error:
-        raise UserError(error.code, f"{error} (from {origin})", setting=error.setting) from None
-    return [*_read_layers(found, (*above, path)), _Layer(origin, tree)]
+        raise UserError(error.code, f"{error} (from {chain})", setting=error.setting) from None
+    return [*_read_layers(found, (*above, path)), _Layer(chain, tree)]
 
 
 def _command_line(overrides: Sequence[str]) -> _Layer:
@@ -138,8 +135,8 @@ def _command_line(overrides: Sequence[str]) -> _Layer:
 def _check(layers: Sequence[_Layer]) -> Config:
     """The config of all layers. Raises UserError, which says from which of them the fault comes."""
     for layer in layers:
-        for name, value in _flat(layer.tree):
-            refuse_old_name(name, value, _known(), f"(from {layer.origin})")
+        for name, value in flat(layer.tree):
+            refuse_old_name(name, value, layer.origin)
     tree: dict[str, Any] = {}
     for layer in layers:
         tree = _merged(tree, layer.tree)
@@ -160,27 +157,13 @@ def _merged(below: Any, above: Any) -> Any:
     return {**below, **{key: _merged(below[key], value) if key in below else value for key, value in above.items()}}
 
 
-def _flat(tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of settings in sections."""
-    for section, inner in tree.items():
-        yield from ((f"{section}.{name}", value) for name, value in inner.items()) if isinstance(inner, dict) else ()
-
-
-@cache
-def _known() -> dict[str, Any]:
-    """Defaults of all settings by dotted name."""
-    return {name: default for name, _, default, _ in settings()}
-
-
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        message = f"{_shown(override)} is not a setting, expected key=value, such as trainer.epochs=50"
-        raise UserError("MSA-CONFIG-008", f"{message} (from {_COMMAND_LINE})")
     *sections, name = key.split(".")
-    if len(sections) > _MAX_SECTIONS:
-        message = f"{_shown(key)} has {len(sections)} sections, expected at most {_MAX_SECTIONS}; fix it"
-        raise UserError("MSA-CONFIG-008", f"{message} (from {_COMMAND_LINE})")
+    if not equals or not key or len(sections) > _MAX_SECTIONS:
+        found = f"has {len(sections)} sections" if equals and key else "is not a setting"
+        message = f"{_shown(override)} {found}, expected key=value, such as trainer.epochs=50 (from {_COMMAND_LINE})"
+        raise UserError("MSA-CONFIG-008", message)
     try:
         value = parse_yaml(text)
     except ValueError:
@@ -224,7 +207,7 @@ def _shown(value: Any) -> str:
 
 def _nearest_setting(name: str) -> str:
     """What to write for an unknown setting: the near one of its section, or of its name elsewhere, or all of the section."""
-    known, sections = list(_known()), list(Config.model_fields)
+    known, sections = [setting for setting, *_ in settings()], list(Config.model_fields)
     section, _, last = name.rpartition(".")
     siblings = [setting.rpartition(".")[2] for setting in known if section and setting.rpartition(".")[0] == section]
     first, _, rest = name.partition(".")
@@ -234,10 +217,10 @@ def _nearest_setting(name: str) -> str:
         suggestion = f"{section}.{near[0]}" if siblings else f"{near[0]}.{rest}".rstrip(".")
     elif elsewhere:
         suggestion = elsewhere[0]
+    elif siblings:
+        return f"settings of {section} are: {', '.join(siblings)}"
     else:
-        return (
-            f"settings of {section} are: {', '.join(siblings)}" if siblings else f"sections are: {', '.join(sections)}"
-        )
+        return f"sections are: {', '.join(sections)}"
     return f"did you mean '{suggestion}'?"
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from msanet.config import Section, read_yaml
 from msanet.config.base import Above0, Positive
 from msanet.config.loading import explain
+from msanet.config.renamed import refuse_old_name
 from msanet.documents import parse_yaml
 from msanet.errors import UserError, nearest
 
@@ -128,9 +129,12 @@ def load_sweep(path: Path, overrides: list[str]) -> SweepFile:
             f"the section sweep of '{path}' is {str(section)[:50]!r}, expected settings such as trials: 8",
             setting="sweep",
         )
+    for name in section:
+        refuse_old_name(f"sweep.{name}", None, str(path))
     section = dict(section)
     for override in overrides:
         key, _, text = override.partition("=")
+        refuse_old_name(key, None, "the command line")
         try:
             section[key.removeprefix("sweep.")] = parse_yaml(text)
         except ValueError:
