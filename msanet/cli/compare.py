@@ -4,18 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from msanet.cli.counts import (
-    FIGURE_NAMES,
-    about,
-    bounds,
-    counts_parser,
-    interval_text,
-    percent,
-    print_result,
-    read_counts,
-    resampling_note,
-    signed,
-)
+from msanet.cli.counts import METRIC_NAMES, about, counts_parser, read_counts, resampling_note
+from msanet.cli.output import bounds, interval_text, percent, print_result, signed
 from msanet.cli.parser import parse
 from msanet.evaluation.statistics import Difference, paired_difference
 
@@ -23,7 +13,9 @@ from msanet.evaluation.statistics import Difference, paired_difference
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parse(counts_parser("compare", "compare RUN RUN2", other=True), argv)
-    return print_result(args, compare(args), _compare_table)
+    result = compare(args)
+    print_result(result if args.json else _compare_table(result))
+    return 0
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
@@ -33,7 +25,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     return {
         **about(first, args),
         "runs": [str(args.run), str(args.run2)],
-        "figures": {name: _difference(row) for name, row in comparison.metrics.items()},
+        "metrics": {name: _difference(row) for name, row in comparison.metrics.items()},
         "classes": {name: _difference(row) for name, row in comparison.iou.items()},
         "notes": comparison.notes,
     }
@@ -46,7 +38,7 @@ def _compare_table(result: dict[str, Any]) -> str:
         "",
         f"{'':<24} {'first':>7} {'second':>7} {'difference':>10} {'95 % interval':>18} {'above 0':>8}",
     ]
-    rows = {**{FIGURE_NAMES[name]: row for name, row in result["figures"].items()}, **result["classes"]}
+    rows = {**{METRIC_NAMES[name]: row for name, row in result["metrics"].items()}, **result["classes"]}
     for name, row in rows.items():
         lines.append(
             f"{name:<24} {percent(row['first']):>7} {percent(row['second']):>7} {signed(row['difference']):>10} "

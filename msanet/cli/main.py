@@ -83,9 +83,7 @@ def _interrupts_end_the_process() -> Iterator[None]:
     As an exception it would be raised in the middle of some import, and there are libraries that catch it and continue with
     half of NumPy.
     """
-    if (
-        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):  # such as where a shell has interrupts ignored
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # such as where a shell ignores interrupts
         yield
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -32,13 +32,10 @@ class PredictionJob:
     """What is to be predicted.
 
     Args:
-        checkpoint: A model.safetensors.
         files: (image or video, name without extension under `out`).
-        out: Folder for results.
-        settings: How images go through the network.
         kinds: Kinds of output, None for the usual ones.
         queries: (row, column) of pixels whose attention is shown.
-        server: Whose submission is written instead.
+        submission: The format of a test server, which is written instead.
     """
 
     checkpoint: Path
@@ -47,7 +44,7 @@ class PredictionJob:
     settings: EvaluationConfig
     kinds: tuple[str, ...] | None
     queries: tuple[tuple[int, int], ...]
-    server: SubmissionFormat | None
+    submission: SubmissionFormat | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +56,7 @@ def predict(job: PredictionJob) -> int:
     """All files through the network; returns the number that failed."""
     model, metadata = load_network(job.checkpoint, distributed.device())
     settings = with_metadata_resize(job.settings, metadata)
-    outputs = PredictionWriter(model, metadata, settings, job.kinds, job.queries, job.server)
+    outputs = PredictionWriter(model, metadata, settings, job.kinds, job.queries, job.submission)
     failed = 0
     for path, name in track(job.files, "predict", len(job.files), unit="file"):
         try:
@@ -81,9 +78,8 @@ def prediction_job(argv: Sequence[str] | None = None) -> PredictionJob:
     kinds_help = f"comma-separated, of {', '.join(ENDINGS)} (default palette,overlay)"
     parser.add_argument("--write", metavar="KINDS", help=kinds_help)
     query = "pixel whose attention `maps` shows (msanet), can be repeated (default: the center)"
-    parser.add_argument(
-        "--query", type=int, nargs=2, action="append", default=[], metavar=("ROW", "COLUMN"), help=query
-    )
+    pair = ("ROW", "COLUMN")
+    parser.add_argument("--query", type=int, nargs=2, action="append", default=[], metavar=pair, help=query)
     parser.add_argument("--crf", action="store_true", help="the same as evaluation.crf.enabled=true")
     submission = "write what this test server takes, and nothing else"
     parser.add_argument("--submission", choices=SUBMISSION_FORMATS, help=submission)

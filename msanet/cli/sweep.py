@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msanet
 from msanet.cli.parser import new_parser, parse
 from msanet.config.recipes import find_config, find_sweep
 from msanet.distributed.preemption import EXIT_PREEMPTED
@@ -15,9 +14,6 @@ from msanet.sweep.plan import SweepPlan, plan_sweep
 from msanet.sweep.results import write_results
 from msanet.sweep.settings import SweepConfig, load_sweep
 
-_SCRIPT = Path(msanet.__file__).parent.parent / "launcher" / "train.py"
-TRAIN = _SCRIPT if _SCRIPT.is_file() else Path("-mmsanet.cli.train")
-"""The word after `python` that starts a training: the launcher script, or where msanet is a wheel the module."""
 _DETAILS = """\
 The same command again resumes. FOLDER gets results.csv, sweep.html, best.yaml, which --config of msanet train takes, and a
 run folder for each trial in trials/. With --train-best the best settings are trained in FOLDER/best.
@@ -87,7 +83,7 @@ def sweep_job(argv: Sequence[str] | None = None) -> SweepJob:
         is_path = arguments.recipe or Path(recipe).is_file()  # from this folder; otherwise from the sweep's, or a name
         chosen = find_config(recipe, None if is_path else path.parent)
         file = file.model_copy(update={"run": {**file.run, "config": str(chosen)}})
-    return SweepJob(plan_sweep(file, path.stem, TRAIN, others), arguments.address, arguments.train_best)
+    return SweepJob(plan_sweep(file, path.stem, others), arguments.address, arguments.train_best)
 
 
 def _settings_help() -> str:

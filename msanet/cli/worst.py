@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from msanet.cli.counts import about, counts_parser, percent, print_result, read_counts
+from msanet.cli.counts import about, counts_parser, read_counts
+from msanet.cli.output import percent, print_result
 from msanet.cli.parser import at_least, parse
 from msanet.evaluation.statistics import worst
 
@@ -16,7 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=at_least(1), default=10, help="how many images (default 10)")
     parser.add_argument("--by", choices=("iou", "cost"), default="iou", help="order (default iou)")
     args = parse(parser, argv)
-    return print_result(args, worst_images(args), _worst_table)
+    result = worst_images(args)
+    print_result(result if args.json else _worst_table(result))
+    return 0
 
 
 def worst_images(args: argparse.Namespace) -> dict[str, Any]:

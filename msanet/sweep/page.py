@@ -27,9 +27,7 @@ class Row:
     """One trial.
 
     Args:
-        trial: Its id.
         status: done, stopped, failed or unfinished.
-        params: Its parameters.
         curve: (epoch, metric) of each validation, 0..1.
         epochs: Epochs trained.
         seconds: Time it took, if it has ended.

@@ -28,14 +28,7 @@ class Axis(Section):
     )
 
     def check(self, name: str) -> None:
-        """Check that there is exactly one way to sample it, and that a range goes up.
-
-        Args:
-            name: What the error calls this axis.
-
-        Raises:
-            ValueError: With one sentence.
-        """
+        """Check that there is one way to sample it, and that a range goes up. Raises ValueError, which calls it `name`."""
         given = {name: value for name, value in self if name != "when" and value is not None}
         if len(given) != 1:
             found = " and ".join(given) or "none"
@@ -112,23 +105,12 @@ class SweepFile(Section):
 
 
 def load_sweep(path: Path, overrides: list[str]) -> SweepFile:
-    """Read a sweep's file.
-
-    Args:
-        path: The YAML file.
-        overrides: `sweep.KEY=value` words, which override the section sweep.
-
-    Raises:
-        UserError: For the first setting that is wrong.
-    """
+    """Read a sweep's file, with `sweep.KEY=value` words that override its section sweep. Raises UserError."""
     tree = read_yaml(path)
     section = tree.get("sweep") or {}
     if not isinstance(section, dict):
-        raise UserError(
-            "MSA-SWEEP-011",
-            f"the section sweep of '{path}' is {str(section)[:50]!r}, expected settings such as trials: 8",
-            setting="sweep",
-        )
+        found = f"the section sweep of '{path}' is {str(section)[:50]!r}"
+        raise UserError("MSA-SWEEP-011", f"{found}, expected settings such as trials: 8", setting="sweep")
     for name in section:
         refuse_old_name(f"sweep.{name}", None, str(path))
     section = dict(section)

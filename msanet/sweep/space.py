@@ -33,21 +33,14 @@ def display_short(text: str) -> str:
 
 
 def check_conditions(space: Mapping[str, Axis], base_settings: Mapping[str, str]) -> None:
-    """Check that each `when` names a setting above it in the space, or one of the run.
-
-    Raises:
-        UserError: The first one that does not.
-    """
+    """Raise UserError unless each `when` names a setting above it in the space, or one of the run."""
     above: set[str] = set()
     for key, axis in space.items():
         for other in axis.when:
             if other not in above and (other in space or other not in base_settings):
-                raise UserError(
-                    "MSA-SWEEP-009",
-                    f"space.{key} depends on '{other}', expected a setting of the run or one that stands above it in the "
-                    "space; fix its `when`",
-                    setting=f"space.{key}",
-                )
+                expected = "expected a setting of the run or one above it in the space"
+                message = f"space.{key} depends on '{other}', {expected}; fix its `when`"
+                raise UserError("MSA-SWEEP-009", message, setting=f"space.{key}")
         above.add(key)
 
 
@@ -101,11 +94,8 @@ def grid_points(space: Mapping[str, Axis], base_settings: Mapping[str, str]) -> 
             )
         ]
         if len(points) > _MAX_GRID_POINTS:
-            raise UserError(
-                "MSA-SWEEP-010",
-                f"the grid has more than {_MAX_GRID_POINTS} points; remove some of its values",
-                setting=f"space.{key}",
-            )
+            message = f"the grid has more than {_MAX_GRID_POINTS} points; remove some of its values"
+            raise UserError("MSA-SWEEP-010", message, setting=f"space.{key}")
     return points
 
 
@@ -163,7 +153,6 @@ def ray_domain(axis: Axis) -> Any:
 
 def params_from_ray(config: Mapping[str, Any]) -> TrialParams:
     """The parameters in what Ray has sampled from `ray_search_space`."""
-    others = {
-        key: value if isinstance(value, str) else to_yaml(value) for key, value in config.items() if key != "grid"
-    }
-    return {**config.get("grid", {}), **others}
+    others = {key: value for key, value in config.items() if key != "grid"}
+    texts = {key: value if isinstance(value, str) else to_yaml(value) for key, value in others.items()}
+    return {**config.get("grid", {}), **texts}

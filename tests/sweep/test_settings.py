@@ -224,7 +224,7 @@ def test_the_address_of_ray_client_is_refused(shards: Path, tmp_path: Path) -> N
 def test_a_folder_is_needed(shards: Path) -> None:
     file = SweepFile(space={"optimizer.lr": Axis(choice=(1,))})
     with raises_user_error("MSA-SWEEP-005", setting="sweep.folder"):
-        plan_sweep(file, "x", Path("train.py"), [f"data.path={shards}"])
+        plan_sweep(file, "x", [f"data.path={shards}"])
 
 
 def test_a_sweep_of_an_older_version_is_refused(shards: Path, tmp_path: Path) -> None:
