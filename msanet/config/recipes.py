@@ -15,15 +15,7 @@ RECIPES, SWEEPS = _PACKAGE / "recipes", _PACKAGE / "sweep_recipes"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A shipped file.
-
-    Args:
-        name: Under which --config finds it.
-        path: The file.
-        summary: What it is.
-        needs: Dataset and hardware.
-        gives: The expected result, and who measured it.
-    """
+    """A shipped file. needs: dataset and hardware; gives: the expected result, and who measured it."""
 
     name: str
     path: Path
