@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from msanet.cli.counts import METRIC_NAMES, about, counts_parser, read_counts, resampling_note
@@ -54,10 +55,4 @@ def _compare_table(result: dict[str, Any]) -> str:
 
 
 def _difference(row: Difference) -> dict[str, Any]:
-    return {
-        "first": row.first,
-        "second": row.second,
-        "difference": row.difference.value,
-        "interval": bounds(row.difference),
-        "share_above": row.share_above,
-    }
+    return asdict(row) | {"difference": row.difference.value, "interval": bounds(row.difference)}

@@ -53,9 +53,7 @@ def is_first_rank(sentence: str) -> bool:
 
 def _split(words: list[str]) -> tuple[str | None, list[str]]:
     """The name of the command, or None for help, and its arguments."""
-    by_launcher = [
-        word for word in words[:1] if word.startswith("--local_rank")
-    ]  # of `deepspeed --module msanet train`
+    by_launcher = [word for word in words[:1] if word.startswith("--local_rank")]  # `deepspeed --module msanet train`
     words = words[len(by_launcher) :]
     if words[:1] == ["--version"]:
         print(f"msanet {__version__}")

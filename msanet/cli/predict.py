@@ -157,9 +157,7 @@ def _files_of(word: str, out: Path) -> Iterator[tuple[Path, Path]]:
     elif glob.has_magic(word):
         root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
         if ".." in path.parts[len(root.parts) :]:
-            message = (
-                f"'{word}' has .. after a wildcard, which would lead results out of --out; write the pattern without it"
-            )
+            message = f"'{word}' has .. after a wildcard, which would lead out of --out; write the pattern without it"
             raise UserError("MSA-CLI-009", message, setting="--images")
         candidates = (Path(match) for match in glob.iglob(word, recursive=True))
     else:
@@ -183,21 +181,17 @@ def _require_apart(files: dict[Path, Path], out: Path, kinds: Sequence[str] | No
         for ending in [VIDEO_ENDING] if is_video(file) else _endings(kinds):
             result = f"{name}{ending}"
             if owners.setdefault(result, file) != file:
-                message = f"'{owners[result]}' and '{file}' would both be written as '{result}'; predict them into two folders"
+                message = f"'{owners[result]}' and '{file}' would both be written as '{result}'; use two --out folders"
                 raise UserError("MSA-CLI-010", message, setting="--images")
             if (out / result).resolve() in inputs:
-                message = (
-                    f"'{out / result}' is an image to be predicted, its result would replace it; choose another --out"
-                )
+                message = f"'{out / result}' is an input, which its result would replace; choose another --out"
                 raise UserError("MSA-CLI-010", message, setting="--out")
     results_in = {name.parent: file for name, file in files.items() if not is_video(file)}
     inputs_in = {file.parent for file in inputs if not is_video(file)}
     for name in (name for name, file in files.items() if is_video(file) and set(kinds or ()) - {"overlay"}):
         frames = f"the frames of '{files[name]}' would be written"
         if name in results_in:
-            message = (
-                f"{frames} into '{name}', where the results of '{results_in[name]}' go; predict them into two folders"
-            )
+            message = f"{frames} into '{name}', where the results of '{results_in[name]}' go; use two --out folders"
             raise UserError("MSA-CLI-010", message, setting="--images")
         if (out / name).resolve() in inputs_in:
             message = f"{frames} into '{out / name}', which has images to be predicted; choose another --out"

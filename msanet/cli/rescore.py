@@ -31,32 +31,16 @@ def rescore(args: argparse.Namespace) -> dict[str, Any]:
     if args.protocol == "official-voc":  # whose mean is another where a resample lacks a class
         mean = intervals.metrics["mean_iou"]
         intervals.metrics["mean_iou"] = replace(mean, low=math.nan, high=math.nan)
-    per_class = zip(
-        records.classes,
-        scores.iou_K,
-        intervals.iou.values(),
-        scores.accuracy_K,
-        dice(records.class_counts().sum()),
-        scores.support_K,
-        strict=True,
-    )
+    dice_K, classes = dice(records.class_counts().sum()), {}
+    for k, (name, interval) in enumerate(intervals.iou.items()):
+        classes[name] = {"iou": scores.iou_K[k], "interval": bounds(interval), "accuracy": scores.accuracy_K[k]}
+        classes[name] |= {"dice": dice_K[k], "support": scores.support_K[k]}
+    metrics = {name: {"value": getattr(scores, name), "interval": bounds(i)} for name, i in intervals.metrics.items()}
     return {
         **about(records, args),
         "protocol": args.protocol,
-        "metrics": {
-            name: {"value": getattr(scores, name), "interval": bounds(interval)}
-            for name, interval in intervals.metrics.items()
-        },
-        "classes": {
-            name: {
-                "iou": iou,
-                "interval": bounds(interval),
-                "accuracy": accuracy,
-                "dice": dice,
-                "support": support,
-            }
-            for name, iou, interval, accuracy, dice, support in per_class
-        },
+        "metrics": metrics,
+        "classes": classes,
         **{name: asdict(named) for name in NAMED if isinstance(named := getattr(protocol_scores, name), NamedScores)},
         "notes": scores.notes,
     }

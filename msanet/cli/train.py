@@ -25,11 +25,7 @@ _SHORTCUTS = {
     "--lr": ("optimizer.lr", "RATE"),
 }
 """Options that other training programs have -> the setting that they stand for, and what follows them."""
-_FLAGS = {
-    "--resume": "run.resume=must",
-    "--amp": "trainer.precision=bf16",
-    "--profile": "run.profile=true",
-}
+_FLAGS = {"--resume": "run.resume=must", "--amp": "trainer.precision=bf16", "--profile": "run.profile=true"}
 _DETAILS = """\
 On several GPUs: deepspeed --module msanet train --config camvid data.path=SHARDS run.dir=RUN
 The same command again resumes. A signal (SIGTERM, SIGUSR1, Ctrl-C) makes a run save and end with exit code 75.

@@ -32,9 +32,8 @@ def worst_images(args: argparse.Namespace) -> dict[str, Any]:
 def _worst_table(result: dict[str, Any]) -> str:
     width = max([len("image"), *(len(image["key"]) for image in result["images"])])
     lines = [f"{'image':<{width}} {'mIoU':>7} {'cost':>8}"]
-    lines += [
-        f"{image['key']:<{width}} {percent(image['mean_iou']):>7} {image['cost']:>8.3%}" for image in result["images"]
-    ]
+    for image in result["images"]:
+        lines.append(f"{image['key']:<{width}} {percent(image['mean_iou']):>7} {image['cost']:>8.3%}")
     lines += [
         f"worst of {result['num_images']} images of '{result['split']}'",
         "mIoU: of the image alone, over the classes it is labelled with",

@@ -79,10 +79,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError("MSA-CONFIG-002", f"config '{path}' is not valid YAML: {error}; fix it") from None
     if not isinstance(tree, dict | None):
-        found = type(tree).__name__
-        raise UserError(
-            "MSA-CONFIG-003", f"config '{path}' has a {found}, expected sections such as data: and trainer:"
-        )
+        message = f"config '{path}' has a {type(tree).__name__}, expected sections such as data: and trainer:"
+        raise UserError("MSA-CONFIG-003", message)
     return tree or {}
 
 
@@ -94,11 +92,6 @@ def settings(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tu
             yield from settings(kind, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", _type_name(info), info.get_default(), info.description or ""
-
-
-def explain(error: ValidationError, advise: Callable[[str], str]) -> str:
-    """A sentence for the first fault, without passwords. advise: how one for an unknown setting ends, by its dotted name."""
-    return _explain(error, advise)[1]
 
 
 def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[_Layer]:
@@ -143,7 +136,7 @@ def _check(layers: Sequence[_Layer]) -> Config:
     try:
         return Config.model_validate({key: value for key, value in tree.items() if value is not None})
     except ValidationError as error:
-        code, sentence, setting = _explain(error, _nearest_setting)
+        code, sentence, setting = explain(error, _nearest_setting)
         named = [setting, *_DOTTED.findall(sentence)]
         origins = [layer.origin for layer in reversed(layers) if any(name and layer.sets(name) for name in named)]
         origin = f" (from {origins[0]})" if origins else ""
@@ -181,8 +174,8 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
-def _explain(error: ValidationError, advise: Callable[[str], str]) -> tuple[str, str, str]:
-    """Code, sentence and setting of the first fault."""
+def explain(error: ValidationError, advise: Callable[[str], str]) -> tuple[str, str, str]:
+    """Code, sentence (without passwords) and setting of the first fault. advise: what to do about an unknown setting."""
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":

@@ -142,9 +142,7 @@ class TrainerConfig(Section):
     def _is_a_micro_batch(cls, value: Any) -> Any:
         """One sentence, where pydantic would have one for each type that it might have been."""
         if value not in (None, "auto") and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ValueError(
-                f"trainer.micro_batch_size is {value!r:.50}, expected auto, a number of images from 1, or null"
-            )
+            raise ValueError(f"trainer.micro_batch_size is {value!r:.50}, expected auto, a number from 1, or null")
         return value
 
 
@@ -166,20 +164,16 @@ class Config(Section):
     def _fields_agree(self) -> "Config":
         if self.trainer.compile and (self.trainer.zero_stage == 3 or self.trainer.sync_batchnorm):
             why = "trainer.zero_stage=3" if self.trainer.zero_stage == 3 else "trainer.sync_batchnorm=true"
-            raise ValueError(
-                f"trainer.compile=true with {why} has nothing to compile, since ranks communicate around every single layer; "
-                "change one of the two"
-            )
+            reason = "has nothing to compile, since ranks communicate around every single layer"
+            raise ValueError(f"trainer.compile=true with {why} {reason}; change one of the two")
         if self.data.random_scale != (1.0, 1.0) and self.data.crop is None:
-            raise ValueError(
-                f"data.random_scale={list(self.data.random_scale)} gives images of different sizes, which cannot be batched; "
-                "set data.crop"
-            )
+            found = f"data.random_scale={list(self.data.random_scale)} gives images of different sizes"
+            raise ValueError(f"{found}, which cannot be batched; set data.crop")
         download, stall = self.storage.download_timeout_seconds, self.run.stall_timeout_seconds
         if download >= stall:
+            found = f"storage.download_timeout_seconds={download:g} is not below run.stall_timeout_seconds={stall:g}"
             raise ValueError(
-                f"storage.download_timeout_seconds={download:g} is not below run.stall_timeout_seconds={stall:g}, which ends "
-                "the job while a rank still waits for data; lower the former or raise the latter"
+                f"{found}, so a slow download would end the job as a stall; lower the former or raise the latter"
             )
         return self
 

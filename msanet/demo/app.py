@@ -117,15 +117,9 @@ def is_own_host(header: str, bound: str) -> bool:
     """
     try:
         name = urlsplit(f"//{header}").hostname or ""
+        return name in ("localhost", bound.lower()) or bool(ipaddress.ip_address(name))
     except ValueError:
         return False
-    if name in ("localhost", bound.lower()):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def is_own_page(header: Callable[[str], str | None], host: str) -> bool:

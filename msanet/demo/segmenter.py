@@ -109,18 +109,15 @@ class Segmenter:
         with self._lock:
             image_HWC = self._kept.get(key)
             if image_HWC is None:
-                raise UserError(
-                    "MSA-DEMO-002", f"the image is not among the last {_KEPT}, and only these are kept; drop it again"
-                )
+                message = f"the image is not among the last {_KEPT}, and only these are kept; drop it again"
+                raise UserError("MSA-DEMO-002", message)
             maps = AttentionMaps(self._predictor(self._settings_for(image_HWC)))
             if not self.queries:
                 return {name: _small(map_HW) for name, map_HW in maps.scale_weights(image_HWC).items()}
             height, width = image_HWC.shape[:2]
             if not (0 <= row < height and 0 <= column < width):
-                raise UserError(
-                    "MSA-DEMO-003",
-                    f"pixel {row}, {column} is not in the image, expected below {height}, {width}; move back",
-                )
+                expected = f"expected below {height}, {width}"
+                raise UserError("MSA-DEMO-003", f"pixel {row}, {column} is not in the image, {expected}; move back")
             if self._attention is None or self._attention[0] != key:
                 self._attention = None  # makes room
                 self._attention = key, Attention(maps, image_HWC)
@@ -174,17 +171,14 @@ def decode(data: bytes, name: str, megapixels: float) -> UInt8:
     height, width = image.size
     if height * width > megapixels * 1e6:
         found = math.ceil(height * width / 1e5) / 10
-        raise UserError(
-            "MSA-DEMO-004",
-            f"'{name}' has {width}x{height} pixels, {found:g} megapixels, expected at most {megapixels:g}; make it smaller, or "
-            f"start the page with --max-megapixels {math.ceil(found)}",
-            setting="--max-megapixels",
+        expected = (
+            f"expected at most {megapixels:g}; resize it, or start the page with --max-megapixels {math.ceil(found)}"
         )
+        message = f"'{name}' has {width}x{height} pixels, {found:g} megapixels, {expected}"
+        raise UserError("MSA-DEMO-004", message, setting="--max-megapixels")
     if max(height, width) > _MAX_SIDE:
-        raise UserError(
-            "MSA-DEMO-005",
-            f"'{name}' has {width}x{height} pixels, expected sides of at most {_MAX_SIDE}; cut it into parts",
-        )
+        expected = f"expected sides of at most {_MAX_SIDE}; cut it into parts"
+        raise UserError("MSA-DEMO-005", f"'{name}' has {width}x{height} pixels, {expected}")
     pixels_HWC = image.window(0, 0, height, width)
     turn = _turn(data)
     if turn is not None:
@@ -215,11 +209,8 @@ def _caught(model: MSANet) -> Iterator[dict[str, dict[str, Tensor]]]:
     def catch(name: str, letter: str) -> Callable[[nn.Module, object, Tensor], None]:
         return lambda module, args, output: caught[name].update({letter: output})
 
-    hooks = [
-        project[letter].register_forward_hook(catch(name, letter))
-        for name, project in _attending(model).items()
-        for letter in "ab"
-    ]
+    named = [(name, project, letter) for name, project in _attending(model).items() for letter in "ab"]
+    hooks = [project[letter].register_forward_hook(catch(name, letter)) for name, project, letter in named]
     try:
         yield caught
     finally:

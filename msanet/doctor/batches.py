@@ -41,9 +41,7 @@ def steps(config: Config, batches: BatchPlan, samples: int, epoch_length: int, t
 def idle_ranks(val_samples: int, ranks: int) -> Found:
     """Fewer validation images than ranks."""
     if val_samples < ranks:
-        what = (
-            f"validation has {val_samples} images for {ranks} ranks, so {ranks - val_samples} will wait while it runs"
-        )
+        what = f"validation has {val_samples} images for {ranks} ranks, so {ranks - val_samples} will wait"
         yield "advice", f"{what}, expected {ranks} or more; harmless, or start fewer ranks"
 
 
@@ -150,9 +148,8 @@ def batch_norm(network: nn.Module, batches: BatchPlan, is_synchronized: bool, ha
     suggestions = ["trainer.micro_batch_size (less accumulation)"] if batches.accumulation > 1 else []
     if batches.groups > 1 and not is_synchronized:
         suggestions.append("trainer.sync_batchnorm=true")
-    suggestions.append(
-        "model.norm=group, or frozen with pretrained weights" if has_option else "a larger trainer.global_batch_size"
-    )
+    other_norm = "model.norm=group, or frozen with pretrained weights"
+    suggestions.append(other_norm if has_option else "a larger trainer.global_batch_size")
     advice = f"expected {_SMALL_NORM} or more; set {', '.join(suggestions)}"
     if images <= _TINY_NORM and any(isinstance(module, ImageBatchNorm2d) for module in norms):
         values = "keeps its initial values" if images == 1 else "has two values a channel, which normalize to 1 and -1"

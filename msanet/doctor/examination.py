@@ -56,13 +56,10 @@ class Case:
 def examine(case: Case) -> list[Diagnostic]:
     """All diagnostics. Raises UserError only where there is nothing to examine: no manifest or no such address."""
     data, manifest = case.config.data, case.manifest
-    diagnostics = shards.splits_there(
-        manifest, (("data.train_split", data.train_split), ("data.val_split", data.val_split))
-    )
-    train, val = (_split(manifest, name) for name in (data.train_split, data.val_split))
-    statistics = {
-        name: _sample_statistics(case, name, diagnostics) for name in dict.fromkeys((data.train_split, data.val_split))
-    }
+    names = {"data.train_split": data.train_split, "data.val_split": data.val_split}
+    diagnostics = shards.splits_there(manifest, names)
+    train, val = (_split(manifest, name) for name in names.values())
+    statistics = {name: _sample_statistics(case, name, diagnostics) for name in dict.fromkeys(names.values())}
     if train and val:
         diagnostics += _accepted("shards", lambda: _train_val_overlap(case, train, val))
     if train:
@@ -96,12 +93,8 @@ def _label_diagnostics(
     train: SplitInfo, val: SplitInfo | None, classes: Sequence[str], statistics: Sequence[SampleStatistics]
 ) -> list[Diagnostic]:
     binary = labels.binary_masks(train, classes)
-    ignored = [
-        diagnostic
-        for name, split in (("training", train), ("validation", val))
-        if split
-        for diagnostic in labels.ignored_share(name, split)
-    ]
+    ignored = labels.ignored_share("training", train)
+    ignored += labels.ignored_share("validation", val) if val else []
     if binary or not sum(train.histogram):
         return [*binary, *ignored, *labels.image_is_label(statistics)]  # all others would follow from these
     return [
@@ -136,10 +129,8 @@ def _run_diagnostics(
     yield from batches.idle_ranks(val.samples, case.ranks) if val else ()
     yield from batches.intervals(config, epoch_length / plan.global_batch_size, total)
     yield from batches.schedule(config.schedule, total)
-    is_pretrained = config.model.pretrained is not None
-    yield from batches.learning_rate(
-        config.optimizer, config.schedule.warmup_steps, plan.global_batch_size, is_pretrained
-    )
+    warmup, is_pretrained = config.schedule.warmup_steps, config.model.pretrained is not None
+    yield from batches.learning_rate(config.optimizer, warmup, plan.global_batch_size, is_pretrained)
     yield from _accepted("deepspeed", lambda: _deepspeed_diagnostics(config, plan))
     loss = list(_accepted("loss", lambda: _weight_diagnostics(case, train)))
     yield from loss

@@ -78,10 +78,8 @@ def normalization(statistics: Sequence[SampleStatistics], data: DataConfig) -> F
     elif given.max() <= 1 < mean.max() or given_std.max() <= 1:
         yield "warning", f"data.mean or data.std is in 0..1, expected gray values 0 to 255; the images' own: {own}"
     elif distance - reverse > 15 and reverse < distance / 2:
-        yield (
-            "warning",
-            f"data.mean fits the images far better in reverse, expected red, green, blue; reverse it, or set {own}",
-        )
+        reverse_fits = "data.mean fits the images far better in reverse, expected red, green, blue"
+        yield "warning", f"{reverse_fits}; reverse it, or set {own}"
     elif (np.abs(mean - given) > given_std).any() or spread.min() < 1 / _SPREAD or spread.max() > _SPREAD:
         text = (
             f"images have the mean {_numbers(mean)} and standard deviation {_numbers(std)}, far from data.mean and data.std; "

@@ -1,6 +1,6 @@
 """Checks of the shards: can they be read, and do the splits share images?"""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,9 +60,9 @@ def spread(total: int, count: int) -> list[int]:
 
 
 @check("shards")
-def splits_there(manifest: Manifest, wanted: Sequence[tuple[str, str]]) -> Found:
-    """wanted: (setting, split that it names)."""
-    for setting, name in wanted:
+def splits_there(manifest: Manifest, wanted: Mapping[str, str]) -> Found:
+    """wanted: {setting: split that it names}."""
+    for setting, name in wanted.items():
         if name not in manifest.splits:
             has = ", ".join(sorted(manifest.splits)) or "none"
             yield "fault", f"{setting} is '{name}', expected a split of '{manifest.name}', which has: {has}"

@@ -24,7 +24,7 @@ class Axis(Section):
     log_uniform: tuple[Above0, Above0] | None = Field(None, description="[low, high], uniform in the logarithm")
     integer: tuple[int, int] | None = Field(None, alias="int", description="[low, high], both included")
     when: dict[str, Any] = Field(
-        {}, description="set only where those settings have these values (one, or one of a list)"
+        {}, description="only set where these settings have these values (one, or any of a list)"
     )
 
     def check(self, name: str) -> None:
@@ -68,9 +68,7 @@ class SweepConfig(Section):
     max_failures: Annotated[int, Field(ge=0)] = Field(
         2, description="how often a trial resumes from its last checkpoint after a failure before it counts as failed"
     )
-    max_concurrent_trials: Positive | None = Field(
-        None, description="trials at a time; null: as many as fit on the cluster"
-    )
+    max_concurrent_trials: Positive | None = Field(None, description="trials at a time; null: as many as fit")
 
     @model_validator(mode="after")
     def _check_scheduler(self) -> "SweepConfig":
@@ -125,8 +123,8 @@ def load_sweep(path: Path, overrides: list[str]) -> SweepFile:
     try:
         return SweepFile.model_validate({**tree, "sweep": section})
     except ValidationError as error:
-        setting = ".".join(str(part) for part in error.errors(include_url=False)[0]["loc"]) or None
-        raise UserError("MSA-SWEEP-011", f"{explain(error, _nearest)} (in {path})", setting=setting) from None
+        _, sentence, setting = explain(error, _nearest)
+        raise UserError("MSA-SWEEP-011", f"{sentence} (in {path})", setting=setting or None) from None
 
 
 def _nearest(name: str) -> str:

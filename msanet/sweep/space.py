@@ -84,15 +84,11 @@ def grid_points(space: Mapping[str, Axis], base_settings: Mapping[str, str]) -> 
     points: list[TrialParams] = [{}]
     for key, axis in grids.items():
         depends_on_sample = bool(sampled & axis.when.keys())
-        points = [
-            longer
-            for point in points
-            for longer in (
-                [{**point, key: to_yaml(value)} for value in axis.options]
-                if depends_on_sample or _conditions_met(axis, _settings_at(space, point, base_settings))
-                else [point]
-            )
-        ]
+        longer: list[TrialParams] = []
+        for point in points:
+            is_set = depends_on_sample or _conditions_met(axis, _settings_at(space, point, base_settings))
+            longer += [{**point, key: to_yaml(value)} for value in axis.options] if is_set else [point]
+        points = longer
         if len(points) > _MAX_GRID_POINTS:
             message = f"the grid has more than {_MAX_GRID_POINTS} points; remove some of its values"
             raise UserError("MSA-SWEEP-010", message, setting=f"space.{key}")

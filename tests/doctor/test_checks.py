@@ -45,8 +45,8 @@ def test_a_list_of_findings_is_shown_and_counted() -> None:
 
 def test_splits_that_are_named_have_to_be_there(shards_manifest: Path) -> None:
     manifest = load_manifest(shards_manifest)
-    assert shards.splits_there(manifest, [("data.val_split", "val")]) == []
-    (diagnostic,) = shards.splits_there(manifest, [("data.val_split", "test")])
+    assert shards.splits_there(manifest, {"data.val_split": "val"}) == []
+    (diagnostic,) = shards.splits_there(manifest, {"data.val_split": "test"})
     assert diagnostic.level == "fault" and "which has: train, val" in diagnostic.text
 
 
