@@ -15,14 +15,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `msanet` and return the exit code.
-
-    Args:
-        argv: Words of the command line after `msanet`, the process's own unless given.
-
-    Raises:
-        SystemExit: With code 2, after one sentence on stderr, where the input is at fault.
-    """
+    """Run `msanet` with these words (the process's own unless given); returns the exit code. Raises SystemExit(2)."""
     words = list(sys.argv[1:] if argv is None else argv)
     with user_errors(should_print=is_first_rank):
         name, arguments = _split(words)

@@ -45,12 +45,7 @@ def new_parser(command: str, example: str, details: str = "", name: str = "") ->
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read a command line, and log as it says.
-
-    Args:
-        parser: From `new_parser`.
-        argv: The words after the command's name; the process's own unless given.
-    """
+    """Read the words after the command's name (the process's own unless given), and log as they say."""
     arguments = parser.parse_intermixed_args(argv)
     logs.configure(arguments.log_level)
     return arguments

@@ -44,10 +44,8 @@ def serve_job(argv: Sequence[str] | None = None) -> ServeJob:
     add_run_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=7860, help="0: any free one (default 7860)")
-    for option, of, usual in (
-        ("--max-megabytes", "of a file", Limits.megabytes),
-        ("--max-megapixels", "of an image", Limits.megapixels),
-    ):
+    sizes = {"--max-megabytes": ("of a file", Limits.megabytes), "--max-megapixels": ("of an image", Limits.megapixels)}
+    for option, (of, usual) in sizes.items():
         parser.add_argument(option, type=float, default=usual, metavar="N", help=f"{of} (default {usual:g})")
     side = f"images are scaled down to this length of the longer side before the network (default {Limits.side})"
     parser.add_argument("--side", type=int, default=Limits.side, metavar="PIXELS", help=side)

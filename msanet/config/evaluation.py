@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from msanet.config.base import Above0, NonNegative, Positive, Section, Share, Size, WorkerCount
 
@@ -29,7 +29,7 @@ class EvaluationConfig(Section):
         None,
         description="[height, width] that images are resized to; logits are resized to the label's size; null: own size",
     )
-    scales: tuple[Above0, ...] = Field((1.0,), description="test-time scales; probabilities are averaged over them")
+    scales: tuple[Above0, ...] = Field((1.0,), min_length=1, description="test-time scales; probabilities are averaged")
     flip: bool = Field(False, description="also evaluate the flipped image; probabilities are averaged")
     window: Size | None = Field(None, description="[height, width] of sliding windows; null: the whole image at once")
     overlap: Share = Field(0.33, description="fraction of a window that overlaps its neighbor")
@@ -44,9 +44,3 @@ class EvaluationConfig(Section):
     boundary: bool = Field(False, description="measure boundaries (Boundary IoU, boundary F1)")
     panels: Annotated[int, Field(ge=0, le=200)] = Field(8, description="images in the report, spread over the split")
     worst: Annotated[int, Field(ge=0, le=200)] = Field(4, description="images in the report with the lowest IoU")
-
-    @model_validator(mode="after")
-    def _has_a_scale(self) -> "EvaluationConfig":
-        if not self.scales:
-            raise ValueError("evaluation.scales is empty, expected at least one scale such as [1.0]")
-        return self

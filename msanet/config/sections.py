@@ -173,7 +173,7 @@ class Config(Section):
         if download >= stall:
             found = f"storage.download_timeout_seconds={download:g} is not below run.stall_timeout_seconds={stall:g}"
             raise ValueError(
-                f"{found}, so a slow download would end the job as a stall; lower the former or raise the latter"
+                f"{found}, so a slow download would count as a stall; lower the former or raise the latter"
             )
         return self
 

@@ -171,9 +171,7 @@ def decode(data: bytes, name: str, megapixels: float) -> UInt8:
     height, width = image.size
     if height * width > megapixels * 1e6:
         found = math.ceil(height * width / 1e5) / 10
-        expected = (
-            f"expected at most {megapixels:g}; resize it, or start the page with --max-megapixels {math.ceil(found)}"
-        )
+        expected = f"expected at most {megapixels:g}; resize it, or start with --max-megapixels {math.ceil(found)}"
         message = f"'{name}' has {width}x{height} pixels, {found:g} megapixels, {expected}"
         raise UserError("MSA-DEMO-004", message, setting="--max-megapixels")
     if max(height, width) > _MAX_SIDE:

@@ -29,6 +29,8 @@ from msanet.training.memory.estimate import step_memory
 
 _OVERLAP_SAMPLES = 100_000
 """Samples of a split whose names are compared; their indexes have about 60 MB."""
+Statistics = dict[str, list[SampleStatistics]]
+"""Of decoded samples, by split."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,9 @@ def _sample_statistics(case: Case, split: str, diagnostics: list[Diagnostic]) ->
     return statistics
 
 
-def _train_val_overlap(case: Case, train: SplitInfo, val: SplitInfo) -> list[Diagnostic]:
-    train_names, val_names = (
-        shards.image_names(shards.read_indexes(case.storage, split.shards), _OVERLAP_SAMPLES) for split in (train, val)
-    )
-    return shards.train_val_overlap(train_names, val_names, is_all=max(train.samples, val.samples) <= _OVERLAP_SAMPLES)
+def _train_val_overlap(case: Case, *splits: SplitInfo) -> list[Diagnostic]:
+    names = (shards.image_names(shards.read_indexes(case.storage, split.shards), _OVERLAP_SAMPLES) for split in splits)
+    return shards.train_val_overlap(*names, is_all=max(split.samples for split in splits) <= _OVERLAP_SAMPLES)
 
 
 def _label_diagnostics(
@@ -108,7 +108,7 @@ def _label_diagnostics(
 
 
 def _run_diagnostics(
-    case: Case, train: SplitInfo, val: SplitInfo | None, statistics: dict[str, list[SampleStatistics]]
+    case: Case, train: SplitInfo, val: SplitInfo | None, statistics: Statistics
 ) -> Iterator[Diagnostic]:
     """Those that need the batch plan; where there can be none, only why."""
     config = case.config
@@ -158,9 +158,7 @@ def _deepspeed_diagnostics(config: Config, plan: BatchPlan) -> list[Diagnostic]:
     return []
 
 
-def _network_diagnostics(
-    case: Case, plan: BatchPlan, train: SplitInfo, statistics: dict[str, list[SampleStatistics]]
-) -> Iterator[Diagnostic]:
+def _network_diagnostics(case: Case, plan: BatchPlan, train: SplitInfo, statistics: Statistics) -> Iterator[Diagnostic]:
     """BatchNorm, memory and disk; and whether the weights to start from fit."""
     config, trainer = case.config, case.config.trainer
     with on_meta_device():
@@ -179,9 +177,8 @@ def _network_diagnostics(
         yield from memory.fits(needed, idle + maps, case.device_bytes, config)
         yield from memory.buckets(parameters, config)
         batch = plan.micro_batch_size * size[0] * size[1] * 4
-        yield from machine.shared_memory(
-            machine.free_shared_memory(), case.ranks, config.data.num_workers, config.data.prefetch_factor, batch
-        )
+        workers, prefetch, free = config.data.num_workers, config.data.prefetch_factor, machine.free_shared_memory()
+        yield from machine.shared_memory(free, case.ranks, workers, prefetch, batch)
     buffers = sum(buffer.numel() for buffer in network.buffers())
     yield from _disk_diagnostics(case, parameters, buffers)
 

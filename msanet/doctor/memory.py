@@ -17,11 +17,9 @@ _FULL, _NEARLY_FULL = 1.0, 0.85
 _FP32 = 4
 
 
-def evaluation_bytes(
-    build: Callable[[], SegmentationNetwork], settings: EvaluationConfig, size: tuple[int, int]
-) -> int:
+def evaluation_bytes(build: Callable[[], SegmentationNetwork], config: EvaluationConfig, size: tuple[int, int]) -> int:
     """Peak of activations and score maps for one validation image of `size`, without the CRF."""
-    without_crf = settings.model_copy(update={"crf": settings.crf.model_copy(update={"enabled": False})})
+    without_crf = config.model_copy(update={"crf": config.crf.model_copy(update={"enabled": False})})
     with FakeTensorMode(allow_non_fake_inputs=True):
         network = build().eval()
         predictor = Predictor(network, without_crf, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

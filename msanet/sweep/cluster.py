@@ -104,6 +104,6 @@ def _check_capacity(plan: SweepPlan) -> None:
         has = " and ".join(f"{sum(node.get(what, 0.0) for node in nodes):g} {what}" for what in wanted)
         found = f"Ray has {has} on {len(nodes)} nodes, which fits {fits} ranks"
         message = (
-            f"{plan.sweep.ranks} ranks with {needs} each can never be placed: {found}; lower sweep.ranks or sweep.cpus"
+            f"{plan.sweep.ranks} ranks of {needs} each can never be placed: {found}; lower sweep.ranks or sweep.cpus"
         )
         raise UserError("MSA-SWEEP-004", message, setting="sweep.ranks")

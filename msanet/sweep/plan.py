@@ -90,16 +90,7 @@ class SweepPlan:
 
 
 def plan_sweep(file: SweepFile, name: str, overrides: list[str]) -> SweepPlan:
-    """Check a sweep as far as it can be without Ray.
-
-    Args:
-        file: The settings of the sweep.
-        name: Its title unless sweep.name gives one.
-        overrides: `key=value` words, above those of the section run.
-
-    Raises:
-        UserError: For the first fault.
-    """
+    """Check a sweep as far as it can be without Ray. `name`: its title unless sweep.name gives one. Raises UserError."""
     if file.sweep.folder is None:
         raise _missing("sweep.folder", "a folder")
     settings = flat(file.run)

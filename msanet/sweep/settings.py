@@ -23,9 +23,7 @@ class Axis(Section):
     uniform: tuple[float, float] | None = Field(None, description="[low, high]")
     log_uniform: tuple[Above0, Above0] | None = Field(None, description="[low, high], uniform in the logarithm")
     integer: tuple[int, int] | None = Field(None, alias="int", description="[low, high], both included")
-    when: dict[str, Any] = Field(
-        {}, description="only set where these settings have these values (one, or any of a list)"
-    )
+    when: dict[str, Any] = Field({}, description="only set where these settings have these values (or one of a list)")
 
     def check(self, name: str) -> None:
         """Check that there is one way to sample it, and that a range goes up. Raises ValueError, which calls it `name`."""

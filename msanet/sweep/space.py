@@ -45,13 +45,7 @@ def check_conditions(space: Mapping[str, Axis], base_settings: Mapping[str, str]
 
 
 def active_params(space: Mapping[str, Axis], sampled: TrialParams, base_settings: Mapping[str, str]) -> TrialParams:
-    """Those of the sampled parameters whose conditions are met, in the order of the space.
-
-    Args:
-        space: The axes by setting.
-        sampled: A value for each axis, or for some of them.
-        base_settings: The run's own settings, as JSON text.
-    """
+    """Those of the sampled parameters whose conditions are met, in the order of the space. base_settings: the run's own."""
     params: TrialParams = {}
     for key, axis in space.items():
         if key in sampled and _conditions_met(axis, _settings_at(space, params, base_settings)):
@@ -72,11 +66,7 @@ def _conditions_met(axis: Axis, settings: Mapping[str, str]) -> bool:
 
 
 def grid_points(space: Mapping[str, Axis], base_settings: Mapping[str, str]) -> list[TrialParams]:
-    """All combinations of the grid's values, each once; an axis whose condition fails multiplies nothing. Empty without a grid.
-
-    Raises:
-        UserError: The grid is too large.
-    """
+    """All combinations of the grid's values, each once; an axis whose condition fails multiplies nothing. Raises UserError."""
     grids = {key: axis for key, axis in space.items() if axis.grid}
     if not grids:
         return []

@@ -27,8 +27,7 @@ _RAY_FOLDER = "ray"
 def tune_sweep(plan: SweepPlan, address: str | None = None) -> None:
     """Run the trials that remain; a stopped sweep resumes. address: of a Ray cluster; None for Ray on this machine.
 
-    Raises:
-        UserError: The folder holds another sweep, or no trial can ever be placed.
+    Raises UserError where the folder has another sweep, or no trial can ever be placed.
     """
     _check_same_sweep(plan)
     with ray_for(plan, address):
@@ -104,9 +103,8 @@ def _scheduler(plan: SweepPlan) -> Any:
         )
     if sweep.scheduler == "asha":
         # A trial ends by itself after its epochs, with a last checkpoint; at max_t ASHA would stop it without one.
-        return schedulers.AsyncHyperBandScheduler(
-            time_attr="epoch", grace_period=sweep.grace_epochs, max_t=10**6 * sweep.grace_epochs
-        )
+        grace = sweep.grace_epochs
+        return schedulers.AsyncHyperBandScheduler(time_attr="epoch", grace_period=grace, max_t=10**6 * grace)
     if sweep.scheduler == "median":
         # While there are too few trials to compare, Ray pauses one for a waiting one: once, since each time costs a start.
         return schedulers.MedianStoppingRule(time_attr="epoch", grace_period=sweep.grace_epochs, min_time_slice=10**6)
@@ -158,14 +156,7 @@ def progress_callback(plan: SweepPlan) -> Any:
 
 
 def train_best(plan: SweepPlan, config_file: Path, run: Path, address: str | None = None) -> int:
-    """Train with the best trial's parameters, on the same number of ranks as a trial; returns the exit code.
-
-    Args:
-        plan: The sweep.
-        config_file: All settings, such as the sweep's best.yaml.
-        run: The run folder.
-        address: Of a Ray cluster; None for Ray on this machine.
-    """
+    """Train in the folder `run` with all settings of best.yaml, on the same number of ranks as a trial; returns the exit code."""
     with ray_for(plan, address):
         import ray
         from ray.util.placement_group import placement_group
