@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msanet.cli.parser import new_parser, parse
+from msanet.config.loading import help_lines
 from msanet.config.recipes import find_config, find_sweep
 from msanet.distributed.preemption import EXIT_PREEMPTED
 from msanet.errors import UserError
@@ -56,7 +57,8 @@ def _run(job: SweepJob) -> int:
 def sweep_job(argv: Sequence[str] | None = None) -> SweepJob:
     """Read the command line. Raises UserError for all that can be known before Ray starts."""
     example = "sweep --config msanet data.path=SHARDS sweep.folder=FOLDER"
-    parser = new_parser("sweep", example, _DETAILS + _settings_help())
+    settings = ["settings of the section sweep:", "", *help_lines(SweepConfig, "sweep.")]
+    parser = new_parser("sweep", example, _DETAILS + "\n".join(settings))
     config = "the sweep: a YAML file, or the name of a shipped one (msanet recipes)"
     parser.add_argument("--config", required=True, metavar="FILE", help=config)
     of_all = "recipe of all trials, in place of run.config of the sweep"
@@ -71,10 +73,7 @@ def sweep_job(argv: Sequence[str] | None = None) -> SweepJob:
     if "://" in (arguments.address or ""):
         message = f"--address is '{arguments.address}', expected HOST:PORT of the head's own port, or `auto`; run this on a node"
         raise UserError("MSA-CLI-003", message, setting="--address")
-    for word in arguments.settings:
-        if "=" not in word:
-            raise UserError("MSA-CONFIG-008", f"'{word}' is not a setting, expected key=value, such as sweep.trials=8")
-    own = [word for word in arguments.settings if word.startswith("sweep.")]
+    own = [word for word in arguments.settings if word.startswith("sweep.") and "=" in word]
     others = [word for word in arguments.settings if word not in own]
     path = find_sweep(arguments.config)
     file = load_sweep(path, own)
@@ -84,11 +83,3 @@ def sweep_job(argv: Sequence[str] | None = None) -> SweepJob:
         chosen = find_config(recipe, None if is_path else path.parent)
         file = file.model_copy(update={"run": {**file.run, "config": str(chosen)}})
     return SweepJob(plan_sweep(file, path.stem, others), arguments.address, arguments.train_best)
-
-
-def _settings_help() -> str:
-    lines = ["settings of the section sweep:", ""]
-    for name, field in SweepConfig.model_fields.items():
-        default = "null" if field.default is None else field.default
-        lines += [f"  sweep.{name}={default}", f"      {field.description}"]
-    return "\n".join(lines)

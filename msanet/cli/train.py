@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from msanet import distributed
 from msanet.cli.parser import Parser, new_parser, option_value, parse
-from msanet.config import Config, load_config, settings
+from msanet.config import Config, load_config
+from msanet.config.loading import as_typed, help_lines
 from msanet.distributed.supervisor import supervise
 from msanet.documents import MAX_BYTES, parse_json
 from msanet.errors import UserError
@@ -116,16 +115,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _settings_help() -> str:
-    lines = ["settings (key=value on the command line, or sections of the YAML file):", ""]
-    for name, kind, default, text in settings():
-        lines += [f"  {name}={_shown(default)}", f"      {text} [{kind}]"]
+    lines = ["settings (key=value on the command line, or sections of the YAML file):", "", *help_lines()]
     lines += ["", "options of the networks (model.name):", ""]
     for network in sorted(MODELS):
         for option, (kind, default) in model_options(network).items():
-            lines.append(f"  model.{option}={_shown(default)}  ({network}) [{describe(kind)}]")
+            lines.append(f"  model.{option}={as_typed(default)}  ({network}) [{describe(kind)}]")
     return "\n".join(lines)
-
-
-def _shown(value: Any) -> str:
-    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).strip()
-    return text.removesuffix("...").strip().replace(" ", "")

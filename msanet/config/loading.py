@@ -7,11 +7,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from msanet.config.recipes import find_config
-from msanet.config.renamed import flat, refuse_old_name, translate_old_names
+from msanet.config.renamed import refuse_old_name, settings_in, translate_old_names
 from msanet.config.sections import Config
 from msanet.documents import MAX_BYTES, parse_yaml
 from msanet.errors import UserError
@@ -128,7 +129,7 @@ def _command_line(overrides: Sequence[str]) -> _Layer:
 def _check(layers: Sequence[_Layer]) -> Config:
     """The config of all layers. Raises UserError, which says from which of them the fault comes."""
     for layer in layers:
-        for name, value in flat(layer.tree):
+        for name, value in settings_in(layer.tree):
             refuse_old_name(name, value, layer.origin)
     tree: dict[str, Any] = {}
     for layer in layers:
@@ -172,6 +173,18 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _number(value: Any) -> Any:
     """YAML 1.1 reads `1e-3` as text (it wants `1.0e-3`); users mean the number."""
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+def help_lines(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every setting of a section as --help prints it."""
+    for name, kind, default, text in settings(section, prefix):
+        yield from (f"  {name}={as_typed(default)}", f"      {text} [{kind}]")
+
+
+def as_typed(value: Any) -> str:
+    """A value as it is typed on a command line."""
+    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).strip()
+    return text.removesuffix("...").strip().replace(" ", "")
 
 
 def explain(error: ValidationError, advise: Callable[[str], str]) -> tuple[str, str, str]:

@@ -62,7 +62,7 @@ SPLIT: dict[str, dict[str, Callable[[float], float]]] = {
 """Old name -> the new ones that it became, each with its value under the old one."""
 
 
-def flat(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def settings_in(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of settings in sections."""
     for section, inner in tree.items():
         yield from ((f"{section}.{name}", value) for name, value in inner.items()) if isinstance(inner, dict) else ()
@@ -91,7 +91,7 @@ def refuse_old_name(name: str, value: Any, origin: str) -> None:
 def translate_old_names(tree: dict[str, Any]) -> dict[str, Any]:
     """The nested settings of a file that version 0.1 wrote, such as RUN/config.yaml, under today's names."""
     found: dict[str, Any] = {section: {} if isinstance(inner, dict) else inner for section, inner in tree.items()}
-    for name, value in flat(tree):
+    for name, value in settings_in(tree):
         if isinstance(value, str):
             value = RENAMED_VALUES.get(name, {}).get(value, value)
         conversions = SPLIT.get(name) or {RENAMED.get(name, name): lambda same: same}
