@@ -74,7 +74,6 @@ class ProgressBar:
         initial: Steps done before.
         interval: Seconds between two lines where there is no bar.
         disable: Show nothing, as on ranks other than 0.
-        clock: Seconds, for tests.
     """
 
     def __init__(

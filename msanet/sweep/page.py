@@ -25,15 +25,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 70, 38, 34
 
 @dataclass(frozen=True)
 class Row:
-    """One trial.
-
-    Args:
-        status: done, stopped, failed or unfinished.
-        curve: (epoch, metric) of each validation, 0..1.
-        epochs: Epochs trained.
-        seconds: Time it took, if it has ended.
-        error: Why it has failed.
-    """
+    """One trial, with its status (one of STATUSES), the (epoch, metric) of each validation, and why it has failed."""
 
     trial: str
     status: str

@@ -76,14 +76,8 @@ class SweepConfig(Section):
 
 
 class SweepFile(Section):
-    """A whole file.
-
-    Args:
-        sweep: The sweep's own settings.
-        run: Settings of all trials, nested or dotted, and `config`, a recipe.
-        space: What varies, an axis by setting.
-        full: Further settings of the training of the best trial's parameters (`--train-best`).
-    """
+    """A whole file: the sweep's own settings, `run` for all trials (nested or dotted, and `config`, a recipe), the `space` of
+    settings that vary, and `full`, further settings for the training of the best trial's parameters (`--train-best`)."""
 
     sweep: SweepConfig = SweepConfig()
     run: dict[str, Any] = {}

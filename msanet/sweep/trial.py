@@ -74,12 +74,9 @@ def record_exits(run: Path, exits: list[RankExit]) -> None:
 
 
 class _Reporter:
-    """Reports those validations in metrics.jsonl to Tune that it has not got yet.
+    """Reports those validations in metrics.jsonl to Tune that it has not got yet. key: the metric's name in that file.
 
-    Args:
-        run: The trial's folder.
-        key: The metric's name in metrics.jsonl; `metric` is its name in Tune.
-        publishes: Whether each report comes with a checkpoint that other trials may copy. A trial finds its own by itself.
+    publishes: whether each report has a checkpoint that other trials may copy; a trial finds its own by itself.
     """
 
     def __init__(self, run: Path, key: str, metric: str, publishes: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a sweep adds to the run folder of a trial: its parameters, how it ended, and which validations were reported.
+"""What a sweep adds to the run folder of a trial.
 
 RUN/trial_params.json   the trial's parameters
 RUN/outcome.json        how it ended; absent until then
