@@ -51,7 +51,7 @@ def export_job(argv: Sequence[str] | None = None) -> ExportJob:
     size = tuple(arguments.size) if arguments.size else None
     if size and (arguments.to == "safetensors" or min(size) < 1):
         found = f"--size is {size[0]} {size[1]}"
-        message = f"{found}, expected two positive numbers and a graph (onnx, torch); remove --size"
+        message = f"{found}, expected two positive numbers, and --to onnx or torch; remove --size"
         raise UserError("MSA-CLI-003", message, setting="--size")
     run_config(arguments, ())
     checkpoint = find_checkpoint(arguments)

@@ -113,13 +113,15 @@ def prediction_job(argv: Sequence[str] | None = None) -> PredictionJob:
 def _check_kinds(kinds: Sequence[str] | None, has_query: bool, is_submission: bool) -> None:
     for kind in kinds or ():
         if kind not in ENDINGS:
-            message = f"--write has '{kind}', expected kinds of output; {nearest(kind, list(ENDINGS))}"
+            message = f"--write has the unknown kind '{kind}'; {nearest(kind, list(ENDINGS))}"
             raise UserError("MSA-CLI-012", message, setting="--write")
     if has_query and "maps" not in (kinds or ()):
-        message = "--query is given without maps, expected both; add maps to --write"
+        message = "--query is for the attention maps, which are not written; add maps to --write"
         raise UserError("MSA-CLI-006", message, setting="--query")
     if is_submission and kinds:
-        message = "--submission is given with --write, expected one of them: a submission has only its own files"
+        message = (
+            "--submission and --write are both given, expected one: a submission has only its own files; remove --write"
+        )
         raise UserError("MSA-CLI-006", message, setting="--submission")
 
 

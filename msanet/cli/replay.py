@@ -34,7 +34,7 @@ def _replay(dump: FailureDump, rank: int | None) -> Replay:
     """Of the rank that is asked for; or of the one where it went wrong, which is to be found where only gradients were."""
     if rank is not None and rank not in dump.records:
         kept = ", ".join(map(str, dump.records))
-        message = f"--rank is {rank}, expected one whose batches the failure dump has: {kept}; choose one of these"
+        message = f"--rank is {rank}, but the failure dump has only the batches of ranks {kept}; choose one of these"
         raise UserError("MSA-CLI-014", message, setting="--rank")
     candidates = [rank] if rank is not None else dump.about.faulty[:1] or list(dump.records)
     for candidate in candidates:

@@ -11,7 +11,9 @@ from msanet.config.base import Above0, Count, Positive, Probability, Rgb, Sectio
 class DataConfig(Section):
     """What is read, and what is done to an image before it reaches the network."""
 
-    path: str | None = Field(None, description="folder of shards, or its http(s)://, s3:// or gs:// address")
+    path: str | None = Field(
+        None, description="shards (msanet pack): a folder, or an http(s)://, s3:// or gs:// address"
+    )
     train_split: str = Field("train", description="split to train on")
     val_split: str = Field("val", description="split to validate on")
     resize: Size | None = Field(None, description="[height, width] that training images are resized to; null: own size")

@@ -19,7 +19,7 @@ class CrfConfig(Section):
     smoothness_std: Above0 = Field(3.0, description="its standard deviation in pixels (theta gamma)")
     appearance_weight: NonNegative = Field(10.0, description="weight of the appearance kernel (w1)")
     appearance_std: Above0 = Field(80.0, description="its standard deviation in pixels (theta alpha)")
-    appearance_rgb_std: Above0 = Field(13.0, description="its standard deviation in grey values (theta beta)")
+    appearance_rgb_std: Above0 = Field(13.0, description="its standard deviation in gray values (theta beta)")
 
 
 class EvaluationConfig(Section):

@@ -100,11 +100,13 @@ def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[_Layer]:
     own = path.resolve()
     chain = " -> ".join(str(file) for file in (*above, path))
     if own in [file.resolve() for file in above]:
-        message = f"'{path}' builds on itself ({chain}), expected a chain that ends; remove one `config:` of them"
+        message = f"'{path}' extends itself ({chain}), expected no circle; remove one of these `config:` lines"
         raise UserError("MSA-CONFIG-010", message, setting="config")
     tree = read_yaml(path)
     if "_base_" in tree:
-        message = "'_base_' is mmsegmentation's; write config: OTHER, a recipe's name or a path relative to this file"
+        message = (
+            "'_base_' is mmsegmentation's key; write config: OTHER, a recipe's name or a path relative to this file"
+        )
         raise UserError("MSA-CONFIG-011", f"{message} (from {chain})", setting="_base_")
     base = tree.pop("config", None)
     if base is None:
@@ -243,5 +245,12 @@ def _schema_name(schema: dict[str, Any]) -> str:
         return " | ".join(map(str, schema["enum"]))
     if "prefixItems" in schema:
         return "[" + ", ".join(_schema_name(item) for item in schema["prefixItems"]) + "]"
-    names = {"integer": "int", "number": "float", "string": "text", "boolean": "true | false", "object": "mapping"}
+    names = {
+        "integer": "int",
+        "number": "float",
+        "string": "text",
+        "boolean": "true | false",
+        "object": "mapping",
+        "array": "list",
+    }
     return names.get(schema["type"], schema["type"])

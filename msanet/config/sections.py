@@ -22,7 +22,7 @@ class RunConfig(Section):
         "must: refuse one without",
     )
     allow_changes: tuple[Literal["dataset", "model", "optimizer", "batch", "order"], ...] = Field(
-        (), description="what may differ from the run in run.dir on resume, such as [batch, optimizer]"
+        (), description="what may differ on resume: any of dataset, model, optimizer, batch, order"
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of initialization, order and augmentation")
     record_samples: bool = Field(False, description="log the samples of each step to samples-<rank>.jsonl")
@@ -45,7 +45,7 @@ class ModelConfig(BaseModel):
     """The network. Further keys are the options of its constructor (listed by --help), checked before anything starts."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-    name: str = Field("msanet", description="which network")
+    name: str = Field("msanet", description="the network (msanet train --help lists all)")
     pretrained: Path | None = Field(
         None,
         description="weights to start from: a checkpoint of msanet, or torchvision's VGG-16 or ResNet (.pth, .safetensors)",
@@ -59,12 +59,12 @@ class ModelConfig(BaseModel):
 class LossConfig(Section):
     """What is minimized: a sum of terms, each normalized over the global batch."""
 
-    cross_entropy: NonNegative = Field(1.0, description="weight of the cross-entropy per labeled pixel")
-    dice: NonNegative = Field(0.0, description="weight of 1 - Dice, the mean over an image's classes")
-    lovasz: NonNegative = Field(0.0, description="weight of the Lovasz-Softmax loss, the mean over an image's classes")
+    cross_entropy: NonNegative = Field(1.0, description="weight of the pixel-wise cross-entropy")
+    dice: NonNegative = Field(0.0, description="weight of the Dice loss (mean over each image's classes)")
+    lovasz: NonNegative = Field(0.0, description="weight of the Lovasz-Softmax loss (mean over each image's classes)")
     class_weights: Literal["none", "median_frequency"] | tuple[NonNegative, ...] = Field(
         "none",
-        description="class weights of the cross-entropy: from the training split's class frequencies, or a number a class",
+        description="of the cross-entropy: from the training split's class frequencies, or a list with one for each class",
     )
     ohem_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0,
@@ -126,8 +126,8 @@ class TrainerConfig(Section):
     sync_batchnorm: bool = Field(False, description="BatchNorm statistics over the micro-batches of all ranks")
     log_every_steps: Positive = Field(10, description="steps between lines of metrics.jsonl")
     checkpoint_every_steps: Positive = Field(500, description="steps between checkpoints; the last step is saved too")
-    checkpoint_every_minutes: NonNegative = Field(0.0, description="minutes between checkpoints, in addition; 0: none")
-    keep_checkpoints: Positive = Field(2, description="latest checkpoints to keep")
+    checkpoint_every_minutes: NonNegative = Field(0.0, description="minutes between checkpoints, in addition; 0: off")
+    keep_checkpoints: Positive = Field(2, description="how many of the latest checkpoints to keep")
     keep_best: bool = Field(True, description="also save and keep the checkpoint with the best validation mean IoU")
     val_every_epochs: NonNegative = Field(10.0, description="epochs between validations; 0: only at the end")
     max_nonfinite_steps: Count = Field(

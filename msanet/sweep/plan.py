@@ -138,7 +138,7 @@ def _check_searcher(plan: SweepPlan) -> None:
     """What a searcher cannot do."""
     searcher, space = plan.sweep.searcher, plan.file.space
     if searcher != "random" and grid_points(space, plan.base_settings):
-        message = f"sweep.searcher is {searcher}, which takes no grid; use choice, or set sweep.searcher=random"
+        message = f"sweep.searcher={searcher} does not support `grid` axes; use `choice`, or set sweep.searcher=random"
         raise UserError("MSA-SWEEP-007", message, setting="sweep.searcher")
     if searcher == "pbt":
         for key in space:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from msanet.config import Section, read_yaml
-from msanet.config.base import Above0, Positive
+from msanet.config.base import Above0, Count, Positive
 from msanet.config.loading import explain
 from msanet.config.renamed import refuse_old_name
 from msanet.documents import parse_yaml
@@ -50,7 +50,7 @@ class SweepConfig(Section):
 
     name: str | None = Field(None, description="title of the results; null: the name of the file")
     folder: Path | None = Field(None, description="where all trials and results go; on a disk that all nodes share")
-    trials: Positive = Field(8, description="how many are sampled; with a grid, for each of its points")
+    trials: Positive = Field(8, description="number of trials; with a grid, for each of its points")
     searcher: Literal["random", "optuna", "pbt"] = Field(
         "random",
         description="random; optuna: TPE; pbt: population-based training, trials copy better ones",
@@ -60,12 +60,10 @@ class SweepConfig(Section):
     grace_epochs: Above0 = Field(1.0, description="epochs that each trial gets before a scheduler may stop it")
     perturb_every_epochs: Above0 = Field(1.0, description="epochs between two changes of a trial by pbt")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of the sampling")
-    ranks: Positive = Field(1, description="processes of one trial")
+    ranks: Positive = Field(1, description="ranks (processes) of one trial")
     cpus: Positive = Field(1, description="CPU cores of one rank")
     gpus: Literal[0, 1] = Field(0, description="GPUs of one rank")
-    max_failures: Annotated[int, Field(ge=0)] = Field(
-        2, description="how often a trial resumes from its last checkpoint after a failure before it counts as failed"
-    )
+    max_failures: Count = Field(2, description="resumes of a trial after failures before it counts as failed")
     max_concurrent_trials: Positive | None = Field(None, description="trials at a time; null: as many as fit")
 
     @model_validator(mode="after")
