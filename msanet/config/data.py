@@ -11,9 +11,7 @@ from msanet.config.base import Above0, Count, Positive, Probability, Rgb, Sectio
 class DataConfig(Section):
     """What is read, and what is done to an image before it reaches the network."""
 
-    path: str | None = Field(
-        None, description="shards (msanet pack): a folder, or an http(s)://, s3:// or gs:// address"
-    )
+    path: str | None = Field(None, description="shards (from msanet pack): folder or http(s)://, s3://, gs:// address")
     train_split: str = Field("train", description="split to train on")
     val_split: str = Field("val", description="split to validate on")
     resize: Size | None = Field(None, description="[height, width] that training images are resized to; null: own size")
@@ -23,7 +21,7 @@ class DataConfig(Section):
     crop: Size | None = Field(None, description="[height, width] of the random crop, padded if need be; null: no crop")
     cat_max_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0,
-        description="crops are drawn again, up to 10 times, until no class has more than this fraction of the labeled pixels",
+        description="draw a crop again (up to 10 times) if one class has more than this fraction of its labeled pixels",
     )
     flip_horizontal: Probability = Field(0.5, description="probability of a horizontal flip")
     flip_vertical: Probability = Field(0.0, description="probability of a vertical flip (the MSANet paper: 0.5)")
@@ -32,7 +30,7 @@ class DataConfig(Section):
     saturation: Share = Field(0.0, description="color jitter: factor drawn from [1-x, 1+x]")
     jitter_on: Literal["device", "loader"] = Field(
         "device",
-        description="device: jitter colors on the device, in float32; loader: in the loader's processes, rounded to uint8",
+        description="device: jitter colors on the device, in float32; loader: in the loader processes, in uint8",
     )
     mean: Rgb = Field((123.675, 116.28, 103.53), description="RGB mean to subtract, in gray values 0-255 (ImageNet's)")
     std: Rgb = Field((58.395, 57.12, 57.375), description="RGB standard deviation to divide by (ImageNet's)")
@@ -41,12 +39,10 @@ class DataConfig(Section):
     shuffle_block_bytes: Positive = Field(8 * 2**20, description="bytes of consecutive samples shuffled as a block")
     shuffle_window: Positive = Field(64, description="samples in the shuffle window of each interleaved stream")
     drop_last: bool = Field(
-        False,
-        description="drop an epoch's last batch if it is incomplete; false: complete it with samples of the next epoch",
+        False, description="drop an epoch's incomplete last batch; false: complete it with samples of the next epoch"
     )
     on_bad_sample: Literal["raise", "skip"] = Field(
-        "raise",
-        description="for a training sample that cannot be read. raise: end the run; skip: log it and ignore its pixels",
+        "raise", description="a training sample cannot be read. raise: end the run; skip: log it and ignore its pixels"
     )
     max_bad_fraction: Probability = Field(0.01, description="fraction of bad samples above which the run ends anyway")
 

@@ -104,9 +104,7 @@ def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[_Layer]:
         raise UserError("MSA-CONFIG-010", message, setting="config")
     tree = read_yaml(path)
     if "_base_" in tree:
-        message = (
-            "'_base_' is mmsegmentation's key; write config: OTHER, a recipe's name or a path relative to this file"
-        )
+        message = "'_base_' is mmsegmentation's key; write config: OTHER, the name of a recipe or a relative path"
         raise UserError("MSA-CONFIG-011", f"{message} (from {chain})", setting="_base_")
     base = tree.pop("config", None)
     if base is None:
@@ -245,12 +243,5 @@ def _schema_name(schema: dict[str, Any]) -> str:
         return " | ".join(map(str, schema["enum"]))
     if "prefixItems" in schema:
         return "[" + ", ".join(_schema_name(item) for item in schema["prefixItems"]) + "]"
-    names = {
-        "integer": "int",
-        "number": "float",
-        "string": "text",
-        "boolean": "true | false",
-        "object": "mapping",
-        "array": "list",
-    }
+    names = {"integer": "int", "number": "float", "string": "text", "boolean": "true | false", "array": "list"}
     return names.get(schema["type"], schema["type"])

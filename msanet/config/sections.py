@@ -48,7 +48,7 @@ class ModelConfig(BaseModel):
     name: str = Field("msanet", description="the network (msanet train --help lists all)")
     pretrained: Path | None = Field(
         None,
-        description="weights to start from: a checkpoint of msanet, or torchvision's VGG-16 or ResNet (.pth, .safetensors)",
+        description="initial weights: a checkpoint of msanet, or torchvision's VGG-16 or ResNet (.pth, .safetensors)",
     )
 
     @property
@@ -63,12 +63,10 @@ class LossConfig(Section):
     dice: NonNegative = Field(0.0, description="weight of the Dice loss (mean over each image's classes)")
     lovasz: NonNegative = Field(0.0, description="weight of the Lovasz-Softmax loss (mean over each image's classes)")
     class_weights: Literal["none", "median_frequency"] | tuple[NonNegative, ...] = Field(
-        "none",
-        description="of the cross-entropy: from the training split's class frequencies, or a list with one for each class",
+        "none", description="of the cross-entropy: from the training split's class frequencies, or one for each class"
     )
     ohem_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0,
-        description="OHEM: fraction of each image's labeled pixels, those with the largest loss, in the cross-entropy",
+        1.0, description="OHEM: fraction of an image's labeled pixels, those with the largest loss, that count"
     )
 
     @model_validator(mode="after")
@@ -109,12 +107,10 @@ class TrainerConfig(Section):
     steps: Positive | None = Field(None, description="optimizer steps; overrides epochs")
     global_batch_size: Positive = Field(4, description="images per optimizer step over all ranks")
     micro_batch_size: Positive | Literal["auto"] | None = Field(
-        None,
-        description="images per rank and forward pass; null: global_batch_size / ranks; auto: as many as fit the device's memory",
+        None, description="images per rank and forward pass; null: global_batch_size / ranks; auto: what fits in memory"
     )
     context_parallel_size: Positive = Field(
-        1,
-        description="consecutive ranks that share the attention of one image (MSANet); must divide the number of ranks",
+        1, description="consecutive ranks that share an image's attention (MSANet); must divide the number of ranks"
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast with fp32 master weights")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
@@ -131,10 +127,10 @@ class TrainerConfig(Section):
     keep_best: bool = Field(True, description="also save and keep the checkpoint with the best validation mean IoU")
     val_every_epochs: NonNegative = Field(10.0, description="epochs between validations; 0: only at the end")
     max_nonfinite_steps: Count = Field(
-        10, description="consecutive steps that may be skipped for a non-finite loss or gradient; one more ends the run"
+        10, description="consecutive non-finite steps that are skipped; one more ends the run"
     )
     loss_spike_std: NonNegative = Field(
-        6.0, description="a loss this many standard deviations above its moving mean is logged with its samples; 0: off"
+        6.0, description="log a loss this many standard deviations above its moving mean; 0: off"
     )
 
     @field_validator("micro_batch_size", mode="before")
