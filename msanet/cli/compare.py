@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from msanet.cli.counts import METRIC_NAMES, about, counts_parser, read_counts, resampling_note
+from msanet.cli.counts import METRIC_NAMES, counted_images, counts_parser, read_counts, resampling_note
 from msanet.cli.output import bounds, interval_text, percent, print_result, signed
 from msanet.cli.parser import parse
 from msanet.evaluation.statistics import Difference, paired_difference
@@ -24,7 +24,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     first, second = read_counts(args.run, args), read_counts(args.run2, args)
     comparison = paired_difference(first, second, args.resamples, args.seed)
     return {
-        **about(first, args),
+        **counted_images(first, args),
         "runs": [str(args.run), str(args.run2)],
         "metrics": {name: _difference(row) for name, row in comparison.metrics.items()},
         "classes": {name: _difference(row) for name, row in comparison.iou.items()},

@@ -43,7 +43,7 @@ def read_counts(run: Path, args: argparse.Namespace) -> PerImageCounts:
     return merge_classes(records, _groups(args.merge)) if args.merge else records
 
 
-def about(records: PerImageCounts, args: argparse.Namespace, resampled: bool = True) -> dict[str, Any]:
+def counted_images(records: PerImageCounts, args: argparse.Namespace, resampled: bool = True) -> dict[str, Any]:
     """Which images were counted, and how often they are resampled."""
     draws = {"resamples": args.resamples, "seed": args.seed} if resampled else {}
     return {"dataset": records.dataset, "split": records.split, "num_images": len(records), **draws}

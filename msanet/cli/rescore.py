@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, get_args
 
-from msanet.cli.counts import METRIC_NAMES, about, counts_parser, read_counts, resampling_note
+from msanet.cli.counts import METRIC_NAMES, counted_images, counts_parser, read_counts, resampling_note
 from msanet.cli.output import bounds, interval_text, percent, print_result
 from msanet.cli.parser import parse
 from msanet.evaluation.protocols import NAMED, NamedScores, Protocol, compute_scores
@@ -37,7 +37,7 @@ def rescore(args: argparse.Namespace) -> dict[str, Any]:
         classes[name] |= {"dice": dice_K[k], "support": scores.support_K[k]}
     metrics = {name: {"value": getattr(scores, name), "interval": bounds(i)} for name, i in intervals.metrics.items()}
     return {
-        **about(records, args),
+        **counted_images(records, args),
         "protocol": args.protocol,
         "metrics": metrics,
         "classes": classes,

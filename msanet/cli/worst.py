@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from msanet.cli.counts import about, counts_parser, read_counts
+from msanet.cli.counts import counted_images, counts_parser, read_counts
 from msanet.cli.output import percent, print_result
 from msanet.cli.parser import at_least, parse
 from msanet.evaluation.statistics import worst
@@ -26,7 +26,7 @@ def worst_images(args: argparse.Namespace) -> dict[str, Any]:
     """The images that an evaluation is worst on."""
     records = read_counts(args.run, args)
     images = [asdict(image) for image in worst(records, args.count, args.by)]
-    return {**about(records, args, resampled=False), "by": args.by, "images": images}
+    return {**counted_images(records, args, resampled=False), "by": args.by, "images": images}
 
 
 def _worst_table(result: dict[str, Any]) -> str:

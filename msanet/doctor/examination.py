@@ -59,11 +59,11 @@ def examine(case: Case) -> list[Diagnostic]:
     """All diagnostics. Raises UserError only where there is nothing to examine: no manifest or no such address."""
     data, manifest = case.config.data, case.manifest
     names = {"data.train_split": data.train_split, "data.val_split": data.val_split}
-    diagnostics = shards.splits_there(manifest, names)
+    diagnostics = shards.splits_exist(manifest, names)
     train, val = (_split(manifest, name) for name in names.values())
     statistics = {name: _sample_statistics(case, name, diagnostics) for name in dict.fromkeys(names.values())}
     if train and val:
-        diagnostics += _accepted("shards", lambda: _train_val_overlap(case, train, val))
+        diagnostics += _faults_of("shards", lambda: _train_val_overlap(case, train, val))
     if train:
         diagnostics += _label_diagnostics(train, val, manifest.classes, statistics[data.train_split])
         diagnostics += _run_diagnostics(case, train, val, statistics)
@@ -85,8 +85,9 @@ def _sample_statistics(case: Case, split: str, diagnostics: list[Diagnostic]) ->
 
 
 def _train_val_overlap(case: Case, *splits: SplitInfo) -> list[Diagnostic]:
-    names = (shards.image_names(shards.read_indexes(case.storage, split.shards), _OVERLAP_SAMPLES) for split in splits)
-    return shards.train_val_overlap(*names, is_all=max(split.samples for split in splits) <= _OVERLAP_SAMPLES)
+    indexes = [shards.read_indexes(case.storage, split.shards) for split in splits]
+    train, val = (shards.image_checksums(shards_of_split, _OVERLAP_SAMPLES) for shards_of_split in indexes)
+    return shards.train_val_overlap(train, val, is_all=max(split.samples for split in splits) <= _OVERLAP_SAMPLES)
 
 
 def _label_diagnostics(
@@ -131,11 +132,11 @@ def _run_diagnostics(
     yield from batches.schedule(config.schedule, total)
     warmup, is_pretrained = config.schedule.warmup_steps, config.model.pretrained is not None
     yield from batches.learning_rate(config.optimizer, warmup, plan.global_batch_size, is_pretrained)
-    yield from _accepted("deepspeed", lambda: _deepspeed_diagnostics(config, plan))
-    loss = list(_accepted("loss", lambda: _weight_diagnostics(case, train)))
+    yield from _faults_of("deepspeed", lambda: _deepspeed_diagnostics(config, plan))
+    loss = list(_faults_of("loss", lambda: _weight_diagnostics(case, train)))
     yield from loss
     if not has_fault(loss):  # a training step is counted with its loss
-        yield from _accepted("network", lambda: _network_diagnostics(case, plan, train, statistics))
+        yield from _faults_of("network", lambda: _network_diagnostics(case, plan, train, statistics))
 
 
 def _planned(case: Case, seen: Sequence[SampleStatistics]) -> BatchPlan:
@@ -186,7 +187,7 @@ def _network_diagnostics(case: Case, plan: BatchPlan, train: SplitInfo, statisti
 def _disk_diagnostics(case: Case, parameters: int, buffers: int) -> list[Diagnostic]:
     config = case.config
     assert config.run.dir, "checked with the command line"
-    place = machine.existing(config.run.dir)
+    place = machine.nearest_existing(config.run.dir)
     size = memory.checkpoint_bytes(parameters, buffers, config)
     kept = config.trainer.keep_checkpoints + config.trainer.keep_best
     return machine.checkpoint_space(size, kept, shutil.disk_usage(place).free, place)
@@ -198,7 +199,7 @@ def _machine_diagnostics(case: Case) -> Iterator[Diagnostic]:
     names = [path.name for path in checkpoint_folders(RunLayout(run.dir).checkpoints)]
     yield from machine.run_folder(run, run.dir, names)
     if not isinstance(case.storage, LocalStorage):
-        folder = machine.existing(cache_folder(storage.cache_dir))
+        folder = machine.nearest_existing(cache_folder(storage.cache_dir))
         size = sum(shard.bytes for split in case.manifest.splits.values() for shard in split.shards)
         yield from machine.cache_space(size, storage.cache_limit_bytes, shutil.disk_usage(folder).free, folder)
     yield from machine.versions()
@@ -206,7 +207,7 @@ def _machine_diagnostics(case: Case) -> Iterator[Diagnostic]:
     yield from machine.open_files(machine.file_limit(), data.num_workers, data.prefetch_factor, storage.max_connections)
 
 
-def _accepted(check: str, diagnostics: Callable[[], Iterator[Diagnostic] | list[Diagnostic]]) -> Iterator[Diagnostic]:
+def _faults_of(check: str, diagnostics: Callable[[], Iterator[Diagnostic] | list[Diagnostic]]) -> Iterator[Diagnostic]:
     """The diagnostics that a function of the library returns; a UserError of it as a fault."""
     try:
         yield from diagnostics()

@@ -17,7 +17,7 @@ _TENSORS_OF_A_BATCH = 5
 _SHARED_MEMORY = Path("/dev/shm")
 
 
-def existing(path: Path) -> Path:
+def nearest_existing(path: Path) -> Path:
     """The path, or the nearest folder above it that is there."""
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
@@ -51,7 +51,7 @@ def cache_space(dataset: int, most: int, free: int, folder: Path) -> Found:
 @check("run folder")
 def run_folder(settings: RunConfig, folder: Path, checkpoints: list[str]) -> Found:
     """Whether the run can be written, and what is there already. checkpoints: names, the newest first."""
-    base = existing(folder)
+    base = nearest_existing(folder)
     if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
         expected = f"expected a folder for run.dir='{folder}'"
         yield "fault", f"'{base}' cannot be written, {expected}; choose another, or change its permissions"

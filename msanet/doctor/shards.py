@@ -44,7 +44,7 @@ def sample_statistics(image_HWC: np.ndarray, label_HW: np.ndarray, key: str) -> 
 def sample_split(source: ShardSource, count: int) -> tuple[list[SampleStatistics], list[str]]:
     """(statistics, sentences about those that cannot be read) of `count` samples spread evenly over the split."""
     statistics, errors = [], []
-    for number in spread(len(source), count):
+    for number in evenly_spread(len(source), count):
         try:
             sample = source.read(number)
             statistics.append(sample_statistics(*decode_sample(sample), sample["__key__"]))
@@ -53,14 +53,14 @@ def sample_split(source: ShardSource, count: int) -> tuple[list[SampleStatistics
     return statistics, errors
 
 
-def spread(total: int, count: int) -> list[int]:
+def evenly_spread(total: int, count: int) -> list[int]:
     """`count` numbers below `total`, or all of them, evenly spread."""
     count = min(count, total)
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
 @check("shards")
-def splits_there(manifest: Manifest, wanted: Mapping[str, str]) -> Found:
+def splits_exist(manifest: Manifest, wanted: Mapping[str, str]) -> Found:
     """wanted: {setting: split that it names}."""
     for setting, name in wanted.items():
         if name not in manifest.splits:
@@ -89,14 +89,14 @@ def read_indexes(storage: Storage, shards: Iterable[ShardInfo]) -> Iterator[Shar
         yield validate_json(ShardIndex, data, f"{storage.location}/{extent.file}")
 
 
-def image_names(indexes: Iterable[ShardIndex], most: int) -> dict[tuple[int, int], str]:
+def image_checksums(indexes: Iterable[ShardIndex], most: int) -> dict[tuple[int, int], str]:
     """{(length, crc32) of the image's bytes: key} of at most `most` samples."""
     names: dict[tuple[int, int], str] = {}
     for index in indexes:
         for sample in index.samples:
             if len(names) == most:
                 return names
-            names[_image_name(sample)] = sample.key
+            names[_image_checksum(sample)] = sample.key
     return names
 
 
@@ -117,6 +117,6 @@ def train_val_overlap(train: dict[tuple[int, int], str], val: dict[tuple[int, in
     yield "fault" if len(shared) > _DUPLICATES * len(val) else "warning", text
 
 
-def _image_name(sample: SampleIndex) -> tuple[int, int]:
+def _image_checksum(sample: SampleIndex) -> tuple[int, int]:
     member = next((member for member in sample.members if member.extension.startswith("image.")), sample.members[0])
     return member.length, member.crc32
