@@ -127,9 +127,12 @@ def class_weights(chosen: str | Sequence[float], histogram: Sequence[int]) -> Te
         median = counts[counts > 0].quantile(0.5) if (counts > 0).any() else torch.tensor(1.0)
         return torch.where(counts > 0, median / counts.clamp(min=1), 1.0).float()
     if len(chosen) != len(histogram):
-        expected = f"expected one for each of the {len(histogram)} classes; add or remove some"
-        message = f"loss.class_weights has {len(chosen)} weights, {expected}"
-        raise UserError("MSA-MODEL-019", message, setting="loss.class_weights")
+        raise UserError(
+            "MSA-MODEL-019",
+            f"loss.class_weights has {len(chosen)} weights, expected one for each of the {len(histogram)} classes; add or "
+            "remove some",
+            setting="loss.class_weights",
+        )
     return torch.tensor([float(weight) for weight in chosen])
 
 

@@ -96,7 +96,8 @@ def prediction_job(argv: Sequence[str] | None = None) -> PredictionJob:
     config, checkpoint = run_config(arguments, overrides), find_checkpoint(arguments)
     server = SUBMISSION_FORMATS[arguments.submission] if arguments.submission else None
     files = _find_files(words, arguments.out, server)
-    _require_apart(files, arguments.out, kinds)
+    _require_apart(files, kinds)
+    _require_inputs_stay(files, arguments.out, kinds)
     if server:
         server.require_free(arguments.out, files)
     return PredictionJob(
@@ -159,7 +160,9 @@ def _files_of(word: str, out: Path) -> Iterator[tuple[Path, Path]]:
     elif glob.has_magic(word):
         root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
         if ".." in path.parts[len(root.parts) :]:
-            message = f"'{word}' has .. after a wildcard, which would lead out of --out; write the pattern without it"
+            message = (
+                f"'{word}' has .. after a wildcard, which would lead results out of --out; write the pattern without it"
+            )
             raise UserError("MSA-CLI-009", message, setting="--images")
         candidates = (Path(match) for match in glob.iglob(word, recursive=True))
     else:
@@ -175,31 +178,43 @@ def _is_picture(path: Path) -> bool:
     return (is_video(path) or path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS) and path.is_file()
 
 
-def _require_apart(files: dict[Path, Path], out: Path, kinds: Sequence[str] | None) -> None:
-    """Raise UserError if a result would replace another one, such as `x.ids.png` of x and of x.ids, or a file of the input."""
-    inputs = {file.resolve() for file in files.values()}
+def _require_apart(files: dict[Path, Path], kinds: Sequence[str] | None) -> None:
+    """Raise UserError if two files would have a result of one name: `x.ids.png` is the ids of x and the palette of x.ids."""
     owners: dict[str, Path] = {}
-    for name, file in files.items():
-        for ending in [VIDEO_ENDING] if is_video(file) else _endings(kinds):
-            result = f"{name}{ending}"
+    images = {name: file for name, file in files.items() if not is_video(file)}
+    for name, file in images.items():
+        for result in (f"{name}{ending}" for ending in _endings(kinds)):
             if owners.setdefault(result, file) != file:
-                message = f"'{owners[result]}' and '{file}' would both be written as '{result}'; use two --out folders"
+                message = f"'{owners[result]}' and '{file}' would both be written as '{result}'; predict them into two folders"
                 raise UserError("MSA-CLI-010", message, setting="--images")
-            if (out / result).resolve() in inputs:
-                message = f"'{out / result}' is an input, which its result would replace; choose another --out"
+    folders = {name.parent: file for name, file in images.items()}
+    for name in _folders_of_frames(files, kinds):
+        if name in folders:
+            message = f"the frames of '{files[name]}' would be written into '{name}', where the results of '{folders[name]}' go"
+            raise UserError("MSA-CLI-010", f"{message}; predict them into two folders", setting="--images")
+
+
+def _require_inputs_stay(files: dict[Path, Path], out: Path, kinds: Sequence[str] | None) -> None:
+    """Raise UserError if a result would take the place of a file that is to be predicted."""
+    inputs = {file.resolve() for file in files.values()}
+    for name in files:
+        for ending in (VIDEO_ENDING, *_endings(kinds)):
+            target = out / f"{name}{ending}"
+            if target.resolve() in inputs:
+                message = f"'{target}' is an image to be predicted, its result would replace it; choose another --out"
                 raise UserError("MSA-CLI-010", message, setting="--out")
-    results_in = {name.parent: file for name, file in files.items() if not is_video(file)}
-    inputs_in = {file.parent for file in inputs if not is_video(file)}
-    for name in (name for name, file in files.items() if is_video(file) and set(kinds or ()) - {"overlay"}):
-        frames = f"the frames of '{files[name]}' would be written"
-        if name in results_in:
-            message = f"{frames} into '{name}', where the results of '{results_in[name]}' go; use two --out folders"
-            raise UserError("MSA-CLI-010", message, setting="--images")
-        if (out / name).resolve() in inputs_in:
-            message = f"{frames} into '{out / name}', which has images to be predicted; choose another --out"
-            raise UserError("MSA-CLI-010", message, setting="--out")
+    folders = {file.parent for file in inputs if not is_video(file)}
+    for name in _folders_of_frames(files, kinds):
+        if (out / name).resolve() in folders:
+            message = f"'{out / name}' has images to be predicted, the frames of '{files[name]}' would be written there"
+            raise UserError("MSA-CLI-010", f"{message}; choose another --out", setting="--out")
 
 
 def _endings(kinds: Sequence[str] | None) -> list[str]:
     """Of an image's results, but for maps, whose endings the network has."""
     return [ENDINGS[kind] for kind in kinds or ("palette", "overlay") if ENDINGS[kind]]
+
+
+def _folders_of_frames(files: dict[Path, Path], kinds: Sequence[str] | None) -> list[Path]:
+    """Where videos have results of each frame, under `out`."""
+    return [name for name, file in files.items() if is_video(file) and set(kinds or ()) - {"overlay"}]

@@ -38,15 +38,18 @@ class DatasetSpec:
 
         Raises UserError if the label holds a value that the table does not know.
         """
+        table = np.full(256, -1, dtype=np.int16)
+        for value, train_id in self.train_ids.items():
+            table[value] = train_id
         if label_HW.dtype != np.uint8:
             raise UserError("MSA-DATA-023", f"label has {label_HW.dtype} values, expected 8-bit ids of {self.name}")
-        table = np.full(256, -1, dtype=np.int16)
-        table[list(self.train_ids)] = list(self.train_ids.values())
         present = np.flatnonzero(np.bincount(label_HW.ravel(), minlength=256))
         unknown = [int(value) for value in present if table[value] < 0]
         if unknown:
             known = sorted(self.train_ids)
-            ids = f"ids of {self.name} ({known[0]} to {known[-1]}: {', '.join(map(str, known))})"
-            message = f"label holds the value(s) {unknown}, expected only {ids}; fix the label or choose its dataset"
-            raise UserError("MSA-DATA-023", message)
+            raise UserError(
+                "MSA-DATA-023",
+                f"label holds the value(s) {unknown}, expected only ids of {self.name} "
+                f"({known[0]} to {known[-1]}: {', '.join(map(str, known))}); fix the label or choose its dataset",
+            )
         return table.astype(np.uint8)[label_HW]

@@ -30,7 +30,7 @@ from msanet.report.palette import UInt8
 _CACHED_IMAGES = 4  # images, at most `Limits.megapixels` each, and attention of one of them
 _MAX_SIDE = 16384  # pixels, what browsers' canvases can hold
 _MAP_SIDE = 512  # pixels of the longer side of a scale's map on its way to the page
-_UPRIGHT_TRANSPOSES = {  # EXIF orientation -> what makes it upright
+_TURNS = {  # EXIF orientation -> what makes it upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -177,20 +177,22 @@ def decode(data: bytes, name: str, megapixels: float) -> UInt8:
         message = f"'{name}' has {width}x{height} pixels, {found:g} megapixels, {expected}"
         raise UserError("MSA-DEMO-004", message, setting="--max-megapixels")
     if max(height, width) > _MAX_SIDE:
-        expected = f"expected sides of at most {_MAX_SIDE}; cut it into parts"
-        raise UserError("MSA-DEMO-005", f"'{name}' has {width}x{height} pixels, {expected}")
+        raise UserError(
+            "MSA-DEMO-005",
+            f"'{name}' has {width}x{height} pixels, expected sides of at most {_MAX_SIDE}; cut it into parts",
+        )
     pixels_HWC = image.window(0, 0, height, width)
-    turn = _upright_transpose(data)
+    turn = _turn(data)
     if turn is not None:
         pixels_HWC = np.asarray(Image.fromarray(pixels_HWC).transpose(turn))
     return np.array(pixels_HWC)  # writable, which torch.from_numpy asks for
 
 
-def _upright_transpose(data: bytes) -> Image.Transpose | None:
+def _turn(data: bytes) -> Image.Transpose | None:
     """What makes a photograph upright; None also where its EXIF is damaged."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as header:
-            return _UPRIGHT_TRANSPOSES.get(header.getexif().get(274, 1)) if header.format in ("JPEG", "MPO") else None
+            return _TURNS.get(header.getexif().get(274, 1)) if header.format in ("JPEG", "MPO") else None
     except Exception:  # Pillow raises any kind of what lies in EXIF
         return None
 
