@@ -30,11 +30,8 @@ def steps(config: Config, batches: BatchPlan, samples: int, epoch_length: int, t
         text = f"the run ends after {epochs:.0%} of one epoch, expected at least one; raise trainer.steps or trainer.epochs"
         yield "warning", text
     if samples - epoch_length > 0.05 * samples:
-        text = (
-            f"data.drop_last=true drops {samples - epoch_length} of {samples} samples each epoch, expected less than 5%; "
-            "set data.drop_last=false or a smaller trainer.global_batch_size"
-        )
-        yield "advice", text
+        what = f"data.drop_last=true drops {samples - epoch_length} of {samples} samples an epoch, expected below 5%"
+        yield "advice", f"{what}; set data.drop_last=false or a smaller trainer.global_batch_size"
 
 
 @check("steps")
@@ -50,23 +47,14 @@ def intervals(config: Config, per_epoch: float, total: int) -> Found:
     """When checkpoints, validations and lines of the log come. per_epoch: steps."""
     trainer = config.trainer
     if trainer.checkpoint_every_steps >= total:
-        text = (
-            f"trainer.checkpoint_every_steps={trainer.checkpoint_every_steps} is never reached in {total} steps, so an "
-            f"interrupted run starts again from step 0, expected less; set it to about {max(1, total // 10)}"
-        )
-        yield "advice", text
+        what = f"trainer.checkpoint_every_steps={trainer.checkpoint_every_steps} is never reached in {total} steps"
+        yield "advice", f"{what}, so an interrupted run starts again from step 0; set it to about {max(1, total // 10)}"
     if trainer.val_every_epochs * per_epoch >= total:
-        text = (
-            f"trainer.val_every_epochs={trainer.val_every_epochs:g} epochs is the full run of {total / per_epoch:.4g} or more, "
-            "so validation runs only at its end; set it lower to follow the progress"
-        )
-        yield "advice", text
+        what = f"trainer.val_every_epochs={trainer.val_every_epochs:g} is the full run of {total / per_epoch:.4g} epochs or more"
+        yield "advice", f"{what}, so validation runs only at its end; lower it to follow the progress"
     if 0 < trainer.val_every_epochs * per_epoch < 1:
-        text = (
-            f"trainer.val_every_epochs={trainer.val_every_epochs:g} epochs is less than one step ({1 / per_epoch:.4g} epochs), "
-            "so each step ends with a validation, expected many steps between; raise it"
-        )
-        yield "warning", text
+        what = f"trainer.val_every_epochs={trainer.val_every_epochs:g} is below one step ({1 / per_epoch:.4g} epochs)"
+        yield "warning", f"{what}, so each step ends with a validation, expected many steps between; raise it"
     if trainer.log_every_steps > total:
         text = f"trainer.log_every_steps={trainer.log_every_steps} is more than all {total} steps, expected less; set it to 1"
         yield "advice", text
@@ -82,11 +70,8 @@ def schedule(settings: ScheduleConfig, total: int) -> Found:
         )
         yield "warning", text
     if settings.warmup_steps > total / 2:
-        text = (
-            f"schedule.warmup_steps={settings.warmup_steps} is more than half of the {total} steps, expected a small share; "
-            f"set it to about {max(1, total // 20)}"
-        )
-        yield "warning", text
+        what = f"schedule.warmup_steps={settings.warmup_steps} is more than half of the {total} steps"
+        yield "warning", f"{what}, expected a small share; set it to about {max(1, total // 20)}"
 
 
 @check("learning rate")
@@ -98,11 +83,8 @@ def learning_rate(settings: OptimizerConfig, warmup: int, global_batch_size: int
     found = f"optimizer.lr={settings.lr:g} for {global_batch_size} images, expected about {expected:.2g}"
     rule = f"{_SGD_RATE:g} for {_SGD_IMAGES} images, in proportion (linear scaling, Goyal et al. 2017; a rule of thumb)"
     if settings.name != "sgd" and settings.lr > _ADAM_MOST:
-        text = (
-            f"optimizer.lr={settings.lr:g} is much for {settings.name}, expected at most {_ADAM_MOST:g} (a rule of thumb; the "
-            "MSANet paper has 1e-3); lower it if the loss jumps or stays where it is"
-        )
-        yield "warning", text
+        what = f"optimizer.lr={settings.lr:g} is high for {settings.name}, expected at most {_ADAM_MOST:g}"
+        yield "warning", f"{what}: a rule of thumb (MSANet paper: 1e-3); lower it if the loss jumps or does not fall"
     elif settings.name == "sgd" and settings.lr > expected * _SGD_RANGE:
         yield "warning", f"{found}: {rule}; lower it"
     elif settings.name == "sgd" and settings.lr * max(1.0, settings.classifier_lr_mult) < lowest:
@@ -110,11 +92,8 @@ def learning_rate(settings: OptimizerConfig, warmup: int, global_batch_size: int
     elif not is_cold:
         yield "ok", f"{settings.lr:g} with {settings.name} for {global_batch_size} images"
     if is_cold:
-        text = (
-            f"trainer.global_batch_size={global_batch_size} starts at the full learning rate, expected a warm-up above "
-            f"{_WARM_FROM} images (a rule of thumb); set schedule.warmup_steps=500"
-        )
-        yield "advice", text
+        what = f"trainer.global_batch_size={global_batch_size} starts at the full learning rate, expected a warm-up"
+        yield "advice", f"{what}: a rule of thumb above {_WARM_FROM} images; set schedule.warmup_steps=500"
 
 
 @check("loss")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from msanet.data.manifest import SplitInfo
-from msanet.doctor.diagnostics import Found, check
+from msanet.doctor.diagnostics import Found, Level, check
 from msanet.doctor.shards import SampleStatistics
 
 _DOMINANT, _IGNORED = 0.95, 0.5
@@ -42,17 +42,11 @@ def missing_classes(train: SplitInfo, val: SplitInfo | None, classes: Sequence[s
     evaluated = [classes[k] for k in absent if val and val.histogram[k]]
     unused = [classes[k] for k in absent if not (val and val.histogram[k])]
     if evaluated:
-        text = (
-            f"{_listed(evaluated)} occur in validation and never in training, expected none: their IoU will be 0; put "
-            "images that show them into the training split, or ignore their ids"
-        )
-        yield "warning", text
+        what = f"{_listed(evaluated)} occur in validation and never in training, expected none: their IoU will be 0"
+        yield "warning", f"{what}; add training images that show them, or ignore their ids"
     if unused:
-        text = (
-            f"{_listed(unused)} never occur, expected all {len(classes)} classes to; remove them from the classes, or fix "
-            "the table of ids"
-        )
-        yield "warning", text
+        what = f"{_listed(unused)} never occur, expected all {len(classes)} classes to"
+        yield "warning", f"{what}; remove them from the classes, or fix the table of ids"
     if not absent:
         rarest = min(range(len(classes)), key=lambda k: train.histogram[k])
         share = train.histogram[rarest] / sum(train.histogram)
@@ -78,11 +72,9 @@ def ignored_share(name: str, split: SplitInfo) -> Found:
     """A split most of which does not count."""
     share = split.ignored / max(1, split.ignored + sum(split.histogram))
     if share > _IGNORED:
-        text = (
-            f"{share:.1%} of the pixels of {name} are ignored, expected at most {_IGNORED:.0%}: probably a wrong table of ids "
-            "(such as labelIds read as trainIds); fix it and pack again"
-        )
-        yield "fault" if share == 1 else "warning", text
+        what = f"{share:.1%} of the pixels of {name} are ignored, expected at most {_IGNORED:.0%}"
+        level: Level = "fault" if share == 1 else "warning"
+        yield level, f"{what}: probably a wrong table of ids (labelIds read as trainIds?); fix it and pack again"
 
 
 @check("labels")
@@ -90,11 +82,8 @@ def void_class(train: SplitInfo, classes: Sequence[str]) -> Found:
     """A class whose name means that it should be ignored."""
     found = [name for k, name in enumerate(classes) if _letters(name) in _VOID_NAMES and train.histogram[k]]
     if found:
-        text = (
-            f"{_listed(found)} is learned and evaluated as a class, expected it to be ignored; map its id to 255 (in a classes "
-            "file: ignore) and pack again"
-        )
-        yield "warning", text
+        what = f"{_listed(found)} is learned and evaluated as a class, expected it to be ignored"
+        yield "warning", f"{what}; map its id to 255 (in a classes file: ignore) and pack again"
 
 
 @check("labels")
@@ -102,11 +91,8 @@ def image_is_label(statistics: Sequence[SampleStatistics]) -> Found:
     """The mask in the place of the image."""
     keys = [sample.key for sample in statistics if sample.image_is_label]
     if keys:
-        text = (
-            f"{len(keys)} of {len(statistics)} images have the values of their labels (such as '{keys[0]}'), expected "
-            "photographs; fix the folders that were packed and pack again"
-        )
-        yield "fault", text
+        what = f"{len(keys)} of {len(statistics)} images have the values of their labels (such as '{keys[0]}')"
+        yield "fault", f"{what}, expected photographs; fix the folders that were packed and pack again"
 
 
 def _letters(name: str) -> str:

@@ -9,7 +9,7 @@ from msanet.data.manifest import MAX_JSON_BYTES, Manifest, SampleIndex, ShardInd
 from msanet.data.samples import decode_sample
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import ByteRange, Storage
-from msanet.doctor.diagnostics import Found, check
+from msanet.doctor.diagnostics import Found, Level, check
 from msanet.errors import UserError
 
 _DUPLICATES = 0.01
@@ -110,11 +110,9 @@ def train_val_overlap(train: dict[tuple[int, int], str], val: dict[tuple[int, in
         more = f", though {same_key} keys occur in both" if same_key else ""
         yield "ok", f"no image{compared} is in both splits{more}"
         return
-    text = (
-        f"{len(shared)}{compared} images of the validation split (such as {shared[0]}) are trained on too, byte for byte, "
-        "expected none; fix the lists of the splits and pack again"
-    )
-    yield "fault" if len(shared) > _DUPLICATES * len(val) else "warning", text
+    what = f"{len(shared)}{compared} images of the validation split (such as {shared[0]}) are trained on too"
+    level: Level = "fault" if len(shared) > _DUPLICATES * len(val) else "warning"
+    yield level, f"{what}, byte for byte, expected none; fix the lists of the splits and pack again"
 
 
 def _image_checksum(sample: SampleIndex) -> tuple[int, int]:
