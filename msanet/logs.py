@@ -116,7 +116,7 @@ class ProgressBar:
 def track(
     items: Iterable[T], description: str, total: int | None = None, unit: str = "it", disable: bool = False
 ) -> Iterator[T]:
-    """The same items, with a `ProgressBar` beside them."""
+    """The same items, with a `ProgressBar`."""
     with ProgressBar(total, description, unit, disable=disable) as bar:
         for item in items:
             yield item

@@ -1,4 +1,4 @@
-"""`msanet doctor`: look at a run's data and settings before it starts, and say what to change."""
+"""`msanet doctor`: look at a run's data and settings before it starts, and report what to change."""
 
 from collections.abc import Sequence
 

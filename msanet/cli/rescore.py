@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def rescore(args: argparse.Namespace) -> dict[str, Any]:
-    """The figures of one evaluation by any protocol or merge of classes, with intervals."""
+    """The metrics of one evaluation by any protocol or merge of classes, with intervals."""
     records = read_counts(args.run, args)
     protocol_scores = compute_scores(records.total(), records.classes, args.protocol, records.instances)
     scores, intervals = protocol_scores.scores, bootstrap(records, args.resamples, args.seed)

@@ -1,4 +1,4 @@
-"""Settings from YAML and the command line, and what is said where they are wrong."""
+"""Settings from YAML and the command line, and the errors of wrong ones."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -231,7 +231,7 @@ def _nearest_setting(name: str) -> str:
 
 
 def _type_name(field: FieldInfo) -> str:
-    """A type as users would say it: `int`, `[height, width]`, `adam | adamw | sgd`, `float or null`."""
+    """A type as users would write it: `int`, `[height, width]`, `adam | adamw | sgd`, `float or null`."""
     schema = TypeAdapter[Any](field.annotation or str).json_schema()
     return " or ".join(_schema_name(part) for part in schema.get("anyOf", [schema]))
 
