@@ -60,7 +60,7 @@ REFUSED = {
     "a folder of one's own": ({"run.dir": {"choice": ["a", "b"]}}, {}, {}, "is set by the sweep itself"),
     "restarts besides": ({"optimizer.lr": {"choice": [1]}}, {"run.max_restarts": 1}, {}, "sweep.max_failures"),
     "a typo in the sweep": ({"optimizer.lr": {"choice": [1]}}, {}, {"trails": 2}, "did you mean 'trials'"),
-    "a grid for Optuna": ({"optimizer.lr": {"grid": [1]}}, {}, {"searcher": "optuna"}, "takes no grid"),
+    "a grid for Optuna": ({"optimizer.lr": {"grid": [1]}}, {}, {"searcher": "optuna"}, "does not support `grid`"),
     "two schedulers": (
         {"optimizer.lr": {"choice": [1]}},
         {},
