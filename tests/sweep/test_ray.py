@@ -72,7 +72,7 @@ def ranks(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if any("launcher/train.py" in word for word in words) and any(str(folder) in word for word in words):
+        if words[1:4] == ["-m", "msanet", "train"] and any(str(folder) in word for word in words):
             found.append(process)
     return found
 
