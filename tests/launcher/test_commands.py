@@ -68,7 +68,7 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         " trainer.zero_stage=2 trainer.precision=bf16 data.num_workers=1 deepspeed.zero_optimization.overlap_comm=false"
     )
     words = [*SMALL, f"data.path={shards}", f"run.dir={folder}", *settings.split()]
-    done = command(sys.executable, *launcher, "--module", "msanet.cli.train", *words)
+    done = command(sys.executable, *launcher, "--module", "msanet", "train", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -85,7 +85,7 @@ def test_a_run_leaves_the_files_of_the_contract(run: Path, shards: Path) -> None
         for line in training
     )
     assert [line["samples"] for line in training] == [8, 16, 24]
-    assert "msanet/cli/train.py" in (run / "command.txt").read_text()
+    assert "msanet/__main__.py train" in (run / "command.txt").read_text()
     assert training[-1]["loss"] < training[0]["loss"]
     assert [line["step"] for line in lines if "val/mean_iou" in line] == [6]
     assert list((run / "tensorboard").glob("events.*"))

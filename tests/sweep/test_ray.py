@@ -22,7 +22,7 @@ from conftest import REPOSITORY
 from msanet.cli.sweep import sweep_job
 from msanet.config import load_config
 from msanet.sweep.results import write_results
-from msanet.sweep.trial_files import read_outcome, write_failure
+from msanet.sweep.trial_files import Outcome
 from msanet.sweep.tuning import progress_callback, train_best, tune_sweep
 from support.errors import error_codes, raises_user_error
 from support.ranks import free_port
@@ -72,7 +72,7 @@ def ranks(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if any("launcher/train.py" in word for word in words) and any(str(folder) in word for word in words):
+        if words[1:4] == ["-m", "msanet", "train"] and any(str(folder) in word for word in words):
             found.append(process)
     return found
 
@@ -188,9 +188,12 @@ def test_a_trial_that_is_tried_again_is_not_over(shards: Path, tmp_path: Path) -
     file = write(tmp_path / "s.yaml", run=RUN, space={"optimizer.lr": {"choice": [1e-3]}})
     words = ["--config", str(file), f"data.path={shards}", f"sweep.folder={tmp_path}"]
     plan = sweep_job(words).plan
-    write_failure(plan.trials / "a", "a rank was killed")
-    progress_callback(plan).on_trial_recover(1, [], SimpleNamespace(trial_id="a"))
-    assert read_outcome(plan.trials / "a") is None
+    Outcome(status="failed", error="a rank was killed").save(plan.trials / "a")
+    trial = SimpleNamespace(trial_id="a", last_result={"time_total_s": 3.0})
+    progress_callback(plan).on_trial_complete(1, [], trial)
+    assert Outcome.load(plan.trials / "a") == Outcome(status="failed", error="a rank was killed", seconds=3.0)
+    progress_callback(plan).on_trial_recover(1, [], trial)
+    assert Outcome.load(plan.trials / "a") is None
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "a folder of one's own": ({"run.dir": {"choice": ["a", "b"]}}, {}, {}, "is set by the sweep itself"),
     "restarts besides": ({"optimizer.lr": {"choice": [1]}}, {"run.max_restarts": 1}, {}, "sweep.max_failures"),
     "a typo in the sweep": ({"optimizer.lr": {"choice": [1]}}, {}, {"trails": 2}, "did you mean 'trials'"),
-    "a grid for Optuna": ({"optimizer.lr": {"grid": [1]}}, {}, {"searcher": "optuna"}, "takes no grid"),
+    "a grid for Optuna": ({"optimizer.lr": {"grid": [1]}}, {}, {"searcher": "optuna"}, "does not support `grid`"),
     "two schedulers": (
         {"optimizer.lr": {"choice": [1]}},
         {},
@@ -230,7 +230,7 @@ def test_the_address_of_ray_client_is_refused(shards: Path, tmp_path: Path) -> N
 def test_a_folder_is_needed(shards: Path) -> None:
     file = SweepFile(space={"optimizer.lr": Axis(choice=(1,))})
     with raises_user_error("MSA-SWEEP-005", setting="sweep.folder"):
-        plan_sweep(file, "x", Path("train.py"), [f"data.path={shards}"])
+        plan_sweep(file, "x", [f"data.path={shards}"])
 
 
 def test_a_sweep_of_an_older_version_is_refused(shards: Path, tmp_path: Path) -> None:
