@@ -35,7 +35,7 @@ from msanet.config import EvaluationConfig  # noqa: E402
 from msanet.data.loader import evaluation_loader  # noqa: E402
 from msanet.data.shard_source import ShardSource  # noqa: E402
 from msanet.data.storage import LocalStorage  # noqa: E402
-from msanet.errors import UserError, user_errors  # noqa: E402
+from msanet.errors import user_errors  # noqa: E402
 from msanet.evaluation.confusion import confusion_matrix_with_void  # noqa: E402
 from msanet.evaluation.metrics import scores  # noqa: E402
 from msanet.inference.predictor import Predictor  # noqa: E402

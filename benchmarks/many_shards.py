@@ -29,7 +29,7 @@ from harness import in_turns, median_ratio, print_table, write_json  # noqa: E40
 from msanet.data.manifest import load_manifest  # noqa: E402
 from msanet.data.shard_source import ShardSource  # noqa: E402
 from msanet.data.storage import LocalStorage  # noqa: E402
-from msanet.doctor.shards import image_names, read_indexes  # noqa: E402
+from msanet.doctor.shards import image_checksums, read_indexes  # noqa: E402
 from sharding.inspection import labeled_samples  # noqa: E402
 from sharding.readers.camvid import CAMVID  # noqa: E402
 from sharding.tree import FolderTree  # noqa: E402
@@ -92,7 +92,7 @@ def subjects(folder: Path, shard_bytes: int) -> dict[str, Callable[[], float]]:
         "reading: verify": (verify, None),
         "reading: inspect, 400 samples": (lambda: list(labeled_samples(out, load_manifest(out).splits, 400)), None),
         "reading: doctor's indexes": (
-            lambda: image_names(read_indexes(LocalStorage(out), load_manifest(out).splits["train"].shards), 10**6),
+            lambda: image_checksums(read_indexes(LocalStorage(out), load_manifest(out).splits["train"].shards), 10**6),
             None,
         ),
         "reading: open and read one sample": (lambda: ShardSource(LocalStorage(out), "train").read(0), None),

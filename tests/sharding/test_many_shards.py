@@ -5,7 +5,7 @@ import sys
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -44,10 +44,10 @@ def inspect(folder: Path) -> None:
 
 def compare(folder: Path) -> None:
     """As msanet doctor looks for images in both splits."""
-    from msanet.doctor.shards import image_names, read_indexes  # imports torch, which the workers below do without
+    from msanet.doctor.shards import image_checksums, read_indexes  # imports torch, which the workers below do without
 
     shards = load_manifest(folder).splits["train"].shards
-    assert len(image_names(read_indexes(LocalStorage(folder), shards), 1000)) == len(shards)
+    assert len(image_checksums(read_indexes(LocalStorage(folder), shards), 1000)) == len(shards)
 
 
 def read_first(folder: Path) -> None:
@@ -151,7 +151,8 @@ def test_groups_hold_all_items_in_order(sizes: list[int]) -> None:
 
 
 def test_counters_are_added_up_now_and_then_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, told, done = [0.0], [], bytearray(8 * 100)
+    told: list[int] = []
+    now, done = [0.0], bytearray(8 * 100)
     monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
     report = workers._Report(done, told.append)
     for number in range(100):
@@ -163,7 +164,7 @@ def test_counters_are_added_up_now_and_then_only(monkeypatch: pytest.MonkeyPatch
     assert sum(told) == 100
 
 
-def failing(shared: int, group: list[int], on_sample: Callable[[], object]) -> int:
+def failing(shared: int, group: Sequence[int], on_sample: Callable[[], object]) -> int:
     for item in group:
         if item == shared:
             raise ValueError(f"{item}")
