@@ -1,5 +1,6 @@
 # make demo   set everything up, then train and evaluate a small network on this machine (minutes)
-# make test   set everything up, then lint, all in-process tests and a dozen smoke jobs (minutes)
+# make test   set everything up, then lint, all in-process tests and a dozen smoke jobs (minutes); with coverage by package
+#             from Python 3.12 on, on 3.11 with COVERAGE=1, since it costs a quarter more CPU time there
 # make test-full        everything else that runs unattended: processes, kills, resumes, sweeps
 # make docs             the documentation as a site, in site/
 # make test-slow        further cases, which take too long for every change
@@ -11,13 +12,20 @@ BIN := $(VENV)/bin
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
+HAS_MONITORING := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info >= (3, 12)))')
+COVERAGE ?= $(HAS_MONITORING)
+ifeq ($(HAS_MONITORING),1)
+export COVERAGE_CORE := sysmon
+endif
+
 .PHONY: demo docs test test-full test-slow test-multinode lint setup clean
 
 demo: setup
 	$(BIN)/msanet demo
 
 test: lint
-	$(PYTEST)
+	$(PYTEST) $(if $(filter 1,$(COVERAGE)),--cov --cov-report=)
+	$(if $(filter 1,$(COVERAGE)),$(BIN)/python tests/support/coverage_table.py)
 
 test-full: setup
 	$(PYTEST) -m 'full and not multinode and not slow'

@@ -8,7 +8,7 @@ core, small: there only ratios count. Scores have unit variance. Arithmetic is 4
 memory is above that of the inputs: on a GPU as the allocator has it, on a CPU what operators return. The explicit form is left
 out where its scores are too large.
 
-With --checkpoint: a trained MSANet judged exact and with each approximation, and how many pixels keep their label.
+With --checkpoint: a trained MSANet evaluated exact and with each approximation, and how many pixels keep their label.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from msanet.config import EvaluationConfig  # noqa: E402
 from msanet.data.loader import evaluation_loader  # noqa: E402
 from msanet.data.shard_source import ShardSource  # noqa: E402
 from msanet.data.storage import LocalStorage  # noqa: E402
-from msanet.errors import UserError, user_errors  # noqa: E402
+from msanet.errors import user_errors  # noqa: E402
 from msanet.evaluation.confusion import confusion_matrix_with_void  # noqa: E402
 from msanet.evaluation.metrics import scores  # noqa: E402
 from msanet.inference.predictor import Predictor  # noqa: E402
@@ -74,7 +74,7 @@ def main() -> int:
     parser.add_argument("--channels", type=int, nargs="+", default=[128, 256], metavar="C")
     parser.add_argument("--rounds", type=int, default=5, help="each subject is timed once a round")
     parser.add_argument("--checkpoint", type=Path, metavar="RUN", help="a run folder, or a model.safetensors")
-    parser.add_argument("--shards", type=Path, metavar="SHARDS", help="what to judge the checkpoint on")
+    parser.add_argument("--shards", type=Path, metavar="SHARDS", help="what to evaluate the checkpoint on")
     parser.add_argument("--split", default="val")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
@@ -83,7 +83,7 @@ def main() -> int:
     if args.device == "cpu":
         torch.set_num_threads(1)
     with user_errors():
-        found = judge(args) if args.checkpoint else measure(args)
+        found = evaluate(args) if args.checkpoint else measure(args)
         write_json(args.json, found)
     return 0
 
@@ -215,12 +215,12 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "one CPU core"
 
 
-def judge(args: argparse.Namespace) -> dict[str, Any]:
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """One table: mIoU of the split, and the share of pixels whose label is that of exact attention, by approximation."""
     weights, metadata = load_weights(model_file(args.checkpoint))
     if metadata.name != "msanet" or metadata.options.get("attention", "full") != "full":
-        raise UserError(
-            f"'{args.checkpoint}' is of a network without attention, expected an MSANet; give another --checkpoint"
+        raise SystemExit(
+            f"error: '{args.checkpoint}' is of a network without attention, expected an MSANet; give another --checkpoint"
         )
     predictors, options = {}, {"exact": {"attention_pool": 1, "attention_window": 0}, **APPROXIMATIONS}
     for name, approximation in options.items():
@@ -232,7 +232,7 @@ def judge(args: argparse.Namespace) -> dict[str, Any]:
     matrices = {name: np.zeros((len(metadata.classes),) * 2, np.int64) for name in options}
     same, pixels, size = dict.fromkeys(options, 0), 0, (0, 0)
     for sample in evaluation_loader(source, 0, 1, workers=0):
-        size = tuple(sample.label_HW.shape)
+        size = (sample.label_HW.shape[0], sample.label_HW.shape[1])
         pixels += sample.label_HW.numel()
         labels = {
             name: predictor.labels(sample.image_HWC.to(args.device)).cpu() for name, predictor in predictors.items()
@@ -254,12 +254,14 @@ def judge(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def model_file(given: Path) -> Path:
-    """The weights in a run folder, in its newest whole checkpoint, or the file itself."""
+    """The weights in a run folder, in its newest complete checkpoint, or the file itself."""
     if not given.is_dir():
         return given
     newest = latest_valid(given / "checkpoints")
     if newest is None:
-        raise UserError(f"'{given}' holds no whole checkpoint, expected at least one; give another --checkpoint")
+        raise SystemExit(
+            f"error: '{given}' holds no complete checkpoint, expected at least one; give another --checkpoint"
+        )
     return newest / CheckpointLayout.MODEL
 
 

@@ -1,17 +1,15 @@
-"""A training as real processes, and what can happen to them and to their files: the tools of chaos.py. Linux only."""
+"""A training job as real processes: started by one of the launchers, found by a mark in their environment. Linux only."""
 
 import os
-import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -21,31 +19,46 @@ from msanet.run_layout import RunLayout
 REPOSITORY = Path(__file__).resolve().parent.parent
 _MARK = "CHAOS_JOB"
 """Environment variable by which every process of a job is found, whoever its parent has become."""
+_LAUNCHER_PROCESSES = {
+    "deepspeed": "deepspeed.launcher",
+    "torchrun": "torch.distributed.run",
+    "ranks.sh": "jobs/ranks.sh",
+}
+"""Launcher to what its command line holds."""
 
 
 class Job:
-    """The ranks of one training with all their descendants: plain processes, or started by `deepspeed`."""
+    """The ranks of one training with all their descendants, plain processes or started by a launcher."""
 
-    def __init__(self, words: list[str], world_size: int, by_deepspeed: bool, logs: Path) -> None:
-        self.logs, self.by_deepspeed, self._mark = logs, by_deepspeed, uuid.uuid4().hex
+    def __init__(self, words: list[str], world_size: int, launcher: str, logs: Path) -> None:
+        self.logs, self._mark = logs, uuid.uuid4().hex
+        self._launcher = _LAUNCHER_PROCESSES.get(launcher, "")
         logs.mkdir(parents=True)
         port = str(_free_port())
         common = {**os.environ, _MARK: self._mark, "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
+        common["PATH"] = f"{Path(sys.executable).parent}:{common.get('PATH', '')}"  # ranks.sh starts `python`
         self.roots: list[subprocess.Popen[bytes]] = []
         self.started = time.monotonic()
-        if by_deepspeed:
-            launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(world_size), "--master_port", port]
-            self._start([*launcher, *words], common)
-            return
-        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world_size)}
-        for rank in range(world_size):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world_size)}
-            self._start(words, {**common, **own})
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks = str(world_size)
+        match launcher:
+            case "deepspeed":
+                runner = ["-m", "deepspeed.launcher.runner", "--num_accelerators", ranks, "--master_port", port]
+                self._start([sys.executable, *runner, *words], common)
+            case "torchrun":
+                agent = ["-m", "torch.distributed.run", "--nproc-per-node", ranks, "--master-port", port]
+                self._start([sys.executable, *agent, *words], common)
+            case "ranks.sh":
+                hosts = {"NODES": "1", "NODE": "0", "RANKS_PER_NODE": ranks}
+                self._start(["bash", "jobs/ranks.sh", *words], {**common, **address, **hosts})
+            case _:
+                for rank in range(world_size):
+                    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": ranks, "WORLD_SIZE": ranks}
+                    self._start([sys.executable, *words], {**common, **address, **own})
 
-    def _start(self, words: list[str], environment: dict[str, str]) -> None:
+    def _start(self, command: list[str], environment: dict[str, str]) -> None:
         group = self.roots[0].pid if self.roots else 0  # one group, which a Ctrl-C reaches as a whole
         with (self.logs / f"{len(self.roots)}.log").open("wb") as log:
-            command = [sys.executable, *words]
             self.roots.append(
                 subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=REPOSITORY, process_group=group)
             )
@@ -78,16 +91,19 @@ class Job:
         return [
             process
             for process in self.processes()
-            if _says(process, "launcher/train.py", whole=True) and _rank(process)
+            if _is_python(process) and _has_argument(process, "launcher/train.py", whole=True) and _is_rank(process)
         ]
 
-    def parent_watchdog(self, name: str = "deepspeed.launcher") -> list[psutil.Process]:
-        """`deepspeed` itself (runner) and what it starts on each host (launch)."""
-        return [process for process in self.processes() if _says(process, name) and not _rank(process)]
+    def launchers(self) -> list[psutil.Process]:
+        """The launcher's own processes; of `deepspeed` itself (runner) and what it starts on each host (launch)."""
+        name = self._launcher
+        return [
+            process for process in self.processes() if name and _has_argument(process, name) and not _is_rank(process)
+        ]
 
     def loaders(self) -> list[psutil.Process]:
         """The loader processes of all ranks, without the servers that fork them."""
-        servers = {process.pid: process for process in self.processes() if _says(process, "forkserver")}
+        servers = {process.pid: process for process in self.processes() if _has_argument(process, "forkserver")}
         return [process for process in servers.values() if process.ppid() in servers]
 
     def wait_until(self, done: Callable[[], bool], seconds: float, pause: float = 0.01) -> bool:
@@ -110,7 +126,8 @@ class Job:
         """Whatever is left of it."""
         while left := self.processes():
             for process in left:
-                send(process, signal.SIGKILL)
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGKILL)
             time.sleep(0.05)
         for root in self.roots:
             root.wait()
@@ -144,63 +161,21 @@ class Progress:
         return max(self.resumed, int(found[-1]) if found else 0)
 
 
-def send(process: psutil.Process, number: signal.Signals) -> None:
-    """A signal, unless the process is gone."""
-    with suppress(psutil.NoSuchProcess):
-        process.send_signal(number)
-
-
-def damage(checkpoint: Path, how: str, rng: random.Random) -> Path:
-    """Truncate, flip bytes in, or delete one file of a checkpoint; which one."""
-    file = rng.choice(sorted(checkpoint.iterdir()))
-    data = bytearray(file.read_bytes())
-    if how == "delete":
-        file.unlink()
-    elif how == "truncate":
-        os.truncate(file, rng.randrange(len(data) - 1))  # more than a line's end
-    else:
-        for place in rng.sample(range(len(data)), 3):
-            data[place] ^= 1 << rng.randrange(8)
-        file.write_bytes(data)
-    return file
-
-
-@contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[bool]:
-    """A disk of its own at `folder`, which a ballast can fill. False, and a folder as any, where mounting is not allowed."""
-    folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
-    mounted = bool(shutil.which("mount")) and subprocess.run(mount, capture_output=True).returncode == 0
-    try:
-        yield mounted
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(disk: Path, room: int) -> None:
-    """Let the ballast grow until at most `room` bytes are free."""
-    figures = os.statvfs(disk)
-    excess = figures.f_bavail * figures.f_frsize - room
-    if excess > 0:
-        with ballast(disk).open("ab") as file, suppress(OSError):  # the run writes too, and may have been quicker
-            os.posix_fallocate(file.fileno(), file.broadcast_failure(), excess)
-
-
-def ballast(disk: Path) -> Path:
-    """What fills a disk; delete it to make room again."""
-    return disk / "ballast"
-
-
-def _says(process: psutil.Process, word: str, whole: bool = False) -> bool:
+def _has_argument(process: psutil.Process, word: str, whole: bool = False) -> bool:
     with suppress(psutil.Error):
         return any(word == argument or (word in argument and not whole) for argument in process.cmdline())
     return False
 
 
-def _rank(process: psutil.Process) -> bool:
+def _is_rank(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
         return "RANK" in process.environ()
+    return False
+
+
+def _is_python(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return "python" in process.name()
     return False
 
 

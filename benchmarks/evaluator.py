@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def counting_times(sample: EvaluationSample, rounds: int) -> dict[str, list[floa
     }
     matrices = [np.asarray(subject())[:, :CLASSES] for subject in subjects.values()]
     assert all((matrix == matrices[0]).all() for matrix in matrices), "they count differently"
-    return in_turns({name: lambda s=subject: seconds(s) for name, subject in subjects.items()}, rounds)
+    return in_turns({name: partial(seconds, subject) for name, subject in subjects.items()}, rounds)
 
 
 def judging_times(sample: EvaluationSample, network: str) -> dict[str, float]:

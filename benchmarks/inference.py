@@ -126,7 +126,8 @@ def _network(name: str, arguments: argparse.Namespace, figures: dict[str, Any], 
 def _warmed(name: str, way: Way, arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], float]], float]:
     """What gives the seconds of one image and of a batch, and the seconds of their first calls."""
     model = _prepared(name, way, arguments.width)
-    own, preparation = {}, 0.0
+    own: dict[str, Callable[[], float]] = {}
+    preparation = 0.0
     for key, count in (("latency", 1), ("batch", arguments.batch)):
         image_NCHW = torch.randn(count, 3, *arguments.size, device="cuda" if IS_GPU else "cpu")
         if way.channels_last:

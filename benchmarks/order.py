@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ def main() -> int:
     args = parser.parse_args()
     if args.subject:
         name, folder = args.subject
-        print(json.dumps(SUBJECTS[name](Path(folder)) if name in SUBJECTS else write_dataset(Path(folder))))
+        if name == "the dataset":
+            write_dataset(Path(folder))
+        print(json.dumps(SUBJECTS[name](Path(folder)) if name in SUBJECTS else {}))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         in_a_process("the dataset", folder)
@@ -73,7 +76,7 @@ def in_a_process(subject: str, folder: str) -> Figures:
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-class PreemptionHandler:
+class Stopstopwatch:
     """Seconds and memory from here on, when all is imported."""
 
     def __init__(self) -> None:
@@ -110,51 +113,52 @@ def micro_batches(steps: int) -> list[np.ndarray]:
 
 def ours(_: Path) -> Figures:
     """One position at 90 percent of an epoch; then the ends of far epochs; then two epochs' micro-batches."""
-    batches, watch = micro_batches(2 * SAMPLES // GLOBAL_BATCH), PreemptionHandler()
+    batches, stopwatch = micro_batches(2 * SAMPLES // GLOBAL_BATCH), Stopstopwatch()
     order = our_order()
     order.samples(np.array([SAMPLES * 9 // 10]))
-    found = {"build and find, s": watch.seconds()}
+    found = {"build and find, s": stopwatch.seconds()}
     far = np.random.default_rng(0).integers(0, 10**6 * SAMPLES, 5)
     finds = []
     for position in (2 * SAMPLES - 1, 10**6 * SAMPLES - 1, *far):
-        watch.seconds()
+        stopwatch.seconds()
         order.samples(np.array([position]))
-        finds.append(watch.seconds())
+        finds.append(stopwatch.seconds())
     found["find in any epoch, s"] = max(finds)
     times = []
     for batch in batches:
-        watch.seconds()
+        stopwatch.seconds()
         order.samples(batch)
-        times.append(watch.seconds() * 1e6)
+        times.append(stopwatch.seconds() * 1e6)
     median, most = np.percentile(times, (50, 99))
     return {
-        **found, "next, us": median, "next, 99th percentile, us": most, "next in a new epoch, us": max(times), **watch.memory()
+        **found, "next, us": median, "next, 99th percentile, us": most, "next in a new epoch, us": max(times),
+        **stopwatch.memory(),
     }  # fmt: skip
 
 
 def permutation(_: Path) -> Figures:
     """NumPy shuffles all sample numbers; a micro-batch is a slice of them."""
-    batches, watch = micro_batches(SAMPLES // GLOBAL_BATCH), PreemptionHandler()
+    batches, stopwatch = micro_batches(SAMPLES // GLOBAL_BATCH), Stopstopwatch()
     order = np.random.default_rng((0, 1)).permutation(SAMPLES)
-    found = {"build and find, s": watch.seconds()}
+    found = {"build and find, s": stopwatch.seconds()}
     times = []
     for batch in batches:
-        watch.seconds()
+        stopwatch.seconds()
         order[batch]
-        times.append(watch.seconds() * 1e6)
+        times.append(stopwatch.seconds() * 1e6)
     median, most = np.percentile(times, (50, 99))
     return {**found, "find in any epoch, s": found["build and find, s"], "next, us": median,
-            "next, 99th percentile, us": most, **watch.memory()}  # fmt: skip
+            "next, 99th percentile, us": most, **stopwatch.memory()}  # fmt: skip
 
 
 def distributed_sampler(_: Path) -> Figures:
     """PyTorch's own, which has no way to a position but past those before it. (Held by a rank, not by its processes.)"""
     from torch.utils.data import DistributedSampler
 
-    watch = PreemptionHandler()
-    numbers = iter(DistributedSampler(range(SAMPLES), RANKS, RANK))  # type: ignore[arg-type]
+    stopwatch = Stopstopwatch()
+    numbers: Iterator[int] = iter(DistributedSampler(range(SAMPLES), RANKS, RANK))  # type: ignore[arg-type]
     next(islice(numbers, SAMPLES // RANKS * 9 // 10, None))
-    return {"build and find, s": watch.seconds(), **watch.memory()}
+    return {"build and find, s": stopwatch.seconds(), **stopwatch.memory()}
 
 
 def write_dataset(folder: Path) -> None:
@@ -173,7 +177,7 @@ def write_dataset(folder: Path) -> None:
     (folder / "dataset.json").write_text(manifest.to_json())
 
     def sample(number: int) -> SampleIndex:
-        start, length = number * (SHARD_BYTES // SHARD_SAMPLES), 60_000 + number
+        start, length = number * (SHARD_BYTES // SHARD_SAMPLES), 60_000 + number % 1000
         places = (("image.tif", 512, length), ("json", 62_000, 150), ("label.tif", 63_000, length - 50_000))
         members = (Member(extension=e, offset=start + o, length=n, crc32=number * 800_000 + o) for e, o, n in places)
         return SampleIndex(key=f"somewhere_{number:06d}_000019_frame", members=tuple(members))
@@ -193,12 +197,12 @@ class OneIndex:
     def __init__(self, folder: Path) -> None:
         self.index, self.reads = (folder / "index.json").read_bytes(), 0
 
-    def read(self, extent: Any, offset: int, length: int) -> bytes:
+    def read(self, place: Any, offset: int, length: int) -> bytes:
         """See Storage."""
         self.reads += 1
-        return self.index.replace(b"0" * 64, extent.digest.encode(), 1)
+        return self.index.replace(b"0" * 64, place.digest.encode(), 1)
 
-    def fetch(self, extent: Any) -> None:
+    def fetch(self, place: Any) -> None:
         """See Storage; nothing is there to fetch."""
 
 
@@ -207,28 +211,28 @@ def loader_process(folder: Path) -> Figures:
 
     Both ends of the way are in this one process here, so that its memory is above a loader process's.
     """
-    from msanet.data.manifest import ShardIndex, load_manifest, parse_json
+    from msanet.data.manifest import ShardIndex, load_manifest, validate_json
     from msanet.data.shard_source import ShardSource
 
     storage, batches = OneIndex(folder), micro_batches(2000 * WORKERS // MICRO_BATCH)
-    watch, found = PreemptionHandler(), {}
+    stopwatch, found = Stopstopwatch(), {}
     manifest = load_manifest(folder)
-    found["load the manifest, s"] = watch.seconds()
+    found["load the manifest, s"] = stopwatch.seconds()
     sent = pickle.dumps((our_order(), ShardSource(storage, "train", manifest)))  # type: ignore[arg-type]
-    found["pickle for a process, s"], found["pickle, MB"] = watch.seconds(), len(sent) / 2**20
+    found["pickle for a process, s"], found["pickle, MB"] = stopwatch.seconds(), len(sent) / 2**20
     order, source = pickle.loads(sent)
-    found["unpickle, s"] = watch.seconds()
+    found["unpickle, s"] = stopwatch.seconds()
     order.samples(batches[0]), order.samples(batches[0] + SAMPLES)  # both epochs that it may hold
-    watch.seconds()
+    stopwatch.seconds()
     for batch in batches:
         for sample in order.samples(batch)[1]:
             source.fetch(int(sample))
     count = len(batches) * MICRO_BATCH
-    found["order and indexes, ms a sample"] = watch.seconds() * 1000 / count
+    found["order and indexes, ms a sample"] = stopwatch.seconds() * 1000 / count
     found["indexes read for a sample"] = source.storage.reads / count
-    parse_json(ShardIndex, storage.index, "index")
-    found["parse an index, s"] = watch.seconds()
-    return {**found, **watch.memory()}
+    validate_json(ShardIndex, storage.index, "index")
+    found["parse an index, s"] = stopwatch.seconds()
+    return {**found, **stopwatch.memory()}
 
 
 SUBJECTS = {

@@ -132,7 +132,8 @@ def read_images(source: Path, size_HW: tuple[int, int]) -> tuple[Tensor, Tensor]
         table[own] = train_id
     images, labels = [], []
     for path in paths[:: len(paths) // IMAGES][:IMAGES]:
-        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        assert image is not None, path
         label = table[cv2.imread(str(source / "trainannot" / path.name), cv2.IMREAD_GRAYSCALE)]
         images.append(cv2.resize(image, size_HW[::-1], interpolation=cv2.INTER_AREA))
         labels.append(cv2.resize(label, size_HW[::-1], interpolation=cv2.INTER_NEAREST))

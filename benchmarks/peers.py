@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 SCALE, CROP, MAX_CLASS_RATIO = (0.5, 2.0), (512, 1024), 0.75
-SamplePaths = tuple[np.ndarray, np.ndarray]
+PixelPair = tuple[np.ndarray, np.ndarray]
 
 
 class Mmsegmentation(Dataset):
@@ -37,6 +37,7 @@ class Mmsegmentation(Dataset):
         place = number % len(self.images)
         image = cv2.imdecode(np.frombuffer(self.images[place].read_bytes(), np.uint8), cv2.IMREAD_COLOR)
         label = cv2.imdecode(np.frombuffer(self.labels[place].read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+        assert image is not None and label is not None
         image, label = resize_crop_flip(image, label, rng)
         image = photometric_distortion(image, rng)
         if self.normalize:
@@ -55,7 +56,7 @@ def normalise_and_pad(image: np.ndarray) -> np.ndarray:
     return cv2.copyMakeBorder(image, 0, 0, 0, 0, cv2.BORDER_CONSTANT, value=0)
 
 
-def resize_crop_flip(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> SamplePaths:
+def resize_crop_flip(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> PixelPair:
     """RandomResize, RandomCrop and RandomFlip: everything is resized, then cut."""
     factor = rng.uniform(*SCALE)
     size = round(image.shape[1] * factor), round(image.shape[0] * factor)
@@ -113,7 +114,7 @@ def _label_decoder(key: str, data: bytes) -> np.ndarray | None:
     return np.asarray(Image.open(io.BytesIO(data))) if key == ".label.png" else None
 
 
-def _cut(pair: SamplePaths) -> SamplePaths:
+def _cut(pair: PixelPair) -> PixelPair:
     cv2.setNumThreads(0)
     return resize_crop_flip(*pair, np.random.default_rng())
 
@@ -121,7 +122,7 @@ def _cut(pair: SamplePaths) -> SamplePaths:
 class RawMemory(Dataset):
     """The limit: decoded images lie in memory, and a crop is copied and mirrored; nothing is read, decoded or resized."""
 
-    def __init__(self, pairs: list[SamplePaths], length: int) -> None:
+    def __init__(self, pairs: list[PixelPair], length: int) -> None:
         self.pairs, self.length = pairs, length
 
     def __len__(self) -> int:
@@ -135,8 +136,7 @@ class RawMemory(Dataset):
         parts = image[place], label[place]
         if rng.random() < 0.5:
             parts = cv2.flip(parts[0], 1), cv2.flip(parts[1], 1)
-        image, label = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
-        return image, label
+        return torch.from_numpy(np.ascontiguousarray(parts[0])), torch.from_numpy(np.ascontiguousarray(parts[1]))
 
 
 def forever(loader: Any) -> Iterator[Any]:

@@ -58,14 +58,18 @@ def main() -> int:
             starts[f"stock WebDataset, undecoded samples passed over, {where}"] = partial(
                 stock_first, png, workers, True
             )
-        subjects = {(name, where): timed(start, where) for name, start in starts.items() for where in (0, SKIPPED)}
+        subjects = {
+            f"{name}, batch {where}": timed(start, where) for name, start in starts.items() for where in (0, SKIPPED)
+        }
         in_turns(subjects, 1)  # imports, and files come into memory
         found = in_turns(subjects, args.rounds)
-    ratios = {name: median_ratio(found[name, SKIPPED], found[name, 0]) for name in starts}
-    medians = {name: [statistics.median(found[name, where]) for where in (0, SKIPPED)] for name in starts}
+    seconds = {
+        name: {"fresh": found[f"{name}, batch 0"], "resumed": found[f"{name}, batch {SKIPPED}"]} for name in starts
+    }
+    ratios = {name: median_ratio(own["resumed"], own["fresh"]) for name, own in seconds.items()}
+    medians = {name: [statistics.median(times) for times in own.values()] for name, own in seconds.items()}
     rows = [(name, *medians[name], ratio, ratio <= BAR) for name, ratio in ratios.items()]
     print_table(("to the first batch", "fresh, s", "at 90 percent, s", "times", f"within {BAR}"), rows)
-    seconds = {name: {"fresh": found[name, 0], "resumed": found[name, SKIPPED]} for name in starts}
     write_json(
         args.json, {"seconds": seconds, "ratios": ratios, "bar": BAR, "images": IMAGES, "batches_skipped": SKIPPED}
     )

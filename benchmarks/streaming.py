@@ -130,7 +130,12 @@ def _ours(config: Config) -> Callable[[], Any]:
 
 def through_loaders(data: Data) -> dict[str, Callable[[], float]]:
     """Subject to images per second that reach the training process in batches, from running loaders."""
-    options = {"batch_size": BATCH, "num_workers": WORKERS, "persistent_workers": True, "prefetch_factor": 2}
+    options: dict[str, Any] = {
+        "batch_size": BATCH,
+        "num_workers": WORKERS,
+        "persistent_workers": True,
+        "prefetch_factor": 2,
+    }
     epoch = 10**6  # samples; never reached
 
     def of(dataset: Any) -> Iterator[Any]:

@@ -239,7 +239,9 @@ def cpu_seconds(process: subprocess.Popen[bytes]) -> tuple[float, float]:
     """What the ranks with their loader processes, and all of a job's processes, have used so far."""
     everything = tree(process)
     words = {one: " ".join(one.cmdline()) for one in everything}
-    ranks = [one for one in everything if SCRIPT in words[one] and "deepspeed.launcher" not in words[one]]
+    starts = (SCRIPT, "-m msanet train")  # of a plain training, and of a trial
+    trainings = [one for one in everything if any(start in words[one] for start in starts)]
+    ranks = [one for one in trainings if "deepspeed.launcher" not in words[one]]
     of_ranks = {one.pid for rank in ranks for one in (rank, *rank.children(recursive=True))}
     used = {one.pid: sum(one.cpu_times()[:2]) for one in everything}
     return sum(seconds for pid, seconds in used.items() if pid in of_ranks), sum(used.values())

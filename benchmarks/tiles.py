@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args()
     paths = sorted(args.source.rglob("*.png"))[: args.images]
-    images = [cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in paths]
+    images = [image for path in paths if (image := cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)) is not None]
     pixels, png = sum(image.size // 3 for image in images), sum(path.stat().st_size for path in paths)
     tiles = [tile for image in images for tile in predicted_tiles(image)]
     encoded = {name: [encode(tile) for tile in tiles] for name, encode in encoders().items()}

@@ -2,11 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from msanet.config import settings
+from msanet.config.loading import as_typed
 from msanet.error_catalog import AREAS
 
 DOCS = Path(__file__).resolve().parent
@@ -42,7 +40,7 @@ def settings_page() -> str:
     ]
     sections: dict[str, list[str]] = {}
     for name, kind, default, text in settings():
-        row = f"| `{name}` | `{_cell(_shown(default))}` | {_cell(kind)} | {_cell(text)} |"
+        row = f"| `{name}` | `{_cell(as_typed(default))}` | {_cell(kind)} | {_cell(text)} |"
         sections.setdefault(name.rpartition(".")[0] or name, []).append(row)
     for section, rows in sections.items():
         lines += ["", f"## {section}", "", "| setting | default | type | meaning |", "| --- | --- | --- | --- |", *rows]
@@ -56,12 +54,6 @@ def _cell(text: str) -> str:
     for character, escaped in (("|", "\\|"), ("<", "&lt;"), ("\n", " ")):
         text = text.replace(character, escaped)
     return text
-
-
-def _shown(value: Any) -> str:
-    """As it is typed on a command line."""
-    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).strip()
-    return text.removesuffix("...").strip()
 
 
 def main(arguments: list[str]) -> int:

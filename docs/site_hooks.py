@@ -22,6 +22,8 @@ _PAGES = {
 """File in the repository -> page of the site."""
 _INCLUDE = re.compile(r"<!-- include: \.\./([\w.-]+) -->")
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+_MERMAID = "javascripts/mermaid.min.js"
+"""Draws the figures without a network where it is there; else the theme loads it from unpkg.com. From npm's package mermaid."""
 _HIDDEN = {"sharding.street"}
 
 
@@ -32,6 +34,8 @@ def on_config(config: Any) -> Any:
             for entry in entries if isinstance(entries, list) else []:
                 if "Decisions" in entry:
                     entry["Decisions"] = [f"decisions/{name}" for name in _decisions()]
+    if (ROOT / "docs" / _MERMAID).is_file():
+        config["extra_javascript"].append(_MERMAID)
     pages = [{name: f"reference/{name}.md"} for name in _packages()]
     config["nav"].append({"API reference": ["reference/index.md", *pages]})
     return config

@@ -1,7 +1,6 @@
-"""YAML and JSON that a person wrote, within bounds: what is large, deep or multiplies itself is refused before it is built."""
+"""YAML and JSON that a person wrote, within bounds: what is large or multiplies itself is refused before it is built."""
 
 import json
-import math
 import unicodedata
 from typing import Any
 
@@ -9,7 +8,6 @@ import yaml
 
 MAX_BYTES = 2**18
 _MAX_VALUES = 20_000
-_MAX_DEPTH = 50
 _ALIAS_COST = 100
 """Values that an alias counts as: a merge copies all that it names."""
 
@@ -18,13 +16,14 @@ def parse_yaml(text: str | bytes) -> Any:
     """Plain values of a YAML document (YAML 1.1 without tags of its own). Raises ValueError with a few words."""
     _check_size(text)
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
+        value = yaml.load(text, _Loader)  # a SafeLoader
+        repr(value)  # ValueError for an integer that is too large to print
+        return value
+    except yaml.MarkedYAMLError as error:  # without the line: it may hold a password
         mark = error.problem_mark or error.context_mark
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise ValueError(
-            f"{error.problem or error.context}{where}"
-        ) from None  # without the line: it may hold a password
+        raise ValueError(f"{error.problem or error.context}{f' in line {mark.line + 1}' if mark else ''}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
     except (yaml.YAMLError, ValueError, AttributeError, LookupError, OverflowError) as error:  # of dates and numbers
         raise ValueError(" ".join(str(error).split())[:200] or "a value that cannot be read") from None
 
@@ -33,7 +32,9 @@ def parse_json(text: str | bytes) -> Any:
     """Plain values of a JSON document whose keys are unique and numbers finite. Raises ValueError with a few words."""
     _check_size(text)
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(text, object_pairs_hook=_unique)
+        json.dumps(value, allow_nan=False)  # ValueError for NaN and Infinity
+        return value
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
@@ -51,18 +52,17 @@ def _check_size(text: str | bytes) -> None:
 class _Loader(yaml.SafeLoader):
     """Refuses a key that is there twice, of which the first would be dropped silently, and what would take much memory.
 
-    That is depth, number, and aliases (`*name`, `<<`) inside a value that has a name itself, which grow exponentially.
+    That is many values, and aliases (`*name`, `<<`) inside a value that has a name itself, which grow exponentially.
     """
 
-    _depth = _values = _named = 0
+    _values = _named = 0
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node, seen = super().compose_mapping_node(anchor), set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                self._require(
-                    (key.tag, key.value) not in seen, f"the key {key.value[:50]!r} is there twice", key.start_mark
-                )
+                if (key.tag, key.value) in seen:
+                    raise _problem(f"the key {key.value[:50]!r} is there twice", key.start_mark)
                 seen.add((key.tag, key.value))
         return node
 
@@ -71,47 +71,28 @@ class _Loader(yaml.SafeLoader):
         is_alias = isinstance(event, yaml.AliasEvent)
         is_named = not is_alias and event.anchor is not None
         self._values += _ALIAS_COST if is_alias else 1
-        self._require(self._values <= _MAX_VALUES, f"it has more than {_MAX_VALUES} values", event.start_mark)
-        self._require(self._depth < _MAX_DEPTH, f"values are nested more than {_MAX_DEPTH} deep", event.start_mark)
-        self._require(
-            not (is_alias and self._named), "an alias is inside a value that has a name itself", event.start_mark
-        )
-        self._depth, self._named = self._depth + 1, self._named + is_named
+        if self._values > _MAX_VALUES:
+            raise _problem(f"it has more than {_MAX_VALUES} values", event.start_mark)
+        if is_alias and self._named:
+            raise _problem("an alias is inside a value that has a name itself", event.start_mark)
+        self._named += is_named
         node = super().compose_node(parent, index)
-        self._depth, self._named = self._depth - 1, self._named - is_named
+        self._named -= is_named
         return node
 
-    @staticmethod
-    def _require(holds: bool, problem: str, mark: Any) -> None:
-        if not holds:
-            raise yaml.composer.ComposerError(None, None, problem, mark)
+
+def _problem(sentence: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.composer.ComposerError(None, None, sentence, mark)
 
 
-def _integer(loader: "_Loader", node: yaml.ScalarNode) -> int:
-    value: int = loader.construct_yaml_int(node)
-    if abs(value) >= 2**64:  # `1:1:1:...`, of base 60, grows beyond what Python prints
-        raise ValueError("an integer has more than 64 bits")
-    return value
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 for _tag in ("binary", "set", "omap", "pairs"):  # no settings are made of these
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", yaml.SafeLoader.construct_undefined)  # type: ignore[type-var]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-        raise ValueError(f"the key {twice[:50]!r} is there twice")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:50]!r} is there twice")
+        found[key] = value
     return found
-
-
-def _finite(text: str) -> float:
-    if math.isinf(number := float(text)):
-        raise ValueError(f"{text[:50]} is too large for a number")
-    return number
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number in JSON")

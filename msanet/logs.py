@@ -71,12 +71,9 @@ class ProgressBar:
 
     Args:
         total: Steps in all, or None if unknown.
-        description: What is done, such as `train`.
-        unit: What a step is.
         initial: Steps done before.
         interval: Seconds between two lines where there is no bar.
         disable: Show nothing, as on ranks other than 0.
-        clock: Seconds, for tests.
     """
 
     def __init__(
@@ -91,12 +88,8 @@ class ProgressBar:
     ) -> None:
         self._total, self._description, self._unit = total, description, unit
         self._done, self._interval, self._clock = initial, interval, clock
-        is_terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._bar = (
-            tqdm(total=total, desc=description, unit=unit, initial=initial, leave=False)
-            if is_terminal and not disable
-            else None
-        )
+        shows_bar = not disable and sys.stderr is not None and sys.stderr.isatty()
+        self._bar = tqdm(total=total, desc=description, unit=unit, initial=initial, leave=False) if shows_bar else None
         self._logs = not disable and self._bar is None
         self._last = clock()
 
@@ -123,7 +116,7 @@ class ProgressBar:
 def track(
     items: Iterable[T], description: str, total: int | None = None, unit: str = "it", disable: bool = False
 ) -> Iterator[T]:
-    """The same items, with a `ProgressBar` beside them."""
+    """The same items, with a `ProgressBar`."""
     with ProgressBar(total, description, unit, disable=disable) as bar:
         for item in items:
             yield item
@@ -150,12 +143,7 @@ class _ConsoleHandler(logging.Handler):
                 return
             sys.stderr.flush()
             os.write(sys.stderr.fileno(), text.encode(errors="backslashreplace"))
-        except (
-            OSError,
-            ValueError,
-            AttributeError,
-            RuntimeError,
-        ):  # a terminal or pipe that is gone is no reason to fail
+        except (OSError, ValueError, AttributeError, RuntimeError):  # a terminal or pipe that is gone
             with suppress(Exception):
                 print(text, end="", file=sys.stderr, flush=True)  # where stderr is no file, as under pytest's capture
 

@@ -15,50 +15,25 @@ RUN/profile/                    traces and tables (run.profile)
 RUN/failure_dump/step-<step>/   what `msanet replay` needs to do a step again that went wrong
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 LOG_PATTERNS = ("metrics.jsonl", "anomalies.jsonl", "samples-*.jsonl", "bad-samples-*.jsonl")
 """Files of lines with a `step`, which a resume cuts back to the checkpoint's step."""
 
 
-@dataclass(frozen=True)
 class RunLayout:
     """The paths of one run. `dir`: the run folder; nothing here touches the disk."""
 
-    dir: Path
-
-    @property
-    def config(self) -> Path:
-        return self.dir / "config.yaml"
-
-    @property
-    def command(self) -> Path:
-        return self.dir / "command.txt"
-
-    @property
-    def metrics(self) -> Path:
-        return self.dir / "metrics.jsonl"
-
-    @property
-    def anomalies(self) -> Path:
-        return self.dir / "anomalies.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.dir / "tensorboard"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.dir / "checkpoints"
-
-    @property
-    def report(self) -> Path:
-        return self.dir / "report.html"
-
-    @property
-    def profile(self) -> Path:
-        return self.dir / "profile"
+    def __init__(self, dir: Path) -> None:
+        self.dir = dir
+        self.config = dir / "config.yaml"
+        self.command = dir / "command.txt"
+        self.metrics = dir / "metrics.jsonl"
+        self.anomalies = dir / "anomalies.jsonl"
+        self.tensorboard = dir / "tensorboard"
+        self.checkpoints = dir / "checkpoints"
+        self.report = dir / "report.html"
+        self.profile = dir / "profile"
 
     def samples(self, rank: int) -> Path:
         return self.dir / f"samples-{rank:05d}.jsonl"

@@ -1,10 +1,11 @@
-"""One planned shard to one tar and its index. Runs in a worker process; knows nothing of the others."""
+"""Planned shards to tars and their indexes. Runs in a worker process; knows nothing of the others."""
 
 import hashlib
 import json
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from msanet.data.image.codec import IMAGE_EXTENSIONS, INSTANCES, decode_image, d
 from msanet.data.manifest import Member, SampleIndex, ShardIndex, index_name
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
-from msanet.files import PARTIAL, sync, write_text
+from msanet.files import PARTIAL, sync
 from sharding.plan import ShardPlan
 from sharding.readers.labels import Decode, check_decodable
 from sharding.readers.reader import SamplePaths
 from sharding.tree import Tree
+from sharding.workers import OnSample
 
 OWNER = "msanet"
+_SYNC_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,35 @@ class PackedSample:
     histogram: np.ndarray
 
 
-def write_shard(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object]) -> None:
-    """Write the tar, then its index; each under a temporary name until it is complete and on the disk.
+def write_shards(job: PackingJob, plans: Sequence[ShardPlan], on_sample: OnSample) -> None:
+    """Write the tars of `plans`, then their indexes; each under a temporary name until it is complete and on the disk.
 
-    The shard is finished when its index is there. on_sample is called after each sample and may raise to stop the work.
-    Raises UserError if an image or label is invalid.
+    A shard is finished when its index is there; those before one that fails, or is stopped, become finished too.
+    on_sample is called after each sample and may raise to stop the work. Raises UserError if an image or label is invalid.
     """
+    indexes: list[ShardIndex] = []
+    try:
+        indexes.extend(write_tar(job, plan, on_sample) for plan in plans)
+    finally:
+        _put_in_place(job.folder, [index.file for index in indexes])
+        for index in indexes:
+            temporary = job.folder / (index_name(index.file) + PARTIAL)
+            temporary.write_text(index.model_dump_json() + "\n", encoding="utf-8")
+        _put_in_place(job.folder, [index_name(index.file) for index in indexes])
+        sync(job.folder)
+
+
+def _put_in_place(folder: Path, names: Sequence[str]) -> None:
+    """Give complete files their names. Threads, since a disk makes many small files last as fast as one."""
+    temporaries = [folder / (name + PARTIAL) for name in names]
+    with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+        list(pool.map(sync, temporaries))
+    for temporary, name in zip(temporaries, names, strict=True):
+        temporary.rename(folder / name)
+
+
+def write_tar(job: PackingJob, plan: ShardPlan, on_sample: OnSample) -> ShardIndex:
+    """Write the tar of `plan` under its temporary name; its index. Raises as `write_shards` does."""
     from webdataset.writer import TarWriter  # imports torch, which takes seconds: not before there is work
 
     histogram = np.zeros(256, dtype=np.int64)
@@ -64,10 +90,7 @@ def write_shard(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object
                 tar.write({"__key__": sample.key, extension: data})
             histogram += sample.histogram
             on_sample()
-    sync(temporary)
-    index = _read_back(temporary, plan, histogram, job.spec.num_classes)
-    temporary.rename(job.folder / plan.file)
-    write_text(job.folder / index_name(plan.file), index.model_dump_json() + "\n")
+    return _read_back(temporary, plan, histogram, job.spec.num_classes)
 
 
 def read_sample(job: PackingJob, pair: SamplePaths) -> PackedSample:

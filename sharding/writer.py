@@ -29,9 +29,9 @@ from msanet.logs import ProgressBar
 from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.labels import decode_ids
 from sharding.readers.reader import DatasetListing
-from sharding.shard import PackingJob
+from sharding.shard import PackingJob, write_shards
 from sharding.tree import SourceLost, Tree
-from sharding.workers import WorkerLost, write_shards
+from sharding.workers import WorkerLost, group_items, run_groups
 
 _LOCK = ".lock"
 _OURS = re.compile(
@@ -173,7 +173,9 @@ def _write_todo(job: PackingJob, plans: Sequence[ShardPlan], todo: Sequence[Shar
     total, left = (sum(len(plan.pairs) for plan in some) for some in (plans, todo))
     with ProgressBar(total, job.spec.name, unit="samples", initial=total - left) as bar:
         try:
-            write_shards(job, todo, workers, bar.update)
+            groups = group_items(todo, lambda plan: len(plan.pairs), workers)
+            for _ in run_groups(write_shards, job, groups, workers, bar.update):
+                pass
         except (WorkerLost, SourceLost):
             raise
         except UserError:

@@ -54,7 +54,7 @@ SMOKE = (
     "test_saves_validations_and_resumes_are_bit_exact_on_the_same_ranks[2-0-msanet]",
     "test_any_number_of_ranks_gives_the_same_matrix",
     "test_a_run_leaves_the_files_of_the_contract",
-    "test_predict_keeps_names_and_folders_and_goes_on_after_a_broken_file",
+    "test_predict_keeps_names_and_folders_and_continues_after_a_broken_file",
     "test_a_signal_to_one_rank_stops_all_after_the_same_step",
     "test_a_lost_rank_is_named_by_one_of_the_others[1-9-MSA-DIST-004]",
     "test_sessions_of_one_process_return_or_raise",

@@ -57,12 +57,11 @@ PRINTS_RESULTS = (
     "msanet.errors",
     "msanet.logs",
     "sharding.__main__",
-)
-PRINTS_RESULTS += (
     "msanet.sweep.results",
     "msanet.demo.server",
+    "sharding.verify",
+    "sharding.inspection",
 )
-PRINTS_RESULTS += ("sharding.verify", "sharding.inspection")
 CODES_OF = {
     "msanet.config": {"CONFIG"}, "msanet.datasets": {"PACK", "DATA"}, "msanet.data": {"DATA"}, "msanet.models": {"MODEL"},
     "msanet.inference": {"INFER"}, "msanet.evaluation": {"EVAL"}, "msanet.training": {"TRAIN", "CKPT"},
@@ -249,7 +248,7 @@ def error_code_faults() -> tuple[list[str], set[str]]:
             if isinstance(code, ast.Attribute) and code.attr == "code":
                 continue  # an error raised again with more in its sentence
             if isinstance(code, ast.Name) and module.name == "msanet.config.loading":
-                continue  # of pydantic's errors, which get their codes in `_explain`
+                continue  # of pydantic's errors, which get their codes in `explain`
             if not isinstance(code, ast.Constant) or code.value not in CATALOG:
                 faults.append(f"{where} has no code of the catalog")
             elif areas and str(code.value).split("-")[1] not in areas | {"FILE"}:

@@ -39,6 +39,38 @@ def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+LIBRARIES = (
+    "harness",
+    "paper",
+    "peers",
+    "training_peers",
+    "chaos_checks",
+    "chaos_faults",
+    "chaos_job",
+    "chaos_run",
+    "chaos_scenarios",
+)
+"""Modules that the others import; every other file is a program."""
+
+
+def test_every_benchmark_imports_and_has_a_help() -> None:
+    """In one process, since each imports torch."""
+    programs = sorted(path for path in (REPOSITORY / "benchmarks").glob("*.py") if path.stem not in LIBRARIES)
+    code = (
+        "import contextlib, io, runpy, sys\n"
+        "for path in sys.argv[1:]:\n"
+        "    sys.argv, shown, code = [path, '--help'], io.StringIO(), None\n"
+        "    with contextlib.redirect_stdout(shown):\n"
+        "        try:\n"
+        "            runpy.run_path(path, run_name='__main__')\n"
+        "        except SystemExit as exit:\n"
+        "            code = exit.code\n"
+        "    assert code == 0 and 'usage: ' in shown.getvalue() and '--help' in shown.getvalue(), path\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *programs], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_memory_of_a_machine_with_one_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

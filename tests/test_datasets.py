@@ -12,6 +12,7 @@ from msanet.datasets import CITYSCAPES, CITYSCAPES_TRAIN_IDS, COCO, DATASETS, IG
 from msanet.datasets.cityscapes import LABELS
 from msanet.datasets.person_part import PARTS
 from msanet.errors import UserError
+from support.images import read_image
 
 
 def test_cityscapes_has_19_classes_of_34_ids() -> None:
@@ -59,7 +60,7 @@ def test_real_cityscapes_labels(test_data: Path) -> None:
     files = sorted((test_data / "cityscapes").rglob("*_labelIds.png"))
     assert files
     for file in files[:3]:
-        ids = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        ids = read_image(file, cv2.IMREAD_UNCHANGED)
         train_ids = CITYSCAPES.to_train_ids(ids)
         for label in LABELS:
             assert (train_ids[ids == label.id] == label.train_id).all()

@@ -144,7 +144,7 @@ def test_a_host_ends_with_the_largest_code_of_its_ranks(codes: str, code: int, p
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_host_that_is_told_to_stop_tells_its_ranks(number: signal.Signals, place: Path) -> None:
+def test_a_host_that_is_asked_to_stop_stops_its_ranks(number: signal.Signals, place: Path) -> None:
     port = {"NODES": "1", "NODE": "0", "MASTER_PORT": "29500", "MARKS": str(place)}
     host = ranks_sh(place, ["jobs/ranks.sh", "launcher/train.py"], CODES="wait", **port)
     wait_until(lambda: (place / "0").exists() and (place / "1").exists(), [host])
@@ -153,7 +153,7 @@ def test_a_host_that_is_told_to_stop_tells_its_ranks(number: signal.Signals, pla
 
 
 @pytest.mark.slow
-def test_the_pods_train_and_one_that_is_told_to_stop_stops_both(shards: Path, place: Path) -> None:
+def test_the_pods_train_and_stopping_one_stops_both(shards: Path, place: Path) -> None:
     """Two pods of one rank each, with the manifest's command."""
     job, run = manifest("train.yaml", "Job"), place / "run"
     command = [*job["spec"]["template"]["spec"]["containers"][0]["command"], *words(shards, run, 100_000)[1:]]

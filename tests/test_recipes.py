@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def method(config: Config) -> tuple[str, str | None]:
     return config.model.name, config.model.options.get("attention", "full") if config.model.name == "msanet" else None
 
 
-def merging(config: Config) -> tuple[str, str, bool] | None:
+def merging(config: Config) -> tuple[Any, ...] | None:
     """(scales, merge, extra supervision); None for a network without."""
     if config.model.name != "attention_to_scale":
         return None
@@ -160,9 +161,14 @@ def test_each_run_has_its_folder(recipe: str) -> None:
 @pytest.mark.parametrize("recipe", PAPERS)
 def test_the_dataset_command_is_accepted_and_makes_the_splits(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = []
-    monkeypatch.setattr(pack, "pack_dataset", lambda reader, args: packed.append((reader.name, args)) or 0)
-    ((*python, module), *argv) = next((c[:3], *c[3:]) for c in pasted(recipe) if c[0] == "python")
-    assert (*python, module) == ("python", "-m", "sharding") and shard(argv) == 0
+
+    def note(reader: Any, args: Any) -> int:
+        packed.append((reader.name, args))
+        return 0
+
+    monkeypatch.setattr(pack, "pack_dataset", note)
+    command = next(words for words in pasted(recipe) if words[0] == "python")
+    assert [*command[:3]] == ["python", "-m", "sharding"] and shard(command[3:]) == 0
     ((name, args),) = packed
     data = load_config(RECIPES[recipe]).data
     assert name == PAPERS[recipe]
@@ -194,7 +200,10 @@ def test_the_rows_of_attention_to_scales_tables(recipe: str) -> None:
 def test_the_rows_of_the_test_set() -> None:
     recipe = "attention_to_scale/voc_aug.yaml"
     found = rows(recipe, "Table 4, ") + rows(recipe, "From COCO")
-    keys = [(c.model.pretrained.name, (merging(c) or ("", ""))[1], c.data.random_scale) for c, _ in found]
+    keys = [
+        (c.model.pretrained and c.model.pretrained.name, (merging(c) or ("", ""))[1], c.data.random_scale)
+        for c, _ in found
+    ]
     assert dict(zip(keys, (numbers[0] for _, numbers in found), strict=True)) == TEST_SET
 
 
@@ -230,8 +239,8 @@ def test_the_documents_have_the_same_rows() -> None:
     found = {method(load_config(RECIPES["msanet/voc.yaml"], given)): numbers for given, numbers in documented(4)}
     assert found == {key: [*voc, *cityscapes] for key, (voc, cityscapes) in MSANET.items()}
     recipe = RECIPES["attention_to_scale/voc_aug.yaml"]
-    found = {merging(load_config(recipe, given)): numbers for given, numbers in documented(7)}
-    assert found == {key: list(numbers) for key, numbers in MERGED.items()}
+    merged = {merging(load_config(recipe, given)): numbers for given, numbers in documented(7)}
+    assert merged == {key: list(numbers) for key, numbers in MERGED.items()}
 
 
 @pytest.mark.parametrize("recipe", PAPERS)
@@ -246,6 +255,7 @@ def test_estimates_follow_from_their_formula(recipe: str, costs: ModuleType) -> 
     assert float(hours) == round(float(count) * float(times) * float(giga) * 3 / (float(tera) * 1e3) / 3600, 1)
     assert {float(count), float(times)} & {config.trainer.epochs, config.trainer.steps}
     classes, size = DATASETS[PAPERS[recipe]].num_classes, config.data.crop
+    assert size is not None
     network = costs.build(config.model.name, torch.device("meta"), classes)
     assert round(costs.forward_flop(network, *size) / 1e9) == float(giga)
     kept = re.search(r"Of each image (\d+) MB are kept for the backward pass, (\d+) GB of 30", header)
@@ -271,8 +281,8 @@ def test_fake_tensors_keep_what_real_ones_keep(costs: ModuleType) -> None:
 
 
 def test_the_documents_have_what_is_counted(costs: ModuleType) -> None:
-    """Parameters and arithmetic under "What they cost" in docs/models.md."""
-    section = DOCS.read_text().partition("\n## What they cost\n")[2].partition("\n## ")[0]
+    """Parameters and arithmetic under "Cost of each network" in docs/models.md."""
+    section = DOCS.read_text().partition("\n## Cost of each network\n")[2].partition("\n## ")[0]
     table = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
     written = {cells[0].strip("`"): tuple(cells[1:4]) for cells in table}
     assert written.keys() == set(costs.NETWORKS)

@@ -2,20 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from msanet.cli.counts import (
-    FIGURE_NAMES,
-    about,
-    bounds,
-    counts_parser,
-    interval_text,
-    percent,
-    print_result,
-    read_counts,
-    resampling_note,
-    signed,
-)
+from msanet.cli.counts import METRIC_NAMES, counted_images, counts_parser, read_counts, resampling_note
+from msanet.cli.output import bounds, interval_text, percent, print_result, signed
 from msanet.cli.parser import parse
 from msanet.evaluation.statistics import Difference, paired_difference
 
@@ -23,7 +14,9 @@ from msanet.evaluation.statistics import Difference, paired_difference
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parse(counts_parser("compare", "compare RUN RUN2", other=True), argv)
-    return print_result(args, compare(args), _compare_table)
+    result = compare(args)
+    print_result(result if args.json else _compare_table(result))
+    return 0
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
@@ -31,9 +24,9 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     first, second = read_counts(args.run, args), read_counts(args.run2, args)
     comparison = paired_difference(first, second, args.resamples, args.seed)
     return {
-        **about(first, args),
+        **counted_images(first, args),
         "runs": [str(args.run), str(args.run2)],
-        "figures": {name: _difference(row) for name, row in comparison.metrics.items()},
+        "metrics": {name: _difference(row) for name, row in comparison.metrics.items()},
         "classes": {name: _difference(row) for name, row in comparison.iou.items()},
         "notes": comparison.notes,
     }
@@ -46,7 +39,7 @@ def _compare_table(result: dict[str, Any]) -> str:
         "",
         f"{'':<24} {'first':>7} {'second':>7} {'difference':>10} {'95 % interval':>18} {'above 0':>8}",
     ]
-    rows = {**{FIGURE_NAMES[name]: row for name, row in result["figures"].items()}, **result["classes"]}
+    rows = {**{METRIC_NAMES[name]: row for name, row in result["metrics"].items()}, **result["classes"]}
     for name, row in rows.items():
         lines.append(
             f"{name:<24} {percent(row['first']):>7} {percent(row['second']):>7} {signed(row['difference']):>10} "
@@ -62,10 +55,4 @@ def _compare_table(result: dict[str, Any]) -> str:
 
 
 def _difference(row: Difference) -> dict[str, Any]:
-    return {
-        "first": row.first,
-        "second": row.second,
-        "difference": row.difference.value,
-        "interval": bounds(row.difference),
-        "share_above": row.share_above,
-    }
+    return asdict(row) | {"difference": row.difference.value, "interval": bounds(row.difference)}

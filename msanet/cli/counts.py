@@ -1,13 +1,9 @@
-"""What rescore, compare and worst have in common: the counts of an evaluation that is over, and how metrics are printed."""
+"""What rescore, compare and worst have in common: the counts of an evaluation that is over."""
 
 import argparse
-import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from msanet.cli.parser import Parser, at_least, new_parser
 from msanet.errors import UserError
@@ -16,10 +12,10 @@ from msanet.evaluation.per_image_counts import (
     merge_classes,
     read_per_image_counts,
 )
-from msanet.evaluation.statistics import METRICS, RESAMPLES, Interval
+from msanet.evaluation.statistics import METRICS, RESAMPLES
 from msanet.run_layout import RunLayout
 
-FIGURE_NAMES = dict(zip(METRICS, ("mIoU", "mean accuracy", "pixel accuracy", "frequency-weighted IoU"), strict=True))
+METRIC_NAMES = dict(zip(METRICS, ("mIoU", "mean accuracy", "pixel accuracy", "frequency-weighted IoU"), strict=True))
 _DETAILS = """\
 RUN is a run folder or its evaluation-<split>.npz, the counts of every image that msanet evaluate writes. No inference."""
 
@@ -41,19 +37,13 @@ def counts_parser(command: str, example: str, resamples: bool = True, other: boo
     return parser
 
 
-def print_result(args: argparse.Namespace, result: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> int:
-    """As a table or as JSON; returns the exit code."""
-    print(json.dumps(_plain(result), indent=1, allow_nan=False) if args.json else table(result))
-    return 0
-
-
 def read_counts(run: Path, args: argparse.Namespace) -> PerImageCounts:
     """The counts of a run, with --merge."""
     records = read_per_image_counts(_counts_file(run, args.split))
     return merge_classes(records, _groups(args.merge)) if args.merge else records
 
 
-def about(records: PerImageCounts, args: argparse.Namespace, resampled: bool = True) -> dict[str, Any]:
+def counted_images(records: PerImageCounts, args: argparse.Namespace, resampled: bool = True) -> dict[str, Any]:
     """Which images were counted, and how often they are resampled."""
     draws = {"resamples": args.resamples, "seed": args.seed} if resampled else {}
     return {"dataset": records.dataset, "split": records.split, "num_images": len(records), **draws}
@@ -65,26 +55,6 @@ def resampling_note(result: dict[str, Any]) -> str:
         f"{result['num_images']} images of '{result['split']}', resampled {result['resamples']} times (seed {result['seed']}) "
         "as if independent\nThose of one video or city are not, and the true interval is wider."
     )
-
-
-def bounds(interval: Interval) -> list[float]:
-    """[low, high], as JSON has it."""
-    return [interval.low, interval.high]
-
-
-def percent(value: float) -> str:
-    """A fraction for people; - where it is undefined."""
-    return "-" if math.isnan(value) else f"{value:.2%}"
-
-
-def signed(value: float) -> str:
-    """A difference in percentage points."""
-    return "-" if math.isnan(value) else f"{100 * value:+.2f}"
-
-
-def interval_text(bounds: list[float], form: Callable[[float], str] = percent) -> str:
-    """`low to high`."""
-    return f"{form(bounds[0])} to {form(bounds[1])}"
 
 
 def _counts_file(run: Path, split: str | None) -> Path:
@@ -115,14 +85,3 @@ def _groups(texts: Sequence[str]) -> dict[str, list[str]]:
             raise UserError("MSA-CLI-017", message, setting="--merge")
         groups[name.strip()] = classes
     return groups
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has: numbers of Python, and null for NaN."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -26,9 +26,8 @@ _SIZES = (8, 4, 2, 1)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = new_parser("demo", "demo --dir demo", _DETAILS)
-    parser.add_argument(
-        "--dir", type=Path, default=Path("demo"), help="folder for everything that is written (default demo)"
-    )
+    where = "folder for everything that is written (default demo)"
+    parser.add_argument("--dir", type=Path, default=Path("demo"), help=where)
     folder: Path = parse(parser, argv).dir
     if not (folder / "street").is_dir():
         images = ["--images", "240", "--size", "256x128", "--workers", "2"]
@@ -46,7 +45,7 @@ def run_ranks(command: str, *words: str) -> None:
     launcher = ["-m", "deepspeed.launcher.runner", "--quiet", "--log_level", "error", "--num_accelerators", str(ranks)]
     launcher += ["--master_port", str(distributed.free_port())]  # not the default, which another training may be using
     environment = {"PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cuda" if gpus else "cpu"}
-    line = [sys.executable, *launcher, "--module", f"msanet.cli.{command}", *words]
+    line = [sys.executable, *launcher, "--module", "msanet", command, *words]
     logger.info(f"msanet {command} {' '.join(words)} on {ranks} ranks")
     process = subprocess.Popen(line, env={**os.environ, **environment})
     try:
@@ -55,7 +54,6 @@ def run_ranks(command: str, *words: str) -> None:
         process.wait()  # it got the interrupt as well, and saves
         raise
     if code:
-        message = (
-            f"msanet {command} ended with exit code {code}, expected 0; fix what it reports, then run msanet demo again"
-        )
+        ended = f"msanet {command} ended with exit code {code}, expected 0"
+        message = f"{ended}; fix what it reports, then run msanet demo again"
         raise UserError("MSA-CLI-015", message)

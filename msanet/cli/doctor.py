@@ -1,15 +1,14 @@
-"""`msanet doctor`: look at a run's data and settings before it starts, and say what to change."""
+"""`msanet doctor`: look at a run's data and settings before it starts, and report what to change."""
 
-import json
 from collections.abc import Sequence
 
 import torch
 
-from msanet.cli.parser import new_parser, parse
+from msanet.cli.output import print_result
+from msanet.cli.parser import new_parser, parse, require_positive
 from msanet.cli.train import add_training_arguments, config_of
 from msanet.doctor.diagnostics import as_text, as_tree, has_fault
 from msanet.doctor.examination import Case, examine
-from msanet.errors import UserError
 
 _SAMPLES = 50
 _DETAILS = "Takes what msanet train takes. Exit code 0: no fault; 1: a fault; 2: nothing to examine."
@@ -27,15 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=_SAMPLES, metavar="N", help=samples)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     arguments = parse(parser, argv)
-    for option in ("--ranks", "--samples", "--device-memory"):
-        value = getattr(arguments, option.removeprefix("--").replace("-", "_"))
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError("MSA-CLI-003", f"{option} is {value:g}, expected a number above 0; fix it", setting=option)
+    require_positive(arguments, "--ranks", "--samples", "--device-memory")
     device_bytes = arguments.device_memory * 1e9 if arguments.device_memory else _device_bytes()
-    ranks_or_default = arguments.ranks or max(1, torch.cuda.device_count())
-    findings = examine(Case(config_of(arguments), ranks_or_default, device_bytes, arguments.samples))
-    print(json.dumps(as_tree(findings), indent=1) if arguments.json else as_text(findings))
-    return int(has_fault(findings))
+    number_of_ranks = arguments.ranks or max(1, torch.cuda.device_count())
+    found = examine(Case(config_of(arguments), number_of_ranks, device_bytes, arguments.samples))
+    print_result(as_tree(found) if arguments.json else as_text(found))
+    return int(has_fault(found))
 
 
 def _device_bytes() -> float | None:

@@ -1,10 +1,5 @@
 """`msanet evaluate`: the metrics of a trained network on a split, on any number of ranks; each image counts exactly once."""
 
-if __name__ == "__main__":  # by `deepspeed --module msanet.cli.evaluate`, before anything slow is imported
-    from msanet.cli.main import run_script
-
-    run_script("evaluate")
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,23 +21,12 @@ from msanet.models.io import load_network, require_same_classes
 _DETAILS = """\
 Writes evaluation-<split>.json, evaluation-<split>.npz (the counts of every image, for msanet compare, worst and rescore)
 and report.html into the run (or --out). The exit code is not 0 if an image was missed or counted twice.
-On several GPUs: deepspeed --module msanet.cli.evaluate --run RUN --split val"""
+On several GPUs: deepspeed --module msanet evaluate --run RUN --split val"""
 
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What is to be evaluated.
-
-    Args:
-        find_checkpoint: Returns the file to evaluate; takes a while, since complete checkpoints are verified.
-        run: The folder of --run.
-        shards: Folder or address.
-        split: Name of the split.
-        out: Folder for metrics and report.
-        settings: How images go through the network.
-        storage: How shards are read.
-        timeout: Of the session, in seconds.
-    """
+    """What is to be evaluated, and where results go. `find_checkpoint` takes a while, since it verifies checkpoints."""
 
     find_checkpoint: Callable[[], Path]
     run: Path | None

@@ -19,14 +19,7 @@ metadata. Its output is compared with PyTorch's first: where they differ, nothin
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What is to be exported.
-
-    Args:
-        checkpoint: A model.safetensors.
-        target: One of FORMATS.
-        out: The file to write.
-        size: (height, width) of all images in pixels, or None for any.
-    """
+    """What is to be exported. size: (height, width) of all images in pixels; None for any."""
 
     checkpoint: Path
     target: str
@@ -57,9 +50,8 @@ def export_job(argv: Sequence[str] | None = None) -> ExportJob:
     arguments = parse(parser, argv)
     size = tuple(arguments.size) if arguments.size else None
     if size and (arguments.to == "safetensors" or min(size) < 1):
-        message = (
-            f"--size is {size[0]} {size[1]}, expected two positive numbers and a graph (onnx, torch); remove --size"
-        )
+        found = f"--size is {size[0]} {size[1]}"
+        message = f"{found}, expected two positive numbers, and --to onnx or torch; remove --size"
         raise UserError("MSA-CLI-003", message, setting="--size")
     run_config(arguments, ())
     checkpoint = find_checkpoint(arguments)

@@ -15,14 +15,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `msanet` and return the exit code.
-
-    Args:
-        argv: Words of the command line after `msanet`, the process's own unless given.
-
-    Raises:
-        SystemExit: With code 2, after one sentence on stderr, where the input is at fault.
-    """
+    """Run `msanet` with these words (the process's own unless given); returns the exit code. Raises SystemExit(2)."""
     words = list(sys.argv[1:] if argv is None else argv)
     with user_errors(should_print=is_first_rank):
         name, arguments = _split(words)
@@ -53,9 +46,7 @@ def is_first_rank(sentence: str) -> bool:
 
 def _split(words: list[str]) -> tuple[str | None, list[str]]:
     """The name of the command, or None for help, and its arguments."""
-    by_launcher = [
-        word for word in words[:1] if word.startswith("--local_rank")
-    ]  # of `deepspeed --module msanet train`
+    by_launcher = [word for word in words[:1] if word.startswith("--local_rank")]  # `deepspeed --module msanet train`
     words = words[len(by_launcher) :]
     if words[:1] == ["--version"]:
         print(f"msanet {__version__}")
@@ -83,9 +74,7 @@ def _interrupts_end_the_process() -> Iterator[None]:
     As an exception it would be raised in the middle of some import, and there are libraries that catch it and continue with
     half of NumPy.
     """
-    if (
-        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):  # such as where a shell has interrupts ignored
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # such as where a shell ignores interrupts
         yield
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)

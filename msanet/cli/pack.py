@@ -40,10 +40,8 @@ def _help() -> str:
     width = max(map(len, READERS))
     datasets = [f"  {name:<{width}}  {reader.summary}" for name, reader in READERS.items()]
     title = f"usage: msanet pack DATASET --source PATH --out SHARDS [options]\n\n{COMMANDS['pack'].capitalize()}.\n"
-    example = "Example:\n  msanet pack camvid --source CAMVID --out SHARDS"
-    return "\n".join(
-        [title, "datasets:", *datasets, "", example, "", "Options of a dataset: msanet pack DATASET --help"]
-    )
+    example = "Example:\n  msanet pack camvid --source CAMVID --out SHARDS\n"
+    return "\n".join([title, "datasets:", *datasets, "", example, "Options of a dataset: msanet pack DATASET --help"])
 
 
 def _parser(reader: Reader) -> Parser:

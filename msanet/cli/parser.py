@@ -1,8 +1,9 @@
 """What the command lines of all commands have in common."""
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from msanet import logs
 from msanet.cli.commands import COMMANDS
@@ -44,12 +45,7 @@ def new_parser(command: str, example: str, details: str = "", name: str = "") ->
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read a command line, and log as it says.
-
-    Args:
-        parser: From `new_parser`.
-        argv: The words after the command's name; the process's own unless given.
-    """
+    """Read the words after the command's name (the process's own unless given), and log as they say."""
     arguments = parser.parse_intermixed_args(argv)
     logs.configure(arguments.log_level)
     return arguments
@@ -64,3 +60,16 @@ def at_least(minimum: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def option_value(arguments: argparse.Namespace, option: str) -> Any:
+    """The value of an option such as `--device-memory`."""
+    return getattr(arguments, option.removeprefix("--").replace("-", "_"))
+
+
+def require_positive(arguments: argparse.Namespace, *options: str) -> None:
+    """Raise UserError for the first of these options whose value is given and not a finite number above 0."""
+    for option in options:
+        value = option_value(arguments, option)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError("MSA-CLI-003", f"{option} is {value:g}, expected a number above 0; fix it", setting=option)

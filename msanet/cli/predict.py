@@ -32,13 +32,10 @@ class PredictionJob:
     """What is to be predicted.
 
     Args:
-        checkpoint: A model.safetensors.
         files: (image or video, name without extension under `out`).
-        out: Folder for results.
-        settings: How images go through the network.
         kinds: Kinds of output, None for the usual ones.
         queries: (row, column) of pixels whose attention is shown.
-        server: Whose submission is written instead.
+        submission: The format of a test server, which is written instead.
     """
 
     checkpoint: Path
@@ -47,7 +44,7 @@ class PredictionJob:
     settings: EvaluationConfig
     kinds: tuple[str, ...] | None
     queries: tuple[tuple[int, int], ...]
-    server: SubmissionFormat | None
+    submission: SubmissionFormat | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +56,7 @@ def predict(job: PredictionJob) -> int:
     """All files through the network; returns the number that failed."""
     model, metadata = load_network(job.checkpoint, distributed.device())
     settings = with_metadata_resize(job.settings, metadata)
-    outputs = PredictionWriter(model, metadata, settings, job.kinds, job.queries, job.server)
+    outputs = PredictionWriter(model, metadata, settings, job.kinds, job.queries, job.submission)
     failed = 0
     for path, name in track(job.files, "predict", len(job.files), unit="file"):
         try:
@@ -81,9 +78,8 @@ def prediction_job(argv: Sequence[str] | None = None) -> PredictionJob:
     kinds_help = f"comma-separated, of {', '.join(ENDINGS)} (default palette,overlay)"
     parser.add_argument("--write", metavar="KINDS", help=kinds_help)
     query = "pixel whose attention `maps` shows (msanet), can be repeated (default: the center)"
-    parser.add_argument(
-        "--query", type=int, nargs=2, action="append", default=[], metavar=("ROW", "COLUMN"), help=query
-    )
+    pair = ("ROW", "COLUMN")
+    parser.add_argument("--query", type=int, nargs=2, action="append", default=[], metavar=pair, help=query)
     parser.add_argument("--crf", action="store_true", help="the same as evaluation.crf.enabled=true")
     submission = "write what this test server takes, and nothing else"
     parser.add_argument("--submission", choices=SUBMISSION_FORMATS, help=submission)
@@ -118,13 +114,15 @@ def prediction_job(argv: Sequence[str] | None = None) -> PredictionJob:
 def _check_kinds(kinds: Sequence[str] | None, has_query: bool, is_submission: bool) -> None:
     for kind in kinds or ():
         if kind not in ENDINGS:
-            message = f"--write has '{kind}', expected kinds of output; {nearest(kind, list(ENDINGS))}"
+            message = f"--write has the unknown kind '{kind}'; {nearest(kind, list(ENDINGS))}"
             raise UserError("MSA-CLI-012", message, setting="--write")
     if has_query and "maps" not in (kinds or ()):
-        message = "--query is given without maps, expected both; add maps to --write"
+        message = "--query is for the attention maps, which are not written; add maps to --write"
         raise UserError("MSA-CLI-006", message, setting="--query")
     if is_submission and kinds:
-        message = "--submission is given with --write, expected one of them: a submission has only its own files"
+        message = (
+            "--submission and --write are both given, expected one: a submission has only its own files; remove --write"
+        )
         raise UserError("MSA-CLI-006", message, setting="--submission")
 
 

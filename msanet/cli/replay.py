@@ -1,13 +1,12 @@
 """`msanet replay`: repeat a step of a failure dump on one process, and find where its numbers stop being finite."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from msanet import distributed
+from msanet.cli.output import print_result
 from msanet.cli.parser import new_parser, parse
 from msanet.errors import UserError
 from msanet.training.nonfinite.failure_dump import FailureDump, read_failure_dump
@@ -27,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(parser, argv)
     dump = read_failure_dump(arguments.failure_dump)
     found = _replay(dump, arguments.rank)
-    print(json.dumps(_plain(asdict(found)), indent=1, allow_nan=False) if arguments.json else _report(dump, found))
+    print_result(asdict(found) if arguments.json else _report(dump, found))
     return 0 if found.is_reproduced else 1
 
 
@@ -35,7 +34,7 @@ def _replay(dump: FailureDump, rank: int | None) -> Replay:
     """Of the rank that is asked for; or of the one where it went wrong, which is to be found where only gradients were."""
     if rank is not None and rank not in dump.records:
         kept = ", ".join(map(str, dump.records))
-        message = f"--rank is {rank}, expected one whose batches the failure dump has: {kept}; choose one of these"
+        message = f"--rank is {rank}, but the failure dump has only the batches of ranks {kept}; choose one of these"
         raise UserError("MSA-CLI-014", message, setting="--rank")
     candidates = [rank] if rank is not None else dump.about.faulty[:1] or list(dump.records)
     for candidate in candidates:
@@ -87,12 +86,3 @@ def _shown(values: Range) -> str:
 
 def _size(values: Range) -> float:
     return math.inf if values.least is None or values.most is None else max(abs(values.least), abs(values.most))
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has: null for what is not finite."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

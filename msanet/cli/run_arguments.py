@@ -52,6 +52,5 @@ def find_checkpoint(arguments: argparse.Namespace) -> Path:
 
 def with_metadata_resize(settings: EvaluationConfig, metadata: ModelMetadata) -> EvaluationConfig:
     """With the metadata's size of the network's input where none is given; null is given, and means the image's own."""
-    return (
-        settings if "resize" in settings.model_fields_set else settings.model_copy(update={"resize": metadata.resize})
-    )
+    is_given = "resize" in settings.model_fields_set
+    return settings if is_given else settings.model_copy(update={"resize": metadata.resize})

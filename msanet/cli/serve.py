@@ -1,12 +1,11 @@
 """`msanet serve`: a page for the browser; drop an image, see its classes, their areas, and the attention under the mouse."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from msanet import distributed
-from msanet.cli.parser import new_parser, parse
+from msanet.cli.parser import new_parser, parse, require_positive
 from msanet.cli.run_arguments import add_run_arguments, find_checkpoint, run_config, with_metadata_resize
 from msanet.config import EvaluationConfig
 from msanet.demo.segmenter import Limits, Segmenter
@@ -45,17 +44,13 @@ def serve_job(argv: Sequence[str] | None = None) -> ServeJob:
     add_run_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=7860, help="0: any free one (default 7860)")
-    default = Limits()
-    for option, of in (("--max-megabytes", "of a file"), ("--max-megapixels", "of an image")):
-        usual = getattr(default, option.removeprefix("--max-").replace("-", "_"))
+    sizes = {"--max-megabytes": ("of a file", Limits.megabytes), "--max-megapixels": ("of an image", Limits.megapixels)}
+    for option, (of, usual) in sizes.items():
         parser.add_argument(option, type=float, default=usual, metavar="N", help=f"{of} (default {usual:g})")
-    side = f"images are scaled down to this length of the longer side before the network (default {default.side})"
-    parser.add_argument("--side", type=int, default=default.side, metavar="PIXELS", help=side)
+    side = f"images are scaled down to this length of the longer side before the network (default {Limits.side})"
+    parser.add_argument("--side", type=int, default=Limits.side, metavar="PIXELS", help=side)
     arguments = parse(parser, argv)
-    for option in ("max_megabytes", "max_megapixels", "side"):
-        value, name = getattr(arguments, option), f"--{option.replace('_', '-')}"
-        if not 0 < value < math.inf:
-            raise UserError("MSA-CLI-003", f"{name} is {value:g}, expected a number above 0; fix it", setting=name)
+    require_positive(arguments, "--max-megabytes", "--max-megapixels", "--side")
     if not 0 <= arguments.port < 65536:
         message = f"--port is {arguments.port}, expected 0 to 65535; choose for example 7860"
         raise UserError("MSA-CLI-003", message, setting="--port")

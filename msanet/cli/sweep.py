@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msanet
 from msanet.cli.parser import new_parser, parse
-from msanet.config import read_yaml
+from msanet.config.loading import help_lines
 from msanet.config.recipes import find_config, find_sweep
-from msanet.config.renamed import refuse_old_name
 from msanet.distributed.preemption import EXIT_PREEMPTED
 from msanet.errors import UserError
 from msanet.sweep import tuning
@@ -17,9 +15,6 @@ from msanet.sweep.plan import SweepPlan, plan_sweep
 from msanet.sweep.results import write_results
 from msanet.sweep.settings import SweepConfig, load_sweep
 
-_SCRIPT = Path(msanet.__file__).parent.parent / "launcher" / "train.py"
-TRAIN = _SCRIPT if _SCRIPT.is_file() else Path("-mmsanet.cli.train")
-"""The word after `python` that starts a training: the launcher script, or where msanet is a wheel the module."""
 _DETAILS = """\
 The same command again resumes. FOLDER gets results.csv, sweep.html, best.yaml, which --config of msanet train takes, and a
 run folder for each trial in trials/. With --train-best the best settings are trained in FOLDER/best.
@@ -62,7 +57,8 @@ def _run(job: SweepJob) -> int:
 def sweep_job(argv: Sequence[str] | None = None) -> SweepJob:
     """Read the command line. Raises UserError for all that can be known before Ray starts."""
     example = "sweep --config msanet data.path=SHARDS sweep.folder=FOLDER"
-    parser = new_parser("sweep", example, _DETAILS + _settings_help())
+    settings = ["settings of the section sweep:", "", *help_lines(SweepConfig, "sweep.")]
+    parser = new_parser("sweep", example, _DETAILS + "\n".join(settings))
     config = "the sweep: a YAML file, or the name of a shipped one (msanet recipes)"
     parser.add_argument("--config", required=True, metavar="FILE", help=config)
     of_all = "recipe of all trials, in place of run.config of the sweep"
@@ -77,33 +73,13 @@ def sweep_job(argv: Sequence[str] | None = None) -> SweepJob:
     if "://" in (arguments.address or ""):
         message = f"--address is '{arguments.address}', expected HOST:PORT of the head's own port, or `auto`; run this on a node"
         raise UserError("MSA-CLI-003", message, setting="--address")
-    for word in arguments.settings:
-        if "=" not in word:
-            raise UserError("MSA-CONFIG-008", f"'{word}' is not a setting, expected key=value, such as sweep.trials=8")
-    own = [word for word in arguments.settings if word.startswith("sweep.")]
+    own = [word for word in arguments.settings if word.startswith("sweep.") and "=" in word]
     others = [word for word in arguments.settings if word not in own]
     path = find_sweep(arguments.config)
-    _refuse_old_names(path, own)
     file = load_sweep(path, own)
     recipe = arguments.recipe or file.run.get("config")
     if isinstance(recipe, str):
         is_path = arguments.recipe or Path(recipe).is_file()  # from this folder; otherwise from the sweep's, or a name
         chosen = find_config(recipe, None if is_path else path.parent)
         file = file.model_copy(update={"run": {**file.run, "config": str(chosen)}})
-    return SweepJob(plan_sweep(file, path.stem, TRAIN, others), arguments.address, arguments.train_best)
-
-
-def _refuse_old_names(path: Path, words: Sequence[str]) -> None:
-    given = read_yaml(path).get("sweep")
-    for name in given if isinstance(given, dict) else ():
-        refuse_old_name(f"sweep.{name}", None, {}, f"(from {path})")
-    for word in words:
-        refuse_old_name(word.partition("=")[0], None, {}, "(from the command line)")
-
-
-def _settings_help() -> str:
-    lines = ["settings of the section sweep:", ""]
-    for name, field in SweepConfig.model_fields.items():
-        default = "null" if field.default is None else field.default
-        lines += [f"  sweep.{name}={default}", f"      {field.description}"]
-    return "\n".join(lines)
+    return SweepJob(plan_sweep(file, path.stem, others), arguments.address, arguments.train_best)

@@ -1,10 +1,5 @@
 """`msanet train`: settings from a recipe or a YAML file and the command line, and a --help that lists every one."""
 
-if __name__ == "__main__":  # by `deepspeed --module msanet.cli.train`, before anything slow is imported
-    from msanet.cli.main import run_script
-
-    run_script("train")
-
 import argparse
 import json
 from collections.abc import Sequence
@@ -12,11 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from msanet import distributed
-from msanet.cli.parser import Parser, new_parser, parse
-from msanet.config import Config, load_config, settings
+from msanet.cli.parser import Parser, new_parser, option_value, parse
+from msanet.config import Config, load_config
+from msanet.config.loading import as_typed, help_lines
 from msanet.distributed.supervisor import supervise
 from msanet.documents import MAX_BYTES, parse_json
 from msanet.errors import UserError
@@ -30,13 +24,9 @@ _SHORTCUTS = {
     "--lr": ("optimizer.lr", "RATE"),
 }
 """Options that other training programs have -> the setting that they stand for, and what follows them."""
-_FLAGS = {
-    "--resume": "run.resume=must",
-    "--amp": "trainer.precision=bf16",
-    "--profile": "run.profile=true",
-}
+_FLAGS = {"--resume": "run.resume=must", "--amp": "trainer.precision=bf16", "--profile": "run.profile=true"}
 _DETAILS = """\
-On several GPUs: deepspeed --module msanet.cli.train --config camvid data.path=SHARDS run.dir=RUN
+On several GPUs: deepspeed --module msanet train --config camvid data.path=SHARDS run.dir=RUN
 The same command again resumes. A signal (SIGTERM, SIGUSR1, Ctrl-C) makes a run save and end with exit code 75.
 
 """
@@ -60,9 +50,8 @@ def train_config(argv: Sequence[str] | None = None) -> Config:
 
 def add_training_arguments(parser: Parser) -> None:
     """The options and settings of a training."""
-    parser.add_argument(
-        "--config", metavar="FILE", help="YAML file of settings, or the name of a recipe (msanet recipes)"
-    )
+    config = "YAML file of settings, or the name of a recipe (msanet recipes)"
+    parser.add_argument("--config", metavar="FILE", help=config)
     deepspeed = "DeepSpeed's JSON, merged under deepspeed:"
     parser.add_argument("--deepspeed_config", type=Path, metavar="FILE", help=deepspeed)
     for option, setting in _FLAGS.items():
@@ -91,14 +80,11 @@ def config_of(arguments: argparse.Namespace) -> Config:
 
 
 def _options_as_settings(arguments: argparse.Namespace) -> list[str]:
-    given = {
-        option: getattr(arguments, option.removeprefix("--").replace("-", "_")) for option in (*_FLAGS, *_SHORTCUTS)
-    }
-    words = [setting for option, setting in _FLAGS.items() if given[option]]
+    words = [setting for option, setting in _FLAGS.items() if option_value(arguments, option)]
     for option, (setting, _) in _SHORTCUTS.items():
-        if given[option] is not None:
-            value = json.dumps(given[option]) if setting == "run.dir" else given[option]  # a folder may be called 1e3
-            words.append(f"{setting}={value}")
+        value = option_value(arguments, option)
+        if value is not None:  # a folder may be called 1e3
+            words.append(f"{setting}={json.dumps(value) if setting == 'run.dir' else value}")
     return words
 
 
@@ -113,34 +99,25 @@ def _with_absolute_paths(config: Config) -> Config:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    option = "--deepspeed_config"
-    if not path.is_file():
-        message = f"{option} '{path}' does not exist, expected a JSON file; check the path"
-        raise UserError("MSA-CLI-011", message, setting=option)
     try:
         with path.open("rb") as file:
             tree = parse_json(file.read(MAX_BYTES + 1))
+    except FileNotFoundError:
+        found = "does not exist"
     except ValueError as error:
-        raise UserError(
-            "MSA-CLI-011", f"{option} '{path}' is not valid JSON ({error}); fix it", setting=option
-        ) from None
-    if not isinstance(tree, dict):
-        message = f"{option} '{path}' has a {type(tree).__name__}, expected an object of settings; fix it"
-        raise UserError("MSA-CLI-011", message, setting=option)
-    return tree
+        found = f"is not valid JSON ({error})"
+    else:
+        if isinstance(tree, dict):
+            return tree
+        found = f"has a {type(tree).__name__}"
+    message = f"--deepspeed_config '{path}' {found}, expected a JSON object of settings; fix the path or the file"
+    raise UserError("MSA-CLI-011", message, setting="--deepspeed_config")
 
 
 def _settings_help() -> str:
-    lines = ["settings (key=value on the command line, or sections of the YAML file):", ""]
-    for name, kind, default, text in settings():
-        lines += [f"  {name}={_shown(default)}", f"      {text} [{kind}]"]
+    lines = ["settings (key=value on the command line, or sections of the YAML file):", "", *help_lines()]
     lines += ["", "options of the networks (model.name):", ""]
     for network in sorted(MODELS):
         for option, (kind, default) in model_options(network).items():
-            lines.append(f"  model.{option}={_shown(default)}  ({network}) [{describe(kind)}]")
+            lines.append(f"  model.{option}={as_typed(default)}  ({network}) [{describe(kind)}]")
     return "\n".join(lines)
-
-
-def _shown(value: Any) -> str:
-    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).strip()
-    return text.removesuffix("...").strip().replace(" ", "")

@@ -4,17 +4,16 @@ An unknown key is an error that names the nearest one, or all of its section.
 """
 
 from msanet.config.base import Section
+from msanet.config.data import DataConfig, StorageConfig
 from msanet.config.evaluation import CrfConfig, EvaluationConfig
 from msanet.config.loading import load_config, load_run_config, parse_config, read_yaml, settings
 from msanet.config.sections import (
     Config,
-    DataConfig,
     LossConfig,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
     ScheduleConfig,
-    StorageConfig,
     TrainerConfig,
 )
 

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Size = tuple[Annotated[int, Field(ge=1, le=65536)], Annotated[int, Field(ge=1, le=65536)]]
 """(height, width) in pixels."""
 Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+WorkerCount = Annotated[int, Field(ge=0, le=64)]
 NonNegative = Annotated[float, Field(ge=0)]
 Above0 = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]

@@ -5,64 +5,44 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from msanet.config.base import Above0, Positive, Probability, Rgb, Section, Share, Size
+from msanet.config.base import Above0, Count, Positive, Probability, Rgb, Section, Share, Size, WorkerCount
 
 
 class DataConfig(Section):
     """What is read, and what is done to an image before it reaches the network."""
 
-    path: str | None = Field(
-        None, description="folder of shards (made by msanet pack), or its http(s)://, s3:// or gs:// address"
-    )
+    path: str | None = Field(None, description="shards (from msanet pack): folder or http(s)://, s3://, gs:// address")
     train_split: str = Field("train", description="split to train on")
     val_split: str = Field("val", description="split to validate on")
-    resize: Size | None = Field(
-        None, description="[height, width] to which every training image is brought first; null: its own size"
-    )
+    resize: Size | None = Field(None, description="[height, width] that training images are resized to; null: own size")
     random_scale: tuple[float, float] = Field(
-        (1.0, 1.0), description="[low, high] of the random scale, uniform as in mmsegmentation, after resize"
+        (1.0, 1.0), description="[low, high] of the random scale after resize, uniform as in mmsegmentation"
     )
-    crop: Size | None = Field(
-        None, description="[height, width] of the random crop, padded where the image is smaller; null: the whole image"
-    )
+    crop: Size | None = Field(None, description="[height, width] of the random crop, padded if need be; null: no crop")
     cat_max_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0,
-        description="crops are drawn again, 10 times at most, until no class has more of the labelled pixels; 1: any crop",
+        description="draw a crop again (up to 10 times) if one class has more than this fraction of its labeled pixels",
     )
-    flip_horizontal: Probability = Field(0.5, description="probability of mirroring left and right")
-    flip_vertical: Probability = Field(
-        0.0, description="probability of mirroring top and bottom (the MSANet paper: 0.5)"
-    )
+    flip_horizontal: Probability = Field(0.5, description="probability of a horizontal flip")
+    flip_vertical: Probability = Field(0.0, description="probability of a vertical flip (the MSANet paper: 0.5)")
     brightness: Share = Field(0.0, description="color jitter: factor drawn from [1-x, 1+x]")
     contrast: Share = Field(0.0, description="color jitter: factor drawn from [1-x, 1+x]")
     saturation: Share = Field(0.0, description="color jitter: factor drawn from [1-x, 1+x]")
     jitter_on: Literal["device", "loader"] = Field(
         "device",
-        description="where colors are jittered: device: in float32; loader: in its processes, rounded to uint8",
+        description="device: jitter colors on the device, in float32; loader: in the loader processes, in uint8",
     )
-    mean: Rgb = Field(
-        (123.675, 116.28, 103.53), description="RGB mean that is subtracted, in grey values 0-255 (ImageNet's)"
-    )
-    std: Rgb = Field(
-        (58.395, 57.12, 57.375), description="RGB standard deviation to divide by, in grey values (ImageNet's)"
-    )
-    num_workers: Annotated[int, Field(ge=0, le=64)] = Field(
-        2, description="loader processes per rank; 0: read in the training process"
-    )
+    mean: Rgb = Field((123.675, 116.28, 103.53), description="RGB mean to subtract, in gray values 0-255 (ImageNet's)")
+    std: Rgb = Field((58.395, 57.12, 57.375), description="RGB standard deviation to divide by (ImageNet's)")
+    num_workers: WorkerCount = Field(2, description="loader processes per rank; 0: load in the training process")
     prefetch_factor: Positive = Field(2, description="micro-batches each loader process prepares ahead")
-    shuffle_block_bytes: Positive = Field(
-        8 * 2**20, description="bytes of consecutive samples that the shuffle moves as one (locality of reads)"
-    )
-    shuffle_window: Positive = Field(
-        64, description="size of the shuffle window in samples, in each interleaved stream"
-    )
+    shuffle_block_bytes: Positive = Field(8 * 2**20, description="bytes of consecutive samples shuffled as a block")
+    shuffle_window: Positive = Field(64, description="samples in the shuffle window of each interleaved stream")
     drop_last: bool = Field(
-        False,
-        description="drop the last batch of an epoch where it is incomplete; false: it takes the first samples of the next epoch",
+        False, description="drop an epoch's incomplete last batch; false: complete it with samples of the next epoch"
     )
     on_bad_sample: Literal["raise", "skip"] = Field(
-        "raise",
-        description="a training sample that cannot be read. raise: end the run; skip: log it, and ignore all of its pixels",
+        "raise", description="a training sample cannot be read. raise: end the run; skip: log it and ignore its pixels"
     )
     max_bad_fraction: Probability = Field(0.01, description="fraction of bad samples above which the run ends anyway")
 
@@ -86,20 +66,11 @@ class DataConfig(Section):
 class StorageConfig(Section):
     """How remote shards are read, and what is kept of them on each node."""
 
-    cache_dir: Path | None = Field(
-        None, description="folder of this node for the cache; null: msanet-cache-<user id> in the temporary folder"
-    )
+    cache_dir: Path | None = Field(None, description="folder of the cache on each node; null: in the temporary folder")
     cache_limit_bytes: Positive = Field(64 * 2**30, description="bytes of remote shards to keep on each node")
-    decoded_cache_limit_bytes: Annotated[int, Field(ge=0)] = Field(
-        0, description="bytes of decoded images to keep on each node for later epochs; 0: none"
-    )
+    decoded_cache_limit_bytes: Count = Field(0, description="bytes of decoded images to keep on each node; 0: none")
     download_timeout_seconds: Above0 = Field(
-        80.0,
-        description="seconds within which a remote read must succeed, retries included; below run.stall_timeout_seconds",
+        80.0, description="seconds until a download fails, retries included; must be below run.stall_timeout_seconds"
     )
-    max_connections: Annotated[int, Field(ge=1, le=64)] = Field(
-        4, description="remote reads in flight per loader process"
-    )
-    predownload: Positive = Field(
-        8, description="micro-batches whose bytes are fetched ahead of need, per loader process"
-    )
+    max_connections: Annotated[int, Field(ge=1, le=64)] = Field(4, description="parallel downloads per loader process")
+    predownload: Positive = Field(8, description="micro-batches to download ahead per loader process")

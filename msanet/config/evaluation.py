@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from msanet.config.base import Above0, NonNegative, Positive, Section, Share, Size
+from msanet.config.base import Above0, NonNegative, Positive, Section, Share, Size, WorkerCount
 
 
 class CrfConfig(Section):
@@ -19,7 +19,7 @@ class CrfConfig(Section):
     smoothness_std: Above0 = Field(3.0, description="its standard deviation in pixels (theta gamma)")
     appearance_weight: NonNegative = Field(10.0, description="weight of the appearance kernel (w1)")
     appearance_std: Above0 = Field(80.0, description="its standard deviation in pixels (theta alpha)")
-    appearance_rgb_std: Above0 = Field(13.0, description="its standard deviation in grey values (theta beta)")
+    appearance_rgb_std: Above0 = Field(13.0, description="its standard deviation in gray values (theta beta)")
 
 
 class EvaluationConfig(Section):
@@ -27,36 +27,20 @@ class EvaluationConfig(Section):
 
     resize: Size | None = Field(
         None,
-        description="[height, width] of the network's input; logits are brought back to the label's size; null: own size",
+        description="[height, width] that images are resized to; logits are resized to the label's size; null: own size",
     )
-    scales: tuple[Above0, ...] = Field(
-        (1.0,), description="the input at each of these scales; probabilities are averaged"
-    )
-    flip: bool = Field(False, description="also mirrored left and right; probabilities are averaged")
-    window: Size | None = Field(
-        None, description="[height, width] of sliding windows over the (scaled) input; null: the whole image at once"
-    )
-    overlap: Share = Field(0.33, description="fraction of a window that its neighbor covers too")
+    scales: tuple[Above0, ...] = Field((1.0,), min_length=1, description="test-time scales; probabilities are averaged")
+    flip: bool = Field(False, description="also evaluate the flipped image; probabilities are averaged")
+    window: Size | None = Field(None, description="[height, width] of sliding windows; null: the whole image at once")
+    overlap: Share = Field(0.33, description="fraction of a window that overlaps its neighbor")
     window_batch: Positive = Field(4, description="windows of one forward pass; halved when out of memory")
     crf: CrfConfig = CrfConfig()
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
     protocol: Literal["default", "official-cityscapes", "official-voc"] = Field(
-        "default", description="whose rules make metrics out of counts"
+        "default", description="rules by which metrics are computed"
     )
-    num_workers: Annotated[int, Field(ge=0, le=64)] = Field(
-        1, description="loader processes per rank; 0: read in the process itself"
-    )
+    num_workers: WorkerCount = Field(1, description="loader processes per rank; 0: load in the process itself")
     calibration: bool = Field(True, description="measure the calibration of the probabilities")
     boundary: bool = Field(False, description="measure boundaries (Boundary IoU, boundary F1)")
-    panels: Annotated[int, Field(ge=0, le=200)] = Field(
-        8, description="images shown in the report, evenly spread over the split"
-    )
-    worst: Annotated[int, Field(ge=0, le=200)] = Field(
-        4, description="images shown in the report because they have the lowest IoU"
-    )
-
-    @model_validator(mode="after")
-    def _has_a_scale(self) -> "EvaluationConfig":
-        if not self.scales:
-            raise ValueError("evaluation.scales is empty, expected at least one scale such as [1.0]")
-        return self
+    panels: Annotated[int, Field(ge=0, le=200)] = Field(8, description="images in the report, spread over the split")
+    worst: Annotated[int, Field(ge=0, le=200)] = Field(4, description="images in the report with the lowest IoU")

@@ -1,18 +1,18 @@
-"""Settings from YAML and the command line, and what is said where they are wrong."""
+"""Settings from YAML and the command line, and the errors of wrong ones."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from msanet.config.recipes import find_config
-from msanet.config.renamed import refuse_old_name, translate_old_names
+from msanet.config.renamed import refuse_old_name, settings_in, translate_old_names
 from msanet.config.sections import Config
 from msanet.documents import MAX_BYTES, parse_yaml
 from msanet.errors import UserError
@@ -61,8 +61,7 @@ def load_config(path: Path | str | None, overrides: Sequence[str] = (), extra: d
 
 def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The settings that a run has written (RUN/config.yaml), also by version 0.1, with overrides. Raises UserError."""
-    tree = translate_old_names(read_yaml(path), _known())
-    return _check([_Layer(str(path), tree), _command_line(overrides)])
+    return _check([_Layer(str(path), translate_old_names(read_yaml(path))), _command_line(overrides)])
 
 
 def parse_config(tree: dict[str, Any], origin: str) -> Config:
@@ -81,10 +80,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError("MSA-CONFIG-002", f"config '{path}' is not valid YAML: {error}; fix it") from None
     if not isinstance(tree, dict | None):
-        found = type(tree).__name__
-        raise UserError(
-            "MSA-CONFIG-003", f"config '{path}' has a {found}, expected sections such as data: and trainer:"
-        )
+        message = f"config '{path}' has a {type(tree).__name__}, expected sections such as data: and trainer:"
+        raise UserError("MSA-CONFIG-003", message)
     return tree or {}
 
 
@@ -98,34 +95,28 @@ def settings(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tu
             yield f"{prefix}{name}", _type_name(info), info.get_default(), info.description or ""
 
 
-def explain(error: ValidationError, advise: Callable[[str], str]) -> str:
-    """A sentence for the first fault, without passwords. advise: how one for an unknown setting ends, by its dotted name."""
-    return _explain(error, advise)[1]
-
-
 def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[_Layer]:
     """A file and what it builds on, the deepest first. above: the files that build on it."""
     own = path.resolve()
     chain = " -> ".join(str(file) for file in (*above, path))
     if own in [file.resolve() for file in above]:
-        message = f"'{path}' builds on itself ({chain}), expected a chain that ends; remove one `config:` of them"
+        message = f"'{path}' extends itself ({chain}), expected no circle; remove one of these `config:` lines"
         raise UserError("MSA-CONFIG-010", message, setting="config")
     tree = read_yaml(path)
-    origin = " -> ".join(str(file) for file in (*above, path))
     if "_base_" in tree:
-        message = "'_base_' is mmsegmentation's; write config: OTHER, a recipe's name or a path relative to this file"
-        raise UserError("MSA-CONFIG-011", f"{message} (from {origin})", setting="_base_")
+        message = "'_base_' is mmsegmentation's key; write config: OTHER, the name of a recipe or a relative path"
+        raise UserError("MSA-CONFIG-011", f"{message} (from {chain})", setting="_base_")
     base = tree.pop("config", None)
     if base is None:
-        return [_Layer(origin, tree)]
+        return [_Layer(chain, tree)]
     if not isinstance(base, str):
-        message = f"config is {_shown(base)}, expected the name of a recipe or a path (from {origin})"
+        message = f"config is {_shown(base)}, expected the name of a recipe or a path (from {chain})"
         raise UserError("MSA-CONFIG-005", message, setting="config")
     try:
         found = find_config(base, own.parent)
     except UserError as error:
-        raise UserError(error.code, f"{error} (from {origin})", setting=error.setting) from None
-    return [*_read_layers(found, (*above, path)), _Layer(origin, tree)]
+        raise UserError(error.code, f"{error} (from {chain})", setting=error.setting) from None
+    return [*_read_layers(found, (*above, path)), _Layer(chain, tree)]
 
 
 def _command_line(overrides: Sequence[str]) -> _Layer:
@@ -138,15 +129,15 @@ def _command_line(overrides: Sequence[str]) -> _Layer:
 def _check(layers: Sequence[_Layer]) -> Config:
     """The config of all layers. Raises UserError, which says from which of them the fault comes."""
     for layer in layers:
-        for name, value in _flat(layer.tree):
-            refuse_old_name(name, value, _known(), f"(from {layer.origin})")
+        for name, value in settings_in(layer.tree):
+            refuse_old_name(name, value, layer.origin)
     tree: dict[str, Any] = {}
     for layer in layers:
         tree = _merged(tree, layer.tree)
     try:
         return Config.model_validate({key: value for key, value in tree.items() if value is not None})
     except ValidationError as error:
-        code, sentence, setting = _explain(error, _nearest_setting)
+        code, sentence, setting = explain(error, _nearest_setting)
         named = [setting, *_DOTTED.findall(sentence)]
         origins = [layer.origin for layer in reversed(layers) if any(name and layer.sets(name) for name in named)]
         origin = f" (from {origins[0]})" if origins else ""
@@ -160,27 +151,13 @@ def _merged(below: Any, above: Any) -> Any:
     return {**below, **{key: _merged(below[key], value) if key in below else value for key, value in above.items()}}
 
 
-def _flat(tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of settings in sections."""
-    for section, inner in tree.items():
-        yield from ((f"{section}.{name}", value) for name, value in inner.items()) if isinstance(inner, dict) else ()
-
-
-@cache
-def _known() -> dict[str, Any]:
-    """Defaults of all settings by dotted name."""
-    return {name: default for name, _, default, _ in settings()}
-
-
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        message = f"{_shown(override)} is not a setting, expected key=value, such as trainer.epochs=50"
-        raise UserError("MSA-CONFIG-008", f"{message} (from {_COMMAND_LINE})")
     *sections, name = key.split(".")
-    if len(sections) > _MAX_SECTIONS:
-        message = f"{_shown(key)} has {len(sections)} sections, expected at most {_MAX_SECTIONS}; fix it"
-        raise UserError("MSA-CONFIG-008", f"{message} (from {_COMMAND_LINE})")
+    if not equals or not key or len(sections) > _MAX_SECTIONS:
+        found = f"has {len(sections)} sections" if equals and key else "is not a setting"
+        message = f"{_shown(override)} {found}, expected key=value, such as trainer.epochs=50 (from {_COMMAND_LINE})"
+        raise UserError("MSA-CONFIG-008", message)
     try:
         value = parse_yaml(text)
     except ValueError:
@@ -198,8 +175,20 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
-def _explain(error: ValidationError, advise: Callable[[str], str]) -> tuple[str, str, str]:
-    """Code, sentence and setting of the first fault."""
+def help_lines(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every setting of a section as --help prints it."""
+    for name, kind, default, text in settings(section, prefix):
+        yield from (f"  {name}={as_typed(default)}", f"      {text} [{kind}]")
+
+
+def as_typed(value: Any) -> str:
+    """A value as it is typed on a command line."""
+    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).strip()
+    return text.removesuffix("...").strip().replace(" ", "")
+
+
+def explain(error: ValidationError, advise: Callable[[str], str]) -> tuple[str, str, str]:
+    """Code, sentence (without passwords) and setting of the first fault. advise: what to do about an unknown setting."""
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -224,7 +213,7 @@ def _shown(value: Any) -> str:
 
 def _nearest_setting(name: str) -> str:
     """What to write for an unknown setting: the near one of its section, or of its name elsewhere, or all of the section."""
-    known, sections = list(_known()), list(Config.model_fields)
+    known, sections = [setting for setting, *_ in settings()], list(Config.model_fields)
     section, _, last = name.rpartition(".")
     siblings = [setting.rpartition(".")[2] for setting in known if section and setting.rpartition(".")[0] == section]
     first, _, rest = name.partition(".")
@@ -234,15 +223,15 @@ def _nearest_setting(name: str) -> str:
         suggestion = f"{section}.{near[0]}" if siblings else f"{near[0]}.{rest}".rstrip(".")
     elif elsewhere:
         suggestion = elsewhere[0]
+    elif siblings:
+        return f"settings of {section} are: {', '.join(siblings)}"
     else:
-        return (
-            f"settings of {section} are: {', '.join(siblings)}" if siblings else f"sections are: {', '.join(sections)}"
-        )
+        return f"sections are: {', '.join(sections)}"
     return f"did you mean '{suggestion}'?"
 
 
 def _type_name(field: FieldInfo) -> str:
-    """A type as users would say it: `int`, `[height, width]`, `adam | adamw | sgd`, `float or null`."""
+    """A type as users would write it: `int`, `[height, width]`, `adam | adamw | sgd`, `float or null`."""
     schema = TypeAdapter[Any](field.annotation or str).json_schema()
     return " or ".join(_schema_name(part) for part in schema.get("anyOf", [schema]))
 
@@ -254,5 +243,5 @@ def _schema_name(schema: dict[str, Any]) -> str:
         return " | ".join(map(str, schema["enum"]))
     if "prefixItems" in schema:
         return "[" + ", ".join(_schema_name(item) for item in schema["prefixItems"]) + "]"
-    names = {"integer": "int", "number": "float", "string": "text", "boolean": "true | false", "object": "mapping"}
+    names = {"integer": "int", "number": "float", "string": "text", "boolean": "true | false", "array": "list"}
     return names.get(schema["type"], schema["type"])

@@ -15,15 +15,7 @@ RECIPES, SWEEPS = _PACKAGE / "recipes", _PACKAGE / "sweep_recipes"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A shipped file.
-
-    Args:
-        name: Under which --config finds it.
-        path: The file.
-        summary: What it is.
-        needs: Dataset and hardware.
-        gives: The expected result, and who measured it.
-    """
+    """A shipped file. needs: dataset and hardware; gives: the expected result, and who measured it."""
 
     name: str
     path: Path
@@ -38,15 +30,9 @@ def list_recipes(folder: Path = RECIPES) -> list[Recipe]:
 
 
 def find_config(name: str | Path, relative_to: Path | None = None, folder: Path = RECIPES) -> Path:
-    """The file that is meant by a path or by the name of a recipe.
+    """The file that a path or the name of a recipe means. Raises UserError where there is none.
 
-    Args:
-        name: What the user wrote.
-        relative_to: Folder of the file in which it was written; None: the command line.
-        folder: Where shipped files are.
-
-    Raises:
-        UserError: Where there is no such file or recipe.
+    relative_to: the folder of the file in which it was written; None: the command line. folder: where shipped files are.
     """
     path = relative_to / name if relative_to else Path(name)
     if os.path.isfile(path):  # False also for what cannot be a path

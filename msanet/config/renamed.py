@@ -62,54 +62,40 @@ SPLIT: dict[str, dict[str, Callable[[float], float]]] = {
 """Old name -> the new ones that it became, each with its value under the old one."""
 
 
-def refuse_old_name(name: str, value: Any, known: Mapping[str, Any], origin: str) -> None:
+def settings_in(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of settings in sections."""
+    for section, inner in tree.items():
+        yield from ((f"{section}.{name}", value) for name, value in inner.items()) if isinstance(inner, dict) else ()
+
+
+def refuse_old_name(name: str, value: Any, origin: str) -> None:
     """Raise UserError, which names the new one, for an old name or an old value.
 
     Args:
         name: Dotted name of a setting.
         value: Its value.
-        known: Settings of this version by dotted name.
-        origin: Where it was written, in brackets.
+        origin: Where it was written.
     """
-    values = RENAMED_VALUES.get(name, {})
-    new_value = values.get(value) if isinstance(value, str) else None
-    if name in known:
-        message = f"{name}={value} is now {name}={new_value}; write that" if new_value is not None else None
-    elif name in SPLIT:
+    new, new_value = RENAMED.get(name), RENAMED_VALUES.get(name, {}).get(value) if isinstance(value, str) else None
+    if name in SPLIT:
         message = f"'{name}' is now three settings: {', '.join(SPLIT[name])}; set those that you need"
-    elif name in RENAMED:
-        example = f"{RENAMED[name]}={str(new_value).lower()}" if values and new_value is not None else RENAMED[name]
-        message = f"'{name}' is now '{RENAMED[name]}'; write {example}"
+    elif new:
+        message = f"'{name}' is now '{new}'; write {new if new_value is None else f'{new}={str(new_value).lower()}'}"
+    elif new_value is not None:
+        message = f"{name}={value} is now {name}={new_value}; write that"
     else:
-        message = None
-    if message:
-        raise UserError("MSA-CONFIG-006", f"{message} {origin}", setting=name)
+        return
+    raise UserError("MSA-CONFIG-006", f"{message} (from {origin})", setting=name)
 
 
-def translate_old_names(tree: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested settings of a file that version 0.1 wrote, such as RUN/config.yaml, under today's names.
-
-    Args:
-        tree: Sections of settings.
-        known: Settings of this version by dotted name. Names that it has are kept as they are.
-    """
-    found: dict[str, Any] = {}
-    for section, settings in tree.items():
-        if not isinstance(settings, dict):
-            found[section] = settings
-            continue
-        for name, value in settings.items():
-            for new, translated in _translated(f"{section}.{name}", value, known):
-                new_section, _, leaf = new.partition(".")
-                found.setdefault(new_section, {})[leaf] = translated
-        found.setdefault(section, {})
+def translate_old_names(tree: dict[str, Any]) -> dict[str, Any]:
+    """The nested settings of a file that version 0.1 wrote, such as RUN/config.yaml, under today's names."""
+    found: dict[str, Any] = {section: {} if isinstance(inner, dict) else inner for section, inner in tree.items()}
+    for name, value in settings_in(tree):
+        if isinstance(value, str):
+            value = RENAMED_VALUES.get(name, {}).get(value, value)
+        conversions = SPLIT.get(name) or {RENAMED.get(name, name): lambda same: same}
+        for new, convert in conversions.items():
+            section, _, leaf = new.partition(".")
+            found[section][leaf] = convert(value)
     return found
-
-
-def _translated(name: str, value: Any, known: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, str):
-        value = RENAMED_VALUES.get(name, {}).get(value, value)
-    if name in SPLIT and name not in known:
-        yield from ((new, convert(value)) for new, convert in SPLIT[name].items())
-    else:
-        yield (name if name in known else RENAMED.get(name, name)), value

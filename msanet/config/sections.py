@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from msanet.config.base import Above0, NonNegative, Positive, Section, Share
+from msanet.config.base import Above0, Count, NonNegative, Positive, Section, Share
 from msanet.config.data import DataConfig, StorageConfig
 from msanet.config.evaluation import EvaluationConfig
 from msanet.secrets import masked
@@ -22,42 +22,33 @@ class RunConfig(Section):
         "must: refuse one without",
     )
     allow_changes: tuple[Literal["dataset", "model", "optimizer", "batch", "order"], ...] = Field(
-        (),
-        description="changes against the run in run.dir with which to resume anyway, such as [batch, optimizer]",
+        (), description="what may differ on resume: any of dataset, model, optimizer, batch, order"
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of initialization, order and augmentation")
-    record_samples: bool = Field(
-        False, description="write which samples each step took to samples-<rank>.jsonl, as proof"
-    )
-    preemption_grace_seconds: Above0 = Field(
-        60.0, description="seconds in which a run that is preempted (SIGTERM, SIGUSR1, Ctrl-C) must have saved"
-    )
+    record_samples: bool = Field(False, description="log the samples of each step to samples-<rank>.jsonl")
+    preemption_grace_seconds: Above0 = Field(60.0, description="seconds to save after SIGTERM, SIGUSR1 or Ctrl-C")
     heartbeat_timeout_seconds: Above0 = Field(
-        60.0, le=1e7, description="seconds without a heartbeat after which a rank counts as lost and the job ends"
+        60.0, le=1e7, description="seconds without a heartbeat until a rank counts as lost and the job ends"
     )
     stall_timeout_seconds: Above0 = Field(
         96.0,
         le=1e7,
-        description="seconds without progress after which a rank counts as stalled and the job ends: more than any step, or "
-        "image of a validation, takes; slow ones, such as the first step, may take five times as long",
+        description="seconds without progress (a step, a validation image) until a rank counts as stalled and the job ends; "
+        "slow steps, such as the first, may take five times as long",
     )
-    rendezvous_timeout_seconds: Above0 = Field(
-        120.0, le=1e7, description="seconds for which ranks wait for one another at the start"
-    )
+    rendezvous_timeout_seconds: Above0 = Field(120.0, le=1e7, description="seconds to wait for all ranks at the start")
     profile: bool = Field(False, description="profile some early steps to run.dir/profile (also --profile)")
-    max_restarts: Annotated[int, Field(ge=0)] = Field(
-        0, description="how often a job restarts by itself after a fault, from its last checkpoint"
-    )
+    max_restarts: Count = Field(0, description="restarts of the job after failures, from its last checkpoint")
 
 
 class ModelConfig(BaseModel):
     """The network. Further keys are the options of its constructor (listed by --help), checked before anything starts."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-    name: str = Field("msanet", description="which network")
+    name: str = Field("msanet", description="the network (msanet train --help lists all)")
     pretrained: Path | None = Field(
         None,
-        description="weights to start from: a checkpoint of msanet, or torchvision's VGG-16 or ResNet (.pth, .safetensors)",
+        description="initial weights: a checkpoint of msanet, or torchvision's VGG-16 or ResNet (.pth, .safetensors)",
     )
 
     @property
@@ -68,15 +59,14 @@ class ModelConfig(BaseModel):
 class LossConfig(Section):
     """What is minimized: a sum of terms, each normalized over the global batch."""
 
-    cross_entropy: NonNegative = Field(1.0, description="weight of the cross-entropy per labelled pixel")
-    dice: NonNegative = Field(0.0, description="weight of 1 - Dice, the mean over an image's classes")
-    lovasz: NonNegative = Field(0.0, description="weight of the Lovasz-Softmax loss, the mean over an image's classes")
+    cross_entropy: NonNegative = Field(1.0, description="weight of the pixel-wise cross-entropy")
+    dice: NonNegative = Field(0.0, description="weight of the Dice loss (mean over each image's classes)")
+    lovasz: NonNegative = Field(0.0, description="weight of the Lovasz-Softmax loss (mean over each image's classes)")
     class_weights: Literal["none", "median_frequency"] | tuple[NonNegative, ...] = Field(
-        "none", description="of the cross-entropy: from the training split's class shares, or one number for each class"
+        "none", description="of the cross-entropy: from the training split's class frequencies, or one for each class"
     )
     ohem_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0,
-        description="fraction of each image's labelled pixels that count in the cross-entropy, those with the largest loss",
+        1.0, description="OHEM: fraction of an image's labeled pixels, those with the largest loss, that count"
     )
 
     @model_validator(mode="after")
@@ -89,16 +79,12 @@ class LossConfig(Section):
 class OptimizerConfig(Section):
     """The optimizer; defaults are the MSANet paper's (section 4.2)."""
 
-    name: Literal["adam", "adamw", "sgd"] = Field(
-        "adam", description="adam: L2 decay in the gradient; adamw: decoupled; sgd: with momentum"
-    )
+    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="adam: L2 weight decay; adamw: decoupled")
     lr: Above0 = Field(1e-3, description="initial learning rate")
     weight_decay: NonNegative = Field(0.0, description="weight decay")
     momentum: Share = Field(0.9, description="momentum of sgd")
     betas: tuple[Share, Share] = Field((0.9, 0.999), description="decay rates of adam's moments")
-    classifier_lr_mult: Above0 = Field(
-        1.0, description="factor on lr for the layers that depend on the classes (Attention to Scale: 10)"
-    )
+    classifier_lr_mult: Above0 = Field(1.0, description="factor on lr for classifier layers (Attention to Scale: 10)")
     clip_grad_norm: NonNegative = Field(0.0, description="clip the gradient's norm to this; 0: no clipping")
 
 
@@ -106,16 +92,12 @@ class ScheduleConfig(Section):
     """The learning rate over the steps of the run."""
 
     name: Literal["poly", "step", "constant"] = Field(
-        "poly", description="poly: lr (1 - step/steps)^power; step: lr gamma^(step // every)"
+        "poly", description="poly: lr (1 - step/steps)^power; step: lr gamma^(step // decay_every_steps)"
     )
     power: Above0 = Field(0.9, description="exponent of poly")
-    decay_every_steps: Positive = Field(
-        2000, description="steps between drops of the step schedule (Attention to Scale: 2,000)"
-    )
+    decay_every_steps: Positive = Field(2000, description="steps between drops of the step schedule")
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor of each drop of the step schedule")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="steps of linear warm-up from 0 before the schedule"
-    )
+    warmup_steps: Count = Field(0, description="steps of linear warm-up from 0")
 
 
 class TrainerConfig(Section):
@@ -123,59 +105,32 @@ class TrainerConfig(Section):
 
     epochs: Above0 = Field(200.0, description="passes over the training split (fractions allowed)")
     steps: Positive | None = Field(None, description="optimizer steps; overrides epochs")
-    global_batch_size: Positive = Field(
-        4, description="images per optimizer step over all ranks; everything else is derived from it"
-    )
+    global_batch_size: Positive = Field(4, description="images per optimizer step over all ranks")
     micro_batch_size: Positive | Literal["auto"] | None = Field(
-        None,
-        description="images per rank and forward pass; null: global_batch_size / ranks; auto: as many as fit the device's memory",
+        None, description="images per rank and forward pass; null: global_batch_size / ranks; auto: what fits in memory"
     )
     context_parallel_size: Positive = Field(
-        1,
-        description="consecutive ranks that take the same image, each a share of MSANet's attention; must divide the ranks",
+        1, description="consecutive ranks that share an image's attention (MSANet); must divide the number of ranks"
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast with fp32 master weights")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
-    ema_decay: Share = Field(
-        0.0,
-        description="decay per step of an exponential moving average of the weights, which is then evaluated; 0: none",
-    )
-    activation_checkpointing: bool = Field(
-        False,
-        description="compute activations again in the backward pass instead of keeping them: less memory, more time",
-    )
-    compile: bool = Field(
-        False,
-        description="torch.compile of the blocks in training, in a slow first step; not with zero_stage 3 or sync_batchnorm",
-    )
-    channels_last: bool = Field(
-        True,
-        description="images and activations, and weights at zero_stage 0, in the memory order N, H, W, C; false: N, C, H, W",
-    )
-    tf32: bool = Field(
-        True,
-        description="on GPUs float32 matrix products and convolutions read 10 bits of mantissa instead of 23; false: all",
-    )
-    sync_batchnorm: bool = Field(
-        False, description="BatchNorm over the micro-batches of all ranks: independent of the number of ranks"
-    )
+    ema_decay: Share = Field(0.0, description="decay per step of the weights' EMA, which is then evaluated; 0: none")
+    activation_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
+    compile: bool = Field(False, description="torch.compile; not with zero_stage 3 or sync_batchnorm")
+    channels_last: bool = Field(True, description="channels_last memory format; of the weights only at zero_stage 0")
+    tf32: bool = Field(True, description="TensorFloat-32 matrix products and convolutions on GPUs")
+    sync_batchnorm: bool = Field(False, description="BatchNorm statistics over the micro-batches of all ranks")
     log_every_steps: Positive = Field(10, description="steps between lines of metrics.jsonl")
-    checkpoint_every_steps: Positive = Field(
-        500, description="steps between checkpoints; the last step is always saved"
-    )
-    checkpoint_every_minutes: NonNegative = Field(0.0, description="minutes between checkpoints, in addition; 0: none")
-    keep_checkpoints: Positive = Field(2, description="latest checkpoints to keep")
-    keep_best: bool = Field(
-        True, description="save when a validation gives the best mean IoU so far, and keep that checkpoint too"
-    )
+    checkpoint_every_steps: Positive = Field(500, description="steps between checkpoints; the last step is saved too")
+    checkpoint_every_minutes: NonNegative = Field(0.0, description="minutes between checkpoints, in addition; 0: off")
+    keep_checkpoints: Positive = Field(2, description="how many of the latest checkpoints to keep")
+    keep_best: bool = Field(True, description="also save and keep the checkpoint with the best validation mean IoU")
     val_every_epochs: NonNegative = Field(10.0, description="epochs between validations; 0: only at the end")
-    max_nonfinite_steps: Annotated[int, Field(ge=0)] = Field(
-        10,
-        description="steps in a row that may be skipped since their loss or gradients are not finite; one more ends the run",
+    max_nonfinite_steps: Count = Field(
+        10, description="consecutive non-finite steps that are skipped; one more ends the run"
     )
     loss_spike_std: NonNegative = Field(
-        6.0,
-        description="a loss this many standard deviations above its moving mean is logged with its samples; 0: none is",
+        6.0, description="log a loss this many standard deviations above its moving mean; 0: off"
     )
 
     @field_validator("micro_batch_size", mode="before")
@@ -183,9 +138,7 @@ class TrainerConfig(Section):
     def _is_a_micro_batch(cls, value: Any) -> Any:
         """One sentence, where pydantic would have one for each type that it might have been."""
         if value not in (None, "auto") and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ValueError(
-                f"trainer.micro_batch_size is {value!r:.50}, expected auto, a number of images from 1, or null"
-            )
+            raise ValueError(f"trainer.micro_batch_size is {value!r:.50}, expected auto, a number from 1, or null")
         return value
 
 
@@ -201,28 +154,22 @@ class Config(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    deepspeed: dict[str, Any] = Field(
-        {}, description="DeepSpeed's own JSON settings, merged (or --deepspeed_config FILE)"
-    )
+    deepspeed: dict[str, Any] = Field({}, description="DeepSpeed's own JSON settings (or --deepspeed_config FILE)")
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "Config":
         if self.trainer.compile and (self.trainer.zero_stage == 3 or self.trainer.sync_batchnorm):
             why = "trainer.zero_stage=3" if self.trainer.zero_stage == 3 else "trainer.sync_batchnorm=true"
-            raise ValueError(
-                f"trainer.compile=true with {why} has nothing to compile, since ranks communicate around every single layer; "
-                "change one of the two"
-            )
+            reason = "has nothing to compile, since ranks communicate around every single layer"
+            raise ValueError(f"trainer.compile=true with {why} {reason}; change one of the two")
         if self.data.random_scale != (1.0, 1.0) and self.data.crop is None:
-            raise ValueError(
-                f"data.random_scale={list(self.data.random_scale)} gives images of different sizes, which cannot be batched; "
-                "set data.crop"
-            )
+            found = f"data.random_scale={list(self.data.random_scale)} gives images of different sizes"
+            raise ValueError(f"{found}, which cannot be batched; set data.crop")
         download, stall = self.storage.download_timeout_seconds, self.run.stall_timeout_seconds
         if download >= stall:
+            found = f"storage.download_timeout_seconds={download:g} is not below run.stall_timeout_seconds={stall:g}"
             raise ValueError(
-                f"storage.download_timeout_seconds={download:g} is not below run.stall_timeout_seconds={stall:g}, which ends "
-                "the job while a rank still waits for data; lower the former or raise the latter"
+                f"{found}, so a slow download would count as a stall; lower the former or raise the latter"
             )
         return self
 

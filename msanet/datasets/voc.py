@@ -2,29 +2,10 @@
 
 from msanet.datasets.spec import IGNORE_INDEX, DatasetSpec
 
-_CLASSES = [
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-]
+_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
 
 
 def voc_color(index: int) -> tuple[int, int, int]:
@@ -40,7 +21,7 @@ def voc_color(index: int) -> tuple[int, int, int]:
 
 VOC = DatasetSpec(
     name="voc",
-    classes=tuple(_CLASSES),
+    classes=_CLASSES,
     palette=tuple(voc_color(i) for i in range(21)),
     train_ids={**{i: i for i in range(21)}, IGNORE_INDEX: IGNORE_INDEX},
 )

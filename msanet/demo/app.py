@@ -1,4 +1,4 @@
-"""The page as a Flask application, behind checks of who asks.
+"""The page as a Flask application, which only its own page may use.
 
 A page on loopback can be reached by every website that its user visits, so the browser's headers
 about the origin of a request are checked: `Host` against rebound names, `Origin` and `Sec-Fetch-Site` against foreign
@@ -42,7 +42,7 @@ def create_app(segmenter: Segmenter, host: str) -> Flask:
     """The page as a WSGI application. host: the name it is bound to."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = int(segmenter.limits.megabytes * 1e6)  # refused before it is read
-    _check_who_asks(app, host)
+    _refuse_foreign_requests(app, host)
     _explain_errors(app, segmenter.limits)
     slots = threading.BoundedSemaphore(_WAITING)
 
@@ -56,7 +56,7 @@ def create_app(segmenter: Segmenter, host: str) -> Flask:
         with _slot(slots):
             start = time.monotonic()
             done = segmenter.segment(request.get_data(cache=False), request.args.get("name", "image"))
-            return {**_described(done, len(segmenter.metadata.classes)), "seconds": time.monotonic() - start}
+            return {**_response(done, len(segmenter.metadata.classes)), "seconds": time.monotonic() - start}
 
     @app.post("/maps")
     def maps() -> dict[str, Any]:
@@ -66,12 +66,12 @@ def create_app(segmenter: Segmenter, host: str) -> Flask:
         except (KeyError, TypeError, ValueError):
             raise UserError("MSA-DEMO-001", "the request has no key, row and column; reload the page") from None
         with _slot(slots):
-            return {name: _packed(map_HW) for name, map_HW in segmenter.maps(key, row, column).items()}
+            return {name: _compressed(map_HW) for name, map_HW in segmenter.maps(key, row, column).items()}
 
     return app
 
 
-def _check_who_asks(app: Flask, host: str) -> None:
+def _refuse_foreign_requests(app: Flask, host: str) -> None:
     @app.before_request
     def check() -> None:
         if not is_own_host(request.headers.get("Host", ""), host):
@@ -117,15 +117,9 @@ def is_own_host(header: str, bound: str) -> bool:
     """
     try:
         name = urlsplit(f"//{header}").hostname or ""
+        return name in ("localhost", bound.lower()) or bool(ipaddress.ip_address(name))
     except ValueError:
         return False
-    if name in ("localhost", bound.lower()):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def is_own_page(header: Callable[[str], str | None], host: str) -> bool:
@@ -148,19 +142,19 @@ def _network(segmenter: Segmenter) -> dict[str, Any]:
     }
 
 
-def _described(done: Segmented, num_classes: int) -> dict[str, Any]:
+def _response(done: Segmented, num_classes: int) -> dict[str, Any]:
     bgr_HWC = cv2.cvtColor(done.image_HWC, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", bgr_HWC, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
     return {
         "key": done.key,
         "image": "data:image/jpeg;base64," + base64.b64encode(encoded).decode(),
-        "label": _packed(done.label_HW),
+        "label": _compressed(done.label_HW),
         "areas": np.bincount(done.label_HW.ravel(), minlength=num_classes).tolist(),
         "input": done.input_size,
     }
 
 
-def _packed(values_HW: UInt8) -> dict[str, Any]:
+def _compressed(values_HW: UInt8) -> dict[str, Any]:
     """For the page's `unpacked`."""
     data = base64.b64encode(zlib.compress(values_HW.tobytes(), level=1)).decode()
     return {"height": values_HW.shape[0], "width": values_HW.shape[1], "data": data}

@@ -27,7 +27,7 @@ from msanet.models.io import ModelMetadata
 from msanet.models.msanet import ATTENTION_CELLS, MSANet
 from msanet.report.palette import UInt8
 
-_KEPT = 4  # images, at most `Limits.megapixels` each, and attention of one of them
+_CACHED_IMAGES = 4  # images, at most `Limits.megapixels` each, and attention of one of them
 _MAX_SIDE = 16384  # pixels, what browsers' canvases can hold
 _MAP_SIDE = 512  # pixels of the longer side of a scale's map on its way to the page
 _TURNS = {  # EXIF orientation -> what makes it upright
@@ -75,12 +75,12 @@ class Segmenter:
         self.model, self.metadata, self.settings, self.limits = model, metadata, settings, limits
         self.map_names: tuple[str, ...] = ()
         if isinstance(model, MSANet):
-            self.map_names = tuple(_attending(model))
+            self.map_names = tuple(_attention_projections(model))
         elif isinstance(model, AttentionToScale):
             self.map_names = tuple(f"{float(scale):g}" for scale in model.scales)
         self.queries = isinstance(model, MSANet)
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, UInt8] = OrderedDict()
+        self._images: OrderedDict[str, UInt8] = OrderedDict()
         self._attention: tuple[str, Attention] | None = None
         self._predictor(settings)  # raises what is wrong with the settings now
 
@@ -95,9 +95,9 @@ class Segmenter:
             self._attention = None  # makes room
             label_HW = self._predictor(settings).labels(torch.from_numpy(image_HWC)).cpu().numpy()
             key = secrets.token_urlsafe(16)
-            self._kept[key] = image_HWC
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
+            self._images[key] = image_HWC
+            while len(self._images) > _CACHED_IMAGES:
+                self._images.popitem(last=False)
             return Segmented(key, image_HWC, label_HW, settings.resize or label_HW.shape)
 
     def maps(self, key: str, row: int, column: int) -> dict[str, UInt8]:
@@ -107,25 +107,24 @@ class Segmenter:
         networks: the weight of each scale. Raises UserError where the image is not kept or the pixel not in it.
         """
         with self._lock:
-            image_HWC = self._kept.get(key)
+            image_HWC = self._images.get(key)
             if image_HWC is None:
-                raise UserError(
-                    "MSA-DEMO-002", f"the image is not among the last {_KEPT}, and only these are kept; drop it again"
-                )
+                message = f"the image is not among the last {_CACHED_IMAGES}, and only these are kept; drop it again"
+                raise UserError("MSA-DEMO-002", message)
             maps = AttentionMaps(self._predictor(self._settings_for(image_HWC)))
             if not self.queries:
-                return {name: _small(map_HW) for name, map_HW in maps.scale_weights(image_HWC).items()}
+                return {name: _downscaled(map_HW) for name, map_HW in maps.scale_weights(image_HWC).items()}
             height, width = image_HWC.shape[:2]
             if not (0 <= row < height and 0 <= column < width):
-                raise UserError(
-                    "MSA-DEMO-003",
-                    f"pixel {row}, {column} is not in the image, expected below {height}, {width}; move back",
-                )
+                expected = f"expected below {height}, {width}"
+                raise UserError("MSA-DEMO-003", f"pixel {row}, {column} is not in the image, {expected}; move back")
             if self._attention is None or self._attention[0] != key:
                 self._attention = None  # makes room
                 self._attention = key, Attention(maps, image_HWC)
             found = self._attention[1].of_pixel(row, column)
-            return {name: _levels(np.sqrt(map_HW / max(float(map_HW.max()), 1e-30))) for name, map_HW in found.items()}
+            return {
+                name: _to_uint8(np.sqrt(map_HW / max(float(map_HW.max()), 1e-30))) for name, map_HW in found.items()
+            }
 
     def _predictor(self, settings: EvaluationConfig) -> Predictor:
         return Predictor(self.model, settings, self.metadata.mean, self.metadata.std)
@@ -150,7 +149,7 @@ class Attention:
         self._model = maps.model
         self._own_size = image_HWC.shape[:2]
         self._input_size = maps.settings.resize or self._own_size
-        with _caught(maps.model) as self._projections:
+        with _captured_projections(maps.model) as self._projections:
             maps.attention(image_HWC, [(0, 0)])
 
     @torch.inference_mode()
@@ -174,12 +173,9 @@ def decode(data: bytes, name: str, megapixels: float) -> UInt8:
     height, width = image.size
     if height * width > megapixels * 1e6:
         found = math.ceil(height * width / 1e5) / 10
-        raise UserError(
-            "MSA-DEMO-004",
-            f"'{name}' has {width}x{height} pixels, {found:g} megapixels, expected at most {megapixels:g}; make it smaller, or "
-            f"start the page with --max-megapixels {math.ceil(found)}",
-            setting="--max-megapixels",
-        )
+        expected = f"expected at most {megapixels:g}; resize it, or start with --max-megapixels {math.ceil(found)}"
+        message = f"'{name}' has {width}x{height} pixels, {found:g} megapixels, {expected}"
+        raise UserError("MSA-DEMO-004", message, setting="--max-megapixels")
     if max(height, width) > _MAX_SIDE:
         raise UserError(
             "MSA-DEMO-005",
@@ -201,25 +197,22 @@ def _turn(data: bytes) -> Image.Transpose | None:
         return None
 
 
-def _attending(model: MSANet) -> dict[str, nn.ModuleDict]:
+def _attention_projections(model: MSANet) -> dict[str, nn.ModuleDict]:
     """{module: its projections} of modules that attend."""
     modules = {"quarter": model.msam_quarter, "half": model.msam_half}
     return {name: module.project for name, module in modules.items() if module is not None and module.attend}
 
 
 @contextmanager
-def _caught(model: MSANet) -> Iterator[dict[str, dict[str, Tensor]]]:
+def _captured_projections(model: MSANet) -> Iterator[dict[str, dict[str, Tensor]]]:
     """{module: {"a", "b": projection}}, filled by what the network computes in the block."""
-    caught: dict[str, dict[str, Tensor]] = {name: {} for name in _attending(model)}
+    caught: dict[str, dict[str, Tensor]] = {name: {} for name in _attention_projections(model)}
 
     def catch(name: str, letter: str) -> Callable[[nn.Module, object, Tensor], None]:
         return lambda module, args, output: caught[name].update({letter: output})
 
-    hooks = [
-        project[letter].register_forward_hook(catch(name, letter))
-        for name, project in _attending(model).items()
-        for letter in "ab"
-    ]
+    named = [(name, project, letter) for name, project in _attention_projections(model).items() for letter in "ab"]
+    hooks = [project[letter].register_forward_hook(catch(name, letter)) for name, project, letter in named]
     try:
         yield caught
     finally:
@@ -227,11 +220,11 @@ def _caught(model: MSANet) -> Iterator[dict[str, dict[str, Tensor]]]:
             hook.remove()
 
 
-def _levels(share_HW: NDArray[np.float32]) -> UInt8:
+def _to_uint8(share_HW: NDArray[np.float32]) -> UInt8:
     return np.rint(np.clip(share_HW, 0.0, 1.0) * 255).astype(np.uint8)
 
 
-def _small(map_HW: NDArray[np.float32]) -> UInt8:
+def _downscaled(map_HW: NDArray[np.float32]) -> UInt8:
     share = min(1.0, _MAP_SIDE / max(map_HW.shape))
     size = max(1, round(map_HW.shape[1] * share)), max(1, round(map_HW.shape[0] * share))
-    return _levels(np.asarray(cv2.resize(map_HW, size, interpolation=cv2.INTER_AREA), np.float32))
+    return _to_uint8(np.asarray(cv2.resize(map_HW, size, interpolation=cv2.INTER_AREA), np.float32))

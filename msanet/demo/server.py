@@ -22,10 +22,8 @@ def serve(segmenter: Segmenter, host: str, port: int) -> None:
 
         from msanet.demo.app import create_app
     except ImportError as error:
-        raise UserError(
-            "MSA-DEMO-006",
-            "the package flask is not installed, expected it for the demo page; run: pip install 'msanet[demo]'",
-        ) from error
+        found = "the package flask, which the demo page needs, is not installed"
+        raise UserError("MSA-DEMO-006", f"{found}; run: pip install 'msanet[demo]'") from error
 
     class Handler(WSGIRequestHandler):
         timeout = _IDLE
@@ -35,17 +33,14 @@ def serve(segmenter: Segmenter, host: str, port: int) -> None:
             """Requests are not logged: they are private."""
 
     bound = _bind(host, port)
-    address = bound.getsockname()
-    if not ipaddress.ip_address(address[0]).is_loopback:
-        logger.warning(
-            f"--host {host} shows the page to other machines, without password or encryption; "
-            "only do so in a network that you trust"
-        )
-    server = make_server(
-        address[0], address[1], create_app(segmenter, host), threaded=True, request_handler=Handler, fd=bound.fileno()
-    )
-    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-    print(f"the page is at http://{shown}:{address[1]}/ until Ctrl-C", flush=True)
+    address, number, *_ = bound.getsockname()
+    if not ipaddress.ip_address(address).is_loopback:
+        shown = f"--host {host} shows the page to other machines, without password or encryption"
+        logger.warning(f"{shown}; only do so in a network that you trust")
+    app = create_app(segmenter, host)
+    server = make_server(address, number, app, threaded=True, request_handler=Handler, fd=bound.fileno())
+    shown = f"[{address}]" if ":" in address else address
+    print(f"the page is at http://{shown}:{number}/ until Ctrl-C", flush=True)
     server.serve_forever()
 
 
@@ -54,9 +49,6 @@ def _bind(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except OSError as error:
-        raise UserError(
-            "MSA-DEMO-007",
-            f"--host {host} --port {port} cannot be bound ({(error.strerror or str(error)).lower()}), expected a free port of "
-            "this machine; choose another --port, 0 for any",
-            setting="--port",
-        ) from error
+        found = f"--host {host} --port {port} cannot be bound ({(error.strerror or str(error)).lower()})"
+        message = f"{found}, expected a free port of this machine; choose another --port, 0 for any"
+        raise UserError("MSA-DEMO-007", message, setting="--port") from error

@@ -4,7 +4,7 @@ from torch import nn
 
 from msanet.config import Config, OptimizerConfig, ScheduleConfig
 from msanet.data.loader import BatchPlan
-from msanet.doctor.diagnostics import Diagnostic
+from msanet.doctor.diagnostics import Found, check
 from msanet.models.blocks import ImageBatchNorm2d
 
 _SMALL_NORM, _TINY_NORM = 4, 2
@@ -15,7 +15,8 @@ _WARM_FROM = 64
 _HEAVY_WEIGHT = 50.0
 
 
-def steps(config: Config, batches: BatchPlan, samples: int, epoch_length: int, total: int) -> list[Diagnostic]:
+@check("steps")
+def steps(config: Config, batches: BatchPlan, samples: int, epoch_length: int, total: int) -> Found:
     """What an epoch and the run are made of. samples: of the split; epoch_length: those that an epoch takes; total: steps."""
     per_epoch = epoch_length / batches.global_batch_size
     epochs = total / per_epoch
@@ -24,144 +25,113 @@ def steps(config: Config, batches: BatchPlan, samples: int, epoch_length: int, t
         f"{batches.world_size}) takes {batches.accumulation} x {batches.micro_batch_size} images a step, "
         f"{epoch_length / batches.groups:.4g} an epoch"
     )
-    diagnostics = [Diagnostic("ok", "steps", text)]
+    yield "ok", text
     if epochs < 1:
         text = f"the run ends after {epochs:.0%} of one epoch, expected at least one; raise trainer.steps or trainer.epochs"
-        diagnostics.append(Diagnostic("warning", "steps", text))
+        yield "warning", text
     if samples - epoch_length > 0.05 * samples:
-        text = (
-            f"data.drop_last=true drops {samples - epoch_length} of {samples} samples each epoch, expected less than 5%; "
-            "set data.drop_last=false or a smaller trainer.global_batch_size"
-        )
-        diagnostics.append(Diagnostic("advice", "steps", text))
-    return diagnostics
+        what = f"data.drop_last=true drops {samples - epoch_length} of {samples} samples an epoch, expected below 5%"
+        yield "advice", f"{what}; set data.drop_last=false or a smaller trainer.global_batch_size"
 
 
-def idle_ranks(val_samples: int, ranks: int) -> list[Diagnostic]:
+@check("steps")
+def idle_ranks(val_samples: int, ranks: int) -> Found:
     """Fewer validation images than ranks."""
-    if val_samples >= ranks:
-        return []
-    text = (
-        f"validation has {val_samples} images for {ranks} ranks, so {ranks - val_samples} will wait while it runs, expected "
-        f"{ranks} or more; harmless, or start fewer ranks"
-    )
-    return [Diagnostic("advice", "steps", text)]
+    if val_samples < ranks:
+        what = f"validation has {val_samples} images for {ranks} ranks, so {ranks - val_samples} will wait"
+        yield "advice", f"{what}, expected {ranks} or more; harmless, or start fewer ranks"
 
 
-def intervals(config: Config, per_epoch: float, total: int) -> list[Diagnostic]:
+@check("intervals")
+def intervals(config: Config, per_epoch: float, total: int) -> Found:
     """When checkpoints, validations and lines of the log come. per_epoch: steps."""
-    trainer, found = config.trainer, []
+    trainer = config.trainer
     if trainer.checkpoint_every_steps >= total:
-        text = (
-            f"trainer.checkpoint_every_steps={trainer.checkpoint_every_steps} is never reached in {total} steps, so an "
-            f"interrupted run starts again from step 0, expected less; set it to about {max(1, total // 10)}"
-        )
-        found.append(Diagnostic("advice", "intervals", text))
+        what = f"trainer.checkpoint_every_steps={trainer.checkpoint_every_steps} is never reached in {total} steps"
+        yield "advice", f"{what}, so an interrupted run starts again from step 0; set it to about {max(1, total // 10)}"
     if trainer.val_every_epochs * per_epoch >= total:
-        text = (
-            f"trainer.val_every_epochs={trainer.val_every_epochs:g} epochs is the full run of {total / per_epoch:.4g} or more, "
-            "so validation runs only at its end; set it lower to follow the progress"
-        )
-        found.append(Diagnostic("advice", "intervals", text))
+        what = f"trainer.val_every_epochs={trainer.val_every_epochs:g} is the full run of {total / per_epoch:.4g} epochs or more"
+        yield "advice", f"{what}, so validation runs only at its end; lower it to follow the progress"
     if 0 < trainer.val_every_epochs * per_epoch < 1:
-        text = (
-            f"trainer.val_every_epochs={trainer.val_every_epochs:g} epochs is less than one step ({1 / per_epoch:.4g} epochs), "
-            "so each step ends with a validation, expected many steps between; raise it"
-        )
-        found.append(Diagnostic("warning", "intervals", text))
+        what = f"trainer.val_every_epochs={trainer.val_every_epochs:g} is below one step ({1 / per_epoch:.4g} epochs)"
+        yield "warning", f"{what}, so each step ends with a validation, expected many steps between; raise it"
     if trainer.log_every_steps > total:
         text = f"trainer.log_every_steps={trainer.log_every_steps} is more than all {total} steps, expected less; set it to 1"
-        found.append(Diagnostic("advice", "intervals", text))
-    return found
+        yield "advice", text
 
 
-def schedule(settings: ScheduleConfig, total: int) -> list[Diagnostic]:
+@check("schedule")
+def schedule(settings: ScheduleConfig, total: int) -> Found:
     """Whether drops and warm-up lie inside the run."""
-    found = []
     if settings.name == "step" and settings.decay_every_steps >= total:
         text = (
             f"schedule.decay_every_steps={settings.decay_every_steps} is not below the {total} steps of the run, "
             f"so the learning rate never drops, expected drops; set it to about {max(1, total // 3)}, or schedule.name=poly"
         )
-        found.append(Diagnostic("warning", "schedule", text))
+        yield "warning", text
     if settings.warmup_steps > total / 2:
-        text = (
-            f"schedule.warmup_steps={settings.warmup_steps} is more than half of the {total} steps, expected a small share; "
-            f"set it to about {max(1, total // 20)}"
-        )
-        found.append(Diagnostic("warning", "schedule", text))
-    return found
+        what = f"schedule.warmup_steps={settings.warmup_steps} is more than half of the {total} steps"
+        yield "warning", f"{what}, expected a small share; set it to about {max(1, total // 20)}"
 
 
-def learning_rate(
-    settings: OptimizerConfig, warmup: int, global_batch_size: int, is_pretrained: bool
-) -> list[Diagnostic]:
+@check("learning rate")
+def learning_rate(settings: OptimizerConfig, warmup: int, global_batch_size: int, is_pretrained: bool) -> Found:
     """Rules of thumb, and named as such. classifier_lr_mult counts: it is the classifier that has the larger rate."""
-    found = []
-    if settings.name != "sgd" and settings.lr > _ADAM_MOST:
-        text = (
-            f"optimizer.lr={settings.lr:g} is much for {settings.name}, expected at most {_ADAM_MOST:g} (a rule of thumb; the "
-            "MSANet paper has 1e-3); lower it if the loss jumps or stays where it is"
-        )
-        found.append(Diagnostic("warning", "learning rate", text))
+    is_cold = global_batch_size > _WARM_FROM and not warmup
     expected = _SGD_RATE * global_batch_size / _SGD_IMAGES
     lowest = expected / _SGD_RANGE / (_FINE_TUNING if is_pretrained else 1)
+    found = f"optimizer.lr={settings.lr:g} for {global_batch_size} images, expected about {expected:.2g}"
     rule = f"{_SGD_RATE:g} for {_SGD_IMAGES} images, in proportion (linear scaling, Goyal et al. 2017; a rule of thumb)"
-    if settings.name == "sgd" and settings.lr > expected * _SGD_RANGE:
-        text = f"optimizer.lr={settings.lr:g} for {global_batch_size} images, expected about {expected:.2g}: {rule}; lower it"
-        found.append(Diagnostic("warning", "learning rate", text))
-    if settings.name == "sgd" and settings.lr * max(1.0, settings.classifier_lr_mult) < lowest:
-        text = f"optimizer.lr={settings.lr:g} for {global_batch_size} images, expected about {expected:.2g}: {rule}; raise it"
-        found.append(Diagnostic("advice", "learning rate", text))
-    if global_batch_size > _WARM_FROM and not warmup:
-        text = (
-            f"trainer.global_batch_size={global_batch_size} starts at the full learning rate, expected a warm-up above "
-            f"{_WARM_FROM} images (a rule of thumb); set schedule.warmup_steps=500"
-        )
-        found.append(Diagnostic("advice", "learning rate", text))
-    return found or [
-        Diagnostic("ok", "learning rate", f"{settings.lr:g} with {settings.name} for {global_batch_size} images")
-    ]
+    if settings.name != "sgd" and settings.lr > _ADAM_MOST:
+        what = f"optimizer.lr={settings.lr:g} is high for {settings.name}, expected at most {_ADAM_MOST:g}"
+        yield "warning", f"{what}: a rule of thumb (MSANet paper: 1e-3); lower it if the loss jumps or does not fall"
+    elif settings.name == "sgd" and settings.lr > expected * _SGD_RANGE:
+        yield "warning", f"{found}: {rule}; lower it"
+    elif settings.name == "sgd" and settings.lr * max(1.0, settings.classifier_lr_mult) < lowest:
+        yield "advice", f"{found}: {rule}; raise it"
+    elif not is_cold:
+        yield "ok", f"{settings.lr:g} with {settings.name} for {global_batch_size} images"
+    if is_cold:
+        what = f"trainer.global_batch_size={global_batch_size} starts at the full learning rate, expected a warm-up"
+        yield "advice", f"{what}: a rule of thumb above {_WARM_FROM} images; set schedule.warmup_steps=500"
 
 
-def class_weights(weights: list[float], classes: tuple[str, ...]) -> list[Diagnostic]:
+@check("loss")
+def class_weights(weights: list[float], classes: tuple[str, ...]) -> Found:
     """Weights of the cross-entropy that let one class decide the gradient, or count for nothing."""
-    found = []
     heaviest = max(range(len(weights)), key=weights.__getitem__)
     if weights[heaviest] > _HEAVY_WEIGHT:
         text = (
             f"loss.class_weights gives '{classes[heaviest]}' {weights[heaviest]:.0f}, expected at most {_HEAVY_WEIGHT:.0f}: "
             "its few pixels decide the gradient; give smaller weights one by one, or set loss.dice"
         )
-        found.append(Diagnostic("advice", "loss", text))
+        yield "advice", text
     unused = [name for name, weight in zip(classes, weights, strict=True) if not weight]
     if unused:
         text = f"loss.class_weights is 0 for '{unused[0]}', which is evaluated but not learned, expected above 0; or ignore it"
-        found.append(Diagnostic("warning", "loss", text))
-    return found
+        yield "warning", text
 
 
-def batch_norm(network: nn.Module, batches: BatchPlan, is_synchronized: bool, has_option: bool) -> list[Diagnostic]:
+@check("batch norm")
+def batch_norm(network: nn.Module, batches: BatchPlan, is_synchronized: bool, has_option: bool) -> Found:
     """How many images BatchNorm's statistics are of. has_option: whether the network can have another norm."""
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
-        return [Diagnostic("ok", "batch norm", "the network has none")]
+        yield "ok", "the network has none"
+        return
     images = batches.micro_batch_size * (batches.groups if is_synchronized else 1)
+    what = f"BatchNorm's statistics are of {images} images"
     if images >= _SMALL_NORM:
-        return [Diagnostic("ok", "batch norm", f"its statistics are of {images} images")]
+        yield "ok", what
+        return
     suggestions = ["trainer.micro_batch_size (less accumulation)"] if batches.accumulation > 1 else []
     if batches.groups > 1 and not is_synchronized:
         suggestions.append("trainer.sync_batchnorm=true")
-    suggestions.append(
-        "model.norm=group, or frozen with pretrained weights" if has_option else "a larger trainer.global_batch_size"
-    )
+    other_norm = "model.norm=group, or frozen with pretrained weights"
+    suggestions.append(other_norm if has_option else "a larger trainer.global_batch_size")
     advice = f"expected {_SMALL_NORM} or more; set {', '.join(suggestions)}"
     if images <= _TINY_NORM and any(isinstance(module, ImageBatchNorm2d) for module in norms):
-        what = (
-            "keeps its initial values"
-            if images == 1
-            else "sees two values per channel, whose normalized values are 1 and -1"
-        )
-        text = f"BatchNorm's statistics are of {images} images, and that of the image pooling {what}, {advice}"
-        return [Diagnostic("warning", "batch norm", text)]
-    return [Diagnostic("advice", "batch norm", f"BatchNorm's statistics are of {images} images, {advice}")]
+        values = "keeps its initial values" if images == 1 else "has two values a channel, which normalize to 1 and -1"
+        yield "warning", f"{what}, and that of the image pooling {values}, {advice}"
+    else:
+        yield "advice", f"{what}, {advice}"

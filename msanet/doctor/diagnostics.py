@@ -2,12 +2,16 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from functools import wraps
+from typing import Any, Literal, ParamSpec
 
 Level = Literal["ok", "advice", "warning", "fault"]
 """ok: worth knowing; advice: might be better; warning: probably wrong; fault: will fail, or is surely wrong."""
+Found = Iterator[tuple[Level, str]]
+"""What a check yields: levels and sentences."""
+P = ParamSpec("P")
 _WIDTH = 118
 
 
@@ -18,6 +22,19 @@ class Diagnostic:
     level: Level
     check: str
     text: str
+
+
+def check(name: str) -> Callable[[Callable[P, Found]], Callable[P, list[Diagnostic]]]:
+    """Decorate a generator of levels and sentences: it then returns a list of diagnostics, which have this name."""
+
+    def decorated(find: Callable[P, Found]) -> Callable[P, list[Diagnostic]]:
+        @wraps(find)
+        def run(*args: P.args, **kwargs: P.kwargs) -> list[Diagnostic]:
+            return [Diagnostic(level, name, text) for level, text in find(*args, **kwargs)]
+
+        return run
+
+    return decorated
 
 
 def has_fault(diagnostics: Sequence[Diagnostic]) -> bool:

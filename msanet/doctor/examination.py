@@ -29,6 +29,8 @@ from msanet.training.memory.estimate import step_memory
 
 _OVERLAP_SAMPLES = 100_000
 """Samples of a split whose names are compared; their indexes have about 60 MB."""
+Statistics = dict[str, list[SampleStatistics]]
+"""Of decoded samples, by split."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,12 @@ class Case:
 def examine(case: Case) -> list[Diagnostic]:
     """All diagnostics. Raises UserError only where there is nothing to examine: no manifest or no such address."""
     data, manifest = case.config.data, case.manifest
-    diagnostics = shards.splits_there(
-        manifest, (("data.train_split", data.train_split), ("data.val_split", data.val_split))
-    )
-    train, val = (_split(manifest, name) for name in (data.train_split, data.val_split))
-    statistics = {
-        name: _sample_statistics(case, name, diagnostics) for name in dict.fromkeys((data.train_split, data.val_split))
-    }
+    names = {"data.train_split": data.train_split, "data.val_split": data.val_split}
+    diagnostics = shards.splits_exist(manifest, names)
+    train, val = (_split(manifest, name) for name in names.values())
+    statistics = {name: _sample_statistics(case, name, diagnostics) for name in dict.fromkeys(names.values())}
     if train and val:
-        diagnostics += _accepted("shards", lambda: _train_val_overlap(case, train, val))
+        diagnostics += _faults_of("shards", lambda: _train_val_overlap(case, train, val))
     if train:
         diagnostics += _label_diagnostics(train, val, manifest.classes, statistics[data.train_split])
         diagnostics += _run_diagnostics(case, train, val, statistics)
@@ -85,23 +84,18 @@ def _sample_statistics(case: Case, split: str, diagnostics: list[Diagnostic]) ->
     return statistics
 
 
-def _train_val_overlap(case: Case, train: SplitInfo, val: SplitInfo) -> list[Diagnostic]:
-    train_names, val_names = (
-        shards.image_names(shards.read_indexes(case.storage, split.shards), _OVERLAP_SAMPLES) for split in (train, val)
-    )
-    return shards.train_val_overlap(train_names, val_names, is_all=max(train.samples, val.samples) <= _OVERLAP_SAMPLES)
+def _train_val_overlap(case: Case, *splits: SplitInfo) -> list[Diagnostic]:
+    indexes = [shards.read_indexes(case.storage, split.shards) for split in splits]
+    train, val = (shards.image_checksums(shards_of_split, _OVERLAP_SAMPLES) for shards_of_split in indexes)
+    return shards.train_val_overlap(train, val, is_all=max(split.samples for split in splits) <= _OVERLAP_SAMPLES)
 
 
 def _label_diagnostics(
     train: SplitInfo, val: SplitInfo | None, classes: Sequence[str], statistics: Sequence[SampleStatistics]
 ) -> list[Diagnostic]:
     binary = labels.binary_masks(train, classes)
-    ignored = [
-        diagnostic
-        for name, split in (("training", train), ("validation", val))
-        if split
-        for diagnostic in labels.ignored_share(name, split)
-    ]
+    ignored = labels.ignored_share("training", train)
+    ignored += labels.ignored_share("validation", val) if val else []
     if binary or not sum(train.histogram):
         return [*binary, *ignored, *labels.image_is_label(statistics)]  # all others would follow from these
     return [
@@ -115,7 +109,7 @@ def _label_diagnostics(
 
 
 def _run_diagnostics(
-    case: Case, train: SplitInfo, val: SplitInfo | None, statistics: dict[str, list[SampleStatistics]]
+    case: Case, train: SplitInfo, val: SplitInfo | None, statistics: Statistics
 ) -> Iterator[Diagnostic]:
     """Those that need the batch plan; where there can be none, only why."""
     config = case.config
@@ -136,15 +130,13 @@ def _run_diagnostics(
     yield from batches.idle_ranks(val.samples, case.ranks) if val else ()
     yield from batches.intervals(config, epoch_length / plan.global_batch_size, total)
     yield from batches.schedule(config.schedule, total)
-    is_pretrained = config.model.pretrained is not None
-    yield from batches.learning_rate(
-        config.optimizer, config.schedule.warmup_steps, plan.global_batch_size, is_pretrained
-    )
-    yield from _accepted("deepspeed", lambda: _deepspeed_diagnostics(config, plan))
-    loss = list(_accepted("loss", lambda: _weight_diagnostics(case, train)))
+    warmup, is_pretrained = config.schedule.warmup_steps, config.model.pretrained is not None
+    yield from batches.learning_rate(config.optimizer, warmup, plan.global_batch_size, is_pretrained)
+    yield from _faults_of("deepspeed", lambda: _deepspeed_diagnostics(config, plan))
+    loss = list(_faults_of("loss", lambda: _weight_diagnostics(case, train)))
     yield from loss
     if not has_fault(loss):  # a training step is counted with its loss
-        yield from _accepted("network", lambda: _network_diagnostics(case, plan, train, statistics))
+        yield from _faults_of("network", lambda: _network_diagnostics(case, plan, train, statistics))
 
 
 def _planned(case: Case, seen: Sequence[SampleStatistics]) -> BatchPlan:
@@ -167,9 +159,7 @@ def _deepspeed_diagnostics(config: Config, plan: BatchPlan) -> list[Diagnostic]:
     return []
 
 
-def _network_diagnostics(
-    case: Case, plan: BatchPlan, train: SplitInfo, statistics: dict[str, list[SampleStatistics]]
-) -> Iterator[Diagnostic]:
+def _network_diagnostics(case: Case, plan: BatchPlan, train: SplitInfo, statistics: Statistics) -> Iterator[Diagnostic]:
     """BatchNorm, memory and disk; and whether the weights to start from fit."""
     config, trainer = case.config, case.config.trainer
     with on_meta_device():
@@ -188,9 +178,8 @@ def _network_diagnostics(
         yield from memory.fits(needed, idle + maps, case.device_bytes, config)
         yield from memory.buckets(parameters, config)
         batch = plan.micro_batch_size * size[0] * size[1] * 4
-        yield from machine.shared_memory(
-            machine.free_shared_memory(), case.ranks, config.data.num_workers, config.data.prefetch_factor, batch
-        )
+        workers, prefetch, free = config.data.num_workers, config.data.prefetch_factor, machine.free_shared_memory()
+        yield from machine.shared_memory(free, case.ranks, workers, prefetch, batch)
     buffers = sum(buffer.numel() for buffer in network.buffers())
     yield from _disk_diagnostics(case, parameters, buffers)
 
@@ -198,7 +187,7 @@ def _network_diagnostics(
 def _disk_diagnostics(case: Case, parameters: int, buffers: int) -> list[Diagnostic]:
     config = case.config
     assert config.run.dir, "checked with the command line"
-    place = machine.existing(config.run.dir)
+    place = machine.nearest_existing(config.run.dir)
     size = memory.checkpoint_bytes(parameters, buffers, config)
     kept = config.trainer.keep_checkpoints + config.trainer.keep_best
     return machine.checkpoint_space(size, kept, shutil.disk_usage(place).free, place)
@@ -210,7 +199,7 @@ def _machine_diagnostics(case: Case) -> Iterator[Diagnostic]:
     names = [path.name for path in checkpoint_folders(RunLayout(run.dir).checkpoints)]
     yield from machine.run_folder(run, run.dir, names)
     if not isinstance(case.storage, LocalStorage):
-        folder = machine.existing(cache_folder(storage.cache_dir))
+        folder = machine.nearest_existing(cache_folder(storage.cache_dir))
         size = sum(shard.bytes for split in case.manifest.splits.values() for shard in split.shards)
         yield from machine.cache_space(size, storage.cache_limit_bytes, shutil.disk_usage(folder).free, folder)
     yield from machine.versions()
@@ -218,7 +207,7 @@ def _machine_diagnostics(case: Case) -> Iterator[Diagnostic]:
     yield from machine.open_files(machine.file_limit(), data.num_workers, data.prefetch_factor, storage.max_connections)
 
 
-def _accepted(check: str, diagnostics: Callable[[], Iterator[Diagnostic] | list[Diagnostic]]) -> Iterator[Diagnostic]:
+def _faults_of(check: str, diagnostics: Callable[[], Iterator[Diagnostic] | list[Diagnostic]]) -> Iterator[Diagnostic]:
     """The diagnostics that a function of the library returns; a UserError of it as a fault."""
     try:
         yield from diagnostics()

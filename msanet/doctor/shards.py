@@ -1,6 +1,6 @@
 """Checks of the shards: can they be read, and do the splits share images?"""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from msanet.data.manifest import MAX_JSON_BYTES, Manifest, SampleIndex, ShardInd
 from msanet.data.samples import decode_sample
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import ByteRange, Storage
-from msanet.doctor.diagnostics import Diagnostic
+from msanet.doctor.diagnostics import Found, Level, check
 from msanet.errors import UserError
 
 _DUPLICATES = 0.01
@@ -44,7 +44,7 @@ def sample_statistics(image_HWC: np.ndarray, label_HW: np.ndarray, key: str) -> 
 def sample_split(source: ShardSource, count: int) -> tuple[list[SampleStatistics], list[str]]:
     """(statistics, sentences about those that cannot be read) of `count` samples spread evenly over the split."""
     statistics, errors = [], []
-    for number in spread(len(source), count):
+    for number in evenly_spread(len(source), count):
         try:
             sample = source.read(number)
             statistics.append(sample_statistics(*decode_sample(sample), sample["__key__"]))
@@ -53,45 +53,32 @@ def sample_split(source: ShardSource, count: int) -> tuple[list[SampleStatistics
     return statistics, errors
 
 
-def spread(total: int, count: int) -> list[int]:
+def evenly_spread(total: int, count: int) -> list[int]:
     """`count` numbers below `total`, or all of them, evenly spread."""
     count = min(count, total)
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
-def splits_there(manifest: Manifest, wanted: Sequence[tuple[str, str]]) -> list[Diagnostic]:
-    """wanted: (setting, split that it names)."""
-    diagnostics = []
-    for setting, name in wanted:
+@check("shards")
+def splits_exist(manifest: Manifest, wanted: Mapping[str, str]) -> Found:
+    """wanted: {setting: split that it names}."""
+    for setting, name in wanted.items():
         if name not in manifest.splits:
             has = ", ".join(sorted(manifest.splits)) or "none"
-            diagnostics.append(
-                Diagnostic(
-                    "fault", "shards", f"{setting} is '{name}', expected a split of '{manifest.name}', which has: {has}"
-                )
-            )
+            yield "fault", f"{setting} is '{name}', expected a split of '{manifest.name}', which has: {has}"
         elif not manifest.splits[name].samples:
-            diagnostics.append(
-                Diagnostic(
-                    "fault", "shards", f"{setting} is '{name}', which has no samples, expected some; pack it again"
-                )
-            )
-    return diagnostics
+            yield "fault", f"{setting} is '{name}', which has no samples, expected some; pack it again"
 
 
-def readable(split: str, total: int, statistics: Sequence[SampleStatistics], errors: Sequence[str]) -> list[Diagnostic]:
+@check("shards")
+def readable(split: str, total: int, statistics: Sequence[SampleStatistics], errors: Sequence[str]) -> Found:
     """Whether the samples that were tried are complete; the first error is shown."""
     tried = len(statistics) + len(errors)
-    if not errors:
-        return [Diagnostic("ok", "shards", f"{tried} of {total} samples of {split} read and decoded")]
-    return [
-        Diagnostic(
-            "fault",
-            "shards",
-            f"{len(errors)} of {tried} samples of {split} cannot be read, expected all: {errors[0]}; `python -m sharding "
-            "verify` lists everything that is damaged",
-        )
-    ]
+    if errors:
+        what = f"{len(errors)} of {tried} samples of {split} cannot be read, expected all: {errors[0]}"
+        yield "fault", f"{what}; `msanet verify` lists everything that is damaged"
+    else:
+        yield "ok", f"{tried} of {total} samples of {split} read and decoded"
 
 
 def read_indexes(storage: Storage, shards: Iterable[ShardInfo]) -> Iterator[ShardIndex]:
@@ -102,37 +89,32 @@ def read_indexes(storage: Storage, shards: Iterable[ShardInfo]) -> Iterator[Shar
         yield validate_json(ShardIndex, data, f"{storage.location}/{extent.file}")
 
 
-def image_names(indexes: Iterable[ShardIndex], most: int) -> dict[tuple[int, int], str]:
+def image_checksums(indexes: Iterable[ShardIndex], most: int) -> dict[tuple[int, int], str]:
     """{(length, crc32) of the image's bytes: key} of at most `most` samples."""
     names: dict[tuple[int, int], str] = {}
     for index in indexes:
         for sample in index.samples:
             if len(names) == most:
                 return names
-            names[_image_name(sample)] = sample.key
+            names[_image_checksum(sample)] = sample.key
     return names
 
 
-def train_val_overlap(
-    train: dict[tuple[int, int], str], val: dict[tuple[int, int], str], is_all: bool
-) -> list[Diagnostic]:
+@check("overlap")
+def train_val_overlap(train: dict[tuple[int, int], str], val: dict[tuple[int, int], str], is_all: bool) -> Found:
     """Images of the same bytes in both splits; is_all: whether those are all images."""
     shared = [val[name] for name in val if name in train]
     compared = "" if is_all else f" of the first {len(train)} and {len(val)}"
     if not shared:
         same_key = len(set(train.values()) & set(val.values()))
         more = f", though {same_key} keys occur in both" if same_key else ""
-        return [Diagnostic("ok", "overlap", f"no image{compared} is in both splits{more}")]
-    return [
-        Diagnostic(
-            "fault" if len(shared) > _DUPLICATES * len(val) else "warning",
-            "overlap",
-            f"{len(shared)}{compared} images of the validation split (such as {shared[0]}) are trained on too, byte for byte, "
-            "expected none; fix the lists of the splits and pack again",
-        )
-    ]
+        yield "ok", f"no image{compared} is in both splits{more}"
+        return
+    what = f"{len(shared)}{compared} images of the validation split (such as {shared[0]}) are trained on too"
+    level: Level = "fault" if len(shared) > _DUPLICATES * len(val) else "warning"
+    yield level, f"{what}, byte for byte, expected none; fix the lists of the splits and pack again"
 
 
-def _image_name(sample: SampleIndex) -> tuple[int, int]:
+def _image_checksum(sample: SampleIndex) -> tuple[int, int]:
     member = next((member for member in sample.members if member.extension.startswith("image.")), sample.members[0])
     return member.length, member.crc32

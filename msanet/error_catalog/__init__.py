@@ -1,37 +1,32 @@
-"""Every error code with its cause and its fix, by area; docs/errors.md is generated from this."""
+"""Every error code with its cause and its fix, in one YAML file for each area; docs/errors.md is generated from them.
 
-from msanet.error_catalog import (
-    checkpoint,
-    cli,
-    config,
-    data,
-    demo,
-    distributed,
-    evaluation,
-    files,
-    inference,
-    model,
-    pack,
-    sweep,
-    train,
-)
-from msanet.error_catalog.entry import Entry
+No command reads this: the docs and the tests do.
+"""
 
-AREAS = {
-    "MSA-CLI": ("Commands and their options", cli.ENTRIES),
-    "MSA-CONFIG": ("Settings, recipes and their files", config.ENTRIES),
-    "MSA-FILE": ("Files and folders", files.ENTRIES),
-    "MSA-PACK": ("Datasets on disk, packing and verifying shards", pack.ENTRIES),
-    "MSA-DATA": ("Reading shards", data.ENTRIES),
-    "MSA-MODEL": ("Networks and weights", model.ENTRIES),
-    "MSA-TRAIN": ("Training", train.ENTRIES),
-    "MSA-CKPT": ("Checkpoints and resuming", checkpoint.ENTRIES),
-    "MSA-DIST": ("Ranks, hosts and launchers", distributed.ENTRIES),
-    "MSA-EVAL": ("Evaluation and statistics", evaluation.ENTRIES),
-    "MSA-INFER": ("Prediction and export", inference.ENTRIES),
-    "MSA-SWEEP": ("Sweeps", sweep.ENTRIES),
-    "MSA-DEMO": ("The demo page", demo.ENTRIES),
-}
+from pathlib import Path
+from typing import NamedTuple
+
+from msanet.documents import parse_yaml
+
+_FILES = (
+    "cli", "config", "files", "pack", "data", "model", "train", "checkpoint", "distributed", "evaluation", "inference",
+    "sweep", "demo",
+)  # fmt: skip
+
+
+class Entry(NamedTuple):
+    """What has happened, in one sentence, and what to do about it, in one or two."""
+
+    cause: str
+    fix: str
+
+
+def _read(name: str) -> tuple[str, tuple[str, dict[str, Entry]]]:
+    tree = parse_yaml((Path(__file__).parent / f"{name}.yaml").read_bytes())
+    return tree["area"], (tree["title"], {code: Entry(**entry) for code, entry in tree["errors"].items()})
+
+
+AREAS = dict(map(_read, _FILES))
 """Prefix -> (title, entries by code)."""
 
 CATALOG: dict[str, Entry] = {code: entry for _, entries in AREAS.values() for code, entry in entries.items()}

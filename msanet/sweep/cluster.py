@@ -27,6 +27,7 @@ _JOIN_ENVIRONMENT = {  # Ray would try for 13 minutes
     "RAY_NUM_REDIS_GET_RETRIES": "2",
     "RAY_py_gcs_connect_timeout_s": "10",
 }
+_QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 @contextmanager
@@ -49,13 +50,7 @@ def ray_for(plan: SweepPlan, address: str | None) -> Iterator[None]:
     if address:
         _join(address)
     else:
-        ray.init(
-            "local",
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **_QUIET)
         # It polls log files ten times a second for nothing: a quarter of what Ray takes from the steps of a trial.
         ray._private.worker._global_node.kill_log_monitor()
     warnings.filterwarnings("ignore", module=r"ray\.tune")  # advice on speed that does not apply
@@ -79,23 +74,17 @@ def _join(address: str) -> None:
     import ray
 
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address, **_QUIET)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if "InvalidAuthToken" in str(error.__cause__) or isinstance(error, ray.exceptions.AuthenticationError):
             found = "a different token" if _has_token() else "a token, and none was found"
-            raise UserError(
-                "MSA-SWEEP-002",
-                f"the Ray cluster at --address '{address}' requires {found}; `ray get-auth-token` on its head prints the one to "
-                "put into RAY_AUTH_TOKEN, or into ~/.ray/auth_token",
-                setting="--address",
-            ) from None
+            advice = "put what `ray get-auth-token` prints on its head into RAY_AUTH_TOKEN, or into ~/.ray/auth_token"
+            message = f"the Ray cluster at --address '{address}' requires {found}; {advice}"
+            raise UserError("MSA-SWEEP-002", message, setting="--address") from None
         reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(
-            "MSA-SWEEP-003",
-            f"no Ray cluster at --address '{address}' can be joined from here ({reason}); run this on a node of a cluster, with "
-            "HOST:PORT of its head or `auto`, or remove --address",
-            setting="--address",
-        ) from None
+        advice = "run this on a node of a cluster, with HOST:PORT of its head or `auto`, or remove --address"
+        message = f"cannot join a Ray cluster at --address '{address}' from here ({reason}); {advice}"
+        raise UserError("MSA-SWEEP-003", message, setting="--address") from None
 
 
 def _has_token() -> bool:
@@ -113,9 +102,8 @@ def _check_capacity(plan: SweepPlan) -> None:
     if fits < plan.sweep.ranks:
         needs = " and ".join(f"{amount:g} {what}" for what, amount in wanted.items())
         has = " and ".join(f"{sum(node.get(what, 0.0) for node in nodes):g} {what}" for what in wanted)
-        raise UserError(
-            "MSA-SWEEP-004",
-            f"a trial of sweep.ranks={plan.sweep.ranks} with {needs} each can never be placed: Ray has {has} on {len(nodes)} "
-            f"nodes, which fits {fits} ranks; set sweep.ranks or sweep.cpus lower",
-            setting="sweep.ranks",
+        found = f"Ray has {has} on {len(nodes)} nodes, which fits {fits} ranks"
+        message = (
+            f"{plan.sweep.ranks} ranks of {needs} each can never be placed: {found}; lower sweep.ranks or sweep.cpus"
         )
+        raise UserError("MSA-SWEEP-004", message, setting="sweep.ranks")

@@ -18,6 +18,8 @@ from msanet.sweep.space import TrialParams, active_params, check_conditions, gri
 
 FORMAT_VERSION = 1
 """Of sweep.json."""
+TRAIN = ("-m", "msanet", "train")
+"""What starts a training, after `python`."""
 _RESERVED = {
     "run.dir": "each trial has its own folder in sweep.folder",
     "run.resume": "a trial resumes by itself",
@@ -32,10 +34,8 @@ class SweepPlan:
     """A checked sweep.
 
     Args:
-        file: The settings.
         name: Title of the results.
         folder: Where trials and results go, absolute.
-        script: launcher/train.py.
         recipe: Config file of all trials.
         overrides: `key=value` words of all trials.
         base_settings: All settings of the run without a trial's parameters, as JSON text.
@@ -44,7 +44,6 @@ class SweepPlan:
     file: SweepFile
     name: str
     folder: Path
-    script: Path
     recipe: Path | None
     overrides: tuple[str, ...]
     base_settings: Mapping[str, str]
@@ -69,18 +68,10 @@ class SweepPlan:
     def command(self, params: TrialParams, run: Path) -> list[str]:
         """What follows `python` to train with these parameters in the folder `run`."""
         recipe = ["--config", str(self.recipe)] if self.recipe else []
-        return [str(self.script), *recipe, *self.trial_overrides(params), f"run.dir={to_yaml(str(run))}"]
+        return [*TRAIN, *recipe, *self.trial_overrides(params), f"run.dir={to_yaml(str(run))}"]
 
     def config(self, params: TrialParams, full: bool = False) -> Config:
-        """All settings of a trial, without its folder.
-
-        Args:
-            params: The trial's parameters.
-            full: With those of the section `full`, as the training of the best has them.
-
-        Raises:
-            UserError: For the first setting that is wrong.
-        """
+        """All settings of a trial, without its folder. full: with those of the section `full`. Raises UserError."""
         more = _as_overrides(flat(self.file.full)) if full else []
         return load_config(self.recipe, [*self.trial_overrides(params), *more])
 
@@ -93,28 +84,13 @@ class SweepPlan:
         """What must stay the same for a sweep to resume: space, settings, sampling, and what Ray Tune has stored (sweep.json)."""
         own = self.sweep.model_dump(mode="json", exclude={"name", "folder", "ranks", "cpus", "gpus"})
         space = {key: axis.model_dump(mode="json", exclude_none=True) for key, axis in self.file.space.items()}
-        tree = {
-            "format_version": FORMAT_VERSION,
-            "folder": str(self.folder),
-            "sweep": own,
-            "space": space,
-            "settings": self.config({}).to_yaml(),
-        }
+        tree = {"format_version": FORMAT_VERSION, "folder": str(self.folder), "sweep": own, "space": space}
+        tree["settings"] = self.config({}).to_yaml()
         return json.dumps(tree, indent=1, default=str) + "\n"
 
 
-def plan_sweep(file: SweepFile, name: str, script: Path, overrides: list[str]) -> SweepPlan:
-    """Check a sweep as far as it can be without Ray.
-
-    Args:
-        file: The settings of the sweep.
-        name: Its title unless sweep.name gives one.
-        script: launcher/train.py.
-        overrides: `key=value` words, above those of the section run.
-
-    Raises:
-        UserError: For the first fault.
-    """
+def plan_sweep(file: SweepFile, name: str, overrides: list[str]) -> SweepPlan:
+    """Check a sweep as far as it can be without Ray. `name`: its title unless sweep.name gives one. Raises UserError."""
     if file.sweep.folder is None:
         raise _missing("sweep.folder", "a folder")
     settings = flat(file.run)
@@ -135,7 +111,7 @@ def plan_sweep(file: SweepFile, name: str, script: Path, overrides: list[str]) -
     if base.model.pretrained:
         words = (*words, f"model.pretrained={to_yaml(str(base.model.pretrained.resolve()))}")
     base_settings = {key: to_yaml(value) for key, value in flat(base.model_dump(mode="json")).items()}
-    plan = SweepPlan(file, file.sweep.name or name, file.sweep.folder.resolve(), script, path, words, base_settings)
+    plan = SweepPlan(file, file.sweep.name or name, file.sweep.folder.resolve(), path, words, base_settings)
     check_conditions(file.space, base_settings)
     _check_searcher(plan)
     _check_space(plan)
@@ -162,20 +138,14 @@ def _check_searcher(plan: SweepPlan) -> None:
     """What a searcher cannot do."""
     searcher, space = plan.sweep.searcher, plan.file.space
     if searcher != "random" and grid_points(space, plan.base_settings):
-        raise UserError(
-            "MSA-SWEEP-007",
-            f"sweep.searcher is {searcher}, which takes no grid; use choice, or set sweep.searcher=random",
-            setting="sweep.searcher",
-        )
+        message = f"sweep.searcher={searcher} does not support `grid` axes; use `choice`, or set sweep.searcher=random"
+        raise UserError("MSA-SWEEP-007", message, setting="sweep.searcher")
     if searcher == "pbt":
         for key in space:
             if key.startswith(_FIXED_FOR_PBT):
-                raise UserError(
-                    "MSA-SWEEP-008",
-                    f"space.{key} varies, but pbt changes settings in the middle of a training, where this one must stay the "
-                    "same; remove it from the space, or set sweep.searcher=random",
-                    setting=f"space.{key}",
-                )
+                why = "pbt changes settings in the middle of a training, where this one must stay the same"
+                message = f"space.{key} varies, but {why}; remove it from the space, or set sweep.searcher=random"
+                raise UserError("MSA-SWEEP-008", message, setting=f"space.{key}")
         if any(word.startswith("run.allow_changes=") for word in plan.overrides):
             message = "'run.allow_changes' is set, but pbt sets it itself; remove it"
             raise UserError("MSA-SWEEP-006", message, setting="run.allow_changes")

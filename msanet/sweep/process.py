@@ -30,15 +30,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class RankPlacement:
-    """Where Ray has placed a rank.
-
-    Args:
-        node: Ray's id of the node.
-        address: IP address of the node.
-        gpus: Ids of the GPUs on that node.
-        cores: CPU cores that this process may use.
-        port: A port that is free there.
-    """
+    """Where Ray has placed a rank: node id and IP address, ids of GPUs, CPU cores it may use, and a port that is free there."""
 
     node: str
     address: str
@@ -49,12 +41,7 @@ class RankPlacement:
 
 @dataclass(frozen=True)
 class RankExit:
-    """How a rank has ended.
-
-    Args:
-        code: Exit code; negative for a signal.
-        message: The last error in its log, or its last line.
-    """
+    """How a rank has ended. code: negative for a signal. message: the last error in its log, or its last line."""
 
     code: int
     message: str
@@ -114,11 +101,7 @@ class RankProcess:
 
 
 def acquire_lock(path: Path) -> BinaryIO:
-    """Wait until no process has this file locked, and lock it until it is closed in every process that has inherited it.
-
-    Raises:
-        TimeoutError: Another process has kept the lock.
-    """
+    """Lock a file until it is closed in every process that has inherited it. Raises TimeoutError if another one keeps it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("ab")
     deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS

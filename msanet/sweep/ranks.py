@@ -42,11 +42,7 @@ def rank_environments(placements: Sequence[RankPlacement], plan: SweepPlan) -> l
 
 
 def start_ranks(plan: SweepPlan, command: Sequence[str], run: Path) -> tuple[list[Any], list[Any]]:
-    """Start all ranks of a training in this actor's placement group.
-
-    Returns:
-        The actors, and for each of them the Ray object of its `RankExit`.
-    """
+    """Start all ranks of a training in this actor's placement group: the actors, and the Ray objects of their `RankExit`s."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -75,13 +71,7 @@ def start_ranks(plan: SweepPlan, command: Sequence[str], run: Path) -> tuple[lis
 def wait_for_ranks(actors: Sequence[Any], running: Sequence[Any], on_poll: Callable[[], None]) -> list[RankExit]:
     """Wait for all ranks. Once one has failed, the others have some seconds to end before they are killed.
 
-    Args:
-        actors: Of `start_ranks`.
-        running: The Ray objects of their exits.
-        on_poll: Called every half second.
-
-    Raises:
-        RayError: A rank was lost with its node.
+    Calls `on_poll` every half second. Raises RayError where a rank was lost with its node.
     """
     import ray
 

@@ -12,18 +12,14 @@ from msanet.secrets import without_secrets
 from msanet.sweep.page import Row, write_page
 from msanet.sweep.plan import SweepPlan
 from msanet.sweep.space import display, display_short, grid_points
-from msanet.sweep.trial_files import read_outcome, read_params
+from msanet.sweep.trial_files import Outcome, Params
 
 RESULTS_FILE, BEST_FILE, PAGE_FILE = "results.csv", "best.yaml", "sweep.html"
 _FINAL = ("done", "stopped", "failed")
 
 
 def write_results(plan: SweepPlan) -> bool:
-    """Write all results to the sweep's folder and print a table.
-
-    Returns:
-        Whether all trials are over; False where some remain.
-    """
+    """Write all results to the sweep's folder and print a table. Returns whether all trials are over."""
     rows = read_trials(plan)
     write_text(plan.folder / RESULTS_FILE, csv_text(plan, rows))
     best = next((row for row in rows if row.best is not None), None)
@@ -37,9 +33,7 @@ def write_results(plan: SweepPlan) -> bool:
     if remaining:
         print(f"{remaining} of {expected} trials remain; run the same command again to resume")
     elif best:
-        print(
-            f"best settings in {plan.folder / BEST_FILE}; run the same command with --train-best to train with them in full"
-        )
+        print(f"best settings in {plan.folder / BEST_FILE}; run the same command with --train-best to train with them")
     return not remaining
 
 
@@ -47,16 +41,16 @@ def read_trials(plan: SweepPlan) -> list[Row]:
     """All trials that were started, the best first."""
     rows = []
     for run in sorted(plan.trials.iterdir() if plan.trials.is_dir() else ()):
-        params = read_params(run)
-        if params is None:
+        found, outcome = Params.load(run), Outcome.load(run)
+        if found is None:
             continue
-        key, outcome = plan.metric_key(params), read_outcome(run)
+        key = plan.metric_key(found.params)
         lines = [(line["epoch"], number(line.get(key))) for line in read_lines(RunLayout(run).metrics)]
         rows.append(
             Row(
                 trial=run.name,
                 status=outcome.status if outcome else "unfinished",
-                params=params,
+                params=found.params,
                 curve=tuple((epoch, value) for epoch, value in lines if value is not None),
                 epochs=lines[-1][0] if lines else 0.0,
                 seconds=outcome.seconds if outcome else None,

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from msanet.config import Section, read_yaml
-from msanet.config.base import Above0, Positive
+from msanet.config.base import Above0, Count, Positive
 from msanet.config.loading import explain
+from msanet.config.renamed import refuse_old_name
 from msanet.documents import parse_yaml
 from msanet.errors import UserError, nearest
 
@@ -22,19 +23,10 @@ class Axis(Section):
     uniform: tuple[float, float] | None = Field(None, description="[low, high]")
     log_uniform: tuple[Above0, Above0] | None = Field(None, description="[low, high], uniform in the logarithm")
     integer: tuple[int, int] | None = Field(None, alias="int", description="[low, high], both included")
-    when: dict[str, Any] = Field(
-        {}, description="set only where those settings have these values (one, or one of a list)"
-    )
+    when: dict[str, Any] = Field({}, description="only set where these settings have these values (or one of a list)")
 
     def check(self, name: str) -> None:
-        """Check that there is exactly one way to sample it, and that a range goes up.
-
-        Args:
-            name: What the error calls this axis.
-
-        Raises:
-            ValueError: With one sentence.
-        """
+        """Check that there is one way to sample it, and that a range goes up. Raises ValueError, which calls it `name`."""
         given = {name: value for name, value in self if name != "when" and value is not None}
         if len(given) != 1:
             found = " and ".join(given) or "none"
@@ -58,7 +50,7 @@ class SweepConfig(Section):
 
     name: str | None = Field(None, description="title of the results; null: the name of the file")
     folder: Path | None = Field(None, description="where all trials and results go; on a disk that all nodes share")
-    trials: Positive = Field(8, description="how many are sampled; with a grid, for each of its points")
+    trials: Positive = Field(8, description="number of trials; with a grid, for each of its points")
     searcher: Literal["random", "optuna", "pbt"] = Field(
         "random",
         description="random; optuna: TPE; pbt: population-based training, trials copy better ones",
@@ -68,15 +60,11 @@ class SweepConfig(Section):
     grace_epochs: Above0 = Field(1.0, description="epochs that each trial gets before a scheduler may stop it")
     perturb_every_epochs: Above0 = Field(1.0, description="epochs between two changes of a trial by pbt")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of the sampling")
-    ranks: Positive = Field(1, description="processes of one trial")
+    ranks: Positive = Field(1, description="ranks (processes) of one trial")
     cpus: Positive = Field(1, description="CPU cores of one rank")
     gpus: Literal[0, 1] = Field(0, description="GPUs of one rank")
-    max_failures: Annotated[int, Field(ge=0)] = Field(
-        2, description="how often a trial resumes from its last checkpoint after a failure before it counts as failed"
-    )
-    max_concurrent_trials: Positive | None = Field(
-        None, description="trials at a time; null: as many as fit on the cluster"
-    )
+    max_failures: Count = Field(2, description="resumes of a trial after failures before it counts as failed")
+    max_concurrent_trials: Positive | None = Field(None, description="trials at a time; null: as many as fit")
 
     @model_validator(mode="after")
     def _check_scheduler(self) -> "SweepConfig":
@@ -86,14 +74,8 @@ class SweepConfig(Section):
 
 
 class SweepFile(Section):
-    """A whole file.
-
-    Args:
-        sweep: The sweep's own settings.
-        run: Settings of all trials, nested or dotted, and `config`, a recipe.
-        space: What varies, an axis by setting.
-        full: Further settings of the training of the best trial's parameters (`--train-best`).
-    """
+    """A whole file: the sweep's own settings, `run` for all trials (nested or dotted, and `config`, a recipe), the `space` of
+    settings that vary, and `full`, further settings for the training of the best trial's parameters (`--train-best`)."""
 
     sweep: SweepConfig = SweepConfig()
     run: dict[str, Any] = {}
@@ -111,26 +93,18 @@ class SweepFile(Section):
 
 
 def load_sweep(path: Path, overrides: list[str]) -> SweepFile:
-    """Read a sweep's file.
-
-    Args:
-        path: The YAML file.
-        overrides: `sweep.KEY=value` words, which override the section sweep.
-
-    Raises:
-        UserError: For the first setting that is wrong.
-    """
+    """Read a sweep's file, with `sweep.KEY=value` words that override its section sweep. Raises UserError."""
     tree = read_yaml(path)
     section = tree.get("sweep") or {}
     if not isinstance(section, dict):
-        raise UserError(
-            "MSA-SWEEP-011",
-            f"the section sweep of '{path}' is {str(section)[:50]!r}, expected settings such as trials: 8",
-            setting="sweep",
-        )
+        found = f"the section sweep of '{path}' is {str(section)[:50]!r}"
+        raise UserError("MSA-SWEEP-011", f"{found}, expected settings such as trials: 8", setting="sweep")
+    for name in section:
+        refuse_old_name(f"sweep.{name}", None, str(path))
     section = dict(section)
     for override in overrides:
         key, _, text = override.partition("=")
+        refuse_old_name(key, None, "the command line")
         try:
             section[key.removeprefix("sweep.")] = parse_yaml(text)
         except ValueError:
@@ -139,8 +113,8 @@ def load_sweep(path: Path, overrides: list[str]) -> SweepFile:
     try:
         return SweepFile.model_validate({**tree, "sweep": section})
     except ValidationError as error:
-        setting = ".".join(str(part) for part in error.errors(include_url=False)[0]["loc"]) or None
-        raise UserError("MSA-SWEEP-011", f"{explain(error, _nearest)} (in {path})", setting=setting) from None
+        _, sentence, setting = explain(error, _nearest)
+        raise UserError("MSA-SWEEP-011", f"{sentence} (in {path})", setting=setting or None) from None
 
 
 def _nearest(name: str) -> str:

@@ -33,32 +33,19 @@ def display_short(text: str) -> str:
 
 
 def check_conditions(space: Mapping[str, Axis], base_settings: Mapping[str, str]) -> None:
-    """Check that each `when` names a setting above it in the space, or one of the run.
-
-    Raises:
-        UserError: The first one that does not.
-    """
+    """Raise UserError unless each `when` names a setting above it in the space, or one of the run."""
     above: set[str] = set()
     for key, axis in space.items():
         for other in axis.when:
             if other not in above and (other in space or other not in base_settings):
-                raise UserError(
-                    "MSA-SWEEP-009",
-                    f"space.{key} depends on '{other}', expected a setting of the run or one that stands above it in the "
-                    "space; fix its `when`",
-                    setting=f"space.{key}",
-                )
+                expected = "expected a setting of the run or one above it in the space"
+                message = f"space.{key} depends on '{other}', {expected}; fix its `when`"
+                raise UserError("MSA-SWEEP-009", message, setting=f"space.{key}")
         above.add(key)
 
 
 def active_params(space: Mapping[str, Axis], sampled: TrialParams, base_settings: Mapping[str, str]) -> TrialParams:
-    """Those of the sampled parameters whose conditions are met, in the order of the space.
-
-    Args:
-        space: The axes by setting.
-        sampled: A value for each axis, or for some of them.
-        base_settings: The run's own settings, as JSON text.
-    """
+    """Those of the sampled parameters whose conditions are met, in the order of the space. base_settings: the run's own."""
     params: TrialParams = {}
     for key, axis in space.items():
         if key in sampled and _conditions_met(axis, _settings_at(space, params, base_settings)):
@@ -79,11 +66,7 @@ def _conditions_met(axis: Axis, settings: Mapping[str, str]) -> bool:
 
 
 def grid_points(space: Mapping[str, Axis], base_settings: Mapping[str, str]) -> list[TrialParams]:
-    """All combinations of the grid's values, each once; an axis whose condition fails multiplies nothing. Empty without a grid.
-
-    Raises:
-        UserError: The grid is too large.
-    """
+    """All combinations of the grid's values, each once; an axis whose condition fails multiplies nothing. Raises UserError."""
     grids = {key: axis for key, axis in space.items() if axis.grid}
     if not grids:
         return []
@@ -91,21 +74,14 @@ def grid_points(space: Mapping[str, Axis], base_settings: Mapping[str, str]) -> 
     points: list[TrialParams] = [{}]
     for key, axis in grids.items():
         depends_on_sample = bool(sampled & axis.when.keys())
-        points = [
-            longer
-            for point in points
-            for longer in (
-                [{**point, key: to_yaml(value)} for value in axis.options]
-                if depends_on_sample or _conditions_met(axis, _settings_at(space, point, base_settings))
-                else [point]
-            )
-        ]
+        longer: list[TrialParams] = []
+        for point in points:
+            is_set = depends_on_sample or _conditions_met(axis, _settings_at(space, point, base_settings))
+            longer += [{**point, key: to_yaml(value)} for value in axis.options] if is_set else [point]
+        points = longer
         if len(points) > _MAX_GRID_POINTS:
-            raise UserError(
-                "MSA-SWEEP-010",
-                f"the grid has more than {_MAX_GRID_POINTS} points; remove some of its values",
-                setting=f"space.{key}",
-            )
+            message = f"the grid has more than {_MAX_GRID_POINTS} points; remove some of its values"
+            raise UserError("MSA-SWEEP-010", message, setting=f"space.{key}")
     return points
 
 
@@ -163,7 +139,6 @@ def ray_domain(axis: Axis) -> Any:
 
 def params_from_ray(config: Mapping[str, Any]) -> TrialParams:
     """The parameters in what Ray has sampled from `ray_search_space`."""
-    others = {
-        key: value if isinstance(value, str) else to_yaml(value) for key, value in config.items() if key != "grid"
-    }
-    return {**config.get("grid", {}), **others}
+    others = {key: value for key, value in config.items() if key != "grid"}
+    texts = {key: value if isinstance(value, str) else to_yaml(value) for key, value in others.items()}
+    return {**config.get("grid", {}), **texts}

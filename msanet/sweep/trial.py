@@ -15,27 +15,16 @@ from msanet.sweep.plan import SweepPlan
 from msanet.sweep.process import RankExit, acquire_lock
 from msanet.sweep.ranks import LOCK_FILE, start_ranks, wait_for_ranks
 from msanet.sweep.space import params_from_ray
-from msanet.sweep.trial_files import OUTCOME_FILE, Outcome, VersionedFile, write_failure, write_params
+from msanet.sweep.trial_files import CheckpointReference, Outcome, Params
 from msanet.training.checkpoint.io import checkpoint_folders
 from msanet.training.monitoring.jsonl import cut_after
 
-_REPORTED_FILE, _PUBLISHED, _REFERENCE_FILE = "reported_step", "published", "checkpoint.json"
+_REPORTED_FILE, _PUBLISHED = "reported_step", "published"
 _KEEP_PUBLISHED = 3
-
-
-class CheckpointReference(VersionedFile):
-    """What Ray stores as a trial's checkpoint: where it is. A copy of it would take time and twice the space."""
-
-    run: Path
-    step: int
 
 
 def run_trial(config: dict[str, Any], plan: SweepPlan) -> None:
     """Train with the parameters that Tune has sampled, from this trial's own last checkpoint or, after pbt's exploit, another's.
-
-    Args:
-        config: What Tune has sampled.
-        plan: The sweep.
 
     Raises:
         RuntimeError: A failure after which resuming from the last checkpoint may help. Bad input is only recorded.
@@ -50,19 +39,19 @@ def run_trial(config: dict[str, Any], plan: SweepPlan) -> None:
     checkpoint = tune.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
-            reference = CheckpointReference.read(Path(folder) / _REFERENCE_FILE)
-        if reference.run != run:
+            reference = CheckpointReference.load(Path(folder))
+        if reference and reference.run != run:
             clone_checkpoint(run, reference)
     if plan.sweep.searcher == "pbt":
         command.append("run.allow_changes=[batch,optimizer,order]")
-    write_params(run, params)
-    (run / OUTCOME_FILE).unlink(missing_ok=True)
+    Params(params=params).save(run)
+    (run / Outcome.NAME).unlink(missing_ok=True)
     reporter = _Reporter(run, plan.metric_key(params), plan.sweep.metric, publishes=plan.sweep.searcher == "pbt")
     actors, running = start_ranks(plan, command, run)
     try:
         exits = wait_for_ranks(actors, running, reporter.send)
     except ray.exceptions.RayError as error:
-        write_failure(run, f"a rank or its node was lost: {str(error).splitlines()[0]}")
+        Outcome(status="failed", error=f"a rank or its node was lost: {str(error).splitlines()[0]}").save(run)
         raise
     finally:
         for actor in actors:
@@ -74,23 +63,20 @@ def record_exits(run: Path, exits: list[RankExit]) -> None:
     """Record how a trial's ranks have ended. Raises RuntimeError for a failure that may pass."""
     codes = [rank_exit.code for rank_exit in exits]
     if not any(codes):
-        Outcome(status="done").write(run / OUTCOME_FILE)
+        Outcome(status="done").save(run)
         return
     bad_input = [rank_exit for rank_exit in exits if rank_exit.code == EXIT_USER_ERROR]
     errors = [failed.message for failed in bad_input or exits if failed.code and failed.message]
-    write_failure(run, errors[0] if errors else f"its ranks ended with exit codes {codes}")
+    error = errors[0] if errors else f"its ranks ended with exit codes {codes}"
+    Outcome(status="failed", error=error).save(run)
     if not bad_input:
         raise RuntimeError(f"exit codes {codes}")
 
 
 class _Reporter:
-    """Reports those validations in metrics.jsonl to Tune that it has not got yet.
+    """Reports those validations in metrics.jsonl to Tune that it has not got yet. key: the metric's name in that file.
 
-    Args:
-        run: The trial's folder.
-        key: The metric's name in metrics.jsonl.
-        metric: Its name in Tune.
-        publishes: Whether each report comes with a checkpoint that other trials may copy. A trial finds its own by itself.
+    publishes: whether each report has a checkpoint that other trials may copy; a trial finds its own by itself.
     """
 
     def __init__(self, run: Path, key: str, metric: str, publishes: bool) -> None:
@@ -133,17 +119,15 @@ class _Reporter:
             return None
         folder = self._run / _PUBLISHED / "reference"
         folder.mkdir(exist_ok=True)
-        CheckpointReference(run=self._run, step=step).write(folder / _REFERENCE_FILE)
+        CheckpointReference(run=self._run, step=step).save(folder)
         return tune.Checkpoint.from_directory(str(folder))
 
 
 def publish_checkpoint(run: Path) -> int | None:
     """Keep the newest checkpoint of a run for other trials, by hard links, which take no space.
 
-    The run itself removes its older checkpoints as it trains; of those published, the last few are kept.
-
-    Returns:
-        The checkpoint's step; None if there is none.
+    The run itself removes older ones as it trains; of those published, the last few are kept. Returns the step, or None if
+    there is no checkpoint.
     """
     found = [path for path in checkpoint_folders(RunLayout(run).checkpoints) if not path.suffix]
     if not found:
@@ -159,11 +143,7 @@ def publish_checkpoint(run: Path) -> int | None:
 
 
 def clone_checkpoint(run: Path, reference: CheckpointReference) -> None:
-    """Replace a run's checkpoints and metrics by those of another trial, from which it then resumes.
-
-    Raises:
-        RuntimeError: The other trial has no published checkpoint.
-    """
+    """Replace a run's checkpoints and metrics by those of another trial. Raises RuntimeError if that has published none."""
     published = checkpoint_folders(reference.run / _PUBLISHED)
     if not published:
         raise RuntimeError(f"'{reference.run}' has no published checkpoint any more")

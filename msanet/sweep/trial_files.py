@@ -1,15 +1,15 @@
-"""What a sweep adds to the run folder of a trial: its parameters, how it ended, and which validations were reported.
+"""What a sweep adds to the run folder of a trial.
 
 RUN/trial_params.json   the trial's parameters
-RUN/outcome.json        how it ended; absent as long as it has not
+RUN/outcome.json        how it ended; absent until then
 RUN/reported_step       step of the last validation that Ray Tune has got
 RUN/published/          checkpoints that other trials may copy (sweep.searcher=pbt)
 RUN/ranks/<rank>.log    output of each rank
-RUN/lock                locked as long as rank 0 runs
+RUN/lock                locked while rank 0 runs
 """
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,76 +17,51 @@ from msanet.errors import UserError
 from msanet.files import write_text
 from msanet.sweep.space import TrialParams
 
-OUTCOME_FILE, PARAMS_FILE = "outcome.json", "trial_params.json"
-F = TypeVar("F", bound="VersionedFile")
+F = TypeVar("F", bound="TrialFile")
 
 
-class VersionedFile(BaseModel):
+class TrialFile(BaseModel):
     """A small JSON file with the version of its format."""
 
+    NAME: ClassVar[str]
     format_version: Literal[1] = 1
 
-    def write(self, path: Path) -> None:
-        write_text(path, self.model_dump_json(indent=1) + "\n")
+    def save(self, folder: Path) -> None:
+        """Write it under its name."""
+        write_text(folder / self.NAME, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
-    def read(cls: type[F], path: Path) -> F:
-        """Read it. Raises UserError where another version of msanet, or another program, has written it."""
+    def load(cls: type[F], folder: Path) -> F | None:
+        """What the folder has of it. Raises UserError where another version of msanet, or another program, has written it."""
+        path = folder / cls.NAME
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return cls.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
         except (ValidationError, UnicodeDecodeError):
-            expected = cls.model_fields["format_version"].default
-            raise UserError(
-                "MSA-SWEEP-014",
-                f"'{path}' is damaged or was written by another version of msanet, expected format_version {expected}; choose "
-                "another sweep.folder",
-                setting="sweep.folder",
-            ) from None
+            found = f"'{path}' is damaged or was written by another version of msanet"
+            expected = f"expected format_version {cls.model_fields['format_version'].default}"
+            message = f"{found}, {expected}; choose another sweep.folder"
+            raise UserError("MSA-SWEEP-014", message, setting="sweep.folder") from None
 
 
-class Outcome(VersionedFile):
-    """How a trial has ended.
+class Outcome(TrialFile):
+    """How a trial has ended: by itself, by the scheduler or by an error. seconds: all attempts together, as Ray counts it."""
 
-    Args:
-        status: done: by itself. stopped: by the scheduler. failed: by an error.
-        error: Its sentence.
-        seconds: Time that the trial took, all attempts together, as Ray Tune counts it.
-    """
-
+    NAME = "outcome.json"
     status: Literal["done", "stopped", "failed"]
     error: str = ""
     seconds: float | None = None
 
 
-class ParamsFile(VersionedFile):
+class Params(TrialFile):
     """A trial's parameters."""
 
+    NAME = "trial_params.json"
     params: TrialParams
 
 
-def write_failure(run: Path, error: str) -> None:
-    """Record that an attempt has failed, and why."""
-    Outcome(status="failed", error=error).write(run / OUTCOME_FILE)
+class CheckpointReference(TrialFile):
+    """What Ray stores as a trial's checkpoint: where it is. A copy of it would take time and twice the space."""
 
-
-def read_outcome(run: Path) -> Outcome | None:
-    """How the trial in this folder has ended; None as long as it has not."""
-    file = run / OUTCOME_FILE
-    return Outcome.read(file) if file.is_file() else None
-
-
-def finalize_outcome(run: Path, default: Outcome, seconds: float | None) -> None:
-    """Record that Ray Tune is done with a trial; `default` holds unless the trial has recorded an outcome itself."""
-    outcome = (read_outcome(run) or default).model_copy(update={"seconds": seconds})
-    outcome.write(run / OUTCOME_FILE)
-
-
-def write_params(run: Path, params: TrialParams) -> None:
-    """Record a trial's parameters."""
-    ParamsFile(params=params).write(run / PARAMS_FILE)
-
-
-def read_params(run: Path) -> TrialParams | None:
-    """The parameters of the trial in this folder; None if it is not one."""
-    file = run / PARAMS_FILE
-    return ParamsFile.read(file).params if file.is_file() else None
+    NAME = "checkpoint.json"
+    run: Path
+    step: int

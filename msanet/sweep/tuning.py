@@ -10,13 +10,13 @@ from typing import Any
 from msanet.errors import UserError
 from msanet.files import write_text
 from msanet.sweep.cluster import rank_resources, ray_for
-from msanet.sweep.plan import FORMAT_VERSION, SweepPlan
+from msanet.sweep.plan import FORMAT_VERSION, TRAIN, SweepPlan
 from msanet.sweep.process import RankExit
 from msanet.sweep.ranks import start_ranks, wait_for_ranks
 from msanet.sweep.settings import Axis
 from msanet.sweep.space import grid_points, ray_domain, ray_search_space, to_yaml
 from msanet.sweep.trial import run_trial
-from msanet.sweep.trial_files import OUTCOME_FILE, Outcome, finalize_outcome, read_outcome
+from msanet.sweep.trial_files import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +25,9 @@ _RAY_FOLDER = "ray"
 
 
 def tune_sweep(plan: SweepPlan, address: str | None = None) -> None:
-    """Run the trials that remain; a stopped sweep resumes.
+    """Run the trials that remain; a stopped sweep resumes. address: of a Ray cluster; None for Ray on this machine.
 
-    Args:
-        plan: The sweep.
-        address: Of a Ray cluster; None for Ray on this machine.
-
-    Raises:
-        UserError: The folder holds another sweep, or no trial can ever be placed.
+    Raises UserError where the folder has another sweep, or no trial can ever be placed.
     """
     _check_same_sweep(plan)
     with ray_for(plan, address):
@@ -84,21 +79,15 @@ def _searcher(plan: SweepPlan) -> Any:
     try:
         import optuna
     except ImportError:
-        raise UserError(
-            "MSA-SWEEP-001",
-            "sweep.searcher=optuna needs the package optuna, which is not installed; pip install 'msanet[sweep]'",
-            setting="sweep.searcher",
-        ) from None
+        message = "sweep.searcher=optuna needs the package optuna, which is not installed; pip install 'msanet[sweep]'"
+        raise UserError("MSA-SWEEP-001", message, setting="sweep.searcher") from None
     from ray.tune.search import ConcurrencyLimiter
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = OptunaSearch(sampler=optuna.samplers.TPESampler(seed=sweep.seed), metric=sweep.metric, mode="max")
-    return (
-        ConcurrencyLimiter(search, max_concurrent=sweep.max_concurrent_trials)
-        if sweep.max_concurrent_trials
-        else search
-    )
+    most = sweep.max_concurrent_trials
+    return ConcurrencyLimiter(search, max_concurrent=most) if most else search
 
 
 def _scheduler(plan: SweepPlan) -> Any:
@@ -114,9 +103,8 @@ def _scheduler(plan: SweepPlan) -> Any:
         )
     if sweep.scheduler == "asha":
         # A trial ends by itself after its epochs, with a last checkpoint; at max_t ASHA would stop it without one.
-        return schedulers.AsyncHyperBandScheduler(
-            time_attr="epoch", grace_period=sweep.grace_epochs, max_t=10**6 * sweep.grace_epochs
-        )
+        grace = sweep.grace_epochs
+        return schedulers.AsyncHyperBandScheduler(time_attr="epoch", grace_period=grace, max_t=10**6 * grace)
     if sweep.scheduler == "median":
         # While there are too few trials to compare, Ray pauses one for a waiting one: once, since each time costs a start.
         return schedulers.MedianStoppingRule(time_attr="epoch", grace_period=sweep.grace_epochs, min_time_slice=10**6)
@@ -131,10 +119,7 @@ def mutation(axis: Axis) -> Any:
 def within_ranges(config: dict[str, Any], space: dict[str, Axis]) -> dict[str, Any]:
     """Clip what pbt proposes: it multiplies by 0.8 or 1.2, also beyond the ends of a range."""
     ranges = {key: axis.range for key, axis in space.items() if axis.range}
-    return {
-        key: min(max(value, ranges[key][0]), ranges[key][1]) if key in ranges else value
-        for key, value in config.items()
-    }
+    return config | {key: min(max(config[key], low), high) for key, (low, high) in ranges.items() if key in config}
 
 
 def progress_callback(plan: SweepPlan) -> Any:
@@ -151,9 +136,7 @@ def progress_callback(plan: SweepPlan) -> Any:
                 logger.info(f"trial {trial.trial_id} epoch {result['epoch']:g}: {metric} {result[metric]:.4f}")
 
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            (plan.trials / trial.trial_id / OUTCOME_FILE).unlink(
-                missing_ok=True
-            )  # of the failed attempt: the trial is not over
+            (plan.trials / trial.trial_id / Outcome.NAME).unlink(missing_ok=True)  # of the failed attempt
             logger.warning(f"trial {trial.trial_id} has failed and resumes from its last checkpoint")
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -164,9 +147,8 @@ def progress_callback(plan: SweepPlan) -> Any:
 
         def _finalize(self, trial: Any, default: Outcome) -> None:
             run = plan.trials / trial.trial_id
-            finalize_outcome(run, default, trial.last_result.get("time_total_s"))
-            outcome = read_outcome(run)
-            assert outcome
+            outcome = Outcome.load(run) or default
+            outcome.model_copy(update={"seconds": trial.last_result.get("time_total_s")}).save(run)
             level = logging.WARNING if outcome.status == "failed" else logging.INFO
             logger.log(level, f"trial {trial.trial_id} {outcome.status}{': ' if outcome.error else ''}{outcome.error}")
 
@@ -174,17 +156,7 @@ def progress_callback(plan: SweepPlan) -> Any:
 
 
 def train_best(plan: SweepPlan, config_file: Path, run: Path, address: str | None = None) -> int:
-    """Train with the best trial's parameters, on the same number of ranks as a trial.
-
-    Args:
-        plan: The sweep.
-        config_file: All settings, such as the sweep's best.yaml.
-        run: The run folder.
-        address: Of a Ray cluster; None for Ray on this machine.
-
-    Returns:
-        The exit code of the training.
-    """
+    """Train in the folder `run` with all settings of best.yaml, on the same number of ranks as a trial; returns the exit code."""
     with ray_for(plan, address):
         import ray
         from ray.util.placement_group import placement_group
@@ -192,7 +164,7 @@ def train_best(plan: SweepPlan, config_file: Path, run: Path, address: str | Non
 
         logger.info(f"training the best configuration in {run}; the output of its ranks is in {run / 'ranks'}")
         group = placement_group([rank_resources(plan)] * plan.sweep.ranks, strategy="PACK")
-        command = [str(plan.script), "--config", str(config_file), f"run.dir={to_yaml(str(run))}"]
+        command = [*TRAIN, "--config", str(config_file), f"run.dir={to_yaml(str(run))}"]
         strategy = PlacementGroupSchedulingStrategy(group)
         train = ray.remote(_train).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy)
         exits: list[RankExit] = ray.get(train.remote(plan, command, run))
@@ -211,35 +183,20 @@ def _check_same_sweep(plan: SweepPlan) -> None:
     file = plan.folder / PLAN_FILE
     if not file.is_file():
         return
-    stored = _read_fingerprint(file)
-    if stored.get("folder") != str(plan.folder):
-        raise UserError(
-            "MSA-SWEEP-012",
-            f"'{plan.folder}' holds a sweep that was started in another folder (see {PLAN_FILE}), whose path Ray has stored in "
-            "its files; move it back there, or choose another sweep.folder",
-            setting="sweep.folder",
-        )
-    if stored != json.loads(plan.fingerprint):
-        raise UserError(
-            "MSA-SWEEP-013",
-            f"'{plan.folder}' holds a sweep with other settings (see {PLAN_FILE}), expected the same ones to resume it; choose "
-            "another sweep.folder",
-            setting="sweep.folder",
-        )
-
-
-def _read_fingerprint(file: Path) -> dict[str, Any]:
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
         version = stored.get("format_version", "none, as in msanet 0.1 before November 2026")
     except (ValueError, AttributeError, RecursionError):
         version = "none, since it is damaged or not a file written by msanet"
     if version != FORMAT_VERSION:
-        raise UserError(
-            "MSA-SWEEP-014",
-            f"the format_version of '{file}' is {version}, expected {FORMAT_VERSION}; choose another sweep.folder, or resume the "
-            "sweep with the version of msanet that started it",
-            setting="sweep.folder",
-        )
-    assert isinstance(stored, dict)
-    return stored
+        found = f"the format_version of '{file}' is {version}, expected {FORMAT_VERSION}"
+        message = f"{found}; resume with the version of msanet that started the sweep, or choose another sweep.folder"
+        raise UserError("MSA-SWEEP-014", message, setting="sweep.folder")
+    if stored.get("folder") != str(plan.folder):
+        found = f"'{plan.folder}' has a sweep that was started in '{stored.get('folder')}', whose files name that path"
+        message = f"{found}, expected its own folder; move it back there, or choose another sweep.folder"
+        raise UserError("MSA-SWEEP-012", message, setting="sweep.folder")
+    if stored != json.loads(plan.fingerprint):
+        found = f"'{plan.folder}' has a sweep with other settings (see {PLAN_FILE})"
+        message = f"{found}, expected the same ones to resume it; choose another sweep.folder"
+        raise UserError("MSA-SWEEP-013", message, setting="sweep.folder")

@@ -70,9 +70,8 @@ def test_an_unknown_command_names_the_near_one_or_all(
     [
         ["-m", "msanet", "train"],
         ["-m", "msanet", "--local_rank=0", "train"],  # as `deepspeed --module msanet train` starts it
-        ["-m", "msanet.cli.train", "--local_rank=0"],
         ["launcher/train.py", "--local_rank=0"],
-        ["-m", "msanet.cli.evaluate", "--local_rank=0"],
+        ["-m", "msanet", "--local_rank=0", "evaluate"],
         ["launcher/evaluate.py"],
         ["launcher/predict.py"],
         ["launcher/export.py"],
@@ -101,7 +100,7 @@ def test_an_interrupt_while_importing_ends_the_process_without_a_traceback(tmp_p
         "try:\n    time.sleep(60)\nexcept BaseException:\n    pass\n"
     )
     paths = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
-    for words in (["launcher/train.py"], ["-m", "msanet.cli.train"], ["-m", "msanet", "export"]):
+    for words in (["launcher/train.py"], ["-m", "msanet", "train"], ["-m", "msanet", "export"]):
         process = start(*words, env={**os.environ, "PYTHONPATH": paths})
         while not (tmp_path / "importing").exists():
             assert process.poll() is None, process.communicate()

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from msanet.cli import sweep
 from msanet.cli.sweep import sweep_job
 from msanet.config.renamed import RENAMED
 from support.errors import raises_user_error
@@ -20,13 +19,9 @@ def test_a_sweep_and_its_recipe_are_found_by_name(shards: Path, tmp_path: Path) 
         sweep_job(["--config", "msanett", *words])
 
 
-def test_trials_are_started_by_the_script_or_from_a_wheel_by_the_module(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ["--config", "demo", f"data.path={shards}", f"sweep.folder={tmp_path}"]
-    assert sweep_job(words).plan.command({}, tmp_path)[0].endswith("launcher/train.py")
-    monkeypatch.setattr(sweep, "TRAIN", Path("-mmsanet.cli.train"))
-    assert sweep_job(words).plan.command({}, tmp_path)[0] == "-mmsanet.cli.train"
+def test_a_trial_is_a_training_of_the_same_package(shards: Path, tmp_path: Path) -> None:
+    plan = sweep_job(["--config", "demo", f"data.path={shards}", f"sweep.folder={tmp_path}"]).plan
+    assert plan.command({}, tmp_path)[:3] == ["-m", "msanet", "train"]
 
 
 @pytest.mark.parametrize("name", [name for name in RENAMED if name.startswith("sweep.")])

@@ -42,7 +42,7 @@ def config_for(shards: Path, drop_last: bool = False, workers: int = 0, prefetch
 def rank_stream(
     config: Config, world: int, micro: int, rank: int, consumed_samples: int, steps: int
 ) -> list[list[Batch]]:
-    """What one rank of a run that goes on at `consumed_samples` gets; everything is built again, as in a new process."""
+    """What one rank of a run that resumes at `consumed_samples` gets; everything is built again, as in a new process."""
     manifest = load_manifest(Path(config.data.path or ""))
     order, source = shuffle_order(manifest, "train", shuffle_config(config)), train_source(config, manifest)
     loader = train_loader(config, order, source, plan_batches(GLOBAL, micro, world), rank, consumed_samples)
@@ -104,7 +104,9 @@ def test_any_step_is_one_to_resume_from(shards: Path, step: int) -> None:
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("seed", range(8))
 def test_random_switches_change_nothing(shards: Path, drop_last: bool, seed: int) -> None:
-    choice, got, runs = random.Random(seed), [], []
+    choice = random.Random(seed)
+    got: list[GlobalBatch] = []
+    runs: list[tuple[int, int, int]] = []
     while len(got) * GLOBAL <= 2 * SAMPLES:
         runs.append((*choice.choice(SPLITS), choice.randint(1, 3)))  # world size, micro-batch, steps
         world, micro, steps = runs[-1]

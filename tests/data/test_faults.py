@@ -1,4 +1,4 @@
-"""What cannot be read: named and the end of the run, or masked and no other sample any different. Nothing hangs."""
+"""Bad samples: an error that names them, or skipped without changing any other sample. Nothing hangs."""
 
 import errno
 import json
@@ -199,7 +199,7 @@ def test_a_disk_that_fails_is_a_fault_of_the_sample(shards: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_mask_leaves_all_other_samples_as_they_are(copy: Path, shards: Path, fault: str) -> None:
+def test_skipping_leaves_all_other_samples_unchanged(copy: Path, shards: Path, fault: str) -> None:
     damage, which, _ = FAULTS[fault]
     damage(copy)
     sound = joined(list(islice(loader(config_for(shards, "skip")), STEPS)))
@@ -219,7 +219,7 @@ def test_mask_leaves_all_other_samples_as_they_are(copy: Path, shards: Path, fau
 
 
 @pytest.mark.parametrize(("world", "workers"), [(2, 0), (3, 0), (1, 2)])
-def test_masked_samples_make_neither_ranks_nor_loader_processes_drift(copy: Path, world: int, workers: int) -> None:
+def test_skipped_samples_keep_ranks_and_loader_workers_in_step(copy: Path, world: int, workers: int) -> None:
     truncate(copy)
     break_the_pixels(copy)
     whole = list(islice(loader(config_for(copy, "skip")), STEPS))
@@ -239,7 +239,7 @@ def test_loader_processes_carry_the_sentence_too(copy: Path, shards: Path) -> No
     assert "Traceback" not in str(error.value)
 
 
-def test_a_killed_loader_process_is_said_and_not_waited_for(shards: Path) -> None:
+def test_a_killed_loader_worker_ends_the_run_at_once(shards: Path) -> None:
     def workers() -> set[psutil.Process]:
         """Children of the fork server, which is ours."""
         return {process for child in psutil.Process().children() for process in child.children()}
@@ -267,7 +267,7 @@ def test_a_killed_loader_process_is_said_and_not_waited_for(shards: Path) -> Non
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_only_a_lost_process_is_said_to_be_killed(
+def test_only_a_lost_process_is_reported_as_killed(
     shards: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, is_lost: bool
 ) -> None:
     def failing(*_: object, **__: object) -> Iterator[Batch]:
@@ -350,14 +350,18 @@ def test_read_ahead_neither_hangs_nor_ends_with_what_it_fetches() -> None:
 
     assert len(list(predownload(positions(20), Recorder(fail), 3, threads=2))) == 20  # type: ignore[arg-type]
     release, before = threading.Event(), reading_threads()
-    slow = Recorder(lambda sample: bool(release.wait(60)) and None)
+
+    def wait(sample: int) -> None:
+        release.wait(60)
+
     started = time.monotonic()
-    assert len(list(predownload(positions(20), slow, 3, threads=2))) == 20 and time.monotonic() - started < 30
+    assert len(list(predownload(positions(20), Recorder(wait), 3, threads=2))) == 20  # type: ignore[arg-type]
+    assert time.monotonic() - started < 30
     release.set()
     assert all_end(before)
 
 
-def test_a_fault_that_a_fetching_thread_met_is_told_by_the_read(copy: Path) -> None:
+def test_an_error_in_a_download_thread_is_raised_by_the_read(copy: Path) -> None:
     remove_the_index(copy)
     source = ShardSource(LocalStorage(copy), "train")
     number = bad_samples(copy, ALL)[0]
@@ -390,7 +394,7 @@ def train(shards: Path, folder: Path, *settings: str) -> tuple[list[int], str]:
     return [rank.returncode for rank in ranks], output
 
 
-def test_a_run_goes_on_and_lists_what_it_masked(copy: Path, shards: Path, tmp_path: Path) -> None:
+def test_a_run_continues_and_lists_its_bad_samples(copy: Path, shards: Path, tmp_path: Path) -> None:
     truncate(copy)
     codes, output = train(copy, tmp_path / "run", "data.on_bad_sample=skip", "data.max_bad_fraction=0.5")
     assert codes == [0, 0] and "Traceback" not in output, output
@@ -406,11 +410,11 @@ def test_a_run_goes_on_and_lists_what_it_masked(copy: Path, shards: Path, tmp_pa
     for line in listed:
         assert f"warning: step {line['step']}: bad sample skipped: {line['fault']}" in output
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    masked = {line["step"]: line["bad_samples"] for line in metrics if "loss" in line}
-    assert masked == {step: sum(line["step"] <= step for line in listed) for step in (2, 4, 6)}
+    skipped = {line["step"]: line["bad_samples"] for line in metrics if "loss" in line}
+    assert skipped == {step: sum(line["step"] <= step for line in listed) for step in (2, 4, 6)}
 
 
-def test_too_many_masked_samples_end_all_ranks_with_one_sentence(copy: Path, tmp_path: Path) -> None:
+def test_too_many_bad_samples_end_all_ranks_with_one_error(copy: Path, tmp_path: Path) -> None:
     remove_the_shard(copy)
     codes, output = train(copy, tmp_path / "run", "data.on_bad_sample=skip", "data.max_bad_fraction=0.05")
     assert codes == [2, 2] and "Traceback" not in output, output

@@ -73,7 +73,7 @@ def same(a: list[dict[str, np.ndarray]], b: list[dict[str, np.ndarray]]) -> bool
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_start_of_the_loader_draws_nothing_that_dropout_would(shards: Path, workers: int) -> None:
-    """A run that goes on starts its loader once more than one that was never stopped."""
+    """A resumed run starts its loader once more than one that was never stopped."""
     before = torch.get_rng_state()
     stream(config_for(shards, num_workers=workers), steps=1)
     assert torch.equal(torch.get_rng_state(), before)

@@ -18,6 +18,7 @@ from msanet.demo.segmenter import Limits, Segmenter
 from msanet.inference.predictor import Predictor
 from msanet.models.msanet import MSANet
 from support.demo_visitor import Visitor, encoded, pixels, segmenter, unpacked
+from support.images import decode_pixels
 from support.metadata import MEAN, STD
 
 
@@ -41,7 +42,7 @@ def test_a_photograph_is_turned_as_its_exif_says() -> None:
     exif[274] = 6  # the camera was held upright
     photograph = encoded(pixels(), "JPEG", exif=exif.tobytes())
     served = segmenter("unet")
-    upright = np.rot90(cv2.imdecode(np.frombuffer(encoded(pixels(), "JPEG"), np.uint8), cv2.IMREAD_COLOR_RGB), -1)
+    upright = np.rot90(decode_pixels(encoded(pixels(), "JPEG"), cv2.IMREAD_COLOR_RGB), -1)
     label = unpacked(Visitor(served).segment(photograph)["label"])
     assert label.shape == (53, 37) and np.array_equal(label, expected_labels(served, upright.copy()))
 

@@ -58,16 +58,16 @@ def test_out_of_memory_is_a_sentence_and_the_next_image_works() -> None:
     def no_memory(x: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    served.model.forward = no_memory  # type: ignore[assignment]
+    served.model.forward = no_memory
     answer = visitor.post("/segment", data=encoded(pixels()))
     assert answer.status_code == 400 and answer.get_json()["code"] == "MSA-INFER-004"
-    served.model.forward = forward  # type: ignore[method-assign]
+    served.model.forward = forward
     assert visitor.segment(encoded(pixels()))["key"]
 
 
 def test_internal_errors_are_not_shown_on_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     served = segmenter("unet")
-    served.model.forward = lambda x: 1 / 0  # type: ignore[assignment]
+    served.model.forward = lambda x: 1 / 0
     answer = Visitor(served).post("/segment", data=encoded(pixels()))
     assert answer.status_code == 500 and answer.get_json() == {"error": "the server failed; its terminal shows why"}
 
@@ -84,7 +84,7 @@ def test_one_image_is_in_the_network_at_a_time_and_few_wait() -> None:
         inside[0] -= 1
         return forward(x)
 
-    served.model.forward = slow  # type: ignore[assignment]
+    served.model.forward = slow
     codes: list[int] = []
 
     def send() -> None:

@@ -52,7 +52,12 @@ def _uneven() -> None:
             distributed.report_progress(f"evaluating image {image}")
             time.sleep(1.5)
     distributed.barrier()
-    assert distributed.on_main(lambda: time.sleep(1) or 7) == 7
+
+    def slow() -> int:
+        time.sleep(1)
+        return 7
+
+    assert distributed.on_main(slow) == 7
 
 
 def _compiling() -> None:

@@ -35,10 +35,10 @@ def adopter(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def start(folder: Path, *command: str, **how: bool | int) -> subprocess.Popen[bytes]:
+def start(folder: Path, *command: str, **how: bool | int | None) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "CROSS_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "PYTHONPATH": str(REPOSITORY)}
     environment.pop("MSANET_ATTEMPT", None)
-    return subprocess.Popen(command, cwd=folder, env=environment, **how)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(command, cwd=folder, env=environment, **how)  # type: ignore[call-overload]
 
 
 def of(words: str, above: psutil.Process) -> psutil.Process:

@@ -40,14 +40,14 @@ def test_a_rank_0_that_is_lost_while_ranks_meet_is_named() -> None:
     assert fault.value.should_log
 
 
-def test_a_rank_0_that_never_comes_is_waited_for_no_longer_than_said() -> None:
+def test_the_wait_for_rank_0_ends_after_the_timeout() -> None:
     began = time.monotonic()
     with pytest.raises(RendezvousTimeout, match="127.0.0.1.*MSA-DIST-003"):
         open_store(1, 3, timeout=5)
     assert 5 <= time.monotonic() - began < 8  # 1.1 to 2.4 times as long where PyTorch waits by itself
 
 
-def test_all_end_with_the_first_that_gives_up_and_one_of_a_host_says_why() -> None:
+def test_all_ranks_end_with_the_first_that_fails_and_one_per_host_reports_it() -> None:
     """Rank 0, which keeps the store, gives up before rank 1 would."""
     command = [sys.executable, "-c", WAIT_FOR_RANKS.format(seconds=3)]
     with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as keeper:

@@ -45,8 +45,8 @@ def test_a_list_of_findings_is_shown_and_counted() -> None:
 
 def test_splits_that_are_named_have_to_be_there(shards_manifest: Path) -> None:
     manifest = load_manifest(shards_manifest)
-    assert shards.splits_there(manifest, [("data.val_split", "val")]) == []
-    (diagnostic,) = shards.splits_there(manifest, [("data.val_split", "test")])
+    assert shards.splits_exist(manifest, {"data.val_split": "val"}) == []
+    (diagnostic,) = shards.splits_exist(manifest, {"data.val_split": "test"})
     assert diagnostic.level == "fault" and "which has: train, val" in diagnostic.text
 
 
@@ -61,7 +61,11 @@ def test_samples_that_cannot_be_read_are_a_fault(shards_manifest: Path, tmp_path
 
 
 def test_samples_are_spread_evenly() -> None:
-    assert shards.spread(100, 4) == [12, 37, 62, 87] and shards.spread(3, 50) == [0, 1, 2] and shards.spread(0, 5) == []
+    assert (
+        shards.evenly_spread(100, 4) == [12, 37, 62, 87]
+        and shards.evenly_spread(3, 50) == [0, 1, 2]
+        and shards.evenly_spread(0, 5) == []
+    )
 
 
 def test_statistics_of_a_sample() -> None:
@@ -77,7 +81,8 @@ def test_statistics_of_a_sample() -> None:
 def test_images_in_both_splits_are_found_by_their_bytes(shards_manifest: Path) -> None:
     manifest, storage = load_manifest(shards_manifest), LocalStorage(shards_manifest)
     train, val = (
-        shards.image_names(shards.read_indexes(storage, manifest.split(name).shards), 1000) for name in ("train", "val")
+        shards.image_checksums(shards.read_indexes(storage, manifest.split(name).shards), 1000)
+        for name in ("train", "val")
     )
     assert (len(train), len(val)) == (26, 7)
     assert levels(shards.train_val_overlap(train, val, is_all=True)) == ["ok"]

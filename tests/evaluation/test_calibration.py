@@ -58,7 +58,7 @@ def test_parts_add_up_to_the_total() -> None:
     whole.update(confidence, prediction, torch.zeros_like(prediction))
     for i in range(6):
         parts[i % 4].update(confidence[i], prediction[i], torch.zeros_like(prediction[i]))
-    total = sum(part.histogram_2L for part in parts)
+    total = torch.stack([part.histogram_2L for part in parts]).sum(dim=0)
     assert torch.equal(total, whole.histogram_2L) and total.dtype == torch.int64 and total.sum() == 6 * 30 * 20
 
 

@@ -71,8 +71,8 @@ def test_rescoring_gives_the_figures_of_the_sum(run: Write, capsys: pytest.Captu
     records = make(void=True)
     result = read(capsys, "rescore", run(records=records), "--resamples", 50)
     expected = scores(records.total(), records.classes)
-    assert result["figures"]["mean_iou"]["value"] == expected.mean_iou
-    low, high = result["figures"]["mean_iou"]["interval"]
+    assert result["metrics"]["mean_iou"]["value"] == expected.mean_iou
+    low, high = result["metrics"]["mean_iou"]["interval"]
     assert low < expected.mean_iou < high
     assert [row["iou"] for row in result["classes"].values()] == expected.iou_K.tolist()
     assert sum(row["support"] for row in result["classes"].values()) == records.total().sum()
@@ -92,12 +92,12 @@ def test_the_devkits_mean_has_no_interval(run: Write, capsys: pytest.CaptureFixt
     """As in `evaluation-<split>.json`: over resamples it would be the mean of the classes that are there."""
     folder = run(records=make(classes=VOC.classes))
     result = read(capsys, "rescore", folder, "--protocol", "official-voc", "--resamples", 5)
-    assert result["figures"]["mean_iou"]["interval"] == [None, None] and result["figures"]["mean_iou"]["value"] > 0
-    assert None not in result["figures"]["pixel_accuracy"]["interval"] + result["classes"]["cat"]["interval"]
+    assert result["metrics"]["mean_iou"]["interval"] == [None, None] and result["metrics"]["mean_iou"]["value"] > 0
+    assert None not in result["metrics"]["pixel_accuracy"]["interval"] + result["classes"]["cat"]["interval"]
     assert main(["rescore", str(folder), "--protocol", "official-voc", "--resamples", "5"]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("mIoU"))
     assert line.endswith("%   - to -")
-    assert None not in read(capsys, "rescore", folder, "--resamples", 5)["figures"]["mean_iou"]["interval"]
+    assert None not in read(capsys, "rescore", folder, "--resamples", 5)["metrics"]["mean_iou"]["interval"]
 
 
 def test_instances_that_were_kept_are_rescored(run: Write, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,11 +119,11 @@ def test_merged_classes(run: Write, capsys: pytest.CaptureFixture[str]) -> None:
 def test_two_runs(run: Write, capsys: pytest.CaptureFixture[str]) -> None:
     bad, good = run("bad", make(quality=10)), run("good", make(quality=15))
     result = read(capsys, "compare", bad, good)
-    figure = result["figures"]["mean_iou"]
+    figure = result["metrics"]["mean_iou"]
     assert figure["difference"] == pytest.approx(figure["second"] - figure["first"]) and figure["difference"] > 0
     assert figure["interval"][0] > 0 and figure["share_above"] == 1.0
     assert result["runs"] == [str(bad), str(good)] and len(result["classes"]) == 19
-    back = read(capsys, "compare", good, bad, "--resamples", 50)["figures"]["mean_iou"]
+    back = read(capsys, "compare", good, bad, "--resamples", 50)["metrics"]["mean_iou"]
     assert back["difference"] == -figure["difference"] and back["share_above"] == 0
     assert main(["compare", str(bad), str(good / "evaluation-val.npz"), "--resamples", "50"]) == 0
     text = capsys.readouterr().out
@@ -146,7 +146,7 @@ def test_the_worst_images(run: Write, capsys: pytest.CaptureFixture[str]) -> Non
 def test_undefined_figures_are_null_and_dashes(run: Write, capsys: pytest.CaptureFixture[str]) -> None:
     empty = collect_counts("street", "", "val", ("a", "b"), [image_counts(0, "x", np.zeros((2, 2), np.int64))])
     result = read(capsys, "rescore", run(records=empty), "--resamples", 5)
-    assert result["figures"]["mean_iou"] == {"value": None, "interval": [None, None]}
+    assert result["metrics"]["mean_iou"] == {"value": None, "interval": [None, None]}
     assert main(["rescore", str(run(records=empty)), "--resamples", "5"]) == 0
     assert "a                          -             - to -" in capsys.readouterr().out
 
@@ -162,7 +162,7 @@ def test_a_file_or_a_folder_with_one_split_or_a_named_one(run: Write, capsys: py
     assert "evaluation-train.npz" in refused(capsys, "worst", folder, "--split", "train")
 
 
-def test_what_is_wrong_is_said_in_one_sentence(run: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_wrong_is_one_error(run: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run()
     for code, *words in (
         ("MSA-CLI-016", "worst", tmp_path / "none"),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,7 +173,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         {"about": {"version": 2}},
     ],
 )
-def test_inconsistent_content_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+def test_inconsistent_content_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "e.npz"
     write_per_image_counts(path, make(np.eye(5, 6, dtype=np.int64)[None]))
     arrays = dict(np.load(path))

@@ -86,7 +86,7 @@ def test_secrets_are_masked(text: str, shown: str) -> None:
     assert without_secrets(text) == shown
 
 
-def test_the_launchers_own_argument_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_launchers_own_argument_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["launcher/train.py", "--local_rank=1", "--config", "my run.yaml"])
     assert command_line() == "launcher/train.py --config 'my run.yaml'"
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from fuzz.hostile import NAMES, altered, damaged, outcome
 from msanet.errors import UserError
 from msanet.models.io import METADATA, ModelMetadata, load_network, load_weights, save_network
+from msanet.models.network import SegmentationNetwork
 from msanet.training.checkpoint.io import read_checkpoint, validate_checkpoint, write_checkpoint
 from support.metadata import metadata
 from support.small_runs import toy_checkpoint
@@ -89,11 +90,13 @@ def test_metadata_of_another_size_is_refused_before_its_network_is_built(
     path = model.with_name("large.safetensors")
     save_network(path, weights, metadata.model_copy(update={"options": options}))
     built: list[torch.device] = []
-    monkeypatch.setattr(
-        ModelMetadata,
-        "build",
-        lambda metadata, build=ModelMetadata.build: built.append(torch.get_default_device()) or build(metadata),
-    )
+    build = ModelMetadata.build
+
+    def build_noted(metadata: ModelMetadata) -> SegmentationNetwork:
+        built.append(torch.get_default_device())
+        return build(metadata)
+
+    monkeypatch.setattr(ModelMetadata, "build", build_noted)
     with pytest.raises(UserError) as refusal:
         load_network(path, torch.device("cpu"))
     assert refusal.value.code in {f"MSA-MODEL-{number:03d}" for number in (2, 3, 10, 11, 13)}

@@ -61,7 +61,8 @@ def test_any_index_is_read_or_refused_in_a_sentence(shards: Path, copied: Path, 
 def test_samples_without_place_in_the_shard_are_refused(shards: Path, copied: Path) -> None:
     shutil.copy(shards / MANIFEST_NAME, copied)
     name = index_name("val-000000.tar")
-    for change in ({"members": []}, {"key": "../x"}, {"key": "a\nb"}):
+    changes: tuple[dict[str, Any], ...] = ({"members": []}, {"key": "../x"}, {"key": "a\nb"})
+    for change in changes:
         index = json.loads((shards / name).read_bytes())
         index["samples"][0].update(change)
         (copied / name).write_text(json.dumps(index))

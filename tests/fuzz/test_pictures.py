@@ -65,7 +65,7 @@ def test_the_files_are_sound() -> None:
 
 @pytest.mark.parametrize("kind", FILES)
 @given(data=st.data())
-def test_damage_gives_pixels_of_the_size_that_was_told_or_a_sentence(kind: str, data: st.DataObject) -> None:
+def test_damage_gives_pixels_of_the_expected_size_or_an_error(kind: str, data: st.DataObject) -> None:
     whole, decode = FILES[kind]
     found = data.draw(damaged(whole))
     result = outcome(decode, found, "a.x")

@@ -57,7 +57,7 @@ def test_scale_weights_are_aligned_with_pixels() -> None:
     cells = torch.zeros(1, 2, 8, 12)
     cells[:, 0, :, 6:] = 1
     cells[:, 1] = 1 - cells[:, 0]
-    model.scale_weights = lambda x: cells  # type: ignore[assignment, method-assign]
+    model.scale_weights = lambda x: cells  # type: ignore[assignment]
     found = maps(model).scale_weights(pixels)
     assert (found["1"][:, :44] == 0).all() and (found["1"][:, 52:] == 1).all()
     assert np.allclose(found["0.5"], 1 - found["1"])
@@ -97,7 +97,7 @@ def test_positions_at_the_border_are_aligned_with_pixels() -> None:
     """8 rows of positions cover 32 pixels, of which the image has 30."""
     model, last_row = network("msanet"), torch.zeros(1, 1, 8, 11)
     last_row[:, :, 7] = 1
-    model.attention_maps = lambda x, queries: {"quarter": last_row}  # type: ignore[assignment, method-assign]
+    model.attention_maps = lambda x, queries: {"quarter": last_row}  # type: ignore[assignment]
     found = maps(model).attention(image(), [(0, 0)])["quarter"][0]
     assert (
         np.allclose(found[29], 0.875) and np.allclose(found[26], 0.125) and (found[:26] == 0).all()

@@ -30,7 +30,7 @@ def random_case(seed: int, size: tuple[int, int] = (8, 10), num_classes: int = 3
 def exact_mean_field(probabilities_KHW: Tensor, image_HWC: Tensor, settings: CrfConfig) -> np.ndarray:
     """Algorithm 1 of the paper with the N x N kernel of equation 3, normalized to D^-1/2 K D^-1/2; float64 (K, H, W)."""
     num_classes, height, width = probabilities_KHW.shape
-    places = np.stack(np.mgrid[:height, :width], axis=-1).reshape(-1, 2).astype(float)
+    places = np.stack([*np.mgrid[:height, :width]], axis=-1).reshape(-1, 2).astype(float)
     colors = image_HWC.numpy().reshape(-1, 3).astype(float)
 
     def kernel(*features: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,9 +34,9 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported netwo
 NAMES = ("sky", "road", "tree", "car", "ödland")[:CLASSES]
 
 
-def trained(name: str, width: float = 0.02, **options: str) -> tuple[SegmentationNetwork, ModelMetadata]:
+def trained(name: str, width: float = 0.02, **options: Any) -> tuple[SegmentationNetwork, ModelMetadata]:
     """A network with scores that differ from pixel to pixel, and its metadata."""
-    own = metadata(name, classes=NAMES, ids=(7, 3, 1, 4, 5), **{"width": width, **options})
+    own = metadata(name, classes=NAMES, ids=(7, 3, 1, 4, 5), width=width, **options)
     torch.manual_seed(0)
     network = own.build().eval()
     with torch.no_grad():
@@ -79,7 +80,8 @@ ON_VGG = ("fcn", "deeplab_largefov", "deeplab_msc_largefov")
 )
 def test_every_network_has_the_same_labels_at_any_size(name: str, target: str, tmp_path: Path) -> None:
     """ONNX is made of the torch.export program, so most are held as ONNX alone; unet is `folder`'s."""
-    network, metadata = trained(name, **({"scales": "1,0.3"} if name == "attention_to_scale" else {}))
+    options = {"scales": "1,0.3"} if name == "attention_to_scale" else {}
+    network, metadata = trained(name, 0.02, **options)
     form, deployed = FORMATS[target], Deployed(network, metadata)
     if name == "deeplabv3" and tuple(int(word) for word in torch.__version__.split(".")[:2]) < (2, 12):
         with raises_user_error("MSA-INFER-007", setting="--size", mentions="deeplabv3"):

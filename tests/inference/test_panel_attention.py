@@ -29,7 +29,7 @@ def _image(height: int, width: int) -> torch.Tensor:
 
 
 def test_attention_is_that_of_the_networks_input() -> None:
-    """DatasetListing again by hand for one query: image resized and normalized, equation 1's map, root of the share, 16 steps."""
+    """Computed again by hand for one query: image resized and normalized, equation 1's map, root of the share, 16 steps."""
     predictor, image_HWC = _predictor("msanet", resize=(48, 64)), _image(90, 120)
     found = panel_maps(predictor, image_HWC)
     assert found and set(found.attention) == {"quarter", "half"} and not found.scales
@@ -38,7 +38,8 @@ def test_attention_is_that_of_the_networks_input() -> None:
         normalize(image_HWC.unsqueeze(0), MEAN, STD), (48, 64), mode="bilinear", align_corners=False, antialias=True
     )
     row, column = 4, 1  # of 6 and 8: parts of 8 x 8 pixels
-    expected = predictor.model.attention_maps(x_1CHW, [(row * 8 + 4, column * 8 + 4)])
+    model: Any = predictor.model
+    expected = model.attention_maps(x_1CHW, [(row * 8 + 4, column * 8 + 4)])
     for name, map_1QHW in expected.items():
         share_HW = (map_1QHW[0, 0] / map_1QHW.max()).sqrt().numpy()
         levels_HW = found.attention[name][row, column] / 255 * (LEVELS - 1)

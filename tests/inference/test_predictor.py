@@ -200,7 +200,7 @@ def test_away_from_their_borders_windows_equal_the_full_image() -> None:
 def test_the_batch_of_windows_changes_nothing() -> None:
     torch.manual_seed(1)
     model, image = build_model("unet", 4, width=0.05), random_image(37, 53)
-    settings = {"window": (16, 24), "scales": (0.9,), "flip": True}
+    settings: dict[str, Any] = {"window": (16, 24), "scales": (0.9,), "flip": True}
     expected = predictor(model, window_batch=1, **settings).probabilities(image)
     for batch in (2, 3, 4, 5):
         labels, probabilities = predictor(model, window_batch=batch, **settings).labels_and_probabilities(image)
@@ -220,7 +220,7 @@ def test_windows_are_summed_one_by_one() -> None:
             return torch.cat([x_NCHW * self.gain, x_NCHW.sin()], dim=1) + x_NCHW.mean(dim=(2, 3), keepdim=True)[:, :1]
 
     image = random_image(37, 53)
-    settings = {"window": (11, 13), "overlap": 0.7, "flip": True}
+    settings: dict[str, Any] = {"window": (11, 13), "overlap": 0.7, "flip": True}
     results = [predictor(Shades(), window_batch=batch, **settings).probabilities(image) for batch in (1, 2, 3, 4, 5)]
     assert all(result.equal(results[0]) for result in results)
 
@@ -258,7 +258,8 @@ def test_mirrored_images_have_mirrored_labels_at_odd_sizes(name: str) -> None:
 def test_bf16_agrees() -> None:
     torch.manual_seed(1)
     model, image = build_model("msanet", 4, width=0.125), random_image(32, 48)
-    for settings in ({}, {"window": (16, 16), "flip": True}):
+    windows: dict[str, Any] = {"window": (16, 16), "flip": True}
+    for settings in ({}, windows):
         labels, rough = (predictor(model, precision=name, **settings).labels(image) for name in ("fp32", "bf16"))
         assert (labels == rough).float().mean() > 0.9
         assert predictor(model, precision="bf16", **settings).probabilities(image).dtype == torch.float32
@@ -273,13 +274,14 @@ def test_bf16_agrees() -> None:
     ids=["cuda", "cpu"],
 )
 def test_a_batch_that_does_not_fit_is_halved_for_good(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    image, settings = random_image(37, 53), {"window": (16, 16), "window_batch": 7}
+    image = random_image(37, 53)
+    settings: dict[str, Any] = {"window": (16, 16), "window_batch": 7}
     model = TightNet(2, error)
     network = predictor(model, **settings)
     labels = network.labels(image)
     assert labels.equal(predictor(SmallNet(), **settings).labels(image))
     assert model.batches[:3] == [7, 3, 1] and set(model.batches[2:]) == {1} and network.window_batch == 1
-    assert [(record.levelname, record.every_rank) for record in caplog.records] == [("WARNING", True)] * 2
+    assert [(record.levelname, vars(record)["every_rank"]) for record in caplog.records] == [("WARNING", True)] * 2
     assert "7 windows" in caplog.messages[0] and "evaluation.window_batch is 3" in caplog.messages[0]
     caplog.clear()
     network.labels(image)

@@ -85,7 +85,7 @@ def test_voc_results_look_like_the_devkits_own_files(tmp_path: Path) -> None:
     VOC_FORMAT.write(tmp_path / f"{name}.png", label_HW)
     image = Image.open(tmp_path / f"{name}.png")
     assert image.mode == "P" and np.array_equal(np.asarray(image), label_HW)
-    assert np.array_equal(np.reshape(image.getpalette(), (256, 3)), [voc_color(index) for index in range(256)])
+    assert np.array_equal(np.reshape(image.getpalette() or [], (256, 3)), [voc_color(index) for index in range(256)])
 
 
 def test_the_palette_is_that_of_real_voc_files(test_data: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A few kills of benchmarks/chaos.py, and the proof of it, which must find what is lost."""
+"""A few kills of benchmarks/chaos.py, and its checks, which must find what is lost."""
 
 import json
 import runpy
@@ -11,9 +11,11 @@ import pytest
 
 from conftest import REPOSITORY
 
-PROOF = runpy.run_path(str(REPOSITORY / "benchmarks" / "chaos_proof.py"))  # not by sys.path: it has a models.py too
-BATCH, IMAGES = PROOF["BATCH"], PROOF["IMAGES"]
-prove_log, prove_masks, prove_stream = PROOF["prove_log"], PROOF["prove_masks"], PROOF["prove_stream"]
+CHECKS = runpy.run_path(str(REPOSITORY / "benchmarks" / "chaos_checks.py"))  # not by sys.path: it has a models.py too
+BATCH, IMAGES = CHECKS["BATCH"], CHECKS["IMAGES"]
+check_metrics, check_samples = CHECKS["check_metrics"], CHECKS["check_samples"]
+check_skipped_samples = CHECKS["check_skipped_samples"]
+SCENARIOS = runpy.run_path(str(REPOSITORY / "benchmarks" / "chaos_scenarios.py"))
 
 
 def test_a_run_that_is_killed_again_and_again_loses_nothing(tmp_path: Path) -> None:
@@ -26,11 +28,25 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing(tmp_path: Path) -> N
     assert all(lost == "" for run in result["results"] for lost in run["checks"].values())
 
 
+def test_twenty_kills_meet_every_kind() -> None:
+    draw = SCENARIOS["draw"]
+    scenarios = [*draw("0 same", 10, (2,), (1,)), *draw("0 changing", 10, (1, 2, 3), (0, 1, 2, 3))]
+    for field, kinds in (
+        ("kind", "ENDINGS"),
+        ("launcher", "LAUNCHERS"),
+        ("disturbance", "DISTURBANCES"),
+        ("damage", "DAMAGES"),
+    ):
+        assert {getattr(scenario, field) for scenario in scenarios} >= set(SCENARIOS[kinds]), kinds
+    without = draw("0 same", 40, (2,), (1,), [SCENARIOS["SUSPEND"]])
+    assert not any(scenario.disturbance == SCENARIOS["SUSPEND"] for scenario in without)
+
+
 STEPS = 9  # two epochs
 
 
 def write_run(folder: Path) -> Path:
-    """What a run of two ranks records; samples in their own order, and sample 2 of each epoch masked."""
+    """What a run of two ranks records; samples in their own order, and sample 2 of each epoch skipped."""
     folder.mkdir()
     lines: dict[str, list[object]] = {"samples-00000": [], "samples-00001": [], "bad-samples-00000": [], "metrics": []}
     for step in range(1, STEPS + 1):
@@ -50,9 +66,9 @@ def write_run(folder: Path) -> Path:
     return folder
 
 
-def faults(run: Path, twin: Path) -> set[str]:
-    checks = prove_stream(run, twin, STEPS) | prove_log(run, twin, bitwise=True)
-    checks["masked"] = prove_masks(run, twin, {2: "train_002"})
+def faults(run: Path, reference: Path) -> set[str]:
+    checks = check_samples(run, reference, STEPS) | check_metrics(run, reference, bitwise=True)
+    checks["skipped"] = check_skipped_samples(run, reference, {2: "train_002"})
     return {what for what, lost in checks.items() if lost}
 
 
@@ -61,18 +77,18 @@ def faults(run: Path, twin: Path) -> set[str]:
     [
         ("samples-00001", 4, False, {"each (epoch, sample) at least once", "each step took its samples"}),
         ("samples-00001", 4, True, {"each (epoch, sample) at most once", "each step took its samples"}),
-        ("bad-samples-00000", 1, False, {"masked"}),
-        ("bad-samples-00000", 0, True, {"masked"}),
+        ("bad-samples-00000", 1, False, {"skipped"}),
+        ("bad-samples-00000", 0, True, {"skipped"}),
         ("metrics", 3, False, {"each step logged once", "losses bit-identical"}),
         ("metrics", STEPS, True, {"each validation logged once"}),
     ],
 )
-def test_the_proof_finds_what_is_lost(tmp_path: Path, file: str, line: int, again: bool, lost: set[str]) -> None:
+def test_the_checks_find_what_is_lost(tmp_path: Path, file: str, line: int, again: bool, lost: set[str]) -> None:
     """A line of a record is missing, or there twice."""
-    twin, run = write_run(tmp_path / "twin"), tmp_path / "run"
-    shutil.copytree(twin, run)
-    assert faults(run, twin) == set()
+    reference, run = write_run(tmp_path / "reference"), tmp_path / "run"
+    shutil.copytree(reference, run)
+    assert faults(run, reference) == set()
     path = run / f"{file}.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines, lines[line]] if again else lines[:line] + lines[line + 1 :]))
-    assert faults(run, twin) == lost
+    assert faults(run, reference) == lost

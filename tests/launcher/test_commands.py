@@ -68,7 +68,7 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         " trainer.zero_stage=2 trainer.precision=bf16 data.num_workers=1 deepspeed.zero_optimization.overlap_comm=false"
     )
     words = [*SMALL, f"data.path={shards}", f"run.dir={folder}", *settings.split()]
-    done = command(sys.executable, *launcher, "--module", "msanet.cli.train", *words)
+    done = command(sys.executable, *launcher, "--module", "msanet", "train", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -85,7 +85,7 @@ def test_a_run_leaves_the_files_of_the_contract(run: Path, shards: Path) -> None
         for line in training
     )
     assert [line["samples"] for line in training] == [8, 16, 24]
-    assert "msanet/cli/train.py" in (run / "command.txt").read_text()
+    assert "msanet/__main__.py train" in (run / "command.txt").read_text()
     assert training[-1]["loss"] < training[0]["loss"]
     assert [line["step"] for line in lines if "val/mean_iou" in line] == [6]
     assert list((run / "tensorboard").glob("events.*"))
@@ -128,7 +128,7 @@ def test_evaluate_takes_a_checkpoint_and_shards(run: Path, shards: Path, tmp_pat
     assert json.loads((tmp_path / "out" / "evaluation-train.json").read_text())["num_images"] == 26
 
 
-def test_predict_keeps_names_and_folders_and_goes_on_after_a_broken_file(run: Path, tmp_path: Path) -> None:
+def test_predict_keeps_names_and_folders_and_continues_after_a_broken_file(run: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     (images / "deep").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -183,7 +183,7 @@ def test_a_kill_and_a_third_number_of_ranks_do_not_change_which_samples_are_seen
     state = read_checkpoint(checkpoint).state
     assert (state.step, state.consumed_samples, state.world_size) == (12, 72, 3)
     split = load_manifest(shards).split("train")
-    order = ShuffleOrder(state.plan, (s.samples for s in split.shards), (s.bytes for s in split.shards))
+    order = ShuffleOrder(state.shuffle, (s.samples for s in split.shards), (s.bytes for s in split.shards))
     lines = [
         json.loads(line) for file in sorted(folder.glob("samples-*.jsonl")) for line in file.read_text().splitlines()
     ]
@@ -238,7 +238,7 @@ def test_a_checkpoint_of_another_model_or_dataset_is_refused(shards: Path, run: 
     assert before == ((run / "config.yaml").read_bytes(), (run / "metrics.jsonl").read_bytes())
 
 
-def test_a_fault_that_all_ranks_find_is_said_once(shards: Path, tmp_path: Path) -> None:
+def test_an_error_that_all_ranks_find_is_logged_once(shards: Path, tmp_path: Path) -> None:
     words = [
         "launcher/train.py",
         *SMALL,

@@ -1,4 +1,4 @@
-"""A run that is told to stop while it validates gives the validation up, saves, and makes up for it when it goes on."""
+"""A run that is asked to stop during a validation interrupts it, saves, and does it first after a resume."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def _train(shards: str, folder: str, told_in: int) -> None:
             if distributed.rank() == 1 and EvaluationAccumulator.begun == told_in and len(self.images) == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    evaluator.EvaluationAccumulator = EvaluationAccumulator  # type: ignore[misc]
+    evaluator.EvaluationAccumulator = EvaluationAccumulator  # type: ignore[assignment,misc]
     settings: dict[str, Any] = {
         "run": {"dir": folder},
         "data": {"path": shards, "crop": [32, 40], "num_workers": 0},

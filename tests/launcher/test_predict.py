@@ -18,6 +18,7 @@ from msanet.inference.predictor import Predictor
 from msanet.models.io import load_network, save_network
 from msanet.models.network import SegmentationNetwork
 from support.errors import error_codes, raises_user_error
+from support.images import read_image
 from support.metadata import metadata
 
 IDS = tuple(range(40, 40 + CAMVID.num_classes))
@@ -84,7 +85,7 @@ def written(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_every_kind_of_output_says_the_same(unet: Path, tmp_path: Path) -> None:
+def test_every_kind_of_output_agrees(unet: Path, tmp_path: Path) -> None:
     image = write_image(tmp_path / "images" / "deep" / "a.b.png")
     kinds = "palette,overlay,ids,train-ids,probabilities"
     words = ("--checkpoint", unet, "--images", tmp_path / "images", "--out", tmp_path / "out", "--write", kinds)
@@ -98,8 +99,8 @@ def test_every_kind_of_output_says_the_same(unet: Path, tmp_path: Path) -> None:
     palette = Image.open(stem + ".png")
     assert palette.mode == "P" and np.array_equal(np.asarray(palette), expected)
     assert np.array_equal(np.asarray(palette.convert("RGB")), np.array(CAMVID.palette)[expected])
-    assert np.array_equal(cv2.imread(stem + ".train-ids.png", cv2.IMREAD_UNCHANGED), expected)
-    assert np.array_equal(cv2.imread(stem + ".ids.png", cv2.IMREAD_UNCHANGED), np.array(IDS)[expected])
+    assert np.array_equal(read_image(stem + ".train-ids.png", cv2.IMREAD_UNCHANGED), expected)
+    assert np.array_equal(read_image(stem + ".ids.png", cv2.IMREAD_UNCHANGED), np.array(IDS)[expected])
     found = np.load(stem + ".probabilities.npz")
     assert tuple(found["classes"]) == CAMVID.classes
     assert found["probabilities"].dtype == np.float16 and found["probabilities"].shape == (11, 24, 32)
@@ -118,7 +119,7 @@ def test_settings_of_evaluation_are_the_networks_and_override_the_cards(unet: Pa
     words = ("--checkpoint", unet, "--out", tmp_path, "--write", "train-ids", "--images", tmp_path / "a.png")
     overrides = ("evaluation.resize=[16,24]", "evaluation.scales=[1,0.5]", "evaluation.flip=true")
     assert predict(*words, *overrides) == 0  # --images takes the words after it, but not these
-    found = cv2.imread(str(tmp_path / "a.train-ids.png"), cv2.IMREAD_UNCHANGED)
+    found = read_image(tmp_path / "a.train-ids.png", cv2.IMREAD_UNCHANGED)
     assert np.array_equal(found, labels(unet, image, **settings))
     assert not np.array_equal(found, labels(unet, image))
 
@@ -208,11 +209,11 @@ def test_kinds_that_are_asked_for_are_written_for_each_frame(unet: Path, tmp_pat
     frames = ["clip/000001.png", "clip/000001.train-ids.png", "clip/000002.png", "clip/000002.train-ids.png"]
     assert written(tmp_path / "out") == frames
     for number, image in enumerate(frames_of(tmp_path / "clip.avi"), start=1):
-        found = cv2.imread(str(tmp_path / "out" / "clip" / f"{number:06d}.train-ids.png"), cv2.IMREAD_UNCHANGED)
+        found = read_image(tmp_path / "out" / "clip" / f"{number:06d}.train-ids.png", cv2.IMREAD_UNCHANGED)
         assert np.array_equal(found, labels(unet, image))
 
 
-def test_broken_files_are_named_and_the_rest_goes_on(
+def test_broken_files_are_named_and_the_others_predicted(
     unet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "in"

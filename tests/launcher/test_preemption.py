@@ -68,7 +68,7 @@ def watched(grace: float, body: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("library", ["libtorch", "numpy"])
 def test_an_interrupt_while_a_run_imports_ends_it(shards: Path, tmp_path: Path, library: str) -> None:
-    """As an exception it may be caught by the library that is being imported, and the run goes on with half of it."""
+    """As an exception it may be caught by the library that is being imported, and the run continues with half of it."""
     (process,) = start_ranks(1, words(shards, tmp_path / "run", 4000))
     wait_until(lambda: library in Path(f"/proc/{process.pid}/maps").read_text(), [process])
     process.send_signal(signal.SIGINT)
@@ -82,7 +82,7 @@ def test_a_second_interrupt_leaves_at_once() -> None:
     assert done.stderr.count("got SIGINT") == 1
 
 
-def test_a_run_that_cannot_save_in_time_ends_and_says_so() -> None:
+def test_a_run_that_cannot_save_in_time_ends_with_an_error() -> None:
     done = watched(0.2, "os.kill(os.getpid(), signal.SIGUSR1); time.sleep(50)")
     assert done.returncode == 1
     assert error_codes(done.stderr) == ["MSA-DIST-011"] and "SIGUSR1" in done.stderr

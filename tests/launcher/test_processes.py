@@ -35,8 +35,9 @@ def test_a_rank_survives_a_broken_pipe() -> None:
         "import sys\nfrom msanet.processes import ignore_broken_pipe\nignore_broken_pipe()\nsys.stdin.readline()\n"
         "for _ in range(100):\n    print('x' * 10_000)\n    print('y' * 10_000, file=sys.stderr)"
     )
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, **pipes) as process:
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdin and process.stdout and process.stderr
         process.stdout.close()
         process.stderr.close()

@@ -3,6 +3,7 @@
 import re
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,14 @@ def ranks_of(job: subprocess.Popen[str]) -> dict[int, psutil.Process]:
     return {int(of_rank[p]["RANK"]): p for p in of_rank if p.parent() not in of_rank and "train.py" in str(p.cmdline())}
 
 
+def _has_trained(run: Path, steps: int) -> bool:
+    return steps_logged(run) >= steps
+
+
+def _has_logged(log: Path, line: str) -> bool:
+    return line in log.read_text()
+
+
 def test_a_job_starts_again_after_kills_and_is_the_same_run(shards: Path, tmp_path: Path) -> None:
     """kill -9 of rank 1, then of rank 0; the weights at the end are those of a run that nobody killed, bit for bit."""
     log, run = tmp_path / "log", tmp_path / "run"
@@ -32,9 +41,9 @@ def test_a_job_starts_again_after_kills_and_is_the_same_run(shards: Path, tmp_pa
     ]
     job = launch(log, words(shards, run, 70, *more, "run.max_restarts=2", "run.resume=never"))
     for number, victim in enumerate((1, 0), start=1):
-        wait_until(lambda number=number: steps_logged(run) >= 10 * number + 2, [job])
+        wait_until(partial(_has_trained, run, 10 * number + 2), [job])
         ranks_of(job)[victim].kill()
-        wait_until(lambda number=number: f"restart {number} of run.max_restarts=2" in log.read_text(), [job])
+        wait_until(partial(_has_logged, log, f"restart {number} of run.max_restarts=2"), [job])
     assert job.wait(timeout=200) == 0, log.read_text()
     for victim in (0, 1):
         # The second where the kill met a save, in which rank 0 waits at no collective that could fail.

@@ -1,7 +1,7 @@
 """Attention: every kernel is exact, none holds all scores unasked, and approximations are what they say."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -202,7 +202,7 @@ def test_timing_does_not_affect_training(monkeypatch: pytest.MonkeyPatch) -> Non
     expected_noise = torch.rand(3)
     torch.manual_seed(5)
     with torch.autocast("cpu", torch.bfloat16):
-        found = with_gradients(lambda *x: checkpoint(attend, *x, use_reentrant=False), inputs)  # type: ignore[return-value]
+        found = with_gradients(lambda *x: checkpoint(attend, *x, use_reentrant=False), inputs)
     assert len(next(iter(kernels._chosen.values())).seconds) == 2
     assert torch.rand(3).equal(expected_noise)
     for one, other in zip(found, with_gradients(explicit, inputs), strict=True):
@@ -256,7 +256,12 @@ def test_more_than_a_cuda_grid_allows_are_split(monkeypatch: pytest.MonkeyPatch)
 
 def test_without_probing_cudnn_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(kernels, "fused", lambda backends, *x: asked.extend(b.name for b in backends) or x[0])
+
+    def fused(backends: Iterable[Any], *x: Tensor) -> Tensor:
+        asked.extend(backend.name for backend in backends)
+        return x[0]
+
+    monkeypatch.setattr(kernels, "fused", fused)
     with FakeTensorMode():
         attend(*(torch.empty(2, 5, 8, device="cuda") for _ in range(3)))
     assert asked == ["FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"]
@@ -350,7 +355,8 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any], code: st
 def test_the_networks_options_reach_both_modules_and_its_maps() -> None:
     exact, image = MSANet(5, width=0.05).eval(), torch.randn(1, 3, 40, 56)
     changed = []
-    for options in ({"attention_window": 100}, {"attention_pool": 2}, {"attention_window": 4}):
+    approximations: list[dict[str, Any]] = [{"attention_window": 100}, {"attention_pool": 2}, {"attention_window": 4}]
+    for options in approximations:
         network = MSANet(5, width=0.05, **options).eval()
         network.load_state_dict(exact.state_dict())
         with torch.no_grad():

@@ -1,5 +1,7 @@
 """MSAM: the fused kernel is the paper's equations 1 and 2, forward and backward."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -24,7 +26,8 @@ def test_attention_equals_the_equations_in_float64(shape: tuple[int, ...], memor
     ]
     weight = torch.randn(shape, dtype=torch.float64)
     results = []
-    for function in (explicit, spatial_attention):
+    functions: tuple[Callable[..., Tensor], ...] = (explicit, spatial_attention)
+    for function in functions:
         output = function(*inputs)
         results.append((output, torch.autograd.grad((output * weight).sum(), inputs)))
     (expected, expected_grads), (output, grads) = results

@@ -49,7 +49,8 @@ def test_modules_are_table_3(paper: dict[str, tuple[int, ...]]) -> None:
     assert [paper[f"msam_half.levels.{i}.0"] for i in range(2)] == [(64, 112, 112), (64, 112, 112)]
     assert all(paper[f"msam_quarter.project.{name}"] == (256, 56, 56) for name in "abcd")
     assert all(paper[f"msam_half.project.{name}"] == (128, 112, 112) for name in "abcd")
-    kernels = [level[0].kernel_size[0] for level in MSANet(2, 0.125).msam_quarter.levels]  # type: ignore[union-attr]
+    model: Any = MSANet(2, 0.125)
+    kernels = [level[0].kernel_size[0] for level in model.msam_quarter.levels]
     assert kernels == [12, 6, 3]
 
 
@@ -73,7 +74,7 @@ def test_parameters_follow_from_the_tables() -> None:
 MEMBERS = [{}, {"attention": "none"}, {"attention": "fusion"}]
 
 
-def small(**options: Any) -> nn.Module:
+def small(**options: Any) -> Any:
     torch.manual_seed(0)
     return build_model("msanet", 5, width=0.125, **options)
 
@@ -114,7 +115,7 @@ def test_attention_options_of_the_ablation() -> None:
     assert small(attention="none").msam_half is None
     assert small(attention="none").decoder[1][0][0].in_channels == 32  # 256 / 8 and nothing concatenated
     assert small(attention="fusion").decoder[1][0][0].in_channels == 64
-    assert not small(attention="fusion").msam_half.attend  # type: ignore[union-attr]
+    assert not small(attention="fusion").msam_half.attend
 
 
 def test_unpooling_puts_values_where_the_maximum_was() -> None:
@@ -129,7 +130,8 @@ def test_unpooling_puts_values_where_the_maximum_was() -> None:
 
 def test_initialization_is_he_normal() -> None:
     torch.manual_seed(0)
-    weight = MSANet(21).decoder[0][0][0].weight
+    model: Any = MSANet(21)
+    weight = model.decoder[0][0][0].weight
     assert weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)
     assert abs(weight.mean().item()) < 1e-4
 

@@ -22,7 +22,7 @@ from msanet.models.resnet import ResNet
 from support import metadata
 
 WIDTH = 1 / 16  # VGG's channels 8, 8, 16, 32, 32 and fc6 of 256, LargeFOV's of 64
-CHANNELS = [8, 8, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
+CHANNELS: list[int | str] = [8, 8, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M"]
 CLASSES = ("sky", "road", "car")
 OTHERS = ("person", "tree", "dog", "cat", "boat")
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -199,10 +199,10 @@ def test_every_form_gives_the_same_network(form: str, vgg: PlainVGG, vgg_file: P
     model, expected = network("fcn"), network("fcn")
     report = initialize(model, path, CLASSES)
     assert report.loaded == initialize(expected, vgg_file, CLASSES).loaded
-    tolerance = {"rtol": 1e-3, "atol": 1e-4} if form == "half" else {"rtol": 0.0, "atol": 0.0}
+    rtol, atol = (1e-3, 1e-4) if form == "half" else (0.0, 0.0)
     for name, tensor in expected.state_dict().items():
         assert model.state_dict()[name].dtype == torch.float32
-        torch.testing.assert_close(model.state_dict()[name], tensor, **tolerance)
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=rtol, atol=atol)
 
 
 # --- torchvision's ResNets ---

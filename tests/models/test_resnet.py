@@ -1,6 +1,6 @@
 """ResNet-50 and -101 are the paper's table, under torchvision's names; DeepLabv3 is its paper's head on them."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def like_torchvisions(name: str) -> ResNet:
     """Ours; dilated, with the first block of a layer as torchvision has it, dilated like the layer before."""
     if name != "resnet50 at stride 8":
         return ResNet("resnet101" if name == "resnet101" else "resnet50")
-    trunk = ResNet("resnet50", output_stride=8)
+    trunk: Any = ResNet("resnet50", output_stride=8)
     for block, dilation in ((trunk.layer3[0], 1), (trunk.layer4[0], 2)):
         block.conv2.dilation = block.conv2.padding = (dilation, dilation)
     return trunk
@@ -99,7 +99,7 @@ def test_strides_become_dilations(
     layer3: int,
     layer4: list[int],
 ) -> None:
-    trunk = ResNet("resnet50", 0.02, output_stride, multi_grid).eval()
+    trunk: Any = ResNet("resnet50", 0.02, output_stride, multi_grid).eval()
     assert [block.conv2.dilation[0] for block in trunk.layer3] == [layer3] * 6
     assert [block.conv2.dilation[0] for block in trunk.layer4] == layer4
     assert (trunk.layer3[0].conv2.stride[0], trunk.layer4[0].conv2.stride[0]) == strides
@@ -113,6 +113,8 @@ def test_strides_become_dilations(
 def test_dilated_trunk_gives_the_same_numbers_more_densely(backbone: Backbone) -> None:
     """Without multi-grid, every second value at output stride 16 is that at 32; away from the padded border."""
     torch.manual_seed(0)
+    coarse: Any
+    fine: Any
     coarse, fine = (ResNet(backbone, 0.02, stride).eval() for stride in (32, 16))
     fine.load_state_dict(coarse.state_dict())
     for block in fine.layer4[:1]:
@@ -142,7 +144,7 @@ def test_deeplabv3_parameters_follow_from_the_paper(backbone: Backbone, torchvis
 
 @pytest.mark.parametrize(("output_stride", "rates"), [(16, [1, 6, 12, 18]), (8, [1, 12, 24, 36])])
 def test_aspp_rates_double_at_stride_8(output_stride: int, rates: list[int]) -> None:
-    model = build_model("deeplabv3", 2, width=0.02, output_stride=output_stride)
+    model: Any = build_model("deeplabv3", 2, width=0.02, output_stride=output_stride)
     assert [branch[0].dilation[0] for branch in model.aspp.branches] == rates
     assert [block.conv2.dilation[0] for block in model.trunk.layer4] == [32 // output_stride * g for g in (1, 2, 4)]
 
@@ -150,7 +152,8 @@ def test_aspp_rates_double_at_stride_8(output_stride: int, rates: list[int]) -> 
 def test_image_pooling_is_the_mean_of_the_full_map() -> None:
     """A change in one corner reaches every position by that branch, and by no other that does not look so far."""
     torch.manual_seed(0)
-    aspp = build_model("deeplabv3", 2, width=0.05).aspp.eval()
+    model: Any = build_model("deeplabv3", 2, width=0.05)
+    aspp = model.aspp.eval()
     c_in = aspp.branches[0][0].in_channels
     x = torch.randn(1, c_in, 50, 50)
     changed = x.clone()

@@ -1,5 +1,7 @@
 """VGG-16 is the paper's table, under torchvision's names; FCN and DeepLab are what their papers make of it."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -20,9 +22,13 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def on_meta(name: str, num_classes: int = 21, **options: object) -> nn.Module:
+def on_meta(name: str, num_classes: int = 21, **options: object) -> Any:
     with torch.device("meta"):
         return build_model(name, num_classes, **options)
+
+
+def _side(size: int | tuple[int, ...]) -> int:
+    return size if isinstance(size, int) else size[0]
 
 
 def receptive_field(layers: list[nn.Module]) -> int:
@@ -32,12 +38,12 @@ def receptive_field(layers: list[nn.Module]) -> int:
         if isinstance(layer, nn.Conv2d):
             field, jump = field + (layer.kernel_size[0] - 1) * layer.dilation[0] * jump, jump * layer.stride[0]
         elif isinstance(layer, nn.MaxPool2d):
-            field, jump = field + (int(layer.kernel_size) - 1) * jump, jump * int(layer.stride)
+            field, jump = field + (_side(layer.kernel_size) - 1) * jump, jump * _side(layer.stride)
     return field
 
 
 def test_names_and_shapes_are_torchvisions() -> None:
-    expected = {}
+    expected: dict[str, tuple[int, ...]] = {}
     for index, (c_in, c_out) in CONVOLUTIONS.items():
         expected[f"features.{index}.weight"] = (c_out, c_in, 3, 3)
         expected[f"features.{index}.bias"] = (c_out,)
@@ -124,7 +130,7 @@ def test_largefov_is_as_described() -> None:
 
 def test_fc_features_are_after_dropout_in_training_only() -> None:
     torch.manual_seed(0)
-    model = build_model("deeplab_largefov", 3, width=0.1)
+    model: Any = build_model("deeplab_largefov", 3, width=0.1)
     x = torch.randn(1, 3, 64, 64)
     rates = {}
     for mode in (True, False):
@@ -148,6 +154,8 @@ def test_bilinear_upsampling_is_interpolation_inside() -> None:
 def test_fcn_skips_start_as_the_coarser_network() -> None:
     """Scores begin at zero, so that FCN-8s with FCN-32s's weights says what FCN-32s says (but at the border)."""
     torch.manual_seed(0)
+    coarse: Any
+    fine: Any
     coarse, fine = (build_model("fcn", 4, width=0.02, variant=variant).eval() for variant in ("32s", "8s"))
     assert not any(score.weight.any() for score in (coarse.score_fc7, fine.score_pool4, fine.score_pool3))
     nn.init.normal_(coarse.score_fc7.weight)
@@ -164,7 +172,7 @@ def test_fcn_skips_start_as_the_coarser_network() -> None:
 
 def test_msc_sees_the_image_and_four_poolings_at_an_eighth() -> None:
     torch.manual_seed(0)
-    model = build_model("deeplab_msc_largefov", 3, width=0.1).eval()
+    model: Any = build_model("deeplab_msc_largefov", 3, width=0.1).eval()
     seen = []
     for layers in model.side:
         layers.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].shape[1:], output.shape[1:])))

@@ -109,7 +109,7 @@ def test_two_hosts_train_as_one(hosts: Hosts, shards: Path, tmp_path: Path, undi
     assert same_as(undisturbed, tmp_path / "run")
 
 
-def test_a_killed_rank_ends_the_job_on_both_hosts_and_it_goes_on(
+def test_a_killed_rank_ends_the_job_on_both_hosts_and_it_resumes(
     hosts: Hosts, shards: Path, tmp_path: Path, undisturbed: Checkpoint
 ) -> None:
     job = at_step_20(hosts, tmp_path / "killed", words(shards, tmp_path / "run"))
@@ -130,7 +130,7 @@ def test_a_killed_rank_is_started_again_if_the_run_may(
     assert same_as(undisturbed, tmp_path / "run")
 
 
-def test_a_cut_link_ends_the_job_on_both_hosts_and_it_goes_on(
+def test_a_cut_link_ends_the_job_on_both_hosts_and_it_resumes(
     hosts: Hosts, shards: Path, tmp_path: Path, undisturbed: Checkpoint
 ) -> None:
     logs = tmp_path / "logs"  # what host-2 says does not reach host-1 any more
@@ -172,7 +172,7 @@ def test_a_host_that_cannot_be_reached_at_the_start_is_named(hosts: Hosts, shard
     assert re.search(r"error: .*\brank 1\b", job.output), job.output
 
 
-def test_a_stopped_launcher_leaves_a_checkpoint_and_the_run_goes_on(
+def test_a_stopped_launcher_leaves_a_checkpoint_and_the_run_resumes(
     hosts: Hosts, shards: Path, tmp_path: Path, undisturbed: Checkpoint
 ) -> None:
     """`deepspeed` first ends ssh, so that ranks can print no more, and then sends SIGTERM to every process of theirs."""

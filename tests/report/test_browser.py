@@ -8,6 +8,7 @@ import pytest
 
 from msanet.report.html_report import Panel, ReportData, write_report
 from support import browser
+from support.images import decode_pixels
 
 CLASSES, PALETTE = ("road", "car"), ((128, 64, 128), (64, 0, 128))
 GRID = (4, 5)
@@ -165,7 +166,5 @@ def _brightness(page: browser.Page, selector: str) -> np.ndarray:
         f'(b => [b.top, b.left, b.height, b.width])(document.querySelector("{selector}").getBoundingClientRect())'
     )
     top, left, height, width = (round(value) for value in box)
-    shown = cv2.imdecode(np.frombuffer(page.screenshot(), np.uint8), cv2.IMREAD_COLOR)[
-        top : top + height, left : left + width
-    ]
+    shown = decode_pixels(page.screenshot(), cv2.IMREAD_COLOR)[top : top + height, left : left + width]
     return cv2.resize(shown[..., 1], GRID[::-1], interpolation=cv2.INTER_AREA).astype(float)

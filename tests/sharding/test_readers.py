@@ -18,6 +18,7 @@ from msanet.data.manifest import load_manifest
 from msanet.datasets import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC, DatasetSpec
 from msanet.errors import UserError
 from sharding.tree import FolderTree, open_tree
+from support.images import read_image
 from support.packing import packed_members, refuse
 
 Shard = Callable[..., int]
@@ -50,7 +51,7 @@ def check_split(out: Path, split: str, spec: DatasetSpec, sources: dict[str, tup
     found = samples(out, split)
     assert list(found) == sorted(sources)
     for key, (image, label) in sources.items():
-        assert np.array_equal(found[key][0], cv2.imread(str(image), cv2.IMREAD_COLOR_RGB))
+        assert np.array_equal(found[key][0], read_image(image, cv2.IMREAD_COLOR_RGB))
         assert found[key][1].dtype == np.uint8
         assert np.array_equal(found[key][1], expected_label(label, spec))
         assert (found[key][2]["height"], found[key][2]["width"]) == expected_label(label, spec).shape

@@ -110,7 +110,7 @@ def classes(**change: object) -> Callable[[Fields], None]:
 
 
 def repeat(**change: object) -> Callable[[Fields], None]:
-    return classes(classes=[*CLASSES["classes"], {"id": 7, "name": "sky", **change}])  # type: ignore[misc]
+    return classes(classes=[*CLASSES["classes"], {"id": 7, "name": "sky", **change}])
 
 
 def grey(value: int) -> Callable[[Fields], object]:
@@ -119,6 +119,16 @@ def grey(value: int) -> Callable[[Fields], object]:
 
 def colored(fields: Fields) -> None:
     Image.new("RGB", (64, 48), (1, 2, 3)).save(fields.label)
+
+
+def folder_for_the_file(fields: Fields) -> None:
+    fields.classes.unlink()
+    fields.classes.mkdir()
+
+
+def half_a_colored_label(fields: Fields) -> None:
+    colored(fields)
+    fields.label.write_bytes(fields.label.read_bytes()[:-20])
 
 
 FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
@@ -137,7 +147,7 @@ FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
     "a name of two lines": (repeat(name="a\nb"), ("classes.2.name",)),
     "a long name of all": (classes(name="x" * 101), ("name", "100 characters")),
     "a folder for the file": (
-        lambda fields: (fields.classes.unlink(), fields.classes.mkdir()),
+        folder_for_the_file,
         ("classes.yaml': is a directory; this is a folder, expected a file",),
     ),
     "a key twice": (
@@ -155,7 +165,7 @@ FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
     "no label": (lambda fields: fields.label.unlink(), ("train/a.jpg' has no label map", "1 of 2")),
     "text for a label": (lambda fields: fields.label.write_text("x"), ("a.png' cannot be decoded",)),
     "half a colored label": (
-        lambda fields: (colored(fields), fields.label.write_bytes(fields.label.read_bytes()[:-20])),
+        half_a_colored_label,
         ("a.png' cannot be decoded",),
     ),
     "two images of a name": (

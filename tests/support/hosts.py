@@ -82,6 +82,7 @@ class Host:
         """Set the address of its end of the cable, and start its sshd."""
         self.run("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
         self.run("ip", "link", "set", "eth0", "up")
+        assert self._process.stdin
         self._process.stdin.write("go\n")
         self._process.stdin.close()
         deadline = time.monotonic() + 30

@@ -71,14 +71,14 @@ def validate(
 
 
 def newest(folder: Path) -> Checkpoint:
-    """What the newest whole checkpoint in `folder` holds."""
+    """What the newest complete checkpoint in `folder` holds."""
     path = latest_valid(folder)
     assert path is not None
     return read_checkpoint(path)
 
 
 def toy_checkpoint(step: int = 3) -> Checkpoint:
-    """A whole checkpoint of a small network that has seen nothing."""
+    """A complete checkpoint of a small network that has seen nothing."""
     torch.manual_seed(step)
     model = build_model("msanet", 2, width=0.125)
     metadata = ModelMetadata(

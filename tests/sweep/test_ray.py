@@ -22,7 +22,7 @@ from conftest import REPOSITORY
 from msanet.cli.sweep import sweep_job
 from msanet.config import load_config
 from msanet.sweep.results import write_results
-from msanet.sweep.trial_files import read_outcome, write_failure
+from msanet.sweep.trial_files import Outcome
 from msanet.sweep.tuning import progress_callback, train_best, tune_sweep
 from support.errors import error_codes, raises_user_error
 from support.ranks import free_port
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(
     not importlib.util.find_spec("ray"), reason="ray[tune] is not installed: no sweeps (pip install '.[sweep]')"
 )
 
-RUN = {
+RUN: dict[str, Any] = {
     "data": {"crop": [32, 40], "num_workers": 1},
     "model": {"name": "unet", "width": 0.05},
     "evaluation": {"num_workers": 0, "panels": 0, "worst": 0},
@@ -72,7 +72,7 @@ def ranks(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if any("launcher/train.py" in word for word in words) and any(str(folder) in word for word in words):
+        if words[1:4] == ["-m", "msanet", "train"] and any(str(folder) in word for word in words):
             found.append(process)
     return found
 
@@ -188,9 +188,12 @@ def test_a_trial_that_is_tried_again_is_not_over(shards: Path, tmp_path: Path) -
     file = write(tmp_path / "s.yaml", run=RUN, space={"optimizer.lr": {"choice": [1e-3]}})
     words = ["--config", str(file), f"data.path={shards}", f"sweep.folder={tmp_path}"]
     plan = sweep_job(words).plan
-    write_failure(plan.trials / "a", "a rank was killed")
-    progress_callback(plan).on_trial_recover(1, [], SimpleNamespace(trial_id="a"))
-    assert read_outcome(plan.trials / "a") is None
+    Outcome(status="failed", error="a rank was killed").save(plan.trials / "a")
+    trial = SimpleNamespace(trial_id="a", last_result={"time_total_s": 3.0})
+    progress_callback(plan).on_trial_complete(1, [], trial)
+    assert Outcome.load(plan.trials / "a") == Outcome(status="failed", error="a rank was killed", seconds=3.0)
+    progress_callback(plan).on_trial_recover(1, [], trial)
+    assert Outcome.load(plan.trials / "a") is None
 
 
 @pytest.mark.slow
@@ -207,7 +210,15 @@ def test_a_cluster_that_lets_nobody_in(
 ) -> None:
     file = write(tmp_path / "s.yaml", run=RUN, space={"optimizer.lr": {"choice": [1e-3]}})
     address = f"127.0.0.1:{free_port()}" if code == "MSA-SWEEP-003" else cluster.address
-    words = ["jobs/sweep.py", "--config", file, "--address", address, f"data.path={shards}", f"sweep.folder={tmp_path}"]
+    words = [
+        "jobs/sweep.py",
+        "--config",
+        str(file),
+        "--address",
+        address,
+        f"data.path={shards}",
+        f"sweep.folder={tmp_path}",
+    ]
     asked = {**cluster.environment(), "HOME": str(tmp_path), **environment}
     done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, env=asked, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
@@ -217,7 +228,7 @@ def test_a_cluster_that_lets_nobody_in(
 @pytest.mark.slow
 def test_pbt_resumes_from_a_better_trial(cluster: Node, shards: Path, tmp_path: Path) -> None:
     """There is room for one trial, so that both wait for each other after every epoch. The second draws a rate that is
-    too low; it takes over the first's weights and figures, and goes on with nearly its rate, each step once."""
+    too low; it takes over the first's weights and metrics, and continues with nearly its rate, each step once."""
     run = {**RUN, "trainer": {**RUN["trainer"], "global_batch_size": 2, "epochs": 3, "checkpoint_every_steps": 13}}
     sweep = {"trials": 2, "searcher": "pbt", "cpus": 3, "perturb_every_epochs": 1, "seed": 4}
     file = write(tmp_path / "s.yaml", sweep=sweep, run=run, space={"optimizer.lr": {"log_uniform": [1e-9, 1e-2]}})

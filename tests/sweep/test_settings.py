@@ -25,7 +25,12 @@ from msanet.sweep.tuning import PLAN_FILE, tune_sweep
 from support.errors import raises_user_error
 
 SHIPPED = sorted((REPOSITORY / "jobs" / "sweeps").glob("*.yaml"))
-RUN = {"data": {"crop": [32, 40]}, "model.name": "unet", "model.width": 0.05, "trainer.global_batch_size": 4}
+RUN: dict[str, Any] = {
+    "data": {"crop": [32, 40]},
+    "model.name": "unet",
+    "model.width": 0.05,
+    "trainer.global_batch_size": 4,
+}
 
 
 def plan(
@@ -39,7 +44,7 @@ def plan(
     return sweep_job(argv).plan
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[Any, ...]] = {
     "a typo in the space": ({"optimizer.lrr": {"choice": [1]}}, {}, {}, "did you mean 'optimizer.lr'"),
     "a typo in the run": ({"optimizer.lr": {"choice": [1]}}, {"trainer.epoch": 3}, {}, "did you mean 'trainer.epochs'"),
     "an option of another network": ({"model.attention": {"choice": ["full"]}}, {}, {}, "not an option of 'unet'"),
@@ -60,7 +65,7 @@ REFUSED = {
     "a folder of one's own": ({"run.dir": {"choice": ["a", "b"]}}, {}, {}, "is set by the sweep itself"),
     "restarts besides": ({"optimizer.lr": {"choice": [1]}}, {"run.max_restarts": 1}, {}, "sweep.max_failures"),
     "a typo in the sweep": ({"optimizer.lr": {"choice": [1]}}, {}, {"trails": 2}, "did you mean 'trials'"),
-    "a grid for Optuna": ({"optimizer.lr": {"grid": [1]}}, {}, {"searcher": "optuna"}, "takes no grid"),
+    "a grid for Optuna": ({"optimizer.lr": {"grid": [1]}}, {}, {"searcher": "optuna"}, "does not support `grid`"),
     "two schedulers": (
         {"optimizer.lr": {"choice": [1]}},
         {},
@@ -97,7 +102,7 @@ def test_the_command_ends_with_code_2_without_ray(tmp_path: Path, shards: Path) 
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump({"space": {"optimizer.lrr": {"choice": [1]}}}))
     code = "import sys, runpy; sys.modules['ray'] = None; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    words = ["jobs/sweep.py", "--config", file, f"data.path={shards}", f"sweep.folder={tmp_path}"]
+    words = ["jobs/sweep.py", "--config", str(file), f"data.path={shards}", f"sweep.folder={tmp_path}"]
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "did you mean 'optimizer.lr'" in done.stderr
@@ -185,7 +190,8 @@ def test_the_fingerprint_is_that_of_the_trainings(shards: Path, tmp_path: Path) 
     space = {"optimizer.lr": {"choice": [1e-3, 1e-2]}}
     one = plan(shards, tmp_path, space)
     assert one.fingerprint == plan(shards, tmp_path, space, name="x", ranks=2, cpus=2).fingerprint
-    for kept_by_tune in ({"max_concurrent_trials": 1}, {"max_failures": 5}, {"perturb_every_epochs": 3}, {"trials": 9}):
+    for key in ("max_concurrent_trials", "max_failures", "perturb_every_epochs", "trials"):
+        kept_by_tune: dict[str, Any] = {key: 3}
         assert one.fingerprint != plan(shards, tmp_path, space, **kept_by_tune).fingerprint
     assert one.fingerprint != plan(shards, tmp_path, space, {"trainer.epochs": 3}).fingerprint
     assert one.fingerprint != plan(shards, tmp_path, {"optimizer.lr": {"choice": [1e-3]}}).fingerprint
@@ -224,7 +230,7 @@ def test_the_address_of_ray_client_is_refused(shards: Path, tmp_path: Path) -> N
 def test_a_folder_is_needed(shards: Path) -> None:
     file = SweepFile(space={"optimizer.lr": Axis(choice=(1,))})
     with raises_user_error("MSA-SWEEP-005", setting="sweep.folder"):
-        plan_sweep(file, "x", Path("train.py"), [f"data.path={shards}"])
+        plan_sweep(file, "x", [f"data.path={shards}"])
 
 
 def test_a_sweep_of_an_older_version_is_refused(shards: Path, tmp_path: Path) -> None:

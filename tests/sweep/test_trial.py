@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
 from msanet.config import load_config
 from msanet.files import write_text
 from msanet.sweep.plan import SweepPlan, plan_sweep
@@ -17,14 +16,12 @@ from msanet.sweep.process import RankExit, RankPlacement, RankProcess, acquire_l
 from msanet.sweep.ranks import rank_environments
 from msanet.sweep.results import read_trials, table, write_results
 from msanet.sweep.settings import Axis, SweepConfig, SweepFile
-from msanet.sweep.trial import CheckpointReference, clone_checkpoint, publish_checkpoint, record_exits
-from msanet.sweep.trial_files import Outcome, finalize_outcome, read_outcome, write_params
+from msanet.sweep.trial import clone_checkpoint, publish_checkpoint, record_exits
+from msanet.sweep.trial_files import CheckpointReference, Outcome, Params
 from msanet.sweep.tuning import within_ranges
 from msanet.training.checkpoint.io import latest_valid, validate_checkpoint, write_checkpoint
 from support.errors import raises_user_error
 from support.small_runs import toy_checkpoint
-
-TRAIN = REPOSITORY / "launcher" / "train.py"
 
 
 def small_plan(shards: Path, folder: Path, **sweep: object) -> SweepPlan:
@@ -35,14 +32,14 @@ def small_plan(shards: Path, folder: Path, **sweep: object) -> SweepPlan:
     }
     settings = SweepConfig.model_validate({"folder": folder, "trials": 4, **sweep})
     file = SweepFile(sweep=settings, run={"model.width": 0.05}, space=space, full={"trainer.epochs": 7})
-    return plan_sweep(file, "<small>", TRAIN, [f"data.path={shards}"])
+    return plan_sweep(file, "<small>", [f"data.path={shards}"])
 
 
 def write_trial(
     plan: SweepPlan, name: str, params: dict[str, str], metrics: list[float], outcome: Outcome | None
 ) -> None:
     run = plan.trials / name
-    write_params(run, params)
+    Params(params=params).save(run)
     lines = [{"step": 5 * n, "epoch": float(n), "val/mean_iou": value} for n, value in enumerate(metrics, 1)]
     write_text(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     if outcome:
@@ -106,13 +103,12 @@ def test_nothing_to_clone(tmp_path: Path) -> None:
 
 def test_how_trials_end(tmp_path: Path) -> None:
     record_exits(tmp_path, [RankExit(0, ""), RankExit(0, "")])
-    assert read_outcome(tmp_path) == Outcome(status="done")
+    assert Outcome.load(tmp_path) == Outcome(status="done")
     record_exits(tmp_path, [RankExit(1, "lost"), RankExit(2, "bad input")])
-    assert read_outcome(tmp_path) == Outcome(status="failed", error="bad input")
+    assert Outcome.load(tmp_path) == Outcome(status="failed", error="bad input")
     with pytest.raises(RuntimeError, match=r"\[-9, 1\]"):
         record_exits(tmp_path, [RankExit(-9, ""), RankExit(1, "rank 0 is gone")])
-    finalize_outcome(tmp_path, Outcome(status="stopped"), 3.0)
-    assert read_outcome(tmp_path) == Outcome(status="failed", error="rank 0 is gone", seconds=3.0)
+    assert Outcome.load(tmp_path) == Outcome(status="failed", error="rank 0 is gone")
 
 
 def test_the_last_error_of_this_attempt(tmp_path: Path) -> None:
@@ -132,8 +128,11 @@ def test_a_rank_locks_its_folder(tmp_path: Path) -> None:
     import threading
 
     exits: list[RankExit] = []
-    arguments = ([str(script)], {}, tmp_path / "log", tmp_path / "lock", None)
-    thread = threading.Thread(target=lambda: exits.append(RankProcess().run(*arguments)))
+
+    def run() -> None:
+        exits.append(RankProcess().run([str(script)], {}, tmp_path / "log", tmp_path / "lock", None))
+
+    thread = threading.Thread(target=run)
     thread.start()
     while not (tmp_path / "log").is_file():
         time.sleep(0.01)
@@ -189,13 +188,16 @@ def test_pbt_stays_within_its_ranges() -> None:
 def test_a_trial_gets_its_settings_and_nothing_else(shards: Path, tmp_path: Path) -> None:
     plan = small_plan(shards, tmp_path)
     command = plan.command({"model.name": '"msanet"', "optimizer.lr": "1e-05"}, tmp_path / "a b")
-    config = load_config(None, command[1:])
-    assert command[0] == str(TRAIN) and (config.optimizer.lr, config.run.dir) == (1e-5, tmp_path / "a b")
+    config = load_config(None, command[3:])
+    assert command[:3] == ["-m", "msanet", "train"] and (config.optimizer.lr, config.run.dir) == (
+        1e-5,
+        tmp_path / "a b",
+    )
     with raises_user_error("MSA-SWEEP-006", setting="run.dir"):
-        plan_sweep(plan.file, "x", TRAIN, [f"data.path={shards}", "run.dir=elsewhere"])
+        plan_sweep(plan.file, "x", [f"data.path={shards}", "run.dir=elsewhere"])
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     write_text(tmp_path / "outcome.json", '{"format_version": 2, "status": "done"}')
     with raises_user_error("MSA-SWEEP-014", setting="sweep.folder"):
-        read_outcome(tmp_path)
+        Outcome.load(tmp_path)

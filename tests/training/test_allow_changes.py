@@ -86,7 +86,7 @@ def _double_the_batch(shards: str, folder: str) -> None:
     print("went on")
 
 
-def test_another_global_batch_goes_on_where_the_first_was(shards: Path, tmp_path: Path) -> None:
+def test_another_global_batch_resumes_at_the_same_position(shards: Path, tmp_path: Path) -> None:
     outputs = run_ranks(2, __file__, "_double_the_batch", {"shards": str(shards), "folder": str(tmp_path)})
     assert all("went on" in said for said in outputs)
     assert (

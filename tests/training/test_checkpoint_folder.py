@@ -34,7 +34,7 @@ def tiny(step: int) -> Checkpoint:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two whole checkpoints, the first of them the best."""
+    """Two complete checkpoints, the first of them the best."""
     for step in (1, 2):
         one = tiny(step)
         state = one.state.model_copy(update={"best": Best(step=1, mean_iou=0.5)})
@@ -51,6 +51,11 @@ def listed(second: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def replaced_by_link(path: Path, elsewhere: Path) -> None:
     os.rename(path, elsewhere)
     path.symlink_to(elsewhere)
+
+
+def replaced_by(make: Callable[[Path], None], path: Path) -> None:
+    path.unlink()
+    make(path)
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -80,15 +85,15 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a link for the folder": (lambda at: replaced_by_link(at, at.parent / "elsewhere"), "is a link, not a folder"),
     "a pipe for a file": (
-        lambda at: (at / CheckpointLayout.MODEL).unlink() or os.mkfifo(at / CheckpointLayout.MODEL),
+        lambda at: replaced_by(os.mkfifo, at / CheckpointLayout.MODEL),
         "is missing",
     ),
     "a pipe for the list": (
-        lambda at: (at / "files.json").unlink() or os.mkfifo(at / "files.json"),
+        lambda at: replaced_by(os.mkfifo, at / "files.json"),
         "missing or damaged",
     ),
     "a folder for a file": (
-        lambda at: (at / CheckpointLayout.MODEL).unlink() or (at / CheckpointLayout.MODEL).mkdir(),
+        lambda at: replaced_by(os.mkdir, at / CheckpointLayout.MODEL),
         "is missing",
     ),
 }

@@ -99,12 +99,13 @@ def test_activations_are_channels_last_in_all_of_a_network(case: str) -> None:
 
 def test_kernels_are_chosen_in_one_place() -> None:
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    mkldnn: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined] # it is set when it is imported
     before = cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     try:
         for tf32, crop in ((True, [32, 32]), (False, None)):
             apply_device_settings(Config.model_validate({"trainer": {"tf32": tf32}, "data": {"crop": crop}}))
             assert cuda.allow_tf32 == cudnn.allow_tf32 == tf32 and cudnn.benchmark == (crop is not None)
-            assert torch.backends.mkldnn.matmul.fp32_precision != "tf32", "CPUs compute as before"
+            assert mkldnn.fp32_precision != "tf32", "CPUs compute as before"
             with without_cudnn_benchmark():
                 assert not cudnn.benchmark
             assert cudnn.benchmark == (crop is not None)
@@ -167,7 +168,8 @@ def _reduces_when_due(shards: str) -> None:
     for stage, due in ((0, [False, False, True]), (1, [False, False, True]), (2, [True, True, True])):
         run = start(_with(small_config(shards, stage, "unet"), micro_batch_size=1, ema_decay=0.0))
         run_steps(run, 1)
-        backward, found = run.engine.backward, []
+        backward = run.engine.backward
+        found: list[bool] = []
 
         def counted(loss: Tensor, backward: Any = backward, found: list[bool] = found) -> None:
             travelled.clear()

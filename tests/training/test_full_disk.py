@@ -83,7 +83,7 @@ def test_a_file_that_did_not_fit_is_tried_again_once_there_is_room(
     assert capsys.readouterr().err.endswith(f" '{path}' is written again\n")
 
 
-def test_a_run_goes_on_while_its_disk_is_full(
+def test_a_run_continues_while_its_disk_is_full(
     shards: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with folder(shards, small_disk) as run:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -17,13 +18,9 @@ def _gather(shards: str) -> None:
     for stage in range(4):
         trainer = start(small_config(shards, stage))
         run_steps(trainer, 1)
-        copied: list[int] = []
-        own = zero_state._on_cpu
-        zero_state._on_cpu = lambda value, own=own, seen=copied: (
-            seen.append(torch.as_tensor(value).numel()) or own(value)
-        )
-        saved = trainer.checkpoint()
-        zero_state._on_cpu = own
+        with mock.patch.object(zero_state, "_on_cpu", wraps=zero_state._on_cpu) as on_cpu:
+            saved = trainer.checkpoint()
+        copied = [torch.as_tensor(call.args[0]).numel() for call in on_cpu.call_args_list]
         assert trainer.ema is not None and saved.ema is not None
         with averaged_over_ranks(all_running_statistics(trainer.engine, trainer.ema)):
             everywhere = zero_state.gather_weights(trainer.engine, everywhere=True)

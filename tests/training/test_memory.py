@@ -52,7 +52,7 @@ def _measured(shards: str) -> None:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             trainer = start(config)
             run_steps(trainer, 2)
-        events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
+        events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
         now = peak = 0
         for event in sorted(events, key=lambda event: event.start_ns()):
             now += event.nbytes()

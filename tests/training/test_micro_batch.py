@@ -1,4 +1,4 @@
-"""trainer.micro_batch_size=auto: what is chosen, what is said, and that a run which goes on has what it had."""
+"""trainer.micro_batch_size=auto: what is chosen and logged, and that a resumed run keeps its micro-batch."""
 
 import os
 import subprocess
@@ -77,7 +77,7 @@ def test_an_unknown_size_is_refused(shards: Path) -> None:
 def _start(shards: str, free: float, saved: Checkpoint | None) -> Trainer:
     config, manifest = _auto(shards)
     # Half of a host's memory for each of its two ranks, and rank 1 sees less of it.
-    available.free_host_memory = lambda: int(free) * 2 * (10 - 9 * distributed.rank())
+    available.free_host_memory = lambda root=Path("/"): int(free) * 2 * (10 - 9 * distributed.rank())
     torch.manual_seed(0)
     model = build_model(config.model.name, manifest.num_classes, **config.model.options)
     return Trainer(config, manifest, model, choose_batch_plan(config, manifest, saved), saved)
@@ -104,7 +104,7 @@ def _goes_on(shards: str, folder: str) -> None:
     print("SAME BITS")
 
 
-def test_the_command_says_what_it_chose(shards: Path, tmp_path: Path) -> None:
+def test_the_command_reports_what_it_chose(shards: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
         *words(shards, tmp_path / "run", 1, "trainer.micro_batch_size=auto", "data.num_workers=0"),
@@ -123,7 +123,7 @@ def test_the_command_says_what_it_chose(shards: Path, tmp_path: Path) -> None:
     assert newest(tmp_path / "run" / "checkpoints").state.micro_batch_size == 4
 
 
-def test_a_run_goes_on_with_the_micro_batch_it_had(shards: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_with_the_micro_batch_it_had(shards: Path, tmp_path: Path) -> None:
     first, second = run_ranks(2, __file__, "_goes_on", {"shards": shards, "folder": tmp_path})
     assert "SAME BITS" in first and "SAME BITS" in second
     assert "trainer.micro_batch_size=auto: 3 of 6 images, about 0." in first and "activations 0." in first

@@ -80,7 +80,7 @@ def _average_by_hand(shards: str, stage: int) -> None:
 
 
 @pytest.mark.parametrize("stage", [0, 3])
-def test_moving_average_is_the_formula_and_is_judged(shards: Path, stage: int) -> None:
+def test_moving_average_is_the_formula_and_is_evaluated(shards: Path, stage: int) -> None:
     said = run_ranks(2, __file__, "_average_by_hand", {"shards": str(shards), "stage": stage})
     assert all("compared" in output for output in said)
 

@@ -58,7 +58,7 @@ def test_parts_and_the_rest_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert watch.seconds == {"rest": 1.0 + 4.0 + 16.0, "forward": 2.0, "backward": 8.0}
 
 
-def test_a_run_too_short_for_a_profile_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_too_short_for_a_profile_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile = Profiler(torch.device("cpu"), tmp_path / "profile", steps=profiler.STEPS - 1)
     for _ in range(profiler.STEPS):
         profile.begin()

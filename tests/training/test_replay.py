@@ -121,7 +121,7 @@ def test_the_replay_names_module_and_sample(
 
 
 def test_a_secret_does_not_spoil_the_settings(shards: Path, tmp_path: Path) -> None:
-    config = small_config(str(shards), 0).model_copy(update={"deepspeed": {"comet": {"api_key": "hunter2"}}})
+    config = small_config(str(shards)).model_copy(update={"deepspeed": {"comet": {"api_key": "hunter2"}}})
     about = DumpMetadata(step=3, losses=(None,), accumulation=1, counts=(1, 1), histogram=(1,), keys={}, versions={})
     saved = toy_checkpoint()
     box = write_failure_dump(tmp_path, FailureDump(about, config, saved.metadata, dict(saved.weights), {}))

@@ -14,6 +14,7 @@ from msanet.data.image.codec import LazyImage, open_image, open_label
 from msanet.data.image.color import sample_rng
 from msanet.data.image.crop import CROP_TRIES, CropParams, choose_crops, crop_image, crop_pair
 from msanet.data.image.tiles import encode_tiled
+from support.images import read_image
 
 FILL = (9, 8, 7)
 
@@ -62,8 +63,8 @@ def resize_then_cut(image: np.ndarray, label: np.ndarray, geometry: CropParams) 
     label = np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST))
     top, left, crop_h, crop_w = geometry.window
     margin = max(crop_h, crop_w, height, width)
-    image = cv2.copyMakeBorder(image, *[margin] * 4, cv2.BORDER_CONSTANT, value=FILL)
-    label = cv2.copyMakeBorder(label, *[margin] * 4, cv2.BORDER_CONSTANT, value=255)
+    image = cv2.copyMakeBorder(image, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=FILL)
+    label = cv2.copyMakeBorder(label, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=255)
     place = slice(top + margin, top + margin + crop_h), slice(left + margin, left + margin + crop_w)
     steps = slice(None, None, -1 if geometry.flip[1] else 1), slice(None, None, -1 if geometry.flip[0] else 1)
     return image[place][steps], label[place][steps]
@@ -137,8 +138,8 @@ def test_cutting_first_equals_resizing_first_at_a_fixed_size() -> None:
 def test_cutting_first_equals_resizing_first_on_real_images(test_data: Path) -> None:
     """From tiles, at full resolution; and no more is decoded than the crop needs, or little more."""
     name = "train/aachen/aachen_000000_000019"
-    source = cv2.imread(str(test_data / f"cityscapes/leftImg8bit/{name}_leftImg8bit.png"), cv2.IMREAD_COLOR_RGB)
-    ids = cv2.imread(str(test_data / f"cityscapes/gtFine/{name}_gtFine_labelIds.png"), cv2.IMREAD_UNCHANGED)
+    source = read_image(test_data / f"cityscapes/leftImg8bit/{name}_leftImg8bit.png", cv2.IMREAD_COLOR_RGB)
+    ids = read_image(test_data / f"cityscapes/gtFine/{name}_gtFine_labelIds.png", cv2.IMREAD_UNCHANGED)
     image, label = open_image(encode_tiled(source), "image"), open_label(encode_tiled(ids), "label")
     config = settings(crop=[512, 1024], random_scale=[0.5, 2.0])
     for number in range(12):

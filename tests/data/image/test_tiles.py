@@ -18,6 +18,7 @@ from msanet.data.image.codec import decode_image, decode_label, open_image
 from msanet.data.image.tiles import IMAGE_TILE, LABEL_TILE, TiledImage, encode_tiled
 from msanet.errors import UserError
 from support.errors import raises_user_error
+from support.images import decode_pixels
 
 TILE_H, TILE_W = IMAGE_TILE
 SIZES = [(1, 1), (TILE_H - 1, TILE_W - 1), IMAGE_TILE, (TILE_H + 1, TILE_W + 1), (257, 521), LABEL_TILE, (3, 5000)]
@@ -64,7 +65,7 @@ def test_all_sizes_are_bit_exact_by_window_and_in_other_libraries(size: tuple[in
     data = encode_tiled(pixels)
     assert windows_equal(data, pixels)
     flag = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_UNCHANGED
-    assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), flag), pixels)
+    assert np.array_equal(decode_pixels(data, flag), pixels)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), pixels)
     assert np.array_equal(tifffile.imread(io.BytesIO(data)), pixels)
     assert encode_tiled(np.asfortranarray(pixels)) == data == encode_tiled(pixels.copy())
@@ -87,7 +88,7 @@ def test_only_the_tiles_under_a_window_are_read() -> None:
     pixels = random_pixels((3 * TILE_H, 3 * TILE_W, 3))
     data = bytearray(encode_tiled(pixels))
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        offsets = file.pages[0].dataoffsets  # type: ignore[union-attr]
+        offsets = file.pages[0].dataoffsets
     middle = 4
     for number, offset in enumerate(offsets):
         if number != middle:
@@ -169,6 +170,7 @@ def test_other_pixels_are_converted_where_that_has_one_meaning() -> None:
 def test_pixels_without_one_meaning_are_refused(layout: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     image = random_pixels((150, 300, 3))
     grey, four = image[..., 0], np.dstack([image, image[..., 0]])
+    settings: dict[str, Any]
     turned = {"extratags": [(274, "H", 1, 6, True)]}
     for pixels, settings in (
         (image.astype(np.float32), {"photometric": "rgb"}),
@@ -200,7 +202,7 @@ def test_colors_that_are_not_rgb_are_not_taken_for_it() -> None:
     lab = random_pixels((150, 300, 3))
     data = write_tiff(lab, photometric="cielab", **TILED)
     assert TiledImage.parse(data, "x") is None
-    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    expected = decode_pixels(data, cv2.IMREAD_COLOR_RGB)
     assert np.array_equal(decode_image(data, "x"), expected) and not np.array_equal(expected, lab)
 
 

@@ -366,7 +366,7 @@ def silent() -> None:
     logs._seen.clear()
 
 
-def test_a_full_disk_is_told_once_and_costs_nothing_but_time(
+def test_a_full_disk_is_logged_once_and_costs_only_time(
     tmp_path: Path, silent: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = NodeCache(tmp_path / "c", 10**6)

@@ -263,7 +263,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
     assert time.monotonic() - begun < SLOW_STEP_FACTOR
 
 
-def test_the_server_says_when_to_come_again(server: FaultyServer, settings: StorageConfig) -> None:
+def test_the_server_sends_retry_after(server: FaultyServer, settings: StorageConfig) -> None:
     server.plan = [Answer(status=503, headers={"Retry-After": "1"})]
     begun = time.monotonic()
     assert read(open_storage(server.location, settings), WHOLE) == CONTENT
@@ -282,7 +282,7 @@ def test_the_server_says_when_to_come_again(server: FaultyServer, settings: Stor
         (400, "was answered with HTTP 400, expected 200 or 206; fix data.path"),
     ],
 )
-def test_what_will_not_pass_is_said_at_once(
+def test_what_will_not_pass_is_reported_at_once(
     server: FaultyServer, settings: StorageConfig, status: int, words: str
 ) -> None:
     server.always = Answer(status=status)
@@ -480,7 +480,7 @@ def test_s3_serves_every_sample(s3: Any, shards: Path, settings: StorageConfig) 
         storage.fetch(extent._replace(start=size + 1, stop=size + 9))
 
 
-def test_s3_says_what_is_wrong(s3: Any, shards: Path, settings: StorageConfig) -> None:
+def test_s3_errors_name_the_cause(s3: Any, shards: Path, settings: StorageConfig) -> None:
     with raises_user_error("MSA-DATA-029", setting="data.path", mentions="s3://shards/nothing/dataset.json"):
         open_storage("s3://shards/nothing", settings).read_file(MANIFEST_NAME, 10**6)
     with raises_user_error("MSA-DATA-029", setting="data.path", mentions="s3://no-such-bucket/x/dataset.json"):

@@ -1,4 +1,4 @@
-"""The data of chaos.py, and the proof that its run is the one that nobody disturbed."""
+"""The data of chaos.py, and the check that its run equals the one that nobody disturbed."""
 
 import re
 import shutil
@@ -52,17 +52,17 @@ def write_shards(folder: Path) -> tuple[Path, Path, dict[int, str]]:
     return whole, broken, damaged
 
 
-def prove(run: Path, twin: Path, steps: int, keys: dict[int, str], bitwise: bool) -> dict[str, str]:
+def check(run: Path, reference: Path, steps: int, keys: dict[int, str], bitwise: bool) -> dict[str, str]:
     """What was checked, and what was lost: an empty text where nothing was."""
-    checks = prove_stream(run, twin, steps) | prove_log(run, twin, bitwise)
+    checks = check_samples(run, reference, steps) | check_metrics(run, reference, bitwise)
     if keys:
-        checks["masked are the damaged ones"] = prove_masks(run, twin, keys)
-    return checks | compare(newest(run), newest(twin), bitwise)
+        checks["skipped are the damaged ones"] = check_skipped_samples(run, reference, keys)
+    return checks | compare_checkpoints(newest(run), newest(reference), bitwise)
 
 
-def prove_stream(run: Path, twin: Path, steps: int) -> dict[str, str]:
-    """Which samples were taken, by the run's own record; the twin's says in which order."""
-    seen, wanted = records(run), records(twin)
+def check_samples(run: Path, reference: Path, steps: int) -> dict[str, str]:
+    """Which samples were taken, by the run's own record; the reference run's says in which order."""
+    seen, wanted = records(run), records(reference)
     times = Counter(pair for pairs in seen.values() for pair in pairs)
     whole_epochs = {(epoch, number) for epoch in range(steps * BATCH // IMAGES) for number in range(IMAGES)}
     twice, never = [pair for pair, count in times.items() if count > 1], sorted(whole_epochs - times.keys())
@@ -74,9 +74,9 @@ def prove_stream(run: Path, twin: Path, steps: int) -> dict[str, str]:
     }
 
 
-def prove_log(run: Path, twin: Path, bitwise: bool) -> dict[str, str]:
+def check_metrics(run: Path, reference: Path, bitwise: bool) -> dict[str, str]:
     """metrics.jsonl: each step and each validation once, in order; the same losses where they have to be."""
-    lines, wanted = (read_lines(RunLayout(folder).metrics) for folder in (run, twin))
+    lines, wanted = (read_lines(RunLayout(folder).metrics) for folder in (run, reference))
     checks = {}
     for what, key in (("step", "loss"), ("validation", "val/mean_iou")):
         ours, theirs = ([line["step"] for line in found if key in line] for found in (lines, wanted))
@@ -91,18 +91,18 @@ def prove_log(run: Path, twin: Path, bitwise: bool) -> dict[str, str]:
     return checks
 
 
-def prove_masks(run: Path, twin: Path, keys: dict[int, str]) -> str:
-    """Whether the samples that were masked are those of damaged bytes, each as often as it came."""
-    masked = Counter(
+def check_skipped_samples(run: Path, reference: Path, keys: dict[int, str]) -> str:
+    """Whether the samples that were skipped are those of damaged bytes, each as often as it came."""
+    skipped = Counter(
         (line["step"], key)
         for file in run.glob("bad-samples-*.jsonl")
         for line in read_lines(file)
         for key in re.findall(r"train_\d+", line["fault"])[:1]
     )
     damaged = Counter(
-        (step, keys[number]) for step, pairs in records(twin).items() for _, number in pairs if number in keys
+        (step, keys[number]) for step, pairs in records(reference).items() for _, number in pairs if number in keys
     )
-    return listed(sorted((masked - damaged) + (damaged - masked)))
+    return listed(sorted((skipped - damaged) + (damaged - skipped)))
 
 
 def records(run: Path) -> dict[int, list[tuple[int, int]]]:
@@ -115,37 +115,44 @@ def records(run: Path) -> dict[int, list[tuple[int, int]]]:
 
 
 def newest(run: Path) -> Checkpoint:
-    """The last checkpoint of a run, which must be whole."""
+    """The last checkpoint of a run, which must be complete."""
     folder = checkpoint_folders(run / "checkpoints")[0]
     assert validate_checkpoint(folder) is None, folder
     return read_checkpoint(folder)
 
 
-def compare(ours: Checkpoint, twin: Checkpoint, bitwise: bool) -> dict[str, str]:
-    """The end of the run against that of the uninterrupted one."""
+def compare_checkpoints(ours: Checkpoint, reference: Checkpoint, bitwise: bool) -> dict[str, str]:
+    """The end of the run against that of the reference run."""
     if not bitwise:
         torch.manual_seed(0)  # run.seed
         start = dict(
             build_model(ours.metadata.name, len(ours.metadata.classes), **ours.metadata.options).named_parameters()
         )
-        away = sum(float((ours.weights[name] - twin.weights[name]).double().square().sum()) for name in start)
-        way = sum(float((twin.weights[name] - value).detach().double().square().sum()) for name, value in start.items())
+        away = sum(float((ours.weights[name] - reference.weights[name]).double().square().sum()) for name in start)
+        way = sum(
+            float((reference.weights[name] - value).detach().double().square().sum()) for name, value in start.items()
+        )
         ratio = (away / way) ** 0.5
         return {f"weights within {TOLERANCE:g} of the way ({ratio:.1e})": "" if ratio < TOLERANCE else f"{ratio:.2g}"}
     optimizers = (
-        {f"{name}/{key}": t for name, state in c.optimizer.items() for key, t in state.items()} for c in (ours, twin)
+        {f"{name}/{key}": t for name, state in c.optimizer.items() for key, t in state.items()}
+        for c in (ours, reference)
     )
     parts = {
-        "weights": (ours.weights, twin.weights),
-        "averaged weights": (ours.ema or {}, twin.ema or {}),
+        "weights": (ours.weights, reference.weights),
+        "averaged weights": (ours.ema or {}, reference.ema or {}),
         "optimizer": tuple(optimizers),
-        "generators": (ours.rng, twin.rng),
+        "generators": (ours.rng, reference.rng),
     }
     differing = {
         what: [name for name in b if name not in a or not torch.equal(a[name], b[name])]
         for what, (a, b) in parts.items()
     }
-    return {f"{what} bit-identical": listed(names) for what, names in differing.items()}
+    state, wanted = ours.state.model_dump(), reference.state.model_dump()
+    other = [name for name in wanted if state[name] != wanted[name]]
+    return {f"{what} bit-identical": listed(names) for what, names in differing.items()} | {
+        "state equal": listed(other)
+    }
 
 
 def listed(things: list[Any]) -> str:
