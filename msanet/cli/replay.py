@@ -8,6 +8,7 @@ from pathlib import Path
 from msanet import distributed
 from msanet.cli.output import print_result
 from msanet.cli.parser import new_parser, parse
+from msanet.cli.run_arguments import add_plugin_argument
 from msanet.errors import UserError
 from msanet.training.nonfinite.failure_dump import FailureDump, read_failure_dump
 from msanet.training.nonfinite.replay import Range, Replay, replay
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = new_parser("replay", "replay RUN/failure_dump/step-00001234", details)
     parser.add_argument("failure_dump", type=Path, metavar="DUMP", help="RUN/failure_dump/step-N")
     parser.add_argument("--rank", type=int, help="whose batches (default: the first where it went wrong)")
+    add_plugin_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a report")
     arguments = parse(parser, argv)
     dump = read_failure_dump(arguments.failure_dump)

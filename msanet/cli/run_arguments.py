@@ -6,6 +6,7 @@ from pathlib import Path
 
 from msanet.config import Config, EvaluationConfig, load_config, load_run_config
 from msanet.errors import UserError
+from msanet.models.external import trust
 from msanet.models.io import ModelMetadata
 from msanet.run_layout import CheckpointLayout, RunLayout
 from msanet.training.checkpoint.io import best_valid, latest_valid
@@ -18,9 +19,16 @@ def add_run_arguments(parser: argparse.ArgumentParser, settings: bool = True) ->
     which.add_argument("--checkpoint", type=Path, metavar="FILE", help="a model.safetensors, or the folder it is in")
     best = "the checkpoint of --run with the best validation, not the latest"
     parser.add_argument("--best", action="store_true", help=best)
+    add_plugin_argument(parser)
     if settings:
         help = "evaluation.* settings that override the run's"
         parser.add_argument("settings", nargs="*", metavar="key=value", help=help)
+
+
+def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
+    """--plugin NAME, by which the user allows to import a checkpoint's network from a package or file."""
+    text = "import this network of your own, package.module:NAME or path/to/file.py:NAME, if the checkpoint asks for it"
+    parser.add_argument("--plugin", type=trust, action="append", metavar="NAME", help=text)
 
 
 def run_config(arguments: argparse.Namespace, overrides: Sequence[str]) -> Config:

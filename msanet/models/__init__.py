@@ -116,8 +116,8 @@ def check_model_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     if name not in MODELS and not is_external(name):
         raise UserError(
             "MSA-MODEL-001",
-            f"model.name is '{name}', which is not a known network; {nearest(name, sorted([*MODELS, *network_names()]))}; or smp:NAME, "
-            "hf:NAME, timm:NAME, torchvision:NAME, package.module:NAME, path/to/file.py:NAME",
+            f"model.name is '{name}', which is not a known network; {nearest(name, sorted([*MODELS, *network_names()]))}; or "
+            "smp:NAME, hf:NAME, timm:NAME, torchvision:NAME, package.module:NAME, path/to/file.py:NAME",
             setting="model.name",
         )
     known, checked = model_options(name), {}

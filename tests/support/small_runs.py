@@ -18,6 +18,7 @@ from msanet.models.io import ModelMetadata
 from msanet.training import validation
 from msanet.training.checkpoint.format import Checkpoint, RunState
 from msanet.training.checkpoint.io import latest_valid, read_checkpoint
+from msanet.training.network import build_network
 from msanet.training.trainer import Trainer
 
 PLAN = ShuffleConfig(seed=0, streams=4, shuffle_window=64, shuffle_block_bytes=100)
@@ -47,7 +48,7 @@ def start(config: Config, saved: Checkpoint | None = None) -> Trainer:
     manifest = load_manifest(Path(config.data.path or ""))
     batches = plan_batches(config.trainer.global_batch_size, config.trainer.micro_batch_size, distributed.world_size())
     torch.manual_seed(config.run.seed)
-    model = build_model(config.model.name, manifest.num_classes, **config.model.options)
+    model = build_network(config, manifest.num_classes)
     return Trainer(config, manifest, model, batches, saved)
 
 

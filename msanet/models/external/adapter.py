@@ -102,8 +102,8 @@ def adapt(source: NetworkSource, num_classes: int, options: dict[str, Any]) -> A
     if len(weights) != layout.auxiliary:
         raise UserError(
             "MSA-MODEL-509",
-            f"model.auxiliary_weights has {len(weights)} numbers, and '{source.name}' has {layout.auxiliary} auxiliary outputs; give one "
-            "for each",
+            f"model.auxiliary_weights has {len(weights)} numbers, and '{source.name}' has {layout.auxiliary} auxiliary "
+            "outputs; give one for each",
             setting="model.auxiliary_weights",
         )
     return _converted(AdaptedNetwork(network, layout, found, weights))
@@ -118,14 +118,15 @@ def _built(source: NetworkSource, num_classes: int, options: dict[str, Any]) -> 
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise UserError(
             "MSA-MODEL-506",
-            f"model.name is '{source.name}', which with ({given}) raised {type(error).__name__}: {first_line(error)}; change these "
-            "options or fix that code",
+            f"model.name is '{source.name}', which with ({given}) raised {type(error).__name__}: {first_line(error)}; change "
+            "these options or fix that code",
             setting="model.name",
         ) from error
     if not isinstance(network, nn.Module):
         raise UserError(
             "MSA-MODEL-507",
-            f"model.name is '{source.name}', which returned a {type(network).__name__}, expected a torch.nn.Module; fix that code",
+            f"model.name is '{source.name}', which returned a {type(network).__name__}, expected a torch.nn.Module; "
+            "fix that code",
             setting="model.name",
         )
     return network

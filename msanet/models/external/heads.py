@@ -19,8 +19,8 @@ class BackboneWithHead(nn.Module):
         backbone: What `create_backbone` returns: (N, C, H, W) -> features (N, C_i, H / r_i, W / r_i), the finest first.
         num_classes: K.
         head: `fpn`, the semantic FPN of Kirillov et al. 2019 (Panoptic feature pyramid networks, figure 3); `linear`, one
-            1x1 convolution on BatchNorm of the last level, as DINOv2 is evaluated; `multilevel`, the same on all levels side by side,
-            with a hidden layer; `auto`: fpn for a pyramid and multilevel where all levels have one resolution.
+            1x1 convolution on BatchNorm of the last level, as DINOv2 is evaluated; `multilevel`, the same on all levels,
+            concatenated, with a hidden layer; `auto`: fpn for a pyramid, multilevel if all levels have one resolution.
         head_channels: Of the FPN's maps or of the hidden layer.
         dropout: Of whole channels before the classifier.
     """

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -86,7 +87,7 @@ def _load_module(name: str, module: str) -> ModuleType:
         raise
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
-            message = f"model.name is '{name}', and there is no module '{error.name}'; install its package, or give path/to/file.py:NAME"
+            message = f"model.name is '{name}', and there is no module '{error.name}'; install it, or give path/to/file.py:NAME"
             raise UserError("MSA-MODEL-502", message, setting="model.name") from None
         raise _import_failed(name, error) from error
     except Exception as error:  # whatever a user's module does
@@ -104,7 +105,7 @@ def _load_file(name: str, path: Path) -> ModuleType:
     if not path.is_file():
         message = f"model.name is '{name}', and the file '{path}' does not exist; check the path"
         raise UserError("MSA-MODEL-502", message, setting="model.name")
-    full = f"msanet_user_{path.stem}_{abs(hash(str(path.resolve())))}"
+    full = f"msanet_user_{path.stem}_{zlib.crc32(str(path.resolve()).encode())}"
     spec = importlib.util.spec_from_file_location(full, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
