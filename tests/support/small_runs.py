@@ -35,7 +35,7 @@ def small_config(shards: str, stage: int, network: str = "msanet", **optimizer: 
                 "flip_vertical": 0.5,
                 "num_workers": 0,
             },
-            "model": {"name": network, "width": 0.125},
+            "model": {"name": network, **({} if ":" in network else {"width": 0.125})},
             "optimizer": {"weight_decay": 0.01, "classifier_lr_mult": 3.0, **optimizer},
             "trainer": {"steps": 8, "global_batch_size": 6, "zero_stage": stage, "ema_decay": 0.9},
             "evaluation": {"num_workers": 0, "panels": 0},

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from conftest import REPOSITORY
 from msanet import distributed
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
@@ -69,6 +70,22 @@ def test_saves_validations_and_resumes_are_bit_exact_on_the_same_ranks(
     for name, ranks in straight.buffers.items():
         assert len(ranks) == world and not torch.equal(ranks[0], ranks[1]), "the ranks saw the same images"
         torch.testing.assert_close(published[name], ranks.mean(dim=0), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_networks_from_elsewhere_resume_bit_exactly(shards: Path, tmp_path: Path, stage: int) -> None:
+    """With an auxiliary output, and parameters that get no gradient: they stay as they are."""
+    network = f"{REPOSITORY}/tests/models/external_networks.py:Auxiliary"
+    arguments = {"shards": str(shards), "folder": str(tmp_path), "stage": stage, "network": network}
+    run_ranks(2, __file__, "_train", arguments)
+    run_ranks(2, __file__, "_resume", arguments)
+    third, straight = newest(tmp_path / "third"), newest(tmp_path / "straight")
+    for again in (newest(tmp_path / "disturbed"), newest(tmp_path / "resumed")):
+        assert again.state.model_copy(update={"best": None}) == straight.state
+        assert _differences(straight, again) == []
+    unused = {"network.unused.weight", "network.unused.bias"}
+    changed = {name.removeprefix("weights/") for name in _differences(third, straight) if name.startswith("weights/")}
+    assert changed == straight.weights.keys() - unused and unused < straight.weights.keys()
 
 
 def _differences(a: Checkpoint, b: Checkpoint) -> list[str]:

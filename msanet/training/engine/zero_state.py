@@ -58,7 +58,8 @@ def release_parameters(engine: Any) -> None:
 
 def gather_optimizer_state(engine: Any) -> OptimizerState:
     """Every parameter's full optimizer state on rank 0's CPU, empty on the other ranks. A collective."""
-    state = {name: _gather(engine, parameter) for name, parameter in engine.module.named_parameters()}
+    named = engine.module.named_parameters()
+    state = {name: _gather(engine, parameter) if parameter.requires_grad else {} for name, parameter in named}
     return state if distributed.is_main() else {}
 
 
