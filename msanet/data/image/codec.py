@@ -71,7 +71,7 @@ class _FullyDecodedImage:
 
 
 def open_image(data: bytes, name: str) -> LazyImage:
-    """An encoded image, (H, W, 3) uint8 RGB as stored: an EXIF rotation is not applied, since labels have none.
+    """An encoded image of a shard, (H, W, 3) uint8 RGB as stored: photo.py turns it by EXIF before it is packed.
 
     `name` is for errors. Raises UserError if there is no readable header, or it tells of more than MAX_PIXELS.
     """
@@ -141,12 +141,17 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
         raise UserError(
             "MSA-DATA-017", f"'{name}' cannot be read as an image ({len(data)} bytes); replace or remove the file"
         ) from error
+    check_pixels(width, height, name)
+    return height, width
+
+
+def check_pixels(width: int, height: int, name: str) -> None:
+    """Raise UserError where there is no pixel, or more than MAX_PIXELS."""
     if not 0 < height * width <= MAX_PIXELS:
         raise UserError(
             "MSA-DATA-018",
             f"'{name}' has {width}x{height} pixels, expected at most {MAX_PIXELS}; split it into smaller images",
         )
-    return height, width
 
 
 def _open(data: bytes, name: str, is_label: bool) -> LazyImage:
