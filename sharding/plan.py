@@ -16,7 +16,7 @@ from msanet.errors import UserError
 from sharding.readers.reader import DatasetListing, SamplePaths
 from sharding.tree import Tree
 
-WRITER_VERSION = 2
+WRITER_VERSION = 3
 """Raised when the same plan gives other bytes, so that a continued run does not mix both."""
 MAX_KEY = 80
 """A tar header has 100 bytes for the file name, which also holds the extension."""

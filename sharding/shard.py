@@ -4,19 +4,22 @@ import hashlib
 import json
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from msanet.data.image.codec import IMAGE_EXTENSIONS, INSTANCES, decode_image, decode_instances, encode_members
+from msanet.data.image.codec import IMAGE_EXTENSIONS, INSTANCES, decode_instances, encode_members
+from msanet.data.image.damage import decoder_messages, find_damage
+from msanet.data.image.photo import TURNED, damaged, read_photo
 from msanet.data.manifest import Member, SampleIndex, ShardIndex, index_name
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
+from sharding.notes import note
 from sharding.plan import ShardPlan
-from sharding.readers.labels import Decode, check_decodable
+from sharding.readers.labels import Decode, source_damage
 from sharding.readers.reader import SamplePaths
 from sharding.tree import Tree
 
@@ -73,18 +76,21 @@ def write_shard(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object
 def read_sample(job: PackingJob, pair: SamplePaths) -> PackedSample:
     """Read, decode and check one pair. Raises UserError, naming the file, if its image or label is invalid."""
     image, image_name = job.tree.read(pair.image), job.tree.show(pair.image)
-    check_decodable(image, image_name)
-    image_HWC = decode_image(image, image_name)
-    size = image_HWC.shape[:2]
-    label, label_name = _label(job.tree, pair)
-    label_HW = _train_ids(job.decode(label, label_name), label_name, job.spec)
+    with source_damage():
+        photo = read_photo(image, image_name)
+        label, label_name = _label(job.tree, pair)
+        label_HW = _train_ids(job.decode(label, label_name), label_name, job.spec)
+    size = photo.pixels_HWC.shape[:2]
     if label_HW.shape != size:
         raise UserError(
             "MSA-PACK-024",
-            f"label '{label_name}' is {_size(label_HW.shape)} but its image '{pair.image}' is {_size(size)}, expected "
-            "the same size; replace one of them",
+            f"label '{label_name}' is {_size(label_HW.shape)} but its image '{pair.image}' is {_size(size)}"
+            f"{_turn(photo.notes, label_HW.shape == size[::-1])}, expected the same size; replace one of them",
         )
-    members = encode_members(job.codec, image, _extension(pair.image), image_HWC, label_HW)
+    for text in photo.notes:
+        note(text, image_name)
+    source = image if photo.is_stored_so else None
+    members = encode_members(job.codec, source, _extension(pair.image), photo.pixels_HWC, label_HW)
     if pair.instances is not None:
         members[INSTANCES] = _instances(job.tree, pair.instances, size)
     crc32 = {extension.partition(".")[0]: zlib.crc32(data) for extension, data in members.items()}
@@ -104,8 +110,12 @@ def _label(tree: Tree, pair: SamplePaths) -> tuple[bytes, str]:
 def _instances(tree: Tree, path: str, size: tuple[int, ...]) -> bytes:
     """The file as it was found, once it is known to be sound."""
     data, name = tree.read(path), tree.show(path)
-    check_decodable(data, name)
-    found = decode_instances(data, name).shape
+    with source_damage():
+        with decoder_messages() as said:
+            found = decode_instances(data, name).shape
+        damage = find_damage(data, said)
+        if damage:
+            raise damaged(name, data, damage)
     if found != size:
         raise UserError(
             "MSA-PACK-024", f"instance map '{name}' is {_size(found)}, expected {_size(size)} as its image; replace it"
@@ -124,10 +134,26 @@ def _extension(image_path: str) -> str:
 
 
 def _train_ids(ids_HW: np.ndarray, name: str, spec: DatasetSpec) -> np.ndarray:
+    ignored_HW = ids_HW < 0 if ids_HW.dtype == np.int16 else None
+    if ignored_HW is not None:
+        ids_HW = np.where(ignored_HW, next(iter(spec.train_ids)), ids_HW).astype(np.uint8)
     try:
-        return spec.to_train_ids(ids_HW)
+        train_ids_HW = spec.to_train_ids(ids_HW)
     except UserError as error:
         raise UserError(error.code, f"'{name}': {error}") from error
+    if ignored_HW is not None:
+        train_ids_HW[ignored_HW] = IGNORE_INDEX
+    return train_ids_HW
+
+
+def _turn(notes: Sequence[str], would_fit: bool) -> str:
+    """What EXIF has to do with a size that differs."""
+    if TURNED in notes:
+        return (
+            " after its EXIF orientation was applied, as programs that show it do"
+            f"{': the label was drawn on the image as stored' if would_fit else ''}"
+        )
+    return " (the one turned: its EXIF orientation was probably lost)" if would_fit else ""
 
 
 def _read_back(path: Path, plan: ShardPlan, histogram: np.ndarray, num_classes: int) -> ShardIndex:

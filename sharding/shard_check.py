@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from msanet.data.image.codec import decode_image, decode_instances, decode_label
+from msanet.data.image.codec import decode_instances, decode_label
+from msanet.data.image.photo import PhotoFile
 from msanet.data.manifest import (
     MANIFEST_NAME,
     Member,
@@ -200,7 +201,7 @@ class _Check:
         self.uncounted += 1
         if image:
             with self._noting(image):
-                size = decode_image(image.data, image.name).shape[:2]
+                size = _check_photo(image)
         if label:
             with self._noting(label):
                 label_HW = decode_label(label.data, label.name)
@@ -272,6 +273,22 @@ def _check_header(tar: int, name: str, member: Member) -> None:
             "MSA-PACK-049",
             f"its tar header is for '{header.name}' of {header.size} bytes, expected '{name}' of {member.length}",
         )
+
+
+def _check_photo(part: _Part) -> tuple[int, ...]:
+    """Its size as stored. Raises UserError where it is damaged, or shown in another way than it was packed."""
+    file = PhotoFile(part.data, part.name)
+    shape = file.read().pixels_HWC.shape[:2]
+    size = shape[::-1] if file.orientation > 4 else shape
+    # Before version 3 of the writer nothing was turned. A label of another shape than the photo as shown was drawn on it as
+    # stored; of the others nobody knows.
+    if file.orientation in (2, 3, 4) or (file.orientation > 4 and size[0] == size[1]):
+        raise UserError(
+            "MSA-PACK-106",
+            f"has the EXIF orientation {file.orientation}, which an earlier version did not apply, expected pixels as shown; "
+            "pack the dataset again",
+        )
+    return size
 
 
 def _check_instances(part: _Part, size: tuple[int, ...] | None) -> None:

@@ -13,6 +13,7 @@ import cv2
 
 from msanet.errors import UserError
 from msanet.processes import exit_with_parent
+from sharding.notes import Notes, add_notes, take_notes
 from sharding.plan import ShardPlan
 from sharding.shard import PackingJob, write_shard
 
@@ -30,20 +31,20 @@ class _Stop(Exception):
     """Another worker failed; this one stops too."""
 
 
-def write_shards(job: PackingJob, plans: Sequence[ShardPlan], workers: int, progress: Progress) -> None:
-    """Write all `plans` in at most `workers` processes; with one, in this process.
+def write_shards(job: PackingJob, plans: Sequence[ShardPlan], workers: int, progress: Progress) -> Notes:
+    """Write all `plans` in at most `workers` processes; with one, in this process. Returns what was done to files.
 
     Raises the first error in the order of the plans, and WorkerLost if a worker was killed.
     """
     workers = min(workers, len(plans))
     if workers > 1:
-        _write_parallel(job, plans, workers, progress)
-        return
+        return _write_parallel(job, plans, workers, progress)
     for plan in plans:
         write_shard(job, plan, partial(progress, 1))
+    return take_notes()
 
 
-def _write_parallel(job: PackingJob, plans: Sequence[ShardPlan], workers: int, progress: Progress) -> None:
+def _write_parallel(job: PackingJob, plans: Sequence[ShardPlan], workers: int, progress: Progress) -> Notes:
     # Not fork: a forked copy of a process that has used OpenCV's threads can hang.
     context = multiprocessing.get_context("spawn")
     # Without locks, since a worker killed while it holds one would hang the others: each shard has its own counter.
@@ -57,9 +58,13 @@ def _write_parallel(job: PackingJob, plans: Sequence[ShardPlan], workers: int, p
         stop[0] = True
         pool.shutdown(cancel_futures=True)
     _raise_first(futures)
+    notes: Notes = {}
+    for future in futures:
+        add_notes(notes, future.result())
+    return notes
 
 
-def _follow(futures: Sequence[Future[None]], done: Any, progress: Progress) -> None:
+def _follow(futures: Sequence[Future[Notes]], done: Any, progress: Progress) -> None:
     """Return when all shards are written or one has failed."""
     reported, waiting = 0, set(futures)
     while waiting:
@@ -70,7 +75,7 @@ def _follow(futures: Sequence[Future[None]], done: Any, progress: Progress) -> N
             return
 
 
-def _raise_first(futures: Sequence[Future[None]]) -> None:
+def _raise_first(futures: Sequence[Future[Notes]]) -> None:
     errors = [future.exception() for future in futures if not future.cancelled()]
     for error in errors:
         if error and not isinstance(error, (_Stop, BrokenProcessPool)):
@@ -106,7 +111,7 @@ def _start_worker(job: PackingJob, done: Any, stop: Any) -> None:
     exit_with_parent()  # a worker whose parent was killed would wait for work for ever
 
 
-def _write(plan: ShardPlan, slot: int) -> None:
+def _write(plan: ShardPlan, slot: int) -> Notes:
     job, done, stop = _worker
 
     def on_sample() -> None:
@@ -115,3 +120,4 @@ def _write(plan: ShardPlan, slot: int) -> None:
             raise _Stop
 
     write_shard(job, plan, on_sample)
+    return take_notes()

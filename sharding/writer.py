@@ -1,6 +1,7 @@
 """All shards of a dataset: written beside the target, moved there when whole, continued where a run stopped."""
 
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -26,12 +27,15 @@ from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
 from msanet.logs import ProgressBar
+from sharding.notes import log_notes
 from sharding.plan import ShardPlan, plan_shards
-from sharding.readers.labels import decode_ids
+from sharding.readers.mask_reader import reader_of
 from sharding.readers.reader import DatasetListing
 from sharding.shard import PackingJob
 from sharding.tree import SourceLost, Tree
 from sharding.workers import WorkerLost, write_shards
+
+logger = logging.getLogger(__name__)
 
 _LOCK = ".lock"
 _OURS = re.compile(
@@ -77,14 +81,24 @@ def pack(found: DatasetListing, tree: Tree, out: Path, options: PackOptions) -> 
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial):
         todo = _clean(partial, plans)
-        job = PackingJob(tree, found.spec, found.decode or decode_ids, options.codec, partial)
+        job = PackingJob(tree, found.spec, found.decode or reader_of(found.spec), options.codec, partial)
         _write_todo(job, plans, todo, options.workers)
         manifest = Manifest(**{**dict(header), "splits": _splits(partial, plans)})
+        _warn_of_empty(manifest)
         write_text(partial / MANIFEST_NAME, manifest.to_json())
         (partial / _LOCK).unlink()
         partial.rename(out)
         sync(out.parent)
     return Packed(out, manifest, written=len(todo), kept=len(plans) - len(todo))
+
+
+def _warn_of_empty(manifest: Manifest) -> None:
+    for name, split in manifest.splits.items():
+        if not any(split.histogram):
+            logger.warning(
+                f"split '{name}' has no labelled pixel, all {split.ignored} are ignored: it cannot be trained on or evaluated; "
+                "check the ids and colors of its masks if that was not meant"
+            )
 
 
 def partial_folder(out: Path) -> Path:
@@ -173,7 +187,7 @@ def _write_todo(job: PackingJob, plans: Sequence[ShardPlan], todo: Sequence[Shar
     total, left = (sum(len(plan.pairs) for plan in some) for some in (plans, todo))
     with ProgressBar(total, job.spec.name, unit="samples", initial=total - left) as bar:
         try:
-            write_shards(job, todo, workers, bar.update)
+            log_notes(write_shards(job, todo, workers, bar.update))
         except (WorkerLost, SourceLost):
             raise
         except UserError:

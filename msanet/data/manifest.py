@@ -109,6 +109,16 @@ class Manifest(_Record):
             )
         return self.splits[name]
 
+    def require_labels(self, name: str) -> None:
+        """Raise UserError if no pixel of a split has a class: a training on it would learn nothing, and not fail."""
+        if not any(self.split(name).histogram):
+            raise UserError(
+                "MSA-DATA-103",
+                f"split '{name}' of {self.name} has no labelled pixel, all {self.split(name).ignored} are ignored; check the ids "
+                "and colors of its masks and pack it again, or choose another data.train_split",
+                setting="data.train_split",
+            )
+
     def to_json(self) -> str:
         return self.model_dump_json(indent=1) + "\n"
 

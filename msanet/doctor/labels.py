@@ -21,7 +21,8 @@ def binary_masks(train: SplitInfo, classes: Sequence[str]) -> list[Diagnostic]:
             "fault",
             "labels",
             f"training labels hold nothing but class 0 ('{classes[0]}') and ignored pixels, expected {len(classes)} classes: "
-            "probably binary masks of 0 and 255, and 255 never counts; write them with the ids of the classes and pack again",
+            "probably masks of 0 and 255 with 255 for objects; say so in the classes file (`id: 255`, or white as the color of "
+            "the class) and pack again",
         )
     ]
 

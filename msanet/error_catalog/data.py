@@ -83,4 +83,16 @@ ENTRIES: dict[str, Entry] = {
     ),
     "MSA-DATA-038": Entry("A shard or index that the manifest lists cannot be opened.", _COPY),
     "MSA-DATA-039": Entry("A shard cannot be read from the disk.", "Check the disk, or copy the shard again."),
+    "MSA-DATA-101": Entry(
+        "A photo has more than 8 bits per channel, of which most levels would be lost.",
+        "Convert it to 8 bits over the range of values that matters, for all photos of a dataset in the same way.",
+    ),
+    "MSA-DATA-102": Entry(
+        "A photo has more channels than grey, RGB and alpha, or is a stack of several pictures.",
+        "Save the three channels, or the picture, that you mean as an RGB image.",
+    ),
+    "MSA-DATA-103": Entry(
+        "All pixels of the training split are ignored, so nothing can be learned from it.",
+        "Check the ids and colors of its masks (msanet inspect shows them) and pack it again, or choose another split.",
+    ),
 }

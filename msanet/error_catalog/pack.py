@@ -49,7 +49,6 @@ ENTRIES: dict[str, Entry] = {
     ),
     "MSA-PACK-024": Entry("A label or instance map differs in size from its image.", "Replace one of them."),
     "MSA-PACK-025": Entry("An image has an unknown file extension.", "Convert it to one of the formats listed."),
-    "MSA-PACK-026": Entry("A label has fewer than 8 bits per pixel.", "Save it as 8-bit gray or palette PNG."),
     "MSA-PACK-027": Entry("An image or label of the source is damaged or incomplete.", _REPLACE),
     "MSA-PACK-028": Entry("A MATLAB file of the source cannot be read.", _AGAIN),
     "MSA-PACK-029": Entry("A package that this dataset needs is not installed.", "Install the package named."),
@@ -88,4 +87,29 @@ ENTRIES: dict[str, Entry] = {
     ),
     "MSA-PACK-049": Entry("A sample differs from its index.", "Copy the shard again, or pack the dataset again."),
     "MSA-PACK-050": Entry("A packed label has values that are not classes.", "Pack the dataset again."),
+    "MSA-PACK-101": Entry(
+        "A mask has lossy compression, which changes the values at every edge.",
+        "Export the masks again as PNG; a JPEG that is converted to PNG keeps its wrong values.",
+    ),
+    "MSA-PACK-102": Entry(
+        "A mask's values, channels or pages cannot be ids of classes.",
+        "Save one image with the class of each pixel as a value from 0 to 255.",
+    ),
+    "MSA-PACK-103": Entry(
+        "The palette of a mask fits neither the ids nor the colors of the classes.",
+        "Add its colors to the classes file, remove the colors there if the indices are the ids, or save the mask as grey ids.",
+    ),
+    "MSA-PACK-104": Entry(
+        "A grey mask holds values unlike the other masks, which hold 0 and 255 or colors of classes.",
+        "Threshold masks with smoothed edges; give all masks the same values; `ignore: [255]` in the classes file says that "
+        "the values are ids and 255 does not count.",
+    ),
+    "MSA-PACK-105": Entry(
+        "Transparent and opaque pixels of a mask have the same color, so that it is not known which one is meant.",
+        "Save the mask without an alpha channel.",
+    ),
+    "MSA-PACK-106": Entry(
+        "A photo in a shard has an EXIF orientation that was not applied when an earlier version packed it.",
+        "Pack the dataset again; photos are turned upright then.",
+    ),
 }

@@ -28,6 +28,7 @@ def train(config: Config) -> None:
     preemption = PreemptionHandler(config.run.preemption_grace_seconds, config.trainer.checkpoint_every_minutes)
     shards = open_storage(config.data.path or "", config.storage)
     manifest = distributed.on_main(partial(read_manifest, shards))  # the same on all hosts
+    manifest.require_labels(config.data.train_split)
     validation = ShardSource(shards, config.data.val_split, manifest)
 
     distributed.manual_seed(config.run.seed)  # the same initial weights on every rank

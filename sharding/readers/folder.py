@@ -2,21 +2,21 @@
 
 import argparse
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from msanet.data.image.codec import IMAGE_EXTENSIONS, decode_image
+from msanet.data.image.codec import IMAGE_EXTENSIONS
 from msanet.data.manifest import Line
 from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.datasets.voc import voc_color
 from msanet.documents import parse_yaml
 from msanet.errors import UserError
-from sharding.readers.labels import check_decodable, decode_ids
-from sharding.readers.reader import DatasetListing, Reader, SamplePaths, choose_splits, pair_up
+from sharding.readers.mask_file import MaskFile, read_mask
+from sharding.readers.mask_reader import MaskReader, grey_meaning
+from sharding.readers.reader import DatasetListing, Reader, SamplePaths, Splits, choose_splits, pair_up
 from sharding.tree import Tree
 
 _USUAL = ("train", "val", "test")
@@ -30,52 +30,29 @@ class _Record(BaseModel):
 
 
 class _Class(_Record):
-    id: Annotated[int, Field(strict=True, ge=0, lt=IGNORE_INDEX)]
+    """id: the value, or several, in masks. color: the color, or several; the first one is that of pictures."""
+
+    id: _Byte | Annotated[tuple[_Byte, ...], Field(min_length=1)]
     name: Line
-    color: _Color | None = None
+    color: _Color | Annotated[tuple[_Color, ...], Field(min_length=1)] | None = None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.id if isinstance(self.id, tuple) else (self.id,)
+
+    @property
+    def colors(self) -> tuple[_Color, ...]:
+        if self.color is None:
+            return ()
+        return (self.color,) if isinstance(self.color[0], int) else self.color
 
 
 class _Classes(_Record):
-    """The classes file. ignore: ids, or colors, of pixels that do not count; 255 never does."""
+    """The classes file. ignore: ids, or colors, of pixels that do not count; 255 does not unless it is a class's id."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "folder"
     classes: Annotated[tuple[_Class, ...], Field(min_length=1, max_length=IGNORE_INDEX - 1)]
     ignore: tuple[_Byte | _Color, ...] = ()
-
-
-@dataclass(frozen=True)
-class DecodeFolder:
-    """Masks of ids (grey or palette), or in the colors of the classes file.
-
-    colors: (color, id) in the order of the colors as numbers. classes_file: its name, for errors.
-    """
-
-    colors: tuple[tuple[_Color, int], ...]
-    classes_file: str = field(repr=False)
-
-    def __call__(self, data: bytes, name: str) -> np.ndarray:
-        is_colored = data[:4] == b"\x89PNG" and data[24:25] == b"\x08" and data[25:26] in (b"\x02", b"\x06")
-        if not is_colored:
-            return decode_ids(data, name)
-        check_decodable(data, name)
-        codes_HW = _code(decode_image(data, name).astype(np.int32))
-        known = _code(np.array([color for color, _ in self.colors] or [(-1, 0, 0)], np.int32))
-        ids = np.array([id for _, id in self.colors] or [0], np.uint8)
-        at_HW = np.searchsorted(known, codes_HW).clip(max=len(known) - 1)
-        unknown = codes_HW[known[at_HW] != codes_HW]
-        if unknown.size:
-            red, rest = divmod(int(unknown[0]), 2**16)
-            color = [red, *divmod(rest, 2**8)]
-            raise UserError(
-                "MSA-PACK-035",
-                f"label '{name}' has the color {color} ({unknown.size} pixels are of such colors), expected only "
-                f"colors of '{self.classes_file}'; add it there, to a class or to ignore, or fix the label",
-            )
-        return ids[at_HW]
-
-
-def _code(color: np.ndarray) -> np.ndarray:
-    return color[..., 0] * 2**16 + color[..., 1] * 2**8 + color[..., 2]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -94,9 +71,32 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     classes = _load(options.classes)
     splits = choose_splits(options.splits, tree.folders("images"), _USUAL, tree.show("images"))
     pairs = {split: _pairs(tree, split) for split in splits}
-    return DatasetListing(
-        _spec(classes), pairs, decode=DecodeFolder(_colors(classes, options.classes), str(options.classes))
-    )
+    return DatasetListing(_spec(classes), pairs, decode=mask_reader(classes, options.classes, tree, pairs))
+
+
+def mask_reader(classes: _Classes, path: Path, tree: Tree, pairs: Splits) -> MaskReader:
+    """How masks are read: what grey values are is seen in some of the masks, since 255 may be an object or ignored."""
+    spec, colors = _spec(classes), _colors(classes, path)
+    certain = {id for found in classes.classes for id in found.ids}
+    certain |= {entry for entry in classes.ignore if isinstance(entry, int)}
+    grey = grey_meaning(spec, dict(colors), frozenset(certain), _some_masks(tree, pairs))
+    return MaskReader(spec, colors, grey, f"the classes file '{path}'")
+
+
+def _some_masks(tree: Tree, splits: Splits) -> Iterator[MaskFile]:
+    """Masks from all over the dataset, until enough were not all 0; unreadable ones are named when they are packed."""
+    pairs = [pair for split in splits.values() for pair in split]
+    step = max(1, len(pairs) // _LOOKED_AT)
+    seen = 0
+    for pair in (pair for first in range(step) for pair in pairs[first::step]):
+        try:
+            mask = read_mask(tree.read(pair.label), pair.label)
+        except UserError:
+            continue
+        yield mask
+        seen += bool(mask.pixels.any())
+        if seen == _LOOKED_AT:
+            return
 
 
 def _pairs(tree: Tree, split: str) -> list[SamplePaths]:
@@ -104,7 +104,10 @@ def _pairs(tree: Tree, split: str) -> list[SamplePaths]:
     return pair_up(tree, images, labels, split)
 
 
-_KINDS = {"images": IMAGE_EXTENSIONS, "labels": ("png",)}
+_LOOKED_AT = 100
+_KINDS = {"images": IMAGE_EXTENSIONS, "labels": ("png", "tif", "tiff", "bmp", "gif")}
+_LOSSY = ("webp", "jpg", "jpeg")
+"""Endings of masks that are looked at only where there is no other: most lie beside the masks, for people."""
 
 
 def _by_stem(tree: Tree, folder: str, endings: tuple[str, ...]) -> dict[str, str]:
@@ -115,6 +118,12 @@ def _by_stem(tree: Tree, folder: str, endings: tuple[str, ...]) -> dict[str, str
             "MSA-PACK-018",
             f"'{tree.show(folder)}' has {count} files named '{stem}', expected one; rename or remove one",
         )
+    found = {name.rpartition(".")[0]: f"{folder}/{name}" for name in names}
+    return found if endings == IMAGE_EXTENSIONS else {**_lossy(tree, folder), **found}
+
+
+def _lossy(tree: Tree, folder: str) -> dict[str, str]:
+    names = [name for name in tree.files(folder) if name.rpartition(".")[2].lower() in _LOSSY]
     return {name.rpartition(".")[0]: f"{folder}/{name}" for name in names}
 
 
@@ -139,13 +148,17 @@ def _load(path: Path) -> _Classes:
             f"classes file '{path}' is not valid YAML or JSON ({words}); {expected}",
             setting="--classes",
         ) from error
-    ids = [*(found.id for found in classes.classes), *(entry for entry in classes.ignore if isinstance(entry, int))]
+    ids = [
+        *(id for found in classes.classes for id in found.ids),
+        *(entry for entry in classes.ignore if isinstance(entry, int)),
+    ]
     for what, values in (("id", ids), ("class", [found.name for found in classes.classes])):
         value, count = Counter(values).most_common(1)[0]
         if count > 1:
+            several = "; fix it" if what == "id" else ": a class of several ids has them in a list, such as id: [1, 2]"
             raise UserError(
                 "MSA-PACK-032",
-                f"classes file '{path}' has the {what} '{value}' {count} times, expected once; fix it",
+                f"classes file '{path}' has the {what} '{value}' {count} times, expected once{several}",
                 setting="--classes",
             )
     if classes.name in DATASETS:
@@ -175,13 +188,13 @@ def _spec(classes: _Classes) -> DatasetSpec:
     return DatasetSpec(
         name=classes.name,
         classes=tuple(found.name for found in classes.classes),
-        palette=tuple(found.color or voc_color(number) for number, found in enumerate(classes.classes)),
-        train_ids={**ignored, **{found.id: number for number, found in enumerate(classes.classes)}},
+        palette=tuple((*found.colors, voc_color(number))[0] for number, found in enumerate(classes.classes)),
+        train_ids={**ignored, **{id: number for number, found in enumerate(classes.classes) for id in found.ids}},
     )
 
 
 def _colors(classes: _Classes, path: Path) -> tuple[tuple[_Color, int], ...]:
-    given = [(found.color, found.id) for found in classes.classes if found.color is not None]
+    given = [(color, number) for number, found in enumerate(classes.classes) for color in found.colors]
     given += [(entry, IGNORE_INDEX) for entry in classes.ignore if not isinstance(entry, int)]
     color, count = Counter(color for color, _ in given).most_common(1)[0] if given else (None, 0)
     if count > 1:
@@ -196,7 +209,7 @@ def _colors(classes: _Classes, path: Path) -> tuple[tuple[_Color, int], ...]:
 FOLDER = Reader(
     name="folder",
     summary="your own images and masks, with --classes to say what the masks' values or colors are",
-    layout="images/<split>/* (png, jpg, tif, bmp, webp) with labels/<split>/*.png of the same names",
+    layout="images/<split>/* (png, jpg, tif, bmp, webp) with labels/<split>/* (png, tif, bmp, gif) of the same names",
     landmarks=("images", "labels"),
     read=read,
     add_options=add_options,

@@ -12,7 +12,8 @@ import numpy as np
 
 from msanet.datasets import VOC as SPEC
 from msanet.errors import UserError
-from sharding.readers.labels import decode_ids, from_mat
+from sharding.readers.labels import from_mat
+from sharding.readers.mask_reader import reader_of
 from sharding.readers.overlay import Overlay
 from sharding.readers.reader import (
     DatasetListing,
@@ -34,6 +35,9 @@ _AUGMENTED = "train_aug"
 _POOLED = ("pooled_train", "pooled_test")
 _SBD_FOLDERS = ("", "dataset", "benchmark_RELEASE/dataset")
 
+_READ = reader_of(SPEC, ignored=[(224, 224, 192)])
+"""The border of objects has a color too, that of index 255."""
+
 
 @dataclass(frozen=True)
 class DecodeWithSbd:
@@ -41,7 +45,7 @@ class DecodeWithSbd:
 
     def __call__(self, data: bytes, name: str) -> np.ndarray:
         if not name.endswith(".mat"):
-            return decode_ids(data, name)
+            return _READ(data, name)
         return from_mat(data, name, "GTcls", lambda gt: _segmentation(gt[0, 0].Segmentation))
 
 
@@ -75,10 +79,10 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
     lists = by_id(_LISTS, tree.files(_LISTS), [".txt"])
     if options.pool is not None:
-        return DatasetListing(SPEC, _pooled(tree, options))
+        return DatasetListing(SPEC, _pooled(tree, options), decode=_READ)
     if options.sbd is None:
         splits = choose_splits(options.splits, sorted(lists), _USUAL, tree.show(_LISTS))
-        return DatasetListing(SPEC, {split: _pairs(tree, split, lists[split]) for split in splits})
+        return DatasetListing(SPEC, {split: _pairs(tree, split, lists[split]) for split in splits}, decode=_READ)
     both = Overlay(tree, "sbd", _open_sbd(options.sbd))
     present = sorted({*lists, _AUGMENTED})
     splits = choose_splits(options.splits, present, (_AUGMENTED, "val"), tree.show(_LISTS))

@@ -118,14 +118,19 @@ def encode_label(label_HW: np.ndarray) -> bytes:
 
 
 def encode_members(
-    codec: str, source: bytes, extension: str, image_HWC: np.ndarray, label_HW: np.ndarray
+    codec: str, source: bytes | None, extension: str, image_HWC: np.ndarray, label_HW: np.ndarray
 ) -> dict[str, bytes]:
     """{member extension: bytes} of image and label, in the order of the tar.
 
-    source, extension: the image's file as it was found, which `original` passes on; image_HWC: its pixels.
+    source, extension: the image's file as it was found, which `original` passes on; None where its pixels are not those
+    that it shows, such as an image to be turned: then it is a PNG. image_HWC: the pixels.
     """
     if codec == "original":
-        return {f"image.{extension}": source, "label.png": encode_label(label_HW)}
+        if source is not None:
+            return {f"image.{extension}": source, "label.png": encode_label(label_HW)}
+        done, data = cv2.imencode(".png", cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR))
+        assert done
+        return {"image.png": data.tobytes(), "label.png": encode_label(label_HW)}
     return {"image.tif": encode_tiled(image_HWC), "label.tif": encode_tiled(label_HW)}
 
 

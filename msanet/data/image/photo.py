@@ -14,9 +14,9 @@ from msanet.data.image.codec import FORMATS, check_pixels, decode_image
 from msanet.data.image.damage import PNG_SIGNATURE, decoder_messages, find_damage
 from msanet.errors import UserError
 
-TURNED = "turned upright by its EXIF orientation"
-TRANSPARENT = "transparent in places; the colors under its transparent pixels are used"
-FIRST_OF_SEVERAL = "a file of several pictures; the first one is used"
+TURNED = "photos are turned upright by their EXIF orientation"
+TRANSPARENT = "photos have transparent pixels, whose own colors are used without the transparency"
+FIRST_OF_SEVERAL = "files hold several pictures, of which the first is used"
 
 _ORIENTATION, _BITS = 274, 258
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
@@ -28,7 +28,7 @@ class Photo:
 
     Args:
         pixels_HWC: uint8 RGB, as shown.
-        notes: What was changed that its owner should know: "it is ..." of TURNED, TRANSPARENT, FIRST_OF_SEVERAL.
+        notes: What its owner should know: TURNED, TRANSPARENT, FIRST_OF_SEVERAL.
         is_stored_so: Whether `decode_image` of the file gives these pixels too, so that it may go into a shard as it is.
     """
 
@@ -112,7 +112,8 @@ def exif_orientation(image: Image.Image, data: bytes) -> int:
 def damaged(name: str, data: bytes, what: str) -> UserError:
     """The error of a file that is not whole, whoever noticed."""
     return UserError(
-        "MSA-DATA-017", f"'{name}' is damaged ({what}; {len(data)} bytes), expected a complete image; replace or remove it"
+        "MSA-DATA-017",
+        f"'{name}' is damaged ({what}; {len(data)} bytes), expected a complete image; replace or remove it",
     )
 
 
@@ -166,7 +167,8 @@ def _refuse(name: str, bits: int, channels: int) -> None:
         )
     if channels > 4:
         raise UserError(
-            "MSA-DATA-102", f"'{name}' has {channels} channels, expected grey or RGB; save three of them as an RGB image"
+            "MSA-DATA-102",
+            f"'{name}' has {channels} channels, expected grey or RGB; save three of them as an RGB image",
         )
 
 
@@ -176,7 +178,8 @@ def _refuse_stack(image: Image.Image, name: str) -> None:
     image.seek(1)
     if image.size == size:
         raise UserError(
-            "MSA-DATA-102", f"'{name}' is a stack of {pages} pictures, expected one; save those that you mean as files of their own"
+            "MSA-DATA-102",
+            f"'{name}' is a stack of {pages} pictures, expected one; save those that you mean as files of their own",
         )
     image.seek(0)
 
