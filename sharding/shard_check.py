@@ -17,7 +17,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from msanet.data.image.codec import decode_instances, decode_label
-from msanet.data.image.photo import PhotoFile
 from msanet.data.manifest import (
     MANIFEST_NAME,
     Member,
@@ -30,6 +29,7 @@ from msanet.data.manifest import (
 )
 from msanet.datasets import IGNORE_INDEX
 from msanet.errors import UserError
+from sharding.photo_check import check_photo
 
 _PICTURE = re.compile(r"(image|label|instances)\.[A-Za-z0-9]+")
 _END = bytes(2 * tarfile.BLOCKSIZE)
@@ -201,7 +201,7 @@ class _Check:
         self.uncounted += 1
         if image:
             with self._noting(image):
-                size = _check_photo(image)
+                size = check_photo(image.data, image.name)
         if label:
             with self._noting(label):
                 label_HW = decode_label(label.data, label.name)
@@ -273,22 +273,6 @@ def _check_header(tar: int, name: str, member: Member) -> None:
             "MSA-PACK-049",
             f"its tar header is for '{header.name}' of {header.size} bytes, expected '{name}' of {member.length}",
         )
-
-
-def _check_photo(part: _Part) -> tuple[int, ...]:
-    """Its size as stored. Raises UserError where it is damaged, or shown in another way than it was packed."""
-    file = PhotoFile(part.data, part.name)
-    shape = file.read().pixels_HWC.shape[:2]
-    size = shape[::-1] if file.orientation > 4 else shape
-    # Before version 3 of the writer nothing was turned. A label of another shape than the photo as shown was drawn on it as
-    # stored; of the others nobody knows.
-    if file.orientation in (2, 3, 4) or (file.orientation > 4 and size[0] == size[1]):
-        raise UserError(
-            "MSA-PACK-106",
-            f"has the EXIF orientation {file.orientation}, which an earlier version did not apply, expected pixels as shown; "
-            "pack the dataset again",
-        )
-    return size
 
 
 def _check_instances(part: _Part, size: tuple[int, ...] | None) -> None:

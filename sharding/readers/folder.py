@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from msanet.data.image.codec import IMAGE_EXTENSIONS
 from msanet.data.manifest import Line
@@ -29,22 +29,22 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _id_list(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+def _color_list(value: object) -> object:
+    if value is None:
+        return []
+    return [value] if isinstance(value, list) and not any(isinstance(part, list) for part in value) else value
+
+
 class _Class(_Record):
-    """id: the value, or several, in masks. color: the color, or several; the first one is that of pictures."""
+    """id: the value in masks, or a list of them. color: the color, or a list; the first one is that of pictures."""
 
-    id: _Byte | Annotated[tuple[_Byte, ...], Field(min_length=1)]
+    ids: Annotated[tuple[_Byte, ...], BeforeValidator(_id_list), Field(min_length=1, alias="id")]
     name: Line
-    color: _Color | Annotated[tuple[_Color, ...], Field(min_length=1)] | None = None
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return self.id if isinstance(self.id, tuple) else (self.id,)
-
-    @property
-    def colors(self) -> tuple[_Color, ...]:
-        if self.color is None:
-            return ()
-        return (self.color,) if isinstance(self.color[0], int) else self.color
+    colors: Annotated[tuple[_Color, ...], BeforeValidator(_color_list), Field(alias="color")] = ()
 
 
 class _Classes(_Record):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
+from msanet.datasets.spec import described_values
 from msanet.errors import UserError
 from sharding.notes import note
 from sharding.readers.mask_file import MaskFile, read_mask
@@ -19,8 +20,6 @@ GREY_COLORS = "grey masks hold the colors of the classes instead of their ids, a
 BINARY = "masks of 0 and 255: 255 is read as the second class (`ignore: [255]` in the classes file would ignore it)"
 TRANSPARENT = "masks have transparent pixels, whose own colors are used without the transparency"
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
-_SHOWN = 8
-_DOMINANT = 0.8
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class MaskReader:
                 f"which; give both classes a color in {self.where}",
             )
         if not self.colors or all(self._agree(index, color) for index, color in shown.items()):
-            return self._known(mask.pixels, name)
+            return mask.pixels
         classes = dict(self.colors)
         unknown = [index for index, color in shown.items() if color not in classes]
         if unknown:
@@ -105,13 +104,13 @@ class MaskReader:
         raise UserError(
             "MSA-PACK-035",
             f"label '{name}' has the color {[first >> 16, first >> 8 & 255, first & 255]} ({unknown.size} pixels are of "
-            f"{_number(len(values), 'such color')}), expected only colors of {self.where}; add it there, to a class or to "
+            f"{'this color' if len(values) == 1 else f'{len(values)} such colors'}), expected only colors of {self.where}; add it there, to a class or to "
             "ignore, or fix the label (smoothed edges and JPEG make colors of their own)",
         )
 
     def _grey(self, values_HW: np.ndarray, levels: tuple[int, ...], name: str) -> np.ndarray:
         if self.grey == "ids":
-            return self._known(values_HW, name)
+            return values_HW
         classes = dict(self.colors) if self.grey == "colors" else {_BLACK: 0, _WHITE: 1}
         table = np.full(256, IGNORED, np.int16)
         known: set[int] = set()
@@ -125,24 +124,12 @@ class MaskReader:
         if unknown:
             raise UserError(
                 "MSA-PACK-104",
-                f"label '{name}' {_described(counts, unknown)}, but other masks hold "
+                f"label '{name}' {described_values(counts, unknown)}, but other masks hold "
                 f"{'0 and 255' if self.grey == 'binary' else 'grey colors of the classes'} instead of ids, expected the same "
                 "of all; fix the mask, or say `ignore: [255]` in the classes file if 255 does not count and the values are ids",
             )
         note(BINARY if self.grey == "binary" else GREY_COLORS, name)
         return table[values_HW]
-
-    def _known(self, values_HW: np.ndarray, name: str) -> np.ndarray:
-        counts = np.bincount(values_HW.ravel(), minlength=256)
-        unknown = [value for value in np.flatnonzero(counts).tolist() if value not in self.spec.train_ids]
-        if unknown:
-            ids = ", ".join(map(str, sorted(self.spec.train_ids)))
-            raise UserError(
-                "MSA-DATA-023",
-                f"label '{name}' {_described(counts, unknown)}, expected only ids of {self.where} ({ids}); fix the label, or "
-                "what is said about the dataset",
-            )
-        return values_HW
 
     def _id(self, train_id: int) -> int:
         """The smallest id of a class."""
@@ -225,22 +212,6 @@ def _ambiguous(name: str, pixels: int) -> UserError:
         f"label '{name}' has {count} of the same colors as opaque ones, expected a mask without transparency: it is not "
         "known which of both is meant; save it without an alpha channel",
     )
-
-
-def _described(counts: np.ndarray, unknown: list[int]) -> str:
-    """What lies in a mask with values that are not known."""
-    share = counts[unknown].sum() / counts.sum()
-    some = ", ".join(str(value) for value in unknown[:_SHOWN]) + ", ..." * (len(unknown) > _SHOWN)
-    text = f"holds the {_number(len(unknown), 'unknown value')} {some} ({share:.1%} of its pixels)"
-    if len(unknown) > 1 and (counts[0] + counts[255]) / counts.sum() > _DOMINANT:
-        text += ", as masks of 0 and 255 do whose edges are smoothed (anti-aliased, resized or once a JPEG)"
-    elif 255 in unknown:
-        text += ", of which 255 is mostly white for an object"
-    return text
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _color(palette: np.ndarray, index: int) -> Color | None:

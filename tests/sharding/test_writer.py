@@ -28,7 +28,7 @@ from sharding import plan as plan_module
 from sharding import workers
 from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.camvid import CAMVID as CAMVID_READER
-from sharding.readers.labels import decode_ids
+from sharding.readers.mask_reader import reader_of
 from sharding.shard import PackingJob
 from sharding.tree import FolderTree
 from sharding.writer import PackOptions, pack
@@ -315,7 +315,10 @@ def test_a_worker_told_to_stop_does_not_finish_its_shard(
     plan, *_ = plan_shards(CAMVID_READER.read(tree, Namespace(splits=None)), tree, "original", 10**9)
     done = [0]
     monkeypatch.setattr(
-        workers, "_worker", (PackingJob(tree, CAMVID, decode_ids, "original", tmp_path), done, [True]), raising=False
+        workers,
+        "_worker",
+        (PackingJob(tree, CAMVID, reader_of(CAMVID), "original", tmp_path), done, [True]),
+        raising=False,
     )
     with pytest.raises(workers._Stop):
         workers._write(plan, 0)
