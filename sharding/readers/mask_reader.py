@@ -104,9 +104,9 @@ class MaskReader:
         colors = "this color" if len(values) == 1 else f"{len(values)} such colors"
         raise UserError(
             "MSA-PACK-035",
-            f"label '{name}' has the color {[first >> 16, first >> 8 & 255, first & 255]} ({unknown.size} pixels are of {colors}), "
-            f"expected only colors of {self.where}; add it there, to a class or to ignore, or fix the label (smoothed edges and "
-            "JPEG make colors of their own)",
+            f"label '{name}' has the color {[first >> 16, first >> 8 & 255, first & 255]} ({unknown.size} pixels are of "
+            f"{colors}), expected only colors of {self.where}; add it there, to a class or to ignore, or fix the label (smoothed "
+            "edges and JPEG make colors of their own)",
         )
 
     def _grey(self, values_HW: np.ndarray, levels: tuple[int, ...], name: str) -> np.ndarray:
