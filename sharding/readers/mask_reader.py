@@ -44,7 +44,7 @@ class MaskReader:
             return self._colored(mask, name)
         if mask.palette is None:
             return self._grey(mask.pixels, mask.levels, name)
-        levels = _grey_ramp(mask.palette)
+        levels = _grey_ramp(mask)
         return self._grey(mask.pixels, levels, name) if levels else self._palette(mask, mask.palette, name)
 
     def _palette(self, mask: MaskFile, palette: np.ndarray, name: str) -> np.ndarray:
@@ -165,7 +165,7 @@ def grey_meaning(
     meaning = "ids"
     for mask in masks:
         values_HW = mask.pixels if mask.pixels.ndim == 2 else _as_grey(mask.pixels)
-        levels = mask.levels if mask.palette is None else _grey_ramp(mask.palette)
+        levels = mask.levels if mask.palette is None else _grey_ramp(mask)
         if values_HW is None or levels is None:
             continue
         for value in np.flatnonzero(np.bincount(values_HW.ravel(), minlength=256)).tolist():
@@ -184,11 +184,16 @@ def _as_grey(pixels_HWC: np.ndarray) -> np.ndarray | None:
     return np.ascontiguousarray(red) if np.array_equal(red, green) and np.array_equal(red, blue) else None
 
 
-def _grey_ramp(palette: np.ndarray) -> tuple[int, ...] | None:
-    """The greys of a palette that only shows indices as ever lighter ones; None for any other."""
-    red, green, blue = palette.astype(int).T
-    is_ramp = len(palette) > 2 and (red == green).all() and (red == blue).all() and (np.diff(red) > 0).all()
-    return tuple(red.tolist()) + (0,) * (256 - len(palette)) if is_ramp else None
+def _grey_ramp(mask: MaskFile) -> tuple[int, ...] | None:
+    """The grey of each index, of a palette that only shows indices as ever lighter greys; None for any other."""
+    assert mask.palette is not None
+    last = int(mask.pixels.max())
+    red, green, blue = mask.palette[: max(3, last + 1)].astype(int).T
+    is_ramp = (red == green).all() and (red == blue).all() and (np.diff(red[: last + 1]) > 0).all() and last < len(red)
+    is_identity = last > 0 and red[last] == last
+    if not is_ramp or not (is_identity or (len(red) > 2 and (np.diff(red) > 0).all())):
+        return None
+    return (*red.tolist(), *range(len(red), 256))
 
 
 def _check_transparent(codes_HW: np.ndarray, is_opaque_HW: np.ndarray, name: str) -> None:
