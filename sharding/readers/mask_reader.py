@@ -189,9 +189,10 @@ def _grey_ramp(mask: MaskFile) -> tuple[int, ...] | None:
     assert mask.palette is not None
     last = int(mask.pixels.max())
     red, green, blue = mask.palette[: max(3, last + 1)].astype(int).T
-    is_ramp = (red == green).all() and (red == blue).all() and (np.diff(red[: last + 1]) > 0).all() and last < len(red)
+    if last >= len(red) or (red != green).any() or (red != blue).any() or (np.diff(red[: last + 1]) <= 0).any():
+        return None
     is_identity = last > 0 and red[last] == last
-    if not is_ramp or not (is_identity or (len(red) > 2 and (np.diff(red) > 0).all())):
+    if not is_identity and (len(red) < 3 or (np.diff(red) <= 0).any()):  # two greys are colors, such as black and white
         return None
     return (*red.tolist(), *range(len(red), 256))
 

@@ -1,6 +1,8 @@
 """Masks of all kinds of programs: what their palettes, colors and values mean."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from sharding.readers.mask_reader import (
     reader_of,
 )
 from support.errors import raises_user_error
-from support.pictures import encoded, exif
+from support.packing import packed_labels
+from support.pictures import encoded, exif, noise, put
 
 COLORS = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
 IDS = np.zeros((40, 60), np.uint8)
@@ -123,9 +126,6 @@ def test_a_palette_shorter_than_the_indices() -> None:
 
 def cut_palette(data: bytes) -> bytes:
     """The chunk PLTE with two entries, and what follows it."""
-    import struct
-    import zlib
-
     (length,) = struct.unpack_from(">I", data)
     content = b"PLTE" + data[8:14]
     return struct.pack(">I", 6) + content + struct.pack(">I", zlib.crc32(content)) + data[12 + length :]
@@ -184,7 +184,7 @@ def forms(white: np.ndarray) -> dict[str, bytes]:
         "RGBA": encoded(image.convert("RGBA")),
         "grey and alpha": encoded(image.convert("LA")),
         "16 bits": encoded(white.astype(np.uint16) * 257),
-        "palette": encoded(palette_mask(CELL.astype(np.uint8), [(0, 0, 0), (255, 255, 255)]), bits=1),
+        "palette": encoded(palette_mask((white > 0).astype(np.uint8), [(0, 0, 0), (255, 255, 255)]), bits=1),
     }
 
 
@@ -346,9 +346,6 @@ def test_black_and_white_in_a_palette_of_the_wrong_order_is_refused_without_colo
 
 
 def packed(tmp_path: Path, shard: Any, classes: str, **masks: bytes) -> dict[str, np.ndarray]:
-    from support.packing import packed_labels
-    from support.pictures import noise, put
-
     put(tmp_path / "classes.yaml", classes.encode())
     for name, data in masks.items():
         put(tmp_path / f"src/images/train/{name}.png", encoded(noise()))
@@ -365,7 +362,8 @@ def packed(tmp_path: Path, shard: Any, classes: str, **masks: bytes) -> dict[str
 def test_a_folder_of_palettes_in_different_orders(
     tmp_path: Path, shard: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    classes = "classes: [{id: 0, name: bg, color: [0, 0, 0]}, {id: 1, name: red, color: [255, 0, 0]}, {id: 2, name: green, color: [0, 255, 0]}]"
+    names = enumerate(("bg", "red", "green"))
+    classes = f"classes: [{', '.join(f'{{id: {k}, name: {name}, color: {[*COLORS[k]]}}}' for k, name in names)}]"
     found = packed(
         tmp_path,
         shard,
