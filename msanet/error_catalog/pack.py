@@ -40,7 +40,6 @@ ENTRIES: dict[str, Entry] = {
     "MSA-PACK-016": Entry("The name of a split cannot be a file name.", "Rename the split."),
     "MSA-PACK-017": Entry("A split has no images.", "Check the source, or choose other --splits."),
     "MSA-PACK-018": Entry("Two samples of a split have the same name.", "Rename or remove one of them."),
-    "MSA-PACK-019": Entry("The name of an image is too long for a tar file.", "Rename the image."),
     "MSA-PACK-020": Entry("The size of a shard is not a size.", "Write it like 64MB or 1GB."),
     "MSA-PACK-021": Entry("The dataset has no split of this name.", "Use one of the splits that the message lists."),
     "MSA-PACK-022": Entry("An image has no label map.", "Add the label maps, or choose other --splits."),
@@ -88,4 +87,16 @@ ENTRIES: dict[str, Entry] = {
     ),
     "MSA-PACK-049": Entry("A sample differs from its index.", "Copy the shard again, or pack the dataset again."),
     "MSA-PACK-050": Entry("A packed label has values that are not classes.", "Pack the dataset again."),
+    "MSA-PACK-201": Entry(
+        "Several samples of the source are bad; each has its own line with the code of its fault.",
+        "Fix or replace the files in bad-samples.jsonl and run the same command again, which continues; or add --skip-bad.",
+    ),
+    "MSA-PACK-202": Entry(
+        "Most samples of a shard are bad, so that packing the others would make no sense.",
+        "Check that the source, its labels and the options belong together.",
+    ),
+    "MSA-PACK-203": Entry(
+        "More samples are bad than --max-bad-fraction allows, or all of a split.",
+        "Fix the files in bad-samples.jsonl, or raise --max-bad-fraction.",
+    ),
 }

@@ -1,6 +1,7 @@
 """Names from files of others lead nowhere but into their own folder."""
 
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -36,7 +37,13 @@ def test_a_name_in_a_manifest_stays_in_its_folder(name: str) -> None:
 
 @given(names)
 def test_a_key_is_one_plain_word(name: str) -> None:
-    assert set(safe_key(name)) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+    key = safe_key(name)
+    assert 0 < len(key.encode()) <= 80 and not re.search(r"[\s./\\:*?\"<>|\x00-\x1f]", key) and key.isprintable()
+
+
+@given(names, names)
+def test_two_names_have_two_keys(one: str, other: str) -> None:
+    assert (safe_key(one) == safe_key(other)) == (one == other)
 
 
 @given(names)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -35,12 +36,22 @@ def packed_labels(out: Path, split: str) -> dict[str, np.ndarray]:
 
 
 def refuse(words: list[object], out: Path, capfd: pytest.CaptureFixture[str]) -> str:
-    """Run the command, check that it ends with exit code 2, one sentence and nothing on the disk; the sentence."""
+    """Run the command, check that it ends with exit code 2, one sentence and nothing but work kept on the disk; the sentence."""
     with pytest.raises(SystemExit) as ended:
         main([*map(str, words), "--out", str(out), "--workers", "1"])
     stderr = capfd.readouterr().err
-    assert ended.value.code == 2
+    return check_refused(ended.value.code, stderr, out)
+
+
+def check_refused(code: object, stderr: str, out: Path) -> str:
+    """The sentence of a packing that was refused. What it packed before may be kept, and is removed here."""
+    assert code == 2
     assert stderr.startswith("error: ") and stderr.count("\n") == 1 and stderr.endswith("\n"), stderr
     assert "Traceback" not in stderr
-    assert not out.exists() and not out.with_name(out.name + ".partial").exists()
+    partial = out.with_name(out.name + ".partial")
+    assert not out.exists()
+    if partial.exists():
+        assert any(partial.glob("*.tar")) or (partial / "bad-samples.jsonl").exists()
+        assert not any(partial.glob("*.partial"))
+        shutil.rmtree(partial)
     return stderr
