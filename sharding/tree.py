@@ -3,16 +3,22 @@
 Names are relative, with `/`, and can never lead out of the source. Both kinds can be sent to worker processes.
 """
 
+import logging
+import os
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from msanet.documents import is_line
 from msanet.errors import UserError
+from msanet.files import is_junk
+
+logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 2**30
 """A file above this is refused before it is read: an image of 268 megapixels has at most 805 MB, uncompressed."""
@@ -23,7 +29,10 @@ class SourceLost(UserError):
 
 
 class Tree(Protocol):
-    """What readers and the writer need of a source. Every `name` is a path in it; "" is its root."""
+    """What readers and the writer need of a source. Every `name` is a path in it; "" is its root.
+
+    What operating systems leave in folders (msanet.files.is_junk) is not there.
+    """
 
     def folders(self, name: str) -> list[str]:
         """Sorted names, without the path, of the folders directly in folder `name`; none where it does not exist."""
@@ -75,10 +84,10 @@ class FolderTree:
     root: Path
 
     def folders(self, name: str) -> list[str]:
-        return sorted(path.name for path in self._entries(name) if path.is_dir())
+        return sorted(entry.name for entry in self._entries(name) if _is(entry.is_dir))
 
     def files(self, name: str) -> list[str]:
-        return sorted(path.name for path in self._entries(name) if path.is_file())
+        return sorted(entry.name for entry in self._entries(name) if _is(entry.is_file))
 
     def size(self, name: str) -> int:
         return self._stat(name)[0]
@@ -102,10 +111,13 @@ class FolderTree:
     def _path(self, name: str) -> Path:
         return self.root / checked_name(name, str(self.root))
 
-    def _entries(self, name: str) -> list[Path]:
+    def _entries(self, name: str) -> "list[os.DirEntry[str]]":
         path = self._path(name)
         try:
-            return list(path.iterdir()) if path.is_dir() else []
+            with os.scandir(path) as entries:
+                return [entry for entry in entries if not is_junk(entry.name)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
         except OSError as error:
             raise _unreadable(str(path), error) from error
 
@@ -115,6 +127,13 @@ class FolderTree:
         except OSError as error:
             raise _unreadable(self.show(name), error) from error
         return stat.st_size, stat.st_mtime_ns
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    try:
+        return kind()
+    except OSError:  # a link to itself
+        return False
 
 
 @dataclass(frozen=True)
@@ -148,15 +167,24 @@ class ZipTree:
     def open(cls, paths: Sequence[Path]) -> "ZipTree":
         """List the members of all `paths`. Raises UserError where one is damaged or holds a name that leads out."""
         members: dict[str, _ZipMember] = {}
+        again = []
         for path in paths:
             try:
                 with zipfile.ZipFile(path) as archive:
-                    infos = [info for info in archive.infolist() if not info.is_dir()]
+                    infos = archive.infolist()
             except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
                 raise _damaged_zip(path, error) from error
             for info in infos:
-                name = checked_name(info.filename, str(path)).removeprefix("./")
+                name = checked_name(_portable_name(info), str(path)).removeprefix("./")
+                if name.endswith("/") or any(map(is_junk, name.split("/"))):
+                    continue
+                if name in members:
+                    again.append(name)
                 members.setdefault(name, _ZipMember(path.absolute(), info.filename, info.file_size, info.CRC))
+        if again:
+            logger.warning(
+                f"{len(again)} names are in the zip files twice (such as '{again[0]}'); the first of each is taken"
+            )
         return cls(tuple(paths), members)
 
     # Open files stay behind when the tree goes to a worker process, which opens its own on first use.
@@ -208,6 +236,15 @@ class ZipTree:
             return self.members[self._full(name)]
         except KeyError:
             raise UserError("MSA-PACK-005", f"'{self.show(name)}' does not exist; restore the file") from None
+
+
+def _portable_name(info: zipfile.ZipInfo) -> str:
+    """The name with `/`, not the backslashes of some tools of Windows, and in UTF-8, which macOS writes without saying so."""
+    name = info.filename
+    if not info.flag_bits & 0x800:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
 
 
 def checked_name(name: str, where: str) -> str:

@@ -1,6 +1,7 @@
 """`msanet pack NAME`: a dataset on disk becomes WebDataset shards."""
 
 import argparse
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,10 @@ from msanet.errors import UserError, nearest
 from sharding.bad_samples import ALWAYS_ALLOWED, BAD_SAMPLES_NAME, DEFAULT_MAX_BAD_FRACTION
 from sharding.plan import DEFAULT_SHARD_BYTES, parse_bytes
 from sharding.readers import READERS, Reader, open_source
+from sharding.readers.contents import left_out
 from sharding.writer import Packed, PackOptions, pack
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +36,8 @@ def pack_dataset(reader: Reader, args: argparse.Namespace) -> int:
     """Pack what the options say; returns the exit code."""
     tree = open_source(reader, args.source)
     found = reader.read(tree, args)
+    if unused := left_out(found.tree or tree, found):
+        logger.info(f"not packed: {unused}")
     if args.max_bad_fraction is not None and not (args.skip_bad and 0 <= args.max_bad_fraction < 1):
         message = f"--max-bad-fraction is {args.max_bad_fraction:g}, expected 0 to below 1, with --skip-bad; fix it"
         raise UserError("MSA-CLI-006", message, setting="--max-bad-fraction")

@@ -263,4 +263,6 @@ def earlier_key(name: str) -> str:
 
 
 def _stays(char: str) -> bool:
-    return char in "_-" or char.isalnum() or unicodedata.category(char).startswith("M")  # marks: vowels of Hindi and Thai
+    return (
+        char in "_-" or char.isalnum() or unicodedata.category(char).startswith("M")
+    )  # marks: vowels of Hindi and Thai

@@ -99,4 +99,19 @@ ENTRIES: dict[str, Entry] = {
         "More samples are bad than --max-bad-fraction allows, or all of a split.",
         "Fix the files in bad-samples.jsonl, or raise --max-bad-fraction.",
     ),
+    "MSA-PACK-204": Entry("A list of images is not a text file.", "Replace it by a list with one name a line."),
+    "MSA-PACK-205": Entry(
+        "The file in which an annotation tool lists its classes is not valid.",
+        "Fix it, or say the classes with --classes.",
+    ),
+    "MSA-PACK-206": Entry(
+        "The folder of masks holds other files: polygons, boxes or tables.", "Export the annotations as masks."
+    ),
+    "MSA-PACK-207": Entry(
+        "Nothing says what the values or colors of the masks are.", "Write a classes file and give it as --classes."
+    ),
+    "MSA-PACK-208": Entry(
+        "A folder is laid out as PASCAL VOC, but has other classes.",
+        "Pack it as `folder`, which reads the classes from the file that the annotation tool wrote.",
+    ),
 }

@@ -3,6 +3,7 @@
 import argparse
 
 from msanet.datasets import CAMVID as SPEC
+from sharding.readers.contents import folders_of
 from sharding.readers.reader import DatasetListing, Reader, SamplePaths, by_id, choose_splits, pair_up
 from sharding.tree import Tree
 
@@ -12,12 +13,18 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     folders = tree.folders("")
     present = [name for name in folders if f"{name}annot" in folders]
     splits = choose_splits(options.splits, present, ("train", "val", "test"), tree.show(""))
-    return DatasetListing(SPEC, {split: _pairs(tree, split) for split in splits})
+    return DatasetListing(SPEC, {split: _pairs(tree, split, folder) for split, folder in splits.items()})
 
 
-def _pairs(tree: Tree, split: str) -> list[SamplePaths]:
-    images, labels = (by_id(folder, tree.files(folder), [".png"]) for folder in (split, f"{split}annot"))
+def _pairs(tree: Tree, split: str, name: str) -> list[SamplePaths]:
+    images, labels = (by_id(folder, tree.files(folder), [".png"]) for folder in (name, f"{name}annot"))
     return pair_up(tree, images, labels, split)
+
+
+def _is_root(tree: Tree, name: str) -> bool:
+    """Any split will do: a source may have but one of them."""
+    folders = folders_of(tree, name)
+    return any(f"{folder}annot" in folders for folder in folders)
 
 
 CAMVID = Reader(
@@ -26,4 +33,5 @@ CAMVID = Reader(
     layout="train/*.png with trainannot/*.png, likewise val and test",
     landmarks=("train", "trainannot"),
     read=read,
+    is_root=_is_root,
 )

@@ -63,7 +63,7 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
                 f"--subset names split '{split}', expected one of those packed: {', '.join(splits)}; fix it",
                 setting="--subset",
             )
-    pairs = {split: _pairs(tree, f"{split}{year}", subset.get(split), options.seed) for split in splits}
+    pairs = {split: _pairs(tree, f"{name}{year}", subset.get(split), options.seed) for split, name in splits.items()}
     return DatasetListing(SPEC, pairs, decode=DecodeObjects(options.crowd))
 
 

@@ -13,7 +13,16 @@ from msanet.datasets.person_part import PARTS
 from msanet.errors import UserError
 from msanet.logs import track
 from sharding.readers.labels import from_mat
-from sharding.readers.reader import DatasetListing, Reader, SamplePaths, by_id, choose_splits, make_pair
+from sharding.readers.lists import read_list
+from sharding.readers.reader import (
+    DatasetListing,
+    Reader,
+    SamplePaths,
+    by_id,
+    check_excluded,
+    choose_splits,
+    make_pair,
+)
 from sharding.tree import Tree, open_tree
 
 _LISTS = "ImageSets/Main"
@@ -75,11 +84,11 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
         )
     splits = choose_splits(options.splits, names, ("train", "val"), lists.show(folder))
     found = {}
-    for split in splits:
-        name = f"{folder}/{split}.txt".lstrip("/")
-        lines = lists.read(name).decode(errors="replace").splitlines()
-        ids = sorted({line.split()[0] for line in lines if line.strip()})  # VOC's lists of a class have a second column
-        found[split] = _pairs(tree, split, ids, lists.show(name))
+    for split, own in splits.items():
+        name = f"{folder}/{own}.txt".lstrip("/")
+        listed = read_list(lists, name)
+        check_excluded(listed.excluded, split)
+        found[split] = _pairs(tree, split, sorted({*listed.ids}), lists.show(name))
     return DatasetListing(SPEC, found, decode=DecodeParts())
 
 

@@ -58,7 +58,7 @@ def test_a_split_that_cannot_name_a_shard_is_refused(name: str) -> None:
     assert refused or (os.path.basename(f"{name}-000000.tar") == f"{name}-000000.tar" and len(name) <= 100)
 
 
-@pytest.mark.parametrize("name", ["../x.png", "/etc/x.png", "a/../../x.png", "a\\b.png", "C:/x.png", "a\n.png"])
+@pytest.mark.parametrize("name", ["../x.png", "/etc/x.png", "a/../../x.png", "..\\b.png", "C:\\x.png", "a\n.png"])
 def test_a_zip_with_such_a_name_is_refused_whole(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(name, b"x")
