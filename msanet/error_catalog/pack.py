@@ -67,7 +67,8 @@ ENTRIES: dict[str, Entry] = {
     ),
     "MSA-PACK-036": Entry("An annotation file of MS-COCO cannot be read.", _AGAIN),
     "MSA-PACK-037": Entry(
-        "An annotation file has categories other than the 80 of MS-COCO.", "Fix it, or write a reader for its classes."
+        "Objects are of categories that their file does not have, or splits disagree about the categories.",
+        "Fix the categories of the annotation files.",
     ),
     "MSA-PACK-038": Entry("Images or annotations of MS-COCO are missing.", "Restore them."),
     "MSA-PACK-039": Entry(
@@ -113,5 +114,12 @@ ENTRIES: dict[str, Entry] = {
     "MSA-PACK-208": Entry(
         "A folder is laid out as PASCAL VOC, but has other classes.",
         "Pack it as `folder`, which reads the classes from the file that the annotation tool wrote.",
+    ),
+    "MSA-PACK-209": Entry(
+        "An annotation file of MS-COCO's form has two images or categories of one id or name.",
+        "Fix the file, or export it again.",
+    ),
+    "MSA-PACK-210": Entry(
+        "No object of an annotation file has an outline: it was made for detection.", "Export the segmentation."
     ),
 }

@@ -86,5 +86,5 @@ def test_predictions_stay_under_out(tmp_path: Path) -> None:
         tmp_path / "in" / "*" / ".." / ".." / "*.png",
     ):
         found = outcome(find_files, [str(word)], tmp_path / "out", None)
-        for name in [] if isinstance(found, UserError) else found:
+        for _, name in [] if isinstance(found, UserError) else found:
             assert os.path.normpath(tmp_path / "out" / name).startswith(str(tmp_path / "out") + "/"), word
