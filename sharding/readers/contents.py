@@ -8,7 +8,7 @@ from msanet.errors import UserError
 from sharding.readers.reader import DatasetListing
 from sharding.tree import Tree
 
-_NAMED = 6
+_NAMED = 8
 _LISTS = "ImageSets"
 _MOST_FOLDERS = 5000
 """So many are looked into, at most, for what is left out."""

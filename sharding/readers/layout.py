@@ -58,10 +58,12 @@ def find_places(tree: Tree, name: str = "") -> dict[str, Place]:
     for split in folders_of(tree, name):
         folder = _join(name, split)
         images, masks = _folder(tree, folder, IMAGES), _folder(tree, folder, MASKS)
-        if images and masks:
+        if images and masks and _images(tree, images):
             places[split] = Place(images, masks)
         elif split.lower() in SPLIT_NAMES and _has_both(tree, folder):
             places[split] = Place(folder, folder)
+    if len(places) == 1 and SPLIT_NAMES.keys().isdisjoint(map(str.lower, places)):
+        return {}  # a folder around the dataset
     return places or ({"": Place(name, name)} if _has_both(tree, name) else {})
 
 
