@@ -17,7 +17,7 @@ from msanet.datasets import DatasetSpec
 from msanet.errors import UserError
 from sharding.readers.labels import Decode, decode_ids
 from sharding.readers.reader import DatasetListing, SamplePaths
-from sharding.tree import Tree
+from sharding.tree import SourceLost, Tree
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def _group_by_size(pairs: Iterable[SamplePaths], tree: Tree, shard_bytes: int) -
     group: list[SamplePaths] = []
     filled = 0
     for pair in pairs:
-        size = sum(map(tree.size, _files(pair))) + len(pair.annotation or "")
+        size = sum(_facts(tree, name)[0] for name in _files(pair)) + len(pair.annotation or "")
         if group and (filled + size > shard_bytes or len(group) == MAX_SAMPLES):
             yield group
             group, filled = [], 0
@@ -129,12 +129,22 @@ def plan_digest(
         "codec": codec,
         "spec": [spec.name, spec.classes, spec.palette, sorted(spec.train_ids.items())],
         "pairs": [{name: value for name, value in asdict(pair).items() if value is not None} for pair in pairs],
-        "sources": [[tree.size(name), tree.stamp(name)] for pair in pairs for name in _files(pair)],
+        "sources": [_facts(tree, name) for pair in pairs for name in _files(pair)],
     }
     if decode is not decode_ids:
         content["decode"] = repr(decode)
         assert " at 0x" not in content["decode"], "its repr has to say what it does, as a dataclass's does"
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _facts(tree: Tree, name: str) -> list[int]:
+    """Size and stamp of a file; zeros of one that is missing, which is a bad sample when it is packed."""
+    try:
+        return [tree.size(name), tree.stamp(name)]
+    except SourceLost:
+        raise
+    except UserError:
+        return [0, 0]
 
 
 def _files(pair: SamplePaths) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 Names are relative, with `/`, and can never lead out of the source. Both kinds can be sent to worker processes.
 """
 
+import errno
 import logging
 import os
 import zipfile
@@ -87,7 +88,8 @@ class FolderTree:
         return sorted(entry.name for entry in self._entries(name) if _is(entry.is_dir))
 
     def files(self, name: str) -> list[str]:
-        return sorted(entry.name for entry in self._entries(name) if _is(entry.is_file))
+        # Links to nothing too: what is left out has to be said, and is when the file is read.
+        return sorted(entry.name for entry in self._entries(name) if _is(entry.is_file) or not os.path.exists(entry))
 
     def size(self, name: str) -> int:
         return self._stat(name)[0]
@@ -266,8 +268,8 @@ def _check_size(shown: str, size: int) -> None:
 
 
 def _unreadable(shown: str, error: OSError) -> UserError:
-    if isinstance(error, FileNotFoundError):
-        return UserError("MSA-PACK-005", f"'{shown}' does not exist; restore the file")
+    if isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP:
+        return UserError("MSA-PACK-005", f"'{shown}' does not exist, or is a link to nothing; restore the file")
     return SourceLost(
         "MSA-PACK-006",
         f"'{shown}' cannot be read ({error.strerror}), expected a readable file; check its permissions and the disk",

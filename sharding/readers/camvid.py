@@ -3,7 +3,8 @@
 import argparse
 
 from msanet.datasets import CAMVID as SPEC
-from sharding.readers.contents import folders_of
+from msanet.errors import UserError
+from sharding.readers.contents import describe, folders_of
 from sharding.readers.reader import DatasetListing, Reader, SamplePaths, by_id, choose_splits, pair_up
 from sharding.tree import Tree
 
@@ -18,6 +19,13 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
 
 def _pairs(tree: Tree, split: str, name: str) -> list[SamplePaths]:
     images, labels = (by_id(folder, tree.files(folder), [".png"]) for folder in (name, f"{name}annot"))
+    if not images:
+        raise UserError(
+            "MSA-PACK-017",
+            f"split '{split}' has no images: '{tree.show(name)}' holds {describe(tree, name)}, expected *.png as SegNet's "
+            "authors distribute it; other files are packed with: python -m sharding folder",
+            setting="--splits",
+        )
     return pair_up(tree, images, labels, split)
 
 

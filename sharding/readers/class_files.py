@@ -1,13 +1,19 @@
 """Files in which annotation tools say what their classes are, as the content of a classes file (sharding.readers.folder)."""
 
+import io
 import re
 from typing import Any
 
+from PIL import Image
+
+from msanet.data.image.codec import FORMATS
 from msanet.datasets import DatasetSpec
 from msanet.datasets.voc import voc_color
 from msanet.errors import UserError
 from sharding.tree import Tree
 
+Color = tuple[int, int, int]
+_MOST_COLORS = 2**16
 _NO_CLASS = ("__ignore__", "void", "border", "ignore")
 
 
@@ -38,6 +44,17 @@ def foreign_classes(tree: Tree, spec: DatasetSpec) -> str | None:
     elif names == list(spec.classes[: len(names)]):
         return None
     return f"'{tree.show(found[1])}' has the classes {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+
+
+def colors_of(data: bytes) -> set[Color]:
+    """The colors that the pixels of a mask show; none of one that is grey, or damaged."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            shown = image.convert("RGB").getcolors(_MOST_COLORS) if image.mode in ("P", "RGB", "RGBA") else []
+    except Exception:  # Pillow raises any kind where a file is damaged
+        return set()
+    found: set[Color] = {color for _, color in shown or []}  # type: ignore[misc]
+    return set() if all(red == green == blue for red, green, blue in found) else found
 
 
 def _lines(tree: Tree, path: str) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from msanet.data.image.codec import IMAGE_EXTENSIONS
 from msanet.errors import UserError
-from sharding.readers.contents import counted_endings, files_of, folders_of
+from sharding.readers.contents import counted_endings, describe, files_of, folders_of
 from sharding.readers.lists import read_list
 from sharding.readers.reader import SPLIT_NAMES, SamplePaths, check_excluded, pair_up
 from sharding.tree import Tree
@@ -31,6 +31,7 @@ MASK_SUFFIXES = (
     "_annotation", "_lbl", "_l", "_p", "_labelids", "_semantic", "_mask_0", ".jpg", ".jpeg", ".png",
 )  # fmt: skip
 IMAGE_SUFFIXES = ("", "_image", "-image", "_img", "_sat", "_rgb", "_photo")
+_LOOKED_AT = 1000
 _LISTS = "ImageSets/Segmentation"
 
 
@@ -71,6 +72,13 @@ def pairs_of(tree: Tree, place: Place, split: str) -> list[SamplePaths]:
     """The images of a split with their masks. Raises UserError where one has none."""
     images = by_stem(tree, place.images, _images(tree, place.images))
     masks = _by_preference(tree, place.masks)
+    if not images:
+        raise UserError(
+            "MSA-PACK-017",
+            f"split '{split}' has no images: '{tree.show(place.images)}' holds {describe(tree, place.images)}, expected files "
+            f"ending in {', '.join(IMAGE_EXTENSIONS)}; put them there, or choose other --splits",
+            setting="--splits",
+        )
     if place.images == place.masks:
         masks = {stem: path for stem, path in masks.items() if _suffix(stem)}
         images = {stem: path for stem, path in images.items() if path not in {*masks.values()}}
@@ -81,7 +89,7 @@ def pairs_of(tree: Tree, place: Place, split: str) -> list[SamplePaths]:
             "annotations as masks, or pack COCO's instances_*.json with: python -m sharding coco",
             setting="--source",
         )
-    images, masks = _joined(tree, images, masks, split)
+    images, masks = _joined(images, masks, split)
     if place.list_path:
         listed = read_list(tree, place.list_path)
         check_excluded(listed.excluded, split)
@@ -108,24 +116,23 @@ def by_stem(tree: Tree, folder: str, names: Sequence[str]) -> dict[str, str]:
     return {name.rpartition(".")[0]: _join(folder, name) for name in names}
 
 
-def _joined(
-    tree: Tree, images: dict[str, str], masks: dict[str, str], split: str
-) -> tuple[dict[str, str], dict[str, str]]:
+def _joined(images: dict[str, str], masks: dict[str, str], split: str) -> tuple[dict[str, str], dict[str, str]]:
     """Images and masks by the names that they share: without the suffixes that fit the most of them."""
-
-    def matches(image_suffix: str, mask_suffix: str) -> int:
-        return len(_without(images, image_suffix).keys() & _without(masks, mask_suffix).keys())
-
-    suffixes = [("", mask_suffix) for mask_suffix in MASK_SUFFIXES]
-    suffixes += [(image_suffix, mask_suffix) for image_suffix in IMAGE_SUFFIXES[1:] for mask_suffix in MASK_SUFFIXES]
-    best = max(suffixes, key=lambda pair: matches(*pair))
-    if best == ("", "") or not matches(*best):
+    if images.keys() <= masks.keys():
         return images, masks
-    logger.info(f"split '{split}': image NAME{best[0]} belongs to mask NAME{best[1]}")
-    used = {*_without(images, best[0]).values()}
+    some = dict(list(images.items())[:: -(-len(images) // _LOOKED_AT)])
+    bare = {suffix: {*_without(masks, suffix)} for suffix in MASK_SUFFIXES}
+    matches = {
+        (own, suffix): len(bare[suffix] & _without(some, own).keys()) for own in IMAGE_SUFFIXES for suffix in bare
+    }
+    own, suffix = max(matches, key=lambda pair: matches[pair])  # the first of several: without any
+    if not own + suffix or not matches[own, suffix]:
+        return images, masks
+    logger.info(f"split '{split}': image NAME{own} belongs to mask NAME{suffix}")
+    found = _without(images, own)
     # What does not have the suffix keeps its name, to be reported as an image without a mask.
-    rest = {stem: path for stem, path in images.items() if path not in used}
-    return {**_without(images, best[0]), **rest}, _without(masks, best[1])
+    rest = {stem: path for stem, path in images.items() if not stem.lower().endswith(own)}
+    return {**rest, **found}, _without(masks, suffix)
 
 
 def _without(found: dict[str, str], suffix: str) -> dict[str, str]:

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from msanet.data.image.codec import IMAGE_EXTENSIONS
+from msanet.datasets import IGNORE_INDEX
 from msanet.datasets import VOC as SPEC
+from msanet.datasets.voc import voc_color
 from msanet.errors import UserError
-from sharding.readers.class_files import foreign_classes
+from sharding.readers.class_files import Color, colors_of, foreign_classes
 from sharding.readers.contents import counted_endings
 from sharding.readers.labels import decode_ids, from_mat
 from sharding.readers.layout import by_stem
@@ -38,6 +40,7 @@ _USUAL = ("train", "val")
 _OFFICIAL = ("train", "val", "trainval")
 _AUGMENTED = "train_aug"
 _POOLED = ("pooled_train", "pooled_test")
+_LOOKED_AT = 5
 _SBD_FOLDERS = ("", "dataset", "benchmark_RELEASE/dataset")
 
 
@@ -79,7 +82,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
-    if foreign := foreign_classes(tree, SPEC):
+    if foreign := foreign_classes(tree, SPEC) or _foreign_colors(tree):
         raise UserError(
             "MSA-PACK-208",
             f"{foreign}, expected those of VOC; pack it with: python -m sharding folder --source {tree.show('')}",
@@ -96,6 +99,23 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     splits = choose_splits(options.splits, present, (_AUGMENTED, "val"), tree.show(_LISTS))
     pairs = {s: _augmented(both) if s == _AUGMENTED else _pairs(tree, s, lists[name]) for s, name in splits.items()}
     return DatasetListing(SPEC, pairs, decode=DecodeWithSbd(), tree=both)
+
+
+def _foreign_colors(tree: Tree) -> str | None:
+    """That the masks have colors that VOC does not have, if all have that were looked at."""
+    names = [name for name in tree.files(_OWN) if name.endswith(".png")]
+    known = {*SPEC.palette, voc_color(IGNORE_INDEX)}
+    colors: set[Color] = set()
+    for name in names[:: -(-len(names) // _LOOKED_AT) or 1]:
+        try:
+            found = colors_of(tree.read(f"{_OWN}/{name}"))
+        except UserError:  # said when it is packed
+            continue
+        if found <= known:
+            return None
+        colors |= found - known
+    shown = ", ".join(map(str, sorted(colors)[:3]))
+    return f"the masks of '{tree.show(_OWN)}' have colors that VOC does not have ({shown})" if colors else None
 
 
 def _pooled(tree: Tree, options: argparse.Namespace) -> dict[str, list[SamplePaths]]:

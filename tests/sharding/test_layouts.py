@@ -300,6 +300,38 @@ def test_voc_is_not_told_that_class_1_is_an_aeroplane(extra: Iterable[str], sour
     assert error_codes(said) == ["MSA-PACK-003"] and f"python -m sharding folder --source {labelme.root}" in said
 
 
+@pytest.mark.parametrize("colored", [False, True])
+def test_masks_in_colors_that_voc_does_not_have(colored: bool, source: Source, capfd: Capture) -> None:
+    cvat(source)
+    (source.root / "labelmap.txt").unlink()
+    (source.root / "ImageSets/Segmentation/default.txt").rename(source.root / "ImageSets/Segmentation/train.txt")
+    if not colored:
+        Image.fromarray(COLORS[IDS]).quantize(8).save(source.root / "SegmentationClass/a.png")
+    said = refuse(["voc", "--source", source.root], source.out, capfd)
+    assert error_codes(said) == ["MSA-PACK-208"] and "(0, 255, 0), (255, 0, 0)" in said
+    assert f"python -m sharding folder --source {source.root}" in said
+
+
+def test_links_to_nothing_are_bad_samples(source: Source, shard: Shard, capfd: Capture) -> None:
+    source.add(*((f"images/train/{name}.png", f"labels/train/{name}.png") for name in "abc"))
+    (source.root / "images/train/d.png").symlink_to("nowhere")
+    (source.root / "labels/train/d.png").symlink_to("a.png")
+    said = refuse(source.words, source.out, capfd)
+    assert error_codes(said) == ["MSA-PACK-005"] and "d.png" in said
+    assert shard(*source.words, "--out", source.out, "--skip-bad") == 0 and source.splits() == {
+        "train": ["a", "b", "c"]
+    }
+
+
+@pytest.mark.parametrize(("command", "folder"), [("folder", "images/train"), ("camvid", "train")])
+def test_a_split_without_images_says_what_it_has(command: str, folder: str, source: Source, capfd: Capture) -> None:
+    source.add((f"{folder}/deep/a.jpg", "labels/train/a.png"), ("x.png", "trainannot/a.png"))
+    source.write(f"{folder}/a.heic", "x")
+    words = source.words if command == "folder" else ["camvid", "--source", source.root]
+    said = refuse([*words, "--splits", "train"], source.out, capfd)
+    assert error_codes(said) == ["MSA-PACK-017"] and "the folder deep and 1 file (.heic 1)" in said
+
+
 def test_a_labelmap_of_voc_is_voc(source: Source, shard: Shard) -> None:
     rows = [("background", (0, 0, 0)), ("cat", voc_color(8)), ("aeroplane", voc_color(1))]
     source.write("labelmap.txt", "\n".join(f"{name}:{','.join(map(str, color))}::" for name, color in rows))
