@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from msanet.data.manifest import BAD_SAMPLES_NAME
 from msanet.errors import UserError
 from msanet.files import write_text
 from sharding.plan import ShardPlan
@@ -13,8 +14,6 @@ from sharding.readers.reader import SamplePaths
 
 logger = logging.getLogger(__name__)
 
-BAD_SAMPLES_NAME = "bad-samples.jsonl"
-"""The list of all of them, next to the shards."""
 DEFAULT_MAX_BAD_FRACTION = 0.01
 ALWAYS_ALLOWED = 10
 """So many are skipped whatever their share is (but never more than half), where no fraction is given."""
@@ -35,6 +34,11 @@ class BadSample:
     code: str
     error: str
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the file is there and cannot be read for now (sharding.tree.SourceLost)."""
+        return self.code == "MSA-PACK-006"
+
 
 class BadSamples:
     """The bad samples of one shard, as the process that writes it meets them."""
@@ -51,6 +55,11 @@ class BadSamples:
                 f"{len(self.found)} of the first {len(self.found) + good} samples of shard '{self.plan.file}' are bad, the last "
                 f"one since {error}; check that the source, its labels and the options belong together",
             )
+
+    @property
+    def may_be_skipped(self) -> bool:
+        """Not those that cannot be read for now: with the disk or permissions put right, they are fine."""
+        return not any(one.is_lost for one in self.found)
 
     def write(self, folder: Path) -> None:
         """Write them next to the shard, where there are any."""
@@ -78,7 +87,8 @@ def refuse_bad_samples(bad: Sequence[BadSample], total: int, folder: Path) -> Us
     """The error of a packing that was to have none. folder: where the list and what was packed lie."""
     is_kept = any(folder.glob("*.tar"))
     what = f"the others are kept in '{folder}': " if is_kept else ""
-    kept = f"{what}fix or replace what is bad and run the same command again, or add --skip-bad"
+    skip = "" if any(one.is_lost for one in bad) else ", or add --skip-bad"
+    kept = f"{what}fix or replace what is bad and run the same command again{skip}"
     if len(bad) == 1:
         if not is_kept:
             (folder / BAD_SAMPLES_NAME).unlink()

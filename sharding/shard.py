@@ -29,7 +29,7 @@ from sharding.plan import ShardPlan, plan_digest
 from sharding.readers.labels import Decode, check_decodable
 from sharding.readers.reader import SamplePaths
 from sharding.reuse import StoredSample, reuse_name, write_reusable
-from sharding.tree import SourceLost, Tree
+from sharding.tree import Tree
 
 if TYPE_CHECKING:
     from webdataset.writer import TarWriter
@@ -67,7 +67,7 @@ def write_shard(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object
 
     The shard is finished when its index is there. Bad samples are recorded next to it (sharding.bad_samples); unless they are
     to be skipped, the others are kept for the next try, without an index. on_sample is called after each sample and may
-    raise to stop the work. Raises UserError if the source cannot be read for now, or most samples are bad.
+    raise to stop the work. Raises UserError if most samples are bad.
     """
     bad, good = BadSamples(plan), list[SamplePaths]()
     histogram = np.zeros(256, dtype=np.int64)
@@ -76,8 +76,6 @@ def write_shard(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object
         for pair in plan.pairs:
             try:
                 sample = _reused_sample(job, pair) or read_sample(job, pair)
-            except SourceLost:
-                raise
             except UserError as error:
                 bad.add(pair, error, len(good))
             else:
@@ -93,7 +91,7 @@ def write_shard(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object
         return
     sync(temporary)
     index = _read_back(temporary, plan, histogram, job.spec.num_classes)
-    if bad.found and not job.skip_bad:
+    if bad.found and not (job.skip_bad and bad.may_be_skipped):
         tar = reuse_name(plan.digest)
         temporary.rename(job.folder / tar)
         write_reusable(job.folder, plan.digest, tar, [sample_digest(job, pair) for pair in good], index.samples)

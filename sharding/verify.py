@@ -15,11 +15,18 @@ import cv2
 import numpy as np
 
 from msanet.data.image.codec import CODECS
-from msanet.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, SplitInfo, index_name, load_manifest
+from msanet.data.manifest import (
+    BAD_SAMPLES_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    index_name,
+    load_manifest,
+)
 from msanet.errors import UserError
 from msanet.logs import ProgressBar
 from msanet.processes import exit_with_parent
-from sharding.bad_samples import BAD_SAMPLES_NAME
 from sharding.shard_check import Problem, ShardReport, check_shard, differing_counts
 from sharding.workers import Progress, interrupts_held
 

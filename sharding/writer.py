@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from msanet.data.manifest import (
+    BAD_SAMPLES_NAME,
     MANIFEST_NAME,
     Manifest,
     ShardIndex,
@@ -27,7 +28,6 @@ from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
 from msanet.logs import ProgressBar
 from sharding.bad_samples import (
-    BAD_SAMPLES_NAME,
     bad_name,
     check_bad_fraction,
     collect_bad_samples,
@@ -78,8 +78,8 @@ def pack(found: DatasetListing, tree: Tree, out: Path, options: PackOptions) -> 
 
     The work is done in `partial_folder(out)`. A run that was killed, or that met bad samples, leaves there what it packed, and
     the same call continues it. Where `out` is already the dataset of this call, nothing is written. Raises UserError that
-    names all bad samples, unless they are to be skipped; WorkerLost or SourceLost if a worker was killed or a file cannot
-    be read for now. What can be seen before reading the images is raised first, and touches no folder.
+    names all bad samples, unless they are to be skipped; WorkerLost if a worker was killed. What can be seen before
+    reading the images is raised first, and touches no folder.
     """
     tree = found.tree or tree
     plans = plan_shards(found, tree, options.codec, options.shard_bytes)
@@ -112,7 +112,7 @@ def _pack_into(
     job = PackingJob(tree, found.spec, decode, options.codec, partial, options.skip_bad, load_reusable(partial))
     _write_todo(job, plans, todo, options.workers)
     bad, total = collect_bad_samples(partial, plans), sum(len(plan.pairs) for plan in plans)
-    if bad and not options.skip_bad:
+    if bad and not (options.skip_bad and not any(one.is_lost for one in bad)):
         _keep_for_next_try(job, plans)
         raise refuse_bad_samples(bad, total, partial)
     check_bad_fraction(bad, total, options.max_bad_fraction, partial)

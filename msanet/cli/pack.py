@@ -9,8 +9,9 @@ from pathlib import Path
 from msanet.cli.commands import COMMANDS
 from msanet.cli.parser import Parser, at_least, new_parser, parse
 from msanet.data.image.codec import CODECS
+from msanet.data.manifest import BAD_SAMPLES_NAME
 from msanet.errors import UserError, nearest
-from sharding.bad_samples import ALWAYS_ALLOWED, BAD_SAMPLES_NAME, DEFAULT_MAX_BAD_FRACTION
+from sharding.bad_samples import ALWAYS_ALLOWED, DEFAULT_MAX_BAD_FRACTION
 from sharding.plan import DEFAULT_SHARD_BYTES, parse_bytes
 from sharding.readers import READERS, Reader, open_source
 from sharding.readers.contents import left_out

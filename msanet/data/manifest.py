@@ -18,6 +18,8 @@ from msanet.datasets import IGNORE_INDEX
 from msanet.errors import UserError
 
 MANIFEST_NAME = "dataset.json"
+BAD_SAMPLES_NAME = "bad-samples.jsonl"
+"""The list of samples that packing skipped, next to the shards."""
 SCHEMA_VERSION = 1
 MAX_JSON_BYTES = 128 * 2**20
 """A manifest or index above this is refused rather than read (20,000 shards need about 5 MB, 100,000 samples 30 MB)."""

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,10 @@ def _pairs(tree: Tree, split: str, ids: Sequence[str], list_name: str) -> list[S
     pairs = []
     for source_id in track(ids, f"{split}: looking for people", len(ids), "files"):
         path = labels[source_id]
-        if decode(tree.read(path), tree.show(path)).any():
-            pairs.append(make_pair(source_id, images[source_id], path))
+        with suppress(UserError):  # which is said, with all others, when the sample is packed
+            if not decode(tree.read(path), tree.show(path)).any():
+                continue
+        pairs.append(make_pair(source_id, images[source_id], path))
     return pairs
 
 

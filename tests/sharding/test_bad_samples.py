@@ -1,6 +1,8 @@
 """Bad files do not end a packing: all are named at once, what was packed is kept, and --skip-bad packs without them."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -179,3 +181,26 @@ def test_damaged_leftovers_are_made_again(source: Source, shard: Shard) -> None:
     for number in BAD:
         source.repair(number)
     assert shard(*source.words) == 0 == shard("verify", source.out)
+
+
+@pytest.mark.parametrize("option", [(), ("--skip-bad",)])
+def test_files_that_cannot_be_read_for_now_are_all_named_and_never_skipped(
+    option: tuple[str, ...], source: Source, shard: Shard, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in BAD:
+        source.repair(number)
+    real = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path in (source.image(3), source.label(9)):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(SystemExit, match="2"):
+            shard(*source.words, *option)
+    said = capfd.readouterr().err
+    assert error_codes(said) == ["MSA-PACK-006", "MSA-PACK-006", "MSA-PACK-201"] and "--skip-bad" not in said
+    assert not source.out.exists()
+    assert shard(*source.words, *option) == 0 and len(packed_members(source.out, "train")) == 12
