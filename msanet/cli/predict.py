@@ -175,7 +175,7 @@ def _files_of(word: str, out: Path, skipped: list[Path]) -> Iterator[tuple[Path,
     path = Path(word)
     if path.is_dir():
         root = path
-        candidates = (file for folder in _folders(path) for file in folder.iterdir() if file.is_file())
+        candidates = (file for folder in _folders(path) for file in _entries(folder) if file.is_file())
     elif path.exists():
         yield path, Path(path.name)
         return
@@ -207,9 +207,17 @@ def _folders(root: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]
         logger.warning(f"'{root}' is a link to a folder that it lies in, and is skipped")
         return
     yield root
-    for path in sorted(root.iterdir()):
+    for path in _entries(root):
         if path.is_dir() and not is_junk(path.name):
             yield from _folders(path, above | {real})
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError:
+        logger.warning(f"'{folder}' may not be read, and is skipped")
+        return []
 
 
 def _matches(pattern: Path) -> Iterator[Path]:

@@ -37,13 +37,20 @@ def open_source(reader: Reader, paths: Sequence[Path]) -> Tree:
         f"'{shown}' is not laid out as {reader.name}: it holds {describe(open_tree(paths))}, expected {reader.layout}"
     )
     for other in sorted(READERS.values(), key=lambda other: other is FOLDER):  # whose layout others have too
-        if other is not reader and _root(other, paths) is not None:
+        if other is not reader and _looks_like(other, paths):
             raise UserError(
                 "MSA-PACK-003",
                 f"{expected}; this looks like {other.name}: run python -m sharding {other.name} --source {shown}",
                 setting="--source",
             )
     raise UserError("MSA-PACK-003", f"{expected}; name the folder that holds it", setting="--source")
+
+
+def _looks_like(reader: Reader, paths: Sequence[Path]) -> bool:
+    try:
+        return _root(reader, paths) is not None
+    except UserError:  # several of them
+        return False
 
 
 def _root(reader: Reader, paths: Sequence[Path]) -> Tree | None:

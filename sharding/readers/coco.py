@@ -74,8 +74,8 @@ def _pairs(
         chosen = subset_of(list(images), count, seed)
         images = {id: image for id, image in images.items() if id in chosen}
     folder = found.name if found.name in tree.folders("") else f"images/{found.name}"
-    files = set(tree.files(folder))
-    lacking = sorted(image.file_name for image in images.values() if image.file_name not in files)
+    paths = _image_paths(tree, folder, [image.file_name for image in images.values()])
+    lacking = sorted(image.file_name for image in images.values() if image.file_name not in paths)
     if lacking:
         raise UserError(
             "MSA-PACK-038",
@@ -88,8 +88,26 @@ def _pairs(
     for image in images.values():
         stem = _stem(image.file_name)
         source_id = stem if stems[stem] == 1 else image.file_name  # a.jpg beside a.png
-        pairs.append(_pair(source_id, f"{folder}/{image.file_name}", found, image, ids))
+        pairs.append(_pair(source_id, paths[image.file_name], found, image, ids))
     return sorted(pairs, key=lambda pair: pair.id)
+
+
+def _image_paths(tree: Tree, folder: str, names: Sequence[str]) -> dict[str, str]:
+    """{file name: path} of the images that are there: as named below the folder, or by the last part of the name alone."""
+    last_parts = Counter(name.rpartition("/")[2] for name in names)
+    files = {
+        below: set(tree.files(below))
+        for below in {f"{folder}/{name}".rpartition("/")[0] for name in names if ".." not in name}
+    }
+    files[folder] = set(tree.files(folder))
+    paths = {}
+    for name in names:
+        below, _, last = f"{folder}/{name}".rpartition("/")
+        if last in files.get(below, ()):
+            paths[name] = f"{below}/{last}"
+        elif last in files[folder] and last_parts[last] == 1 and ".." not in name:
+            paths[name] = f"{folder}/{last}"
+    return paths
 
 
 def _stem(file_name: str) -> str:

@@ -383,3 +383,18 @@ def test_two_images_that_differ_in_their_ending(coco: Coco, fake: Any, shard: Sh
     coco.write("train2014", {**coco.train, "images": images})
     assert shard("coco", "--source", coco.root, "--out", tmp_path / "out", "--splits", "train") == 0
     assert [*packed_labels(tmp_path / "out", "train")] == ["a.jpg", "a.png"]
+
+
+def test_names_with_folders(coco: Coco, fake: Any, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
+    for name in ("one/a.jpg", "two/a.jpg", "b.jpg"):
+        fake.image(coco.root / "train2014" / name)
+
+    def write(*names: str) -> None:
+        images = [{"id": n, "file_name": name, "height": HEIGHT, "width": WIDTH} for n, name in enumerate(names)]
+        coco.write("train2014", {**coco.train, "images": images, "annotations": []})
+
+    write("one/a.jpg", "two/a.jpg", "train2014/b.jpg")
+    assert shard("coco", "--source", coco.root, "--out", tmp_path / "out", "--splits", "train") == 0
+    assert [*packed_labels(tmp_path / "out", "train")] == ["one/a", "train2014/b", "two/a"]
+    write("x/b.jpg", "y/b.jpg")
+    assert "2 of 2 are not" in refuse(["coco", "--source", coco.root, "--splits", "train"], tmp_path / "x", capfd)
