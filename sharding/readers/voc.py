@@ -85,7 +85,8 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     if foreign := foreign_classes(tree, SPEC) or _foreign_colors(tree):
         raise UserError(
             "MSA-PACK-208",
-            f"{foreign}, expected those of VOC; pack it with: python -m sharding folder --source {tree.show('')}",
+            f"{foreign}, expected those of VOC; pack it with: python -m sharding folder --source "
+            f"{' '.join(map(str, options.source))}",
             setting="--source",
         )
     lists = by_id(_LISTS, tree.files(_LISTS), [".txt"])
