@@ -4,37 +4,49 @@ import hashlib
 import json
 import tarfile
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from msanet.data.image.codec import IMAGE_EXTENSIONS, INSTANCES, decode_instances, encode_members
+from msanet.data.image.codec import IMAGE_EXTENSIONS, INSTANCES, decode_instances, decode_label, encode_members
 from msanet.data.image.damage import decoder_messages, find_damage
 from msanet.data.image.photo import TURNED, damaged, read_photo
 from msanet.data.manifest import Member, SampleIndex, ShardIndex, index_name
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
+from sharding.bad_samples import BadSamples
 from sharding.notes import note
-from sharding.plan import ShardPlan
+from sharding.plan import ShardPlan, plan_digest
 from sharding.readers.labels import Decode, source_damage
 from sharding.readers.reader import SamplePaths
+from sharding.reuse import StoredSample, reuse_name, write_reusable
 from sharding.tree import Tree
+
+if TYPE_CHECKING:
+    from webdataset.writer import TarWriter
 
 OWNER = "msanet"
 
 
 @dataclass(frozen=True)
 class PackingJob:
-    """What all shards of a run share: the source, the classes, how labels are read, the codec, the folder to write to."""
+    """What all shards of a run share: the source, the classes, how labels are read, the codec, the folder to write to.
+
+    skip_bad: a shard is complete without its bad samples. reusable: samples of an earlier try, by digest.
+    """
 
     tree: Tree
     spec: DatasetSpec
     decode: Decode
     codec: str
     folder: Path
+    skip_bad: bool = False
+    reusable: Mapping[str, StoredSample] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,28 +61,67 @@ class PackedSample:
 def write_shard(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object]) -> None:
     """Write the tar, then its index; each under a temporary name until it is complete and on the disk.
 
-    The shard is finished when its index is there. on_sample is called after each sample and may raise to stop the work.
-    Raises UserError if an image or label is invalid.
+    The shard is finished when its index is there. Bad samples are recorded next to it (sharding.bad_samples); unless they are
+    to be skipped, the others are kept for the next try, without an index. on_sample is called after each sample and may
+    raise to stop the work. Raises UserError if most samples are bad.
     """
-    from webdataset.writer import TarWriter  # imports torch, which takes seconds: not before there is work
-
+    bad, good = BadSamples(plan), list[SamplePaths]()
     histogram = np.zeros(256, dtype=np.int64)
     temporary = job.folder / (plan.file + PARTIAL)
-    with (
-        temporary.open("wb") as file,
-        TarWriter(file, user=OWNER, group=OWNER, mode=0o444, mtime=0, encoder=False, compress=False) as tar,
-    ):
+    with temporary.open("wb") as file, _open_tar(file) as tar:
         for pair in plan.pairs:
-            sample = read_sample(job, pair)
-            # TarWriter sorts the members of one call; one call each keeps ours: image, label, instances, json.
-            for extension, data in sample.members.items():
-                tar.write({"__key__": sample.key, extension: data})
-            histogram += sample.histogram
+            try:
+                sample = _reused_sample(job, pair) or read_sample(job, pair)
+            except UserError as error:
+                bad.add(pair, error, len(good))
+            else:
+                # TarWriter sorts the members of one call; one call each keeps ours: image, label, instances, json.
+                for extension, data in sample.members.items():
+                    tar.write({"__key__": sample.key, extension: data})
+                histogram += sample.histogram
+                good.append(pair)
             on_sample()
+    bad.write(job.folder)
+    if not good:
+        temporary.unlink()
+        return
     sync(temporary)
     index = _read_back(temporary, plan, histogram, job.spec.num_classes)
+    if bad.found and not (job.skip_bad and bad.may_be_skipped):
+        tar = reuse_name(plan.digest)
+        temporary.rename(job.folder / tar)
+        write_reusable(job.folder, plan.digest, tar, [sample_digest(job, pair) for pair in good], index.samples)
+        return
     temporary.rename(job.folder / plan.file)
     write_text(job.folder / index_name(plan.file), index.model_dump_json() + "\n")
+
+
+def _open_tar(file: BinaryIO) -> "TarWriter":
+    from webdataset.writer import TarWriter  # imports torch, which takes seconds: not before there is work
+
+    tar = TarWriter(file, user=OWNER, group=OWNER, mode=0o444, mtime=0, encoder=False, compress=False)
+    # Names of other alphabets as they are, where the form pax would put one more header before each file.
+    tar.tarstream.format, tar.tarstream.encoding = tarfile.USTAR_FORMAT, "utf-8"
+    return tar
+
+
+def _reused_sample(job: PackingJob, pair: SamplePaths) -> PackedSample | None:
+    """The sample as an earlier try made it."""
+    stored = job.reusable.get(sample_digest(job, pair)) if job.reusable else None
+    members = stored.read() if stored else None
+    if members is None:
+        return None
+    label = next(extension for extension in members if extension.startswith("label."))
+    return PackedSample(pair.key, members, _histogram(decode_label(members[label], label)))
+
+
+def sample_digest(job: PackingJob, pair: SamplePaths) -> str:
+    """sha256 of all that decides the bytes of one sample."""
+    return plan_digest("", [pair], job.spec, job.decode, job.tree, job.codec)
+
+
+def _histogram(label_HW: np.ndarray) -> np.ndarray:
+    return np.bincount(label_HW.ravel(), minlength=256)
 
 
 def read_sample(job: PackingJob, pair: SamplePaths) -> PackedSample:
@@ -96,7 +147,7 @@ def read_sample(job: PackingJob, pair: SamplePaths) -> PackedSample:
     crc32 = {extension.partition(".")[0]: zlib.crc32(data) for extension, data in members.items()}
     facts = {"id": pair.id, "height": size[0], "width": size[1], "crc32": crc32}
     members["json"] = json.dumps(facts).encode()
-    return PackedSample(pair.key, members, np.bincount(label_HW.ravel(), minlength=256))
+    return PackedSample(pair.key, members, _histogram(label_HW))
 
 
 def _label(tree: Tree, pair: SamplePaths) -> tuple[bytes, str]:
@@ -158,11 +209,11 @@ def _turn(notes: Sequence[str], would_fit: bool) -> str:
 
 def _read_back(path: Path, plan: ShardPlan, histogram: np.ndarray, num_classes: int) -> ShardIndex:
     """The index from the tar as it lies on disk, so that it cannot differ from what was written."""
-    members: dict[str, list[Member]] = {pair.key: [] for pair in plan.pairs}
+    members: dict[str, list[Member]] = defaultdict(list)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             for info in tar:
                 key, _, extension = info.name.partition(".")
                 content = tar.extractfile(info)

@@ -23,6 +23,7 @@ from msanet.data.manifest import (
     SampleIndex,
     ShardIndex,
     ShardInfo,
+    earlier_key,
     index_name,
     load_shard_index,
     safe_key,
@@ -291,7 +292,7 @@ def _check_facts(data: bytes, sample: SampleIndex, size: tuple[int, ...] | None)
         raise UserError(
             "MSA-PACK-034", f"is wrong at {where}: {first['msg']}, expected id, height, width and crc32"
         ) from None
-    if safe_key(facts.id) != sample.key:
+    if sample.key not in (safe_key(facts.id), earlier_key(facts.id)):
         raise UserError("MSA-PACK-034", f"id is '{facts.id}', expected the id whose key is '{sample.key}'")
     if size and (facts.height, facts.width) != size:
         raise UserError("MSA-PACK-034", f"says {facts.width}x{facts.height}, expected {_size(size)} as decoded")

@@ -15,7 +15,15 @@ import cv2
 import numpy as np
 
 from msanet.data.image.codec import CODECS
-from msanet.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, SplitInfo, index_name, load_manifest
+from msanet.data.manifest import (
+    BAD_SAMPLES_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    index_name,
+    load_manifest,
+)
 from msanet.errors import UserError
 from msanet.logs import ProgressBar
 from msanet.processes import exit_with_parent
@@ -55,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("MSA-PACK-048", _advice(args.shards, damaged))
     size = sum(shard.bytes for shard in shards) / 1e6
     print(f"{_counted(samples, 'sample')} in {_counted(len(shards), 'shard')}, {size:.1f} MB: all valid")
+    if (skipped := args.shards / BAD_SAMPLES_NAME).is_file():
+        count = _counted(len(skipped.read_bytes().splitlines()), "sample")
+        logger.warning(f"{count} could not be packed: '{skipped}' has them all")
     return 0
 
 
@@ -78,7 +89,7 @@ def _dataset_problems(folder: Path, manifest: Manifest) -> Iterator[Problem]:
         if times > 1:
             yield Problem(MANIFEST_NAME, f"lists {file} {times} times, expected once")
     for name in sorted(os.listdir(folder)):
-        if name not in {MANIFEST_NAME, *listed, *map(index_name, listed)}:
+        if name not in {MANIFEST_NAME, BAD_SAMPLES_NAME, *listed, *map(index_name, listed)}:
             yield Problem(name, f"is foreign, expected only {MANIFEST_NAME} and the shards and indexes that it lists")
 
 

@@ -59,6 +59,7 @@ def examine(case: Case) -> list[Diagnostic]:
     diagnostics = shards.splits_there(
         manifest, (("data.train_split", data.train_split), ("data.val_split", data.val_split))
     )
+    diagnostics += shards.skipped_samples(case.storage)
     train, val = (_split(manifest, name) for name in (data.train_split, data.val_split))
     statistics = {
         name: _sample_statistics(case, name, diagnostics) for name in dict.fromkeys((data.train_split, data.val_split))

@@ -1,11 +1,21 @@
 """Checks of the shards: can they be read, and do the splits share images?"""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from msanet.data.manifest import MAX_JSON_BYTES, Manifest, SampleIndex, ShardIndex, ShardInfo, index_name, validate_json
+from msanet.data.manifest import (
+    BAD_SAMPLES_NAME,
+    MAX_JSON_BYTES,
+    Manifest,
+    SampleIndex,
+    ShardIndex,
+    ShardInfo,
+    index_name,
+    validate_json,
+)
 from msanet.data.samples import decode_sample
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import ByteRange, Storage
@@ -90,6 +100,22 @@ def readable(split: str, total: int, statistics: Sequence[SampleStatistics], err
             "shards",
             f"{len(errors)} of {tried} samples of {split} cannot be read, expected all: {errors[0]}; `python -m sharding "
             "verify` lists everything that is damaged",
+        )
+    ]
+
+
+def skipped_samples(storage: Storage) -> list[Diagnostic]:
+    """What packing skipped since it was bad."""
+    try:
+        lines = storage.read_file(BAD_SAMPLES_NAME, MAX_JSON_BYTES).splitlines()
+    except (UserError, OSError):  # most have no such file
+        return []
+    first = json.loads(lines[0])["error"] if lines else ""
+    return [
+        Diagnostic(
+            "warning",
+            "shards",
+            f"{len(lines)} samples were skipped by packing, expected none ({first}); {BAD_SAMPLES_NAME} has them all",
         )
     ]
 

@@ -40,7 +40,6 @@ ENTRIES: dict[str, Entry] = {
     "MSA-PACK-016": Entry("The name of a split cannot be a file name.", "Rename the split."),
     "MSA-PACK-017": Entry("A split has no images.", "Check the source, or choose other --splits."),
     "MSA-PACK-018": Entry("Two samples of a split have the same name.", "Rename or remove one of them."),
-    "MSA-PACK-019": Entry("The name of an image is too long for a tar file.", "Rename the image."),
     "MSA-PACK-020": Entry("The size of a shard is not a size.", "Write it like 64MB or 1GB."),
     "MSA-PACK-021": Entry("The dataset has no split of this name.", "Use one of the splits that the message lists."),
     "MSA-PACK-022": Entry("An image has no label map.", "Add the label maps, or choose other --splits."),
@@ -67,7 +66,8 @@ ENTRIES: dict[str, Entry] = {
     ),
     "MSA-PACK-036": Entry("An annotation file of MS-COCO cannot be read.", _AGAIN),
     "MSA-PACK-037": Entry(
-        "An annotation file has categories other than the 80 of MS-COCO.", "Fix it, or write a reader for its classes."
+        "Objects are of categories that their file does not have, or splits disagree about the categories.",
+        "Fix the categories of the annotation files.",
     ),
     "MSA-PACK-038": Entry("Images or annotations of MS-COCO are missing.", "Restore them."),
     "MSA-PACK-039": Entry(
@@ -111,5 +111,39 @@ ENTRIES: dict[str, Entry] = {
     "MSA-PACK-106": Entry(
         "A photo in a shard has an EXIF orientation that was not applied when an earlier version packed it.",
         "Pack the dataset again; photos are turned upright then.",
+    ),
+    "MSA-PACK-201": Entry(
+        "Several samples of the source are bad; each has its own line with the code of its fault.",
+        "Fix or replace the files in bad-samples.jsonl and run the same command again, which continues; or add --skip-bad.",
+    ),
+    "MSA-PACK-202": Entry(
+        "Most samples of a shard are bad, so that packing the others would make no sense.",
+        "Check that the source, its labels and the options belong together.",
+    ),
+    "MSA-PACK-203": Entry(
+        "More samples are bad than --max-bad-fraction allows, or all of a split.",
+        "Fix the files in bad-samples.jsonl, or raise --max-bad-fraction.",
+    ),
+    "MSA-PACK-204": Entry("A list of images is not a text file.", "Replace it by a list with one name a line."),
+    "MSA-PACK-205": Entry(
+        "The file in which an annotation tool lists its classes is not valid.",
+        "Fix it, or say the classes with --classes.",
+    ),
+    "MSA-PACK-206": Entry(
+        "The folder of masks holds other files: polygons, boxes or tables.", "Export the annotations as masks."
+    ),
+    "MSA-PACK-207": Entry(
+        "Nothing says what the values or colors of the masks are.", "Write a classes file and give it as --classes."
+    ),
+    "MSA-PACK-208": Entry(
+        "A folder is laid out as PASCAL VOC, but has other classes.",
+        "Pack it as `folder`, which reads the classes from the file that the annotation tool wrote.",
+    ),
+    "MSA-PACK-209": Entry(
+        "An annotation file of MS-COCO's form has two images or categories of one id or name.",
+        "Fix the file, or export it again.",
+    ),
+    "MSA-PACK-210": Entry(
+        "No object of an annotation file has an outline: it was made for detection.", "Export the segmentation."
     ),
 }

@@ -1,23 +1,27 @@
-"""Any dataset of images and masks: `images/<split>/` and `labels/<split>/*.png`, and a file that names the classes."""
+"""Any dataset of images and masks, in folders as layout.py knows them, and a file that names the classes."""
 
 import argparse
+import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from msanet.data.image.codec import IMAGE_EXTENSIONS
 from msanet.data.manifest import Line
 from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.datasets.voc import voc_color
 from msanet.documents import parse_yaml
 from msanet.errors import UserError
+from sharding.readers.class_files import find_classes
+from sharding.readers.layout import find_places, pairs_of
 from sharding.readers.mask_file import MaskFile, read_mask
 from sharding.readers.mask_reader import MaskReader, grey_meaning
-from sharding.readers.reader import DatasetListing, Reader, SamplePaths, Splits, choose_splits, pair_up
+from sharding.readers.reader import DatasetListing, Reader, Splits, choose_splits
 from sharding.tree import Tree
+
+logger = logging.getLogger(__name__)
 
 _USUAL = ("train", "val", "test")
 _EXAMPLE = "classes: [{id: 0, name: field}, {id: 1, name: road, color: [90, 90, 90]}]"
@@ -60,18 +64,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         type=Path,
-        required=True,
         metavar="FILE",
-        help=f"YAML or JSON that says what the values or colors of the masks are, such as: {_EXAMPLE}",
+        help=f"YAML or JSON that says what the values or colors of the masks are, such as: {_EXAMPLE}; not needed where the "
+        "source has CVAT's labelmap.txt, labelme's class_names.txt or Roboflow's _classes.csv",
     )
 
 
 def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
-    """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
-    classes = _load(options.classes)
-    splits = choose_splits(options.splits, tree.folders("images"), _USUAL, tree.show("images"))
-    pairs = {split: _pairs(tree, split) for split in splits}
-    return DatasetListing(_spec(classes), pairs, decode=mask_reader(classes, options.classes, tree, pairs))
+    """All pairs of image and label in one of the layouts, by split. Raises UserError where none holds."""
+    classes, path = _classes_of(tree, options.classes)
+    places = find_places(tree)
+    if "" in places:
+        places = {_only_split(options.splits): places[""]}
+    splits = choose_splits(options.splits, [*places], _USUAL, tree.show(""))
+    pairs = {split: pairs_of(tree, places[name], split) for split, name in splits.items()}
+    return DatasetListing(_spec(classes), pairs, decode=mask_reader(classes, path, tree, pairs))
+
+
+_LOOKED_AT = 100
 
 
 def mask_reader(classes: _Classes, path: Path, tree: Tree, pairs: Splits) -> MaskReader:
@@ -99,38 +109,49 @@ def _some_masks(tree: Tree, splits: Splits) -> Iterator[MaskFile]:
             return
 
 
-def _pairs(tree: Tree, split: str) -> list[SamplePaths]:
-    images, labels = (_by_stem(tree, f"{kind}/{split}", endings) for kind, endings in _KINDS.items())
-    return pair_up(tree, images, labels, split)
-
-
-_LOOKED_AT = 100
-_KINDS = {"images": IMAGE_EXTENSIONS, "labels": ("png", "tif", "tiff", "bmp", "gif")}
-_LOSSY = ("webp", "jpg", "jpeg")
-"""Endings of masks that are looked at only where there is no other: most lie beside the masks, for people."""
-
-
-def _by_stem(tree: Tree, folder: str, endings: tuple[str, ...]) -> dict[str, str]:
-    names = [name for name in tree.files(folder) if name.rpartition(".")[2].lower() in endings]
-    stem, count = Counter(name.rpartition(".")[0] for name in names).most_common(1)[0] if names else ("", 0)
-    if count > 1:
+def _only_split(asked: Sequence[str] | None) -> str:
+    """The name of the split where the source has no names for them."""
+    if asked and len(asked) > 1:
         raise UserError(
-            "MSA-PACK-018",
-            f"'{tree.show(folder)}' has {count} files named '{stem}', expected one; rename or remove one",
+            "MSA-PACK-021",
+            f"the splits {', '.join(asked)} are asked for, but the source has its images in one folder, expected a folder for "
+            "each split; give one name to --splits",
+            setting="--splits",
         )
-    found = {name.rpartition(".")[0]: f"{folder}/{name}" for name in names}
-    return found if endings == IMAGE_EXTENSIONS else {**_lossy(tree, folder), **found}
+    split = asked[0] if asked else _USUAL[0]
+    logger.info(f"the source has no folders of splits: all images are packed as split '{split}'")
+    return split
 
 
-def _lossy(tree: Tree, folder: str) -> dict[str, str]:
-    names = [name for name in tree.files(folder) if name.rpartition(".")[2].lower() in _LOSSY]
-    return {name.rpartition(".")[0]: f"{folder}/{name}" for name in names}
+def _classes_of(tree: Tree, path: Path | None) -> tuple[_Classes, Path]:
+    """The classes of the file that was given, or of the one that an annotation tool left in the source."""
+    if path is not None:
+        return _load(path), path
+    found = find_classes(tree)
+    if found is None:
+        raise UserError(
+            "MSA-PACK-207",
+            f"--classes is missing, and '{tree.show('')}' has no labelmap.txt, class_names.txt or _classes.csv, expected one of "
+            f"them; write a file such as: {_EXAMPLE}",
+            setting="--classes",
+        )
+    try:
+        classes = _Classes.model_validate(found[0])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            "MSA-PACK-205",
+            f"'{tree.show(found[1])}' has the {first['loc'][-1]} {str(first['input'])[:80]!r} ({first['msg'].lower()}), expected "
+            "classes; fix it, or say the classes with --classes",
+        ) from None
+    logger.info(f"classes are those of '{tree.show(found[1])}': {', '.join(row.name for row in classes.classes)}")
+    return classes, Path(tree.show(found[1]))
 
 
 def _load(path: Path) -> _Classes:
     expected = f"expected a file such as: {_EXAMPLE}"
     try:
-        content = parse_yaml(path.read_bytes())
+        content = parse_yaml(path.read_bytes(), text_keys=("name",))
         _refuse_old_keys(content, path)
         classes = _Classes.model_validate(content)
     except UserError:
@@ -209,8 +230,10 @@ def _colors(classes: _Classes, path: Path) -> tuple[tuple[_Color, int], ...]:
 FOLDER = Reader(
     name="folder",
     summary="your own images and masks, with --classes to say what the masks' values or colors are",
-    layout="images/<split>/* (png, jpg, tif, bmp, webp) with labels/<split>/* (png, tif, bmp, gif) of the same names",
+    layout="images/<split>/* (png, jpg, tif, bmp, webp) with labels/<split>/* (png, tif, bmp, gif) of the same names, or <split>/images with "
+    "<split>/labels (or masks)",
     landmarks=("images", "labels"),
     read=read,
     add_options=add_options,
+    is_root=lambda tree, name: bool(find_places(tree, name)),
 )

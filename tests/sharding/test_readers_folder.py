@@ -169,8 +169,8 @@ FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
         ("none of the splits train, val, test", "train_, val_"),
     ),
     "another layout": (
-        lambda fields: (fields.root / "labels").rename(fields.root / "masks"),
-        ("images/<split>/", "labels/<split>/*"),
+        lambda fields: (fields.root / "labels").rename(fields.root / "xyz"),
+        ("it holds the folders images, xyz", "images/<split>/", "labels/<split>/*"),
     ),
 }
 
