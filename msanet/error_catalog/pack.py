@@ -52,9 +52,6 @@ ENTRIES: dict[str, Entry] = {
     "MSA-PACK-027": Entry("An image or label of the source is damaged or incomplete.", _REPLACE),
     "MSA-PACK-028": Entry("A MATLAB file of the source cannot be read.", _AGAIN),
     "MSA-PACK-029": Entry("A package that this dataset needs is not installed.", "Install the package named."),
-    "MSA-PACK-030": Entry(
-        "The classes file uses a key of an earlier version: colour or colours.", "Rename the key to color or colors."
-    ),
     "MSA-PACK-031": Entry("The classes file is not valid.", "Write it like the example in the message."),
     "MSA-PACK-032": Entry("The classes file has an id, name or color twice.", "Fix the file."),
     "MSA-PACK-033": Entry("The classes file has the name of a built-in dataset.", "Choose another name."),
@@ -82,12 +79,6 @@ ENTRIES: dict[str, Entry] = {
     "MSA-PACK-045": Entry("An annotation has an unknown part of a person.", "Replace the file."),
     "MSA-PACK-046": Entry("An option is out of range.", "Choose a value in the range that the message gives."),
     "MSA-PACK-047": Entry("A sample that should be shown is damaged.", "See all errors with the verify command."),
-    "MSA-PACK-048": Entry(
-        "A dataset differs from what was packed.",
-        "Copy the shards named again with their indexes, move foreign files away, or pack the dataset again.",
-    ),
-    "MSA-PACK-049": Entry("A sample differs from its index.", "Copy the shard again, or pack the dataset again."),
-    "MSA-PACK-050": Entry("A packed label has values that are not classes.", "Pack the dataset again."),
     "MSA-PACK-201": Entry(
         "Several samples of the source are bad; each has its own line with the code of its fault.",
         "Fix or replace the files in bad-samples.jsonl and run the same command again, which continues; or add --skip-bad.",
@@ -122,4 +113,10 @@ ENTRIES: dict[str, Entry] = {
     "MSA-PACK-210": Entry(
         "No object of an annotation file has an outline: it was made for detection.", "Export the segmentation."
     ),
+    "MSA-PACK-048": Entry(
+        "A dataset differs from what was packed.",
+        "Copy the shards named again with their indexes, move foreign files away, or pack the dataset again.",
+    ),
+    "MSA-PACK-049": Entry("A sample differs from its index.", "Copy the shard again, or pack the dataset again."),
+    "MSA-PACK-050": Entry("A packed label has values that are not classes.", "Pack the dataset again."),
 }

@@ -149,7 +149,7 @@ def _load(path: Path) -> _Classes:
     expected = f"expected a file such as: {_EXAMPLE}"
     try:
         content = parse_yaml(path.read_bytes(), text_keys=("name",))
-        _refuse_old_keys(content, path)
+        _rename_old_keys(content)
         classes = _Classes.model_validate(content)
     except UserError:
         raise
@@ -184,17 +184,12 @@ def _load(path: Path) -> _Classes:
     return classes
 
 
-def _refuse_old_keys(content: object, path: Path) -> None:
-    """Earlier versions spelled them in British English."""
+def _rename_old_keys(content: object) -> None:
+    """Version 0.1.0 spelled `color` in British English."""
     classes = content.get("classes") if isinstance(content, dict) else None
-    records = [content, *(classes if isinstance(classes, list) else [])]
-    for old in ("colour", "colours"):
-        if any(isinstance(record, dict) and old in record for record in records):
-            raise UserError(
-                "MSA-PACK-030",
-                f"classes file '{path}' has the key '{old}' of an earlier version; rename it to '{old.replace('u', '')}'",
-                setting="--classes",
-            )
+    for record in classes if isinstance(classes, list) else []:
+        if isinstance(record, dict) and "colour" in record and "color" not in record:
+            record["color"] = record.pop("colour")
 
 
 def _spec(classes: _Classes) -> DatasetSpec:
