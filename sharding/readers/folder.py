@@ -141,6 +141,13 @@ def _classes_of(tree: Tree, path: Path | None) -> tuple[_Classes, Path]:
             f"'{tree.show(found[1])}' has the {first['loc'][-1]} {str(first['input'])[:80]!r} ({first['msg'].lower()}), expected "
             "classes; fix it, or say the classes with --classes",
         ) from None
+    name, count = Counter(row.name for row in classes.classes).most_common(1)[0]
+    if count > 1:
+        raise UserError(
+            "MSA-PACK-205",
+            f"'{tree.show(found[1])}' has the class '{name}' {count} times, expected once; fix it, or say the classes with "
+            "--classes",
+        )
     logger.info(f"classes are those of '{tree.show(found[1])}': {', '.join(row.name for row in classes.classes)}")
     return classes, Path(tree.show(found[1]))
 
