@@ -86,19 +86,19 @@ def collect_bad_samples(folder: Path, plans: Sequence[ShardPlan]) -> list[BadSam
 def refuse_bad_samples(bad: Sequence[BadSample], total: int, folder: Path) -> UserError:
     """The error of a packing that was to have none. folder: where the list and what was packed lie."""
     is_kept = any(folder.glob("*.tar"))
-    what = f"the others are kept in '{folder}': " if is_kept else ""
-    skip = "" if any(one.is_lost for one in bad) else ", or add --skip-bad"
-    kept = f"{what}fix or replace what is bad and run the same command again{skip}"
+    again = f"run the same command again{f' (the others are kept in {folder})' if is_kept else ''}"
+    again += "" if any(one.is_lost for one in bad) else ", or add --skip-bad"
     if len(bad) == 1:
         if not is_kept:
             (folder / BAD_SAMPLES_NAME).unlink()
-        return UserError(bad[0].code, f"{bad[0].error}; {kept}")
+        return UserError(bad[0].code, f"{bad[0].error}, then {again}")
     for one in bad[:_LOGGED]:
         logger.error(f"{one.error} [{one.code}]")
     named = ", ".join(f"'{one.file}'" for one in bad[:_NAMED]) + (", ..." if len(bad) > _NAMED else "")
     return UserError(
         "MSA-PACK-201",
-        f"{len(bad)} of {total} samples cannot be packed ({named}; all in '{folder / BAD_SAMPLES_NAME}'), expected none; {kept}",
+        f"{len(bad)} of {total} samples cannot be packed ({named}; all in '{folder / BAD_SAMPLES_NAME}'), expected none; fix "
+        f"or replace them and {again}",
     )
 
 

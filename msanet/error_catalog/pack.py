@@ -51,9 +51,6 @@ ENTRIES: dict[str, Entry] = {
     "MSA-PACK-027": Entry("An image or label of the source is damaged or incomplete.", _REPLACE),
     "MSA-PACK-028": Entry("A MATLAB file of the source cannot be read.", _AGAIN),
     "MSA-PACK-029": Entry("A package that this dataset needs is not installed.", "Install the package named."),
-    "MSA-PACK-030": Entry(
-        "The classes file uses a key of an earlier version: colour or colours.", "Rename the key to color or colors."
-    ),
     "MSA-PACK-031": Entry("The classes file is not valid.", "Write it like the example in the message."),
     "MSA-PACK-032": Entry("The classes file has an id, name or color twice.", "Fix the file."),
     "MSA-PACK-033": Entry("The classes file has the name of a built-in dataset.", "Choose another name."),

@@ -36,6 +36,8 @@ def foreign_classes(tree: Tree, spec: DatasetSpec) -> str | None:
     if found is None:
         return None
     rows = [row for row in found[0]["classes"] if row["name"] not in _NO_CLASS]
+    if not rows:
+        return None
     names = [row["name"].strip("_") for row in rows]
     if "color" in rows[0] and found[1] == "labelmap.txt":  # by whose colors masks are read, whatever the order
         palette = dict(zip(spec.classes, spec.palette, strict=True))

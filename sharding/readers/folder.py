@@ -144,6 +144,13 @@ def _classes_of(tree: Tree, path: Path | None) -> tuple[_Classes, Path]:
             f"'{tree.show(found[1])}' has the {first['loc'][-1]} {str(first['input'])[:80]!r} ({first['msg'].lower()}), expected "
             "classes; fix it, or say the classes with --classes",
         ) from None
+    name, count = Counter(row.name for row in classes.classes).most_common(1)[0]
+    if count > 1:
+        raise UserError(
+            "MSA-PACK-205",
+            f"'{tree.show(found[1])}' has the class '{name}' {count} times, expected once; fix it, or say the classes with "
+            "--classes",
+        )
     logger.info(f"classes are those of '{tree.show(found[1])}': {', '.join(row.name for row in classes.classes)}")
     return classes, Path(tree.show(found[1]))
 
@@ -152,7 +159,7 @@ def _load(path: Path) -> _Classes:
     expected = f"expected a file such as: {_EXAMPLE}"
     try:
         content = parse_yaml(path.read_bytes(), text_keys=("name",))
-        _refuse_old_keys(content, path)
+        _rename_old_keys(content)
         classes = _Classes.model_validate(content)
     except UserError:
         raise
@@ -191,17 +198,12 @@ def _load(path: Path) -> _Classes:
     return classes
 
 
-def _refuse_old_keys(content: object, path: Path) -> None:
-    """Earlier versions spelled them in British English."""
+def _rename_old_keys(content: object) -> None:
+    """Version 0.1.0 spelled `color` in British English."""
     classes = content.get("classes") if isinstance(content, dict) else None
-    records = [content, *(classes if isinstance(classes, list) else [])]
-    for old in ("colour", "colours"):
-        if any(isinstance(record, dict) and old in record for record in records):
-            raise UserError(
-                "MSA-PACK-030",
-                f"classes file '{path}' has the key '{old}' of an earlier version; rename it to '{old.replace('u', '')}'",
-                setting="--classes",
-            )
+    for record in classes if isinstance(classes, list) else []:
+        if isinstance(record, dict) and "colour" in record and "color" not in record:
+            record["color"] = record.pop("colour")
 
 
 def _spec(classes: _Classes) -> DatasetSpec:

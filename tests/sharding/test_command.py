@@ -106,7 +106,7 @@ def test_a_fault_found_by_a_worker_process_gives_the_same_sentence(
     expected = refused("camvid", "--source", root)
     process = start("camvid", "--source", root, "--out", out, "--shard-bytes", "25KB", "--workers", 2)
     _, stderr = process.communicate(timeout=60)
-    assert check_refused(process.returncode, stderr, out).startswith(expected.partition("; fix or replace")[0])
+    assert check_refused(process.returncode, stderr, out).startswith(expected.partition(", then run")[0])
 
 
 def test_a_fault_keeps_what_a_stopped_run_left(fake: Any, shard: Shard, tmp_path: Path, capfd: Capture) -> None:

@@ -348,6 +348,8 @@ def test_a_labelmap_of_voc_is_voc(source: Source, shard: Shard) -> None:
         ("labelmap.txt", "a:0,0,999::\n"),
         ("_classes.csv", "Pixel Value, Class\n0, a\nb, 1\n"),
         ("class_names.txt", "a\nb" + "x" * 200),
+        ("class_names.txt", "a\nb\na\n"),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\n"),
     ],
 )
 def test_class_files_that_are_none(name: str, content: str, source: Source, capfd: Capture) -> None:

@@ -92,6 +92,12 @@ def test_a_short_classes_file_in_yaml(fields: Fields, shard: Shard, tmp_path: Pa
     assert manifest.splits["train"].ignored > 0  # 255, always
 
 
+def test_a_classes_file_of_version_0_1(fields: Fields, shard: Shard, tmp_path: Path) -> None:
+    fields.write(json.dumps(CLASSES).replace('"color"', '"colour"'))
+    assert shard(*fields.words, "--out", tmp_path / "out") == 0
+    assert load_manifest(tmp_path / "out").palette == ((90, 90, 90), (0, 200, 80))
+
+
 def test_where_the_classes_file_lies_does_not_matter(
     fields: Fields, shard: Shard, tmp_path: Path, capfd: Capture
 ) -> None:
