@@ -14,6 +14,7 @@ from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.datasets.voc import voc_color
 from msanet.documents import parse_yaml
 from msanet.errors import UserError
+from sharding.notes import take_notes
 from sharding.readers.mask_file import MaskFile, read_mask
 from sharding.readers.mask_reader import MaskReader, grey_meaning
 from sharding.readers.reader import DatasetListing, Reader, SamplePaths, Splits, choose_splits, pair_up
@@ -80,6 +81,7 @@ def mask_reader(classes: _Classes, path: Path, tree: Tree, pairs: Splits) -> Mas
     certain = {id for found in classes.classes for id in found.ids}
     certain |= {entry for entry in classes.ignore if isinstance(entry, int)}
     grey = grey_meaning(spec, dict(colors), frozenset(certain), _some_masks(tree, pairs))
+    take_notes()  # the same will be said of them when they are packed
     return MaskReader(spec, colors, grey, f"the classes file '{path}'")
 
 
