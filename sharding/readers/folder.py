@@ -16,6 +16,7 @@ from msanet.documents import parse_yaml
 from msanet.errors import UserError
 from sharding.readers.class_files import find_classes
 from sharding.readers.layout import find_places, pairs_of
+from sharding.notes import take_notes
 from sharding.readers.mask_file import MaskFile, read_mask
 from sharding.readers.mask_reader import MaskReader, grey_meaning
 from sharding.readers.reader import DatasetListing, Reader, Splits, choose_splits
@@ -90,6 +91,7 @@ def mask_reader(classes: _Classes, path: Path, tree: Tree, pairs: Splits) -> Mas
     certain = {id for found in classes.classes for id in found.ids}
     certain |= {entry for entry in classes.ignore if isinstance(entry, int)}
     grey = grey_meaning(spec, dict(colors), frozenset(certain), _some_masks(tree, pairs))
+    take_notes()  # the same will be said of them when they are packed
     return MaskReader(spec, colors, grey, f"the classes file '{path}'")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.datasets.spec import described_values
+from msanet.datasets.voc import voc_color
 from msanet.errors import UserError
 from sharding.notes import note
 from sharding.readers.mask_file import MaskFile, read_mask
@@ -61,6 +62,8 @@ class MaskReader:
             return mask.pixels
         classes = dict(self.colors)
         unknown = [index for index, color in shown.items() if color not in classes]
+        if len(unknown) == len(shown) and all(color == voc_color(index) for index, color in shown.items()):
+            return mask.pixels  # the palette of VOC, with which labelme and others number classes
         if unknown:
             raise UserError(
                 "MSA-PACK-103",

@@ -107,6 +107,12 @@ def test_indices_count_where_the_palette_is_a_grey_ramp_or_no_colors_are_known()
     assert not take_notes()
 
 
+def test_the_palette_of_voc_numbers_classes_of_other_colors() -> None:
+    read = reader({(30, 30, 30): 0, (220, 40, 40): 1, (40, 200, 60): 2})
+    for ids in (IDS, np.zeros_like(IDS)):
+        assert np.array_equal(read(encoded(palette_mask(ids, [voc_color(k) for k in range(256)])), "a"), ids)
+
+
 def test_a_palette_that_fits_neither_is_refused() -> None:
     for colors in ([(9, 9, 9), (255, 0, 0), (0, 255, 0)], [(0, 0, 0), (254, 0, 0), (0, 255, 0)]):
         with raises_user_error("MSA-PACK-103", mentions=str(list(colors[0] if colors[0][0] else colors[1]))):
