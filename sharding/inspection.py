@@ -4,8 +4,11 @@ Not `inspect.py`: that would hide Python's own module from whoever runs a file o
 """
 
 import argparse
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, groupby
 from pathlib import Path
 
 import cv2
@@ -115,11 +118,11 @@ def labeled_samples(folder: Path, splits: Mapping[str, SplitInfo], count: int) -
     for name, share in zip(splits, quotas([split.samples for split in splits.values()], count), strict=True):
         split = splits[name]
         wanted = [(2 * i + 1) * split.samples // (2 * share) for i in range(share)]
-        first = 0
-        for shard in split.shards:
-            inside = [number - first for number in wanted if first <= number < first + shard.samples]
-            yield from _samples_of_shard(folder, name, shard, inside)
-            first += shard.samples
+        ends = list(accumulate(shard.samples for shard in split.shards))
+        for number, chosen in groupby(wanted, partial(bisect_right, ends)):
+            shard = split.shards[number]
+            first = ends[number] - shard.samples
+            yield from _samples_of_shard(folder, name, shard, [sample - first for sample in chosen])
 
 
 def quotas(sizes: Sequence[int], count: int) -> list[int]:
@@ -174,8 +177,6 @@ def _head(manifest: Manifest, splits: Mapping[str, SplitInfo], sizes: Sequence[t
 
 
 def _samples_of_shard(folder: Path, split: str, shard: ShardInfo, numbers: Sequence[int]) -> Iterator[LabeledSample]:
-    if not numbers:
-        return
     index = load_shard_index(folder, shard.file)
     with (folder / shard.file).open("rb") as file:
         for number in numbers:

@@ -1,11 +1,12 @@
-"""One planned shard to one tar and its index. Runs in a worker process; knows nothing of the others."""
+"""Planned shards to tars and their indexes. Runs in a worker process; knows nothing of the others."""
 
 import hashlib
 import json
 import tarfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -18,19 +19,21 @@ from msanet.data.image.photo import TURNED, damaged, read_photo
 from msanet.data.manifest import Member, SampleIndex, ShardIndex, index_name
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
-from msanet.files import PARTIAL, sync, write_text
+from msanet.files import PARTIAL, sync
 from sharding.bad_samples import BadSamples
-from sharding.notes import note
+from sharding.notes import Notes, note, take_notes
 from sharding.plan import ShardPlan, plan_digest
 from sharding.readers.labels import Decode, source_damage
 from sharding.readers.reader import SamplePaths
 from sharding.reuse import StoredSample, reuse_name, write_reusable
 from sharding.tree import Tree
+from sharding.workers import OnSample
 
 if TYPE_CHECKING:
     from webdataset.writer import TarWriter
 
 OWNER = "msanet"
+_SYNC_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,38 @@ class PackedSample:
     histogram: np.ndarray
 
 
-def write_shard(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object]) -> None:
-    """Write the tar, then its index; each under a temporary name until it is complete and on the disk.
+def write_shards(job: PackingJob, plans: Sequence[ShardPlan], on_sample: OnSample) -> Notes:
+    """Write the tars of `plans`, then their indexes; each under a temporary name until it is complete and on the disk.
 
-    The shard is finished when its index is there. Bad samples are recorded next to it (sharding.bad_samples); unless they are
-    to be skipped, the others are kept for the next try, without an index. on_sample is called after each sample and may
-    raise to stop the work. Raises UserError if most samples are bad.
+    A shard is finished when its index is there; those before one that fails, or is stopped, become finished too.
+    Bad samples are recorded next to it (sharding.bad_samples); unless they are to be skipped, the others are kept for the
+    next try, without an index. on_sample is called after each sample and may raise to stop the work. Raises UserError if
+    most samples are bad.
     """
+    indexes: list[ShardIndex] = []
+    try:
+        indexes.extend(index for plan in plans if (index := write_tar(job, plan, on_sample)))
+    finally:
+        _put_in_place(job.folder, [index.file for index in indexes])
+        for index in indexes:
+            temporary = job.folder / (index_name(index.file) + PARTIAL)
+            temporary.write_text(index.model_dump_json() + "\n", encoding="utf-8")
+        _put_in_place(job.folder, [index_name(index.file) for index in indexes])
+        sync(job.folder)
+    return take_notes()
+
+
+def _put_in_place(folder: Path, names: Sequence[str]) -> None:
+    """Give complete files their names. Threads, since a disk makes many small files last as fast as one."""
+    temporaries = [folder / (name + PARTIAL) for name in names]
+    with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+        list(pool.map(sync, temporaries))
+    for temporary, name in zip(temporaries, names, strict=True):
+        temporary.rename(folder / name)
+
+
+def write_tar(job: PackingJob, plan: ShardPlan, on_sample: OnSample) -> ShardIndex | None:
+    """Write the tar of `plan` under its temporary name; its index, or None where it is not complete."""
     bad, good = BadSamples(plan), list[SamplePaths]()
     histogram = np.zeros(256, dtype=np.int64)
     temporary = job.folder / (plan.file + PARTIAL)
@@ -84,16 +112,15 @@ def write_shard(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object
     bad.write(job.folder)
     if not good:
         temporary.unlink()
-        return
-    sync(temporary)
+        return None
     index = _read_back(temporary, plan, histogram, job.spec.num_classes)
     if bad.found and not (job.skip_bad and bad.may_be_skipped):
         tar = reuse_name(plan.digest)
+        sync(temporary)
         temporary.rename(job.folder / tar)
         write_reusable(job.folder, plan.digest, tar, [sample_digest(job, pair) for pair in good], index.samples)
-        return
-    temporary.rename(job.folder / plan.file)
-    write_text(job.folder / index_name(plan.file), index.model_dump_json() + "\n")
+        return None
+    return index
 
 
 def _open_tar(file: BinaryIO) -> "TarWriter":

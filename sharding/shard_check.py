@@ -73,7 +73,7 @@ class _Facts(BaseModel):
     crc32: dict[str, int]
 
 
-def check_shard(folder: Path, info: ShardInfo, classes: Sequence[str], on_sample: Callable[[], object]) -> ShardReport:
+def check_shard(folder: Path, classes: Sequence[str], info: ShardInfo, on_sample: Callable[[], object]) -> ShardReport:
     """Compare all that the shard holds. on_sample is called after each sample and may raise to stop the work."""
     check = _Check(folder, info, classes)
     try:

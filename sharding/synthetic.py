@@ -1,11 +1,8 @@
 """`python -m sharding synthetic`: write procedural street scenes in Cityscapes' own folder layout."""
 
 import argparse
-import multiprocessing
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +13,9 @@ import numpy.typing as npt
 
 from msanet.errors import UserError
 from msanet.files import atomic_file
-from msanet.logs import track
-from msanet.processes import exit_with_parent
+from msanet.logs import ProgressBar
 from sharding.street.scene import Scene, render
+from sharding.workers import OnSample, run_groups
 
 __all__ = ["Scene", "add_arguments", "generate", "parse_size", "render", "run"]
 
@@ -68,8 +65,9 @@ def generate(out: Path, images: int, size: tuple[int, int], seed: int = 0, worke
         jobs = _plan(partial, images, size, seed)
         for folder in {path.parent for job in jobs for path in _paths(job)}:
             folder.mkdir(parents=True)
-        for _ in track(_done(jobs, workers), "synthetic", images, "images"):
-            pass
+        with ProgressBar(images, "synthetic", unit="images") as bar:
+            for _ in run_groups(_draw, None, [[job] for job in jobs], workers, bar.update):
+                pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,42 +165,12 @@ def _paths(job: _Job) -> tuple[Path, Path, Path]:
     )
 
 
-def _draw(job: _Job) -> None:
-    """Render one job and write its three files."""
-    scene = render(job.seed, job.index, job.size)
-    arrays: tuple[npt.NDArray[np.integer], ...] = (scene.image_HWC[..., ::-1], scene.label_HW, scene.instance_HW)
-    for path, array in zip(_paths(job), arrays, strict=True):
-        with atomic_file(path, lasting=False) as temporary:
-            temporary.write_bytes(cv2.imencode(".png", array, _PNG)[1].tobytes())
-
-
-def _start_worker() -> None:
-    exit_with_parent()
-    cv2.setNumThreads(1)  # The processes share the cores already.
-
-
-def _done(jobs: list[_Job], workers: int) -> Iterator[None]:
-    """Draw all jobs, yielding once for each that is finished, in any order."""
-    if workers == 1:
-        for job in jobs:
-            _draw(job)
-            yield
-        return
-    # Not fork: a forked copy of a process that has used OpenCV's threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_start_worker) as pool:
-        futures = [pool.submit(_draw, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                yield
-        except BrokenProcessPool:
-            raise UserError(
-                "MSA-PACK-014",
-                "a worker process ended before its scene was drawn (often killed because the host ran out of memory); run "
-                "the same command again, with fewer --workers",
-                setting="--workers",
-            ) from None
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+def _draw(_: None, jobs: Sequence[_Job], on_image: OnSample) -> None:
+    """Render each job and write its three files."""
+    for job in jobs:
+        scene = render(job.seed, job.index, job.size)
+        arrays: tuple[npt.NDArray[np.integer], ...] = (scene.image_HWC[..., ::-1], scene.label_HW, scene.instance_HW)
+        for path, array in zip(_paths(job), arrays, strict=True):
+            with atomic_file(path, lasting=False) as temporary:
+                temporary.write_bytes(cv2.imencode(".png", array, _PNG)[1].tobytes())
+        on_image()

@@ -2,14 +2,11 @@
 
 import argparse
 import logging
-import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -26,13 +23,11 @@ from msanet.data.manifest import (
 )
 from msanet.errors import UserError
 from msanet.logs import ProgressBar
-from msanet.processes import exit_with_parent
 from sharding.shard_check import Problem, ShardReport, check_shard, differing_counts
-from sharding.workers import Progress, interrupts_held
+from sharding.workers import OnSample, Progress, group_items, run_groups
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.2
 _NAMED = 5
 """So many damaged files are named in the last sentence; the lines above it have them all."""
 
@@ -53,7 +48,6 @@ def run(args: argparse.Namespace) -> int:
     manifest = load_manifest(args.shards)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     samples = sum(shard.samples for shard in shards)
-    _silence_opencv()
     damaged: Counter[str] = Counter()
     with ProgressBar(samples, f"verify {manifest.name}", unit="samples") as bar:
         for problem in find_problems(args.shards, manifest, args.workers, bar.update):
@@ -73,7 +67,8 @@ def find_problems(folder: Path, manifest: Manifest, workers: int, progress: Prog
     """All problems of the dataset in `folder`, in the order of its splits and shards whatever the number of workers."""
     yield from _dataset_problems(folder, manifest)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    reports = _reports(shards, folder, manifest.classes, workers, progress)
+    groups = group_items(shards, lambda shard: shard.samples, workers)
+    reports = chain.from_iterable(run_groups(_check_shards, (folder, manifest.classes), groups, workers, progress))
     for name, split in manifest.splits.items():
         yield from _split_problems(name, split, manifest, reports)
 
@@ -88,8 +83,9 @@ def _dataset_problems(folder: Path, manifest: Manifest) -> Iterator[Problem]:
     for file, times in listed.items():
         if times > 1:
             yield Problem(MANIFEST_NAME, f"lists {file} {times} times, expected once")
+    expected = {MANIFEST_NAME, BAD_SAMPLES_NAME, *listed, *map(index_name, listed)}
     for name in sorted(os.listdir(folder)):
-        if name not in {MANIFEST_NAME, BAD_SAMPLES_NAME, *listed, *map(index_name, listed)}:
+        if name not in expected:
             yield Problem(name, f"is foreign, expected only {MANIFEST_NAME} and the shards and indexes that it lists")
 
 
@@ -125,75 +121,14 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _reports(
-    shards: list[ShardInfo], folder: Path, classes: tuple[str, ...], workers: int, progress: Progress
-) -> Iterator[ShardReport]:
-    """One report for each shard, in order; with one worker, or one shard, made in this process."""
-    workers = min(workers, len(shards))
-    if workers > 1:
-        yield from _parallel_reports(shards, folder, classes, workers, progress)
-        return
-    for shard in shards:
-        yield check_shard(folder, shard, classes, lambda: progress(1))
-
-
-def _parallel_reports(
-    shards: list[ShardInfo], folder: Path, classes: tuple[str, ...], workers: int, progress: Progress
-) -> Iterator[ShardReport]:
-    # As in sharding.workers: no fork beside OpenCV's threads, and no locks that a killed worker could hold.
-    context = multiprocessing.get_context("spawn")
-    done, stop = context.RawArray("Q", len(shards)), context.RawArray("b", 1)
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(folder, classes, done, stop))
-    reported = 0
-    try:
-        with interrupts_held():
-            futures = [pool.submit(_check, shard, slot) for slot, shard in enumerate(shards)]
-        for future in futures:
-            while not future.done():
-                wait([future], timeout=_POLL_S)
-                progress(sum(done) - reported)
-                reported = sum(done)
-            yield future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "MSA-PACK-014",
-            "a worker process ended before its shard was checked (often killed because the host ran out of memory); "
-            "run the same command "
-            "again, with fewer --workers if memory ran out",
-            setting="--workers",
-        ) from None
-    finally:
-        stop[0] = True
-        pool.shutdown(cancel_futures=True)
+def _check_shards(
+    shared: tuple[Path, tuple[str, ...]], shards: Sequence[ShardInfo], on_sample: OnSample
+) -> list[ShardReport]:
+    """The work of one process: one report for each shard."""
+    _silence_opencv()
+    return [check_shard(*shared, shard, on_sample) for shard in shards]
 
 
 def _silence_opencv() -> None:
     """Its warnings about a broken image would stand between our lines, which name the image."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-class _Stop(Exception):
-    """The run was interrupted; this worker's shard is given up."""
-
-
-_worker: tuple[Path, tuple[str, ...], Any, Any]
-"""Of a worker process: the folder, the classes, the counters of read samples and the flag to stop."""
-
-
-def _start_worker(folder: Path, classes: tuple[str, ...], done: Any, stop: Any) -> None:
-    global _worker
-    _worker = folder, classes, done, stop
-    cv2.setNumThreads(1)  # the processes share the cores already
-    _silence_opencv()
-    exit_with_parent()
-
-
-def _check(shard: ShardInfo, slot: int) -> ShardReport:
-    folder, classes, done, stop = _worker
-
-    def on_sample() -> None:
-        done[slot] += 1
-        if stop[0]:
-            raise _Stop
-
-    return check_shard(folder, shard, classes, on_sample)

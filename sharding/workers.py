@@ -1,26 +1,34 @@
-"""Shards in parallel: the first error stops all workers, and no worker outlives the run."""
+"""Work on many shards in parallel: the first error stops all workers, and no worker outlives the run."""
 
 import multiprocessing
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
+import numpy as np
 
 from msanet.errors import UserError
 from msanet.processes import exit_with_parent
-from sharding.notes import Notes, add_notes, take_notes
-from sharding.plan import ShardPlan
-from sharding.shard import PackingJob, write_shard
 
+Item = TypeVar("Item")
+Shared = TypeVar("Shared")
+Result = TypeVar("Result")
+OnSample = Callable[[], object]
+"""Called after each sample; may raise to stop the work."""
+Work = Callable[[Shared, Sequence[Item], OnSample], Result]
 Progress = Callable[[int], object]
-"""Told the number of samples that were written since the last call."""
+"""Told the number of samples that were done since the last call."""
 
 _POLL_S = 0.2
+_GROUP_SAMPLES = 64
+_GROUPS_PER_WORKER = 16
 
 
 class WorkerLost(UserError):
@@ -28,64 +36,100 @@ class WorkerLost(UserError):
 
 
 class _Stop(Exception):
-    """Another worker failed; this one stops too."""
+    """Another worker failed, or the run was interrupted; this one stops too."""
 
 
-def write_shards(job: PackingJob, plans: Sequence[ShardPlan], workers: int, progress: Progress) -> Notes:
-    """Write all `plans` in at most `workers` processes; with one, in this process. Returns what was done to files.
+def group_items(items: Sequence[Item], samples: Callable[[Item], int], workers: int) -> list[list[Item]]:
+    """Cut `items` into consecutive groups: small shards together, since handing one over takes longer than the shard does.
 
-    Raises the first error in the order of the plans, and WorkerLost if a worker was killed.
+    Args:
+        items: Such as shards.
+        samples: The number of samples of one.
+        workers: Each gets several groups, so that all end at about the same time.
     """
-    workers = min(workers, len(plans))
+    most, held = -(-len(items) // (_GROUPS_PER_WORKER * workers)), 0
+    groups: list[list[Item]] = []
+    for item in items:
+        held += samples(item)
+        if not groups or len(groups[-1]) == most or held > _GROUP_SAMPLES:
+            groups.append([])
+            held = samples(item)
+        groups[-1].append(item)
+    return groups
+
+
+def run_groups(
+    work: Work[Shared, Item, Result], shared: Shared, groups: Sequence[Sequence[Item]], workers: int, progress: Progress
+) -> Iterator[Result]:
+    """`work(shared, group, on_sample)` of each group, in order, in at most `workers` processes; with one, in this process.
+
+    Raises the first error in the order of the groups, and WorkerLost if a worker was killed.
+    """
+    workers = min(workers, len(groups))
     if workers > 1:
-        return _write_parallel(job, plans, workers, progress)
-    for plan in plans:
-        write_shard(job, plan, partial(progress, 1))
-    return take_notes()
+        yield from _run_parallel(work, shared, groups, workers, progress)
+        return
+    for group in groups:
+        yield work(shared, group, partial(progress, 1))
 
 
-def _write_parallel(job: PackingJob, plans: Sequence[ShardPlan], workers: int, progress: Progress) -> Notes:
+def _run_parallel(
+    work: Work[Shared, Item, Result], shared: Shared, groups: Sequence[Sequence[Item]], workers: int, progress: Progress
+) -> Iterator[Result]:
     # Not fork: a forked copy of a process that has used OpenCV's threads can hang.
     context = multiprocessing.get_context("spawn")
-    # Without locks, since a worker killed while it holds one would hang the others: each shard has its own counter.
-    done, stop = context.RawArray("Q", len(plans)), context.RawArray("b", 1)
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(job, done, stop))
+    # Without locks, since a worker killed while it holds one would hang the others: each group has its own counter.
+    done, stop = context.RawArray("Q", len(groups)), context.RawArray("b", 1)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(work, shared, done, stop))
+    failed = threading.Event()
+    report = _Report(done, progress)
     try:
         with interrupts_held():
-            futures = [pool.submit(_write, plan, slot) for slot, plan in enumerate(plans)]
-        _follow(futures, done, progress)
+            futures = [pool.submit(_run_group, group, slot) for slot, group in enumerate(groups)]
+        for future in futures:
+            future.add_done_callback(lambda future: failed.set() if _error(future) else None)
+        for future in futures:
+            while not (future.done() or failed.is_set()):
+                wait([future], timeout=_POLL_S)
+                report()
+            if failed.is_set():
+                break
+            yield future.result()
+        report(at_once=True)
     finally:
         stop[0] = True
         pool.shutdown(cancel_futures=True)
     _raise_first(futures)
-    notes: Notes = {}
-    for future in futures:
-        add_notes(notes, future.result())
-    return notes
 
 
-def _follow(futures: Sequence[Future[Notes]], done: Any, progress: Progress) -> None:
-    """Return when all shards are written or one has failed."""
-    reported, waiting = 0, set(futures)
-    while waiting:
-        finished, waiting = wait(waiting, timeout=_POLL_S)
-        progress(sum(done) - reported)
-        reported = sum(done)
-        if any(future.exception() for future in finished):
-            return
+class _Report:
+    """Adds up the counters now and then only: there are many of them."""
+
+    def __init__(self, done: Any, progress: Progress) -> None:
+        self._done, self._progress = np.frombuffer(done, dtype=np.uint64), progress
+        self._reported, self._next = 0, 0.0
+
+    def __call__(self, at_once: bool = False) -> None:
+        if at_once or time.monotonic() >= self._next:
+            total = int(self._done.sum())
+            self._progress(total - self._reported)
+            self._reported, self._next = total, time.monotonic() + _POLL_S
 
 
-def _raise_first(futures: Sequence[Future[Notes]]) -> None:
-    errors = [future.exception() for future in futures if not future.cancelled()]
+def _error(future: "Future[Any]") -> BaseException | None:
+    return None if future.cancelled() else future.exception()
+
+
+def _raise_first(futures: "Sequence[Future[Any]]") -> None:
+    errors = [error for future in futures if (error := _error(future))]
     for error in errors:
-        if error and not isinstance(error, (_Stop, BrokenProcessPool)):
+        if not isinstance(error, (_Stop, BrokenProcessPool)):
             raise error
     if any(isinstance(error, BrokenProcessPool) for error in errors):
         raise WorkerLost(
             "MSA-PACK-014",
-            "a worker process ended before its shard was complete (often killed because the host ran out of memory); "
-            "run the same command "
-            "again to continue, with fewer --workers if memory ran out",
+            "a worker process ended before its work was complete (often killed because the host ran out of memory); "
+            "run the same command again, with fewer --workers if memory ran out",
             setting="--workers",
         )
 
@@ -100,24 +144,23 @@ def interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-_worker: tuple[PackingJob, Any, Any]
-"""Of a worker process: the job, the counters of written samples and the flag to stop (sent once, not per shard)."""
+_worker: tuple[Work[Any, Any, Any], Any, Any, Any]
+"""Of a worker process: the work, what all share, the counters of samples and the flag to stop (sent once, not per group)."""
 
 
-def _start_worker(job: PackingJob, done: Any, stop: Any) -> None:
+def _start_worker(work: Work[Any, Any, Any], shared: Any, done: Any, stop: Any) -> None:
     global _worker
-    _worker = job, done, stop
+    _worker = work, shared, done, stop
     cv2.setNumThreads(1)  # the processes share the cores already
     exit_with_parent()  # a worker whose parent was killed would wait for work for ever
 
 
-def _write(plan: ShardPlan, slot: int) -> Notes:
-    job, done, stop = _worker
+def _run_group(group: Sequence[Any], slot: int) -> Any:
+    work, shared, done, stop = _worker
 
     def on_sample() -> None:
         done[slot] += 1
         if stop[0]:
             raise _Stop
 
-    write_shard(job, plan, on_sample)
-    return take_notes()
+    return work(shared, group, on_sample)

@@ -34,14 +34,14 @@ from sharding.bad_samples import (
     collect_bad_samples,
     refuse_bad_samples,
 )
-from sharding.notes import log_notes
+from sharding.notes import Notes, add_notes, log_notes
 from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.mask_reader import reader_of
 from sharding.readers.reader import DatasetListing
 from sharding.reuse import load_reusable, remove_reusable, set_aside, write_reusable
-from sharding.shard import PackingJob, sample_digest
+from sharding.shard import PackingJob, sample_digest, write_shards
 from sharding.tree import Tree
-from sharding.workers import write_shards
+from sharding.workers import group_items, run_groups
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +250,11 @@ def _write_todo(job: PackingJob, plans: Sequence[ShardPlan], todo: Sequence[Shar
     total, left = (sum(len(plan.pairs) for plan in some) for some in (plans, todo))
     with ProgressBar(total, job.spec.name, unit="samples", initial=total - left) as bar:
         try:
-            log_notes(write_shards(job, todo, workers, bar.update))
+            groups = group_items(todo, lambda plan: len(plan.pairs), workers)
+            notes: Notes = {}
+            for found in run_groups(write_shards, job, groups, workers, bar.update):
+                add_notes(notes, found)
+            log_notes(notes)
         except OSError as error:  # a full disk, say: what is finished stays
             error.filename = error.filename or str(job.folder)  # a failed write names no file
             raise

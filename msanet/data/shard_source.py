@@ -35,7 +35,7 @@ except ImportError:
 _INDEX_BYTES = 32 * 2**20
 """Memory for indexes: of 50 shards with 5,000 samples each, or of 2,000 with 100."""
 _KEY = re.compile(r"[^/\\]{1,255}")
-_OF_THIS_PROCESS = ("_lock", "_indexes", "_index_bytes", "_under_way")
+_OF_THIS_PROCESS = ("_lock", "_indexes", "_index_bytes", "_loading", "_under_way")
 
 
 def read_manifest(storage: Storage) -> Manifest:
@@ -137,17 +137,29 @@ class ShardSource:
     def _locate(self, sample: int) -> tuple[ShardInfo, IndexTable, int]:
         shard, place = self._shard_and_place(sample)
         with self._lock:
-            index = self._indexes.get(shard.file)
-            if index is not None:
-                self._indexes.move_to_end(shard.file)
-                return shard, index, place
-        index = self._load_index(shard)  # by two threads at once, perhaps, which does no harm
+            index = self._known_index(shard)
+            loading = self._loading.setdefault(shard.file, threading.Lock()) if index is None else None
+        if loading is not None:
+            with loading:  # the other threads wait: together they would take many times as long
+                with self._lock:
+                    index = self._known_index(shard)
+                index = index or self._keep_index(shard, self._load_index(shard))
+        assert index is not None
+        return shard, index, place
+
+    def _known_index(self, shard: ShardInfo) -> IndexTable | None:
+        if shard.file in self._indexes:
+            self._indexes.move_to_end(shard.file)
+        return self._indexes.get(shard.file)
+
+    def _keep_index(self, shard: ShardInfo, index: IndexTable) -> IndexTable:
         with self._lock:
-            self._index_bytes += index.bytes if shard.file not in self._indexes else 0
+            self._loading.pop(shard.file, None)
             self._indexes[shard.file] = index
+            self._index_bytes += index.bytes
             while self._index_bytes > _INDEX_BYTES and len(self._indexes) > 1:
                 self._index_bytes -= self._indexes.popitem(last=False)[1].bytes
-        return shard, index, place
+        return index
 
     def _load_index(self, shard: ShardInfo) -> IndexTable:
         extent = ByteRange(index_name(shard.file), shard.sha256, 0, None)
@@ -184,6 +196,7 @@ class ShardSource:
         self._lock = threading.Lock()
         self._indexes: OrderedDict[str, IndexTable] = OrderedDict()
         self._index_bytes = 0
+        self._loading: dict[str, threading.Lock] = {}  # one thread loads the index of a shard
         self._under_way: set[ByteRange] = set()  # being fetched by other threads of this process
 
     def __getstate__(self) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.datasets.voc import voc_color
 from msanet.documents import parse_yaml
 from msanet.errors import UserError
+from sharding.notes import take_notes
 from sharding.readers.class_files import find_classes
 from sharding.readers.layout import find_places, pairs_of
-from sharding.notes import take_notes
 from sharding.readers.mask_file import MaskFile, read_mask
 from sharding.readers.mask_reader import MaskReader, grey_meaning
 from sharding.readers.reader import DatasetListing, Reader, Splits, choose_splits
@@ -234,8 +234,8 @@ def _colors(classes: _Classes, path: Path) -> tuple[tuple[_Color, int], ...]:
 FOLDER = Reader(
     name="folder",
     summary="your own images and masks, with --classes to say what the masks' values or colors are",
-    layout="images/<split>/* (png, jpg, tif, bmp, webp) with labels/<split>/* (png, tif, bmp, gif) of the same names, or <split>/images with "
-    "<split>/labels (or masks)",
+    layout="images/<split>/* (png, jpg, tif, bmp, webp) with labels/<split>/* (png, tif, bmp, gif) of the same names, or "
+    "<split>/images with <split>/labels (or masks)",
     landmarks=("images", "labels"),
     read=read,
     add_options=add_options,

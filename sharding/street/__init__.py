@@ -8,17 +8,11 @@ edges and texture, cast shadows and fog can be computed for the whole picture at
 Each draws from the modules above it only; every one takes its chance from the canvas's one random generator, so the
 order of the calls is part of what a seed means.
 
-geometry.py   types, the camera's constants, outlines of simple shapes
-palette.py    colours, and chance
-textures.py   materials and the noise that they are made of
-light.py      the weather and the hour
-canvas.py     projection, painting, surfaces, shadows
-buildings.py  plants.py  furniture.py   what stands beside the road
-body.py       cars.py  vehicles.py      a vehicle's body, and the vehicles
-figure.py     cycles.py  people.py      flat figures, and what they make
-layout.py     the street's measures
-ground.py     backdrop.py               what lies flat; what is infinitely far and what is nearest
-placing.py    where things stand on the street
-finish.py     texture, shadow, fog, lens and sensor; the labels
-scene.py      the order of the story
+geometry.py  palette.py  textures.py  light.py   shapes, colours and chance, materials and noise, weather and hour
+canvas.py                   projection, painting, surfaces, shadows
+buildings.py  roadside.py   what stands beside the road
+body.py  vehicles.py        a vehicle's body, and the vehicles
+figures.py                  flat figures: cycles and people
+ground.py  backdrop.py  placing.py   the street's measures, what lies flat, far and near, where things stand
+finish.py  scene.py         texture, shadow, fog, lens and sensor; the order of the story
 """

@@ -5,9 +5,9 @@ import numpy as np
 from sharding.street.buildings import draw_facade, random_house
 from sharding.street.canvas import Canvas
 from sharding.street.geometry import FRONT, SKY
-from sharding.street.layout import Street
+from sharding.street.ground import Street
 from sharding.street.palette import LEAVES, PAINTS, chance, pick
-from sharding.street.plants import draw_tree
+from sharding.street.roadside import draw_tree
 from sharding.street.textures import sample_noise
 
 

@@ -31,6 +31,11 @@ def box_points(x0: float, x1: float, y0: float, y1: float, half: float) -> Float
     return np.array([(a, b, c) for a in (x0, x1) for b in (y0, y1) for c in (-half, half)])
 
 
+def flat_rect(x0: float, x1: float, y0: float, y1: float) -> Floats:
+    """The corners (4, 2) of a rectangle in metres forward and up."""
+    return np.array([(x0, y0), (x0, y1), (x1, y1), (x1, y0)])
+
+
 class Body:
     """Draws a vehicle: a profile swept across its width, with details on the faces that the camera sees."""
 
@@ -39,11 +44,7 @@ class Body:
         self.surface = canvas.surface(label, FRONT, max(pose.z - 1.0, NEAR))
         self.cos, self.sin = float(np.cos(pose.heading)), float(np.sin(pose.heading))
         # The camera in vehicle metres, to tell quickly which faces are turned to it.
-        self.eye = (
-            -pose.x * self.sin - pose.z * self.cos,
-            CAMERA,
-            -pose.x * self.cos + pose.z * self.sin,
-        )
+        self.eye = (-pose.x * self.sin - pose.z * self.cos, CAMERA, -pose.x * self.cos + pose.z * self.sin)
         # Details that would be smaller than a pixel or two are left out.
         self.fine = canvas.pixels(1.5, pose.z) > 22
         self.shades: dict[tuple[float, float, float], float] = {}
@@ -109,7 +110,3 @@ class Body:
                 tip = np.array([np.cos(angle), np.sin(angle)]) * radius * 0.45
                 self.side(stroke(tip * 0.6 + hub, tip * 1.2 + hub, 0.05, 0.08), half, dark * 2)
             self.side(circle * 0.14 + hub, half + 0.02, rim * 0.5)
-
-    def shadow(self, points: Floats) -> None:
-        """Cast the shadow of a part with these corners (N, 3) in vehicle metres."""
-        self.canvas.cast(self.pose.world(points))

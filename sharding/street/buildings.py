@@ -10,6 +10,8 @@ from sharding.street.canvas import Canvas
 from sharding.street.geometry import FRONT, NEAR, SIDE, Floats, Rgb, Rng, upright_rects
 from sharding.street.palette import CLOTHES, FACADES, PAINTS, ROOFS, chance, pick
 
+Paint = Callable[[Sequence[Sequence[float]] | Floats, Rgb], None]
+
 
 @dataclass(frozen=True)
 class House:
@@ -73,9 +75,7 @@ def draw_facade(
     paint(curtains, (190, 184, 170))
     fine = canvas.pixels(1, max(float(np.asarray(origin)[2]), NEAR)) > 6
     if fine:
-        bar = boxes.copy()
-        bar[:, 0], bar[:, 1] = u - 0.04, u + 0.04
-        paint(bar, house.trim)
+        paint(np.c_[u - 0.04, u + 0.04, boxes[:, 2:]], house.trim)
     if house.floors > 1:
         paint([(0, length, house.floor - 0.12, house.floor + 0.12)], house.trim)
     paint([(0, length, height - 0.35, height)], house.trim * 0.9)
@@ -83,13 +83,7 @@ def draw_facade(
         _ground_floor(rng, house, centre, length, paint)
 
 
-def _ground_floor(
-    rng: Rng,
-    house: House,
-    centre: Floats,
-    length: float,
-    paint: Callable[[Sequence[Sequence[float]] | Floats, Rgb], None],
-) -> None:
+def _ground_floor(rng: Rng, house: House, centre: Floats, length: float, paint: Paint) -> None:
     """Shop windows with a sign board, or doors between windows."""
     if house.shop and length > 5:
         bays = max(1, int(length / 5))
@@ -121,12 +115,9 @@ def draw_building(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> 
     canvas.cast(np.array(corners), contact=False)
     roof, rise = pick(rng, ROOFS), rng.uniform(1.2, 3.2)
     if chance(rng, 0.65):
-        ridge = x + side * deep / 2
-        sill = x - side * 0.25
-        slope = np.array(
-            [(sill, height, z0), (sill, height, z1), (ridge, height + rise, z1), (ridge, height + rise, z0)]
-        )
-        gable = np.array([(x, height, z0), (ridge, height + rise, z0), (x + side * deep, height, z0)])
+        ridge, sill, top = x + side * deep / 2, x - side * 0.25, height + rise
+        slope = np.array([(sill, height, z0), (sill, height, z1), (ridge, top, z1), (ridge, top, z0)])
+        gable = np.array([(x, height, z0), (ridge, top, z0), (x + side * deep, height, z0)])
         canvas.draw(front, gable, house.wall * light.shade((0, 0, -1)))
         canvas.draw(street, slope, roof * light.shade((-side * 0.6, 0.8, 0)))
         if chance(rng, 0.6):
@@ -160,9 +151,6 @@ def draw_barrier(canvas: Canvas, label: str, x: float, z0: float, z1: float) -> 
     before = canvas.colour.copy()
     canvas.draw(surface, boxes([(0, length, 0, high)]), rgb * 0.75)
     canvas.colour[:] = cv2.addWeighted(canvas.colour, 0.65, before, 0.35, 0)
-    bars = np.arange(0, length, 0.16)
-    upright = [(float(u), float(u) + 0.045, 0.0, high) for u in bars]
-    posts = [(float(u), float(u) + 0.14, 0.0, high + 0.12) for u in np.arange(0, length, 2.4)]
-    canvas.draw(surface, boxes(upright), rgb)
-    canvas.draw(surface, boxes(posts), rgb)
+    for apart, wide, top in ((0.16, 0.045, high), (2.4, 0.14, high + 0.12)):  # bars, then posts
+        canvas.draw(surface, boxes([(float(u), float(u) + wide, 0.0, top) for u in np.arange(0, length, apart)]), rgb)
     canvas.draw(surface, boxes([(0, length, 0.15, 0.24), (0, length, high - 0.2, high - 0.1)]), rgb * 1.1)

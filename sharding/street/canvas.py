@@ -1,5 +1,6 @@
 """The canvas: projection, polygons, surfaces and shadows."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -40,17 +41,15 @@ class Canvas:
         self.cast_HW = np.zeros(size, np.uint8)
         self.contact_HW = np.zeros(size, np.uint8)
         self.surfaces: list[Surface] = []
-        self._counts: dict[int, int] = {}
+        self._counts: Counter[int] = Counter()
         self.surface("sky", SKY, 1e4, "sky")
 
-    def surface(self, label: str, kind: int, value: float, material: str = "plain", share: bool = False) -> int:
-        """A new surface at y, x or z = `value`; things get the next instance unless they `share` the last one."""
-        number = IDS[label]
-        instance = number
+    def surface(self, label: str, kind: int, value: float, material: str = "plain") -> int:
+        """A new surface at y, x or z = `value`; things get the next instance."""
+        number = instance = IDS[label]
         if number in _THINGS:
-            count = self._counts.get(number, -1) + (0 if share else 1)
-            self._counts[number] = count
-            instance = number * 1000 + count
+            instance = number * 1000 + self._counts[number]
+            self._counts[number] += 1
         self.surfaces.append(Surface(number, instance, kind, value, MATERIAL_INDEX[material]))
         return len(self.surfaces) - 1
 

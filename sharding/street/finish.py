@@ -1,4 +1,4 @@
-"""The canvas as a camera sees it: texture, shadows, fog, lens and sensor; and its labels."""
+"""The canvas as a camera sees it: texture, shadows, fog, lens and sensor."""
 
 import cv2
 import numpy as np
@@ -17,8 +17,7 @@ def _positions(canvas: Canvas, kind_HW: npt.NDArray[np.int8]) -> tuple[Floats, F
     flat, side = kind_HW == FLAT, kind_HW == SIDE
     ground = (value - np.float32(CAMERA)) / np.minimum(v, np.float32(-1e-4))
     across = value / np.where(np.abs(u) < 1e-4, np.float32(1e-4), u)
-    z = np.where(flat, ground, np.where(side, across, value))
-    z = np.clip(z, 0.3, 1e4)
+    z = np.clip(np.where(flat, ground, np.where(side, across, value)), 0.3, 1e4)
     return np.where(side, z, u * z), np.where(flat, z, np.float32(CAMERA) + v * z), z
 
 
@@ -59,9 +58,11 @@ def expose(canvas: Canvas) -> npt.NDArray[np.uint8]:
     cast = cv2.GaussianBlur(canvas.cast_HW, (0, 0), soft * 0.6).astype(np.float32) / 255 * flat
     share = np.float32(1 - light.ambient / (light.ambient + light.direct * light.sun[1]))
     gain *= 1 - np.float32(0.5) * contact * flat
-    full = (
-        light.tint * (1 - share * cast[..., None]) + (light.shade_tint - light.tint) * (cast * share)[..., None]
-    ).astype(np.float32)
+    sunlit, shaded = (
+        light.tint * (1 - share * cast[..., None]),
+        (light.shade_tint - light.tint) * (cast * share)[..., None],
+    )
+    full = (sunlit + shaded).astype(np.float32)
     full[sky] = 1
     picture *= full * gain[..., None]
     clear = np.exp(-z * np.float32(light.fog))
@@ -84,8 +85,3 @@ def _sensor(rng: Rng, picture: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]
     picture = np.where(picture > 200, 255 - 55 * np.exp(-(picture - 200) / 55), picture)
     picture += rng.standard_normal((height, width, 3), np.float32) * np.float32(rng.uniform(1.0, 4.0))
     return np.asarray(np.clip(picture + 0.5, 0, 255), np.uint8)
-
-
-def read_labels(canvas: Canvas) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
-    """The label ids and the instance ids (H, W)."""
-    return canvas.per_pixel("label", np.uint8), canvas.per_pixel("instance", np.uint16)

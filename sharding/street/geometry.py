@@ -17,17 +17,13 @@ FLAT, SIDE, FRONT, SKY = range(4)
 
 def clip_near(polygon: Floats) -> Floats:
     """The part of a world polygon (N, 3) beyond the near plane, (M, 3); M is 0 where nothing is left."""
-    inside = polygon[:, 2] >= NEAR
-    if inside.all():
+    if polygon[:, 2].min() >= NEAR:
         return polygon
-    if not inside.any():
-        return polygon[:0]
     points = []
-    for i in range(len(polygon)):
-        here, there = polygon[i], polygon[(i + 1) % len(polygon)]
-        if inside[i]:
+    for here, there in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+        if here[2] >= NEAR:
             points.append(here)
-        if inside[i] != inside[(i + 1) % len(polygon)]:
+        if (here[2] >= NEAR) != (there[2] >= NEAR):
             points.append(here + (there - here) * (NEAR - here[2]) / (there[2] - here[2]))
     return np.array(points)
 
@@ -40,9 +36,7 @@ def level_rect(x0: float, x1: float, z0: float, z1: float, y: float = 0.0) -> Fl
 def upright_rects(origin: Rgb, along: Rgb, boxes: Floats) -> Floats:
     """Upright rectangles (M, 4, 3) from boxes (M, 4) of u0, u1, v0, v1 on the wall through `origin` along `along`."""
     u, v = boxes[:, [0, 1, 1, 0]], boxes[:, [2, 2, 3, 3]]
-    return np.asarray(
-        np.asarray(origin) + u[..., None] * np.asarray(along) + v[..., None] * np.array([0.0, 1.0, 0.0]), np.float64
-    )
+    return np.asarray(origin) + u[..., None] * np.asarray(along, float) + v[..., None] * np.array([0.0, 1.0, 0.0])
 
 
 def disc(x: float, y: float, z: float, radius: float, corners: int = 20, turn: float = 0.0) -> Floats:
@@ -51,9 +45,8 @@ def disc(x: float, y: float, z: float, radius: float, corners: int = 20, turn: f
     return np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle), np.full(corners, z)], -1)
 
 
-_HALF_DISC = np.stack(
-    [np.cos(np.linspace(-np.pi / 2, np.pi / 2, 7)), np.sin(np.linspace(-np.pi / 2, np.pi / 2, 7))], -1
-)
+_QUARTERS = np.linspace(-np.pi / 2, np.pi / 2, 7)
+_HALF_DISC = np.stack([np.cos(_QUARTERS), np.sin(_QUARTERS)], -1)
 
 
 def stroke(a: Rgb, b: Rgb, wide_a: float, wide_b: float) -> Floats:

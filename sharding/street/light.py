@@ -51,14 +51,5 @@ def random_light(rng: Rng) -> Light:
     warm = {0: 0.03, 2: 0.13}.get(kind, -0.01) + rng.normal(0, 0.025)
     tint = np.array([1 + warm, 1 + rng.normal(0, 0.01), 1 - warm])
     jitter = rng.normal(0, 4, 3)
-    return Light(
-        sun,
-        direct,
-        ambient,
-        tint,
-        tint * (0.92, 0.98, 1.1),
-        fog,
-        np.array(zenith) + jitter,
-        np.array(horizon) + jitter,
-        clouds,
-    )
+    above, far = np.array(zenith) + jitter, np.array(horizon) + jitter
+    return Light(sun, direct, ambient, tint, tint * (0.92, 0.98, 1.1), fog, above, far, clouds)

@@ -7,9 +7,8 @@ import numpy.typing as npt
 
 from sharding.street.backdrop import draw_own_car, draw_sky, draw_skyline
 from sharding.street.canvas import Canvas
-from sharding.street.finish import expose, read_labels
-from sharding.street.ground import draw_ground
-from sharding.street.layout import random_street
+from sharding.street.finish import expose
+from sharding.street.ground import draw_ground, random_street
 from sharding.street.light import random_light
 from sharding.street.placing import place_frontage, place_furniture, place_people, place_traffic
 
@@ -31,13 +30,12 @@ def render(seed: int, index: int, size: tuple[int, int]) -> Scene:
     draw_sky(canvas)
     draw_ground(canvas, street)
     draw_skyline(canvas, street)
-    tasks = place_frontage(canvas, street, -1) + place_frontage(canvas, street, 1)
-    late = place_furniture(canvas, street, -1) + place_furniture(canvas, street, 1)
+    early = [*place_frontage(canvas, street, -1), *place_frontage(canvas, street, 1)]
+    late = [*place_furniture(canvas, street, -1), *place_furniture(canvas, street, 1)]
     vehicles, crossing = place_traffic(canvas, street)
-    late += place_people(canvas, street) + vehicles
-    tasks += crossing
-    for group in (tasks, late):
+    late += [*place_people(canvas, street), *vehicles]
+    for group in (early + crossing, late):
         for _, paint in sorted(group, key=lambda task: -task[0]):
             paint()
     draw_own_car(canvas)
-    return Scene(expose(canvas), *read_labels(canvas))
+    return Scene(expose(canvas), canvas.per_pixel("label", np.uint8), canvas.per_pixel("instance", np.uint16))

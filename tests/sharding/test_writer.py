@@ -21,15 +21,16 @@ import pytest
 import webdataset
 from PIL import Image
 
-from msanet.data.manifest import ShardInfo, load_manifest, load_shard_index
+from msanet.data.manifest import ShardIndex, ShardInfo, load_manifest, load_shard_index
 from msanet.datasets import CAMVID
 from msanet.errors import UserError
 from sharding import plan as plan_module
+from sharding import shard as shard_module
 from sharding import workers
 from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.camvid import CAMVID as CAMVID_READER
 from sharding.readers.mask_reader import reader_of
-from sharding.shard import PackingJob
+from sharding.shard import PackingJob, write_shards
 from sharding.tree import FolderTree
 from sharding.writer import PackOptions, pack
 
@@ -267,14 +268,14 @@ def stop_and_continue(
 
 
 def test_a_full_disk_keeps_what_is_finished(fake: Any, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
-    root, real = fake.camvid(train=6), workers.write_shard
+    root, real = fake.camvid(train=6), shard_module.write_tar
 
-    def full(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object]) -> None:
+    def full(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object]) -> ShardIndex:
         if plan.file == "train-000002.tar":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(job, plan, on_sample)
+        return real(job, plan, on_sample)
 
-    stop_and_continue(shard, ("camvid", "--source", root), tmp_path / "out", workers, "write_shard", full)
+    stop_and_continue(shard, ("camvid", "--source", root), tmp_path / "out", shard_module, "write_tar", full)
     assert "out.partial': no space left on device; free some space" in capfd.readouterr().err
 
 
@@ -313,13 +314,8 @@ def test_a_worker_told_to_stop_does_not_finish_its_shard(
 ) -> None:
     tree = FolderTree(fake.camvid(train=4))
     plan, *_ = plan_shards(CAMVID_READER.read(tree, Namespace(splits=None)), tree, "original", 10**9)
-    done = [0]
-    monkeypatch.setattr(
-        workers,
-        "_worker",
-        (PackingJob(tree, CAMVID, reader_of(CAMVID), "original", tmp_path), done, [True]),
-        raising=False,
-    )
+    done, job = [0], PackingJob(tree, CAMVID, reader_of(CAMVID), "original", tmp_path)
+    monkeypatch.setattr(workers, "_worker", (write_shards, job, done, [True]), raising=False)
     with pytest.raises(workers._Stop):
-        workers._write(plan, 0)
+        workers._run_group([plan], 0)
     assert done == [1] and not list(tmp_path.glob("*.tar"))
