@@ -77,7 +77,9 @@ def _labelmap(lines: list[str], shown: str) -> dict[str, Any]:
 
 def _class_names(lines: list[str], shown: str) -> dict[str, Any]:
     names = [line for line in lines if line != "__ignore__"]
-    return {"classes": [{"id": number, "name": name, "color": voc_color(number)} for number, name in enumerate(names)]}
+    return {
+        "classes": [{"id": number, "name": name, "color": list(voc_color(number))} for number, name in enumerate(names)]
+    }
 
 
 def _csv(lines: list[str], shown: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +13,7 @@ from msanet.datasets.voc import voc_color
 from msanet.errors import UserError
 from sharding.readers.coco_file import FOLDER, AnnotationFile, CocoImage, read_annotations
 from sharding.readers.coco_mask import CROWD, DecodeObjects
+from sharding.readers.contents import describe
 from sharding.readers.labels import need
 from sharding.readers.reader import DatasetListing, Reader, SamplePaths, choose_splits, make_pair, subset_of
 from sharding.tree import Tree
@@ -22,6 +24,7 @@ _MOST_CATEGORIES = 253
 """Next to background and the value 255."""
 _SPLITS = ("train", "val")
 _YEARS = ("2014", "2017")
+_NAME = r"instances_(.+?)(2014|2017)?\.json"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +46,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     """All images of the splits, or the subsets asked for. Raises UserError where the layout does not hold."""
     need("pycocotools.mask", "pycocotools")
-    year = _year(tree, options.year)
-    present = [split for split in _SPLITS if _json_name(split, year) in tree.files(FOLDER)]
-    splits = choose_splits(options.splits, present, _SPLITS, tree.show(FOLDER))
+    present = _annotations(tree, options.year)
+    splits = choose_splits(options.splits, [*present], _SPLITS, tree.show(FOLDER))
     subset = dict(options.subset)
     for split in subset:
         if split not in splits:
@@ -54,7 +56,7 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
                 f"--subset names split '{split}', expected one of those packed: {', '.join(splits)}; fix it",
                 setting="--subset",
             )
-    files = {split: read_annotations(tree, f"{name}{year}") for split, name in splits.items()}
+    files = {split: read_annotations(tree, present[name]) for split, name in splits.items()}
     spec, train_ids = _classes(list(files.values()))
     pairs = {split: _pairs(tree, found, train_ids, subset.get(split), options.seed) for split, found in files.items()}
     return DatasetListing(spec, pairs, decode=DecodeObjects(options.crowd))
@@ -73,13 +75,13 @@ def _pairs(
             )
         chosen = subset_of(list(images), count, seed)
         images = {id: image for id, image in images.items() if id in chosen}
-    folder = found.name if found.name in tree.folders("") else f"images/{found.name}"
+    folder = _image_folder(tree, found.name)
     paths = _image_paths(tree, folder, [image.file_name for image in images.values()])
     lacking = sorted(image.file_name for image in images.values() if image.file_name not in paths)
     if lacking:
         raise UserError(
             "MSA-PACK-038",
-            f"'{shown}' names '{lacking[0]}', which is not in {found.name}/ or images/{found.name}/ ({len(lacking)} of "
+            f"'{shown}' names '{lacking[0]}', which is not in {found.name}/, images/{found.name}/ or images/ ({len(lacking)} of "
             f"{len(images)} are not), expected all images; restore them",
             setting="--source",
         )
@@ -90,6 +92,13 @@ def _pairs(
         source_id = stem if stems[stem] == 1 else image.file_name  # a.jpg beside a.png
         pairs.append(_pair(source_id, paths[image.file_name], found, image, ids))
     return sorted(pairs, key=lambda pair: pair.id)
+
+
+def _image_folder(tree: Tree, name: str) -> str:
+    """As MS-COCO has it, or flat as exports of annotation tools are."""
+    if name in tree.folders(""):
+        return name
+    return "images" if name not in tree.folders("images") and tree.files("images") else f"images/{name}"
 
 
 def _image_paths(tree: Tree, folder: str, names: Sequence[str]) -> dict[str, str]:
@@ -161,27 +170,26 @@ def _classes(files: Sequence[AnnotationFile]) -> tuple[DatasetSpec, dict[int, in
     return spec, values
 
 
-def _year(tree: Tree, asked: str | None) -> str:
-    files = tree.files(FOLDER)
-    present = [year for year in _YEARS if any(_json_name(split, year) in files for split in _SPLITS)]
-    if asked is None and len(present) > 1:
+def _annotations(tree: Tree, year: str | None) -> dict[str, str]:
+    """{split: split and year} of the annotation files of one year; those of other tools have none (`instances_default`)."""
+    matches = [match for name in tree.files(FOLDER) if (match := re.fullmatch(_NAME, name))]
+    years = sorted({match[2] or "" for match in matches})
+    if year is None and len(years) > 1:
         raise UserError(
             "MSA-PACK-004",
-            f"'{tree.show(FOLDER)}' has annotations of {' and '.join(present)}; choose with --year",
+            f"'{tree.show(FOLDER)}' has annotations of {' and '.join(word or 'no year' for word in years)}; choose with --year",
             setting="--year",
         )
-    if not present or (asked or present[0]) not in present:
+    chosen = year or (years[0] if years else "")
+    found = {match[1]: match[1] + chosen for match in matches if (match[2] or "") == chosen}
+    if not found:
         raise UserError(
             "MSA-PACK-038",
-            f"'{tree.show(FOLDER)}' has no {_json_name('train', asked or '2014')} or "
-            f"{_json_name('val', asked or '2014')}, expected at least one; put it there",
+            f"'{tree.show(FOLDER)}' has no instances_train{chosen}.json or instances_val{chosen}.json, but "
+            f"{', '.join(match[0] for match in matches) or describe(tree, FOLDER)}; put them there, or choose another --year",
             setting="--source",
         )
-    return asked or present[0]
-
-
-def _json_name(split: str, year: str) -> str:
-    return f"instances_{split}{year}.json"
+    return found
 
 
 def _count(text: str) -> tuple[str, int]:
@@ -194,7 +202,8 @@ def _count(text: str) -> tuple[str, int]:
 COCO = Reader(
     name="coco",
     summary="MS-COCO, 80 classes and background, from instances_*.json (needs pycocotools)",
-    layout="annotations/instances_<split><year>.json with <split><year>/*.jpg or images/<split><year>/*.jpg",
+    layout="annotations/instances_<split><year>.json with <split><year>/*.jpg, images/<split><year>/*.jpg or "
+    "images/*.jpg",
     landmarks=(f"{FOLDER}/instances_*.json",),
     read=read,
     add_options=add_options,

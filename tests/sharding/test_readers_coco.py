@@ -398,3 +398,22 @@ def test_names_with_folders(coco: Coco, fake: Any, shard: Shard, tmp_path: Path,
     assert [*packed_labels(tmp_path / "out", "train")] == ["one/a", "train2014/b", "two/a"]
     write("x/b.jpg", "y/b.jpg")
     assert "2 of 2 are not" in refuse(["coco", "--source", coco.root, "--splits", "train"], tmp_path / "x", capfd)
+
+
+@pytest.mark.parametrize(("split", "folder"), [("default", "images"), ("train", "images"), ("valid", "images/valid")])
+def test_exports_of_annotation_tools_have_no_year(
+    split: str, folder: str, fake: Any, shard: Shard, tmp_path: Path, capfd: Capture
+) -> None:
+    root = tmp_path / "src"
+    fake.image(root / folder / "a.jpg")
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH}],
+        "annotations": [instance(1, 1, 1, [rectangle(2, 2, 9, 9)])],
+        "categories": [{"id": 1, "name": "weld"}],
+    }
+    (root / "annotations").mkdir()
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    assert shard("coco", "--source", root, "--out", tmp_path / "out") == 0
+    assert list(load_manifest(tmp_path / "out").splits) == ["val" if split == "valid" else split]
+    said = refuse(["coco", "--source", root, "--year", "2017"], tmp_path / "x", capfd)
+    assert f"but instances_{split}.json" in said
