@@ -102,14 +102,16 @@ def _some_masks(tree: Tree, splits: Splits) -> Iterator[MaskFile]:
 
 
 def _pairs(tree: Tree, split: str) -> list[SamplePaths]:
-    images, labels = (_by_stem(tree, f"{kind}/{split}", endings) for kind, endings in _KINDS.items())
+    images = _by_stem(tree, f"images/{split}", IMAGE_EXTENSIONS)
+    labels: dict[str, str] = {}
+    for endings in _MASKS:
+        labels = {**_by_stem(tree, f"labels/{split}", endings), **labels}
     return pair_up(tree, images, labels, split)
 
 
 _LOOKED_AT = 100
-_KINDS = {"images": IMAGE_EXTENSIONS, "labels": ("png", "tif", "tiff", "bmp", "gif")}
-_LOSSY = ("webp", "jpg", "jpeg")
-"""Endings of masks that are looked at only where there is no other: most lie beside the masks, for people."""
+_MASKS = (("png",), ("tif", "tiff", "bmp", "gif"), ("webp", "jpg", "jpeg"))
+"""Endings of masks, the later ones where there is no other: what lies beside a PNG is mostly its source, or for people."""
 
 
 def _by_stem(tree: Tree, folder: str, endings: tuple[str, ...]) -> dict[str, str]:
@@ -120,12 +122,6 @@ def _by_stem(tree: Tree, folder: str, endings: tuple[str, ...]) -> dict[str, str
             "MSA-PACK-018",
             f"'{tree.show(folder)}' has {count} files named '{stem}', expected one; rename or remove one",
         )
-    found = {name.rpartition(".")[0]: f"{folder}/{name}" for name in names}
-    return found if endings == IMAGE_EXTENSIONS else {**_lossy(tree, folder), **found}
-
-
-def _lossy(tree: Tree, folder: str) -> dict[str, str]:
-    names = [name for name in tree.files(folder) if name.rpartition(".")[2].lower() in _LOSSY]
     return {name.rpartition(".")[0]: f"{folder}/{name}" for name in names}
 
 
