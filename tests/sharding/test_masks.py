@@ -317,7 +317,13 @@ def test_16_bits_are_said_where_they_are_divided() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [encoded(IDS.astype(np.uint16) * 1000), tiff(IDS / np.float32(3)), tiff(np.stack([IDS] * 5))]
+    "data",
+    [
+        encoded(IDS.astype(np.uint16) * 1000),
+        encoded(np.full((40, 60), 3000, np.uint16)),
+        tiff(IDS / np.float32(3)),
+        tiff(np.stack([IDS] * 5)),
+    ],
 )
 def test_values_that_are_no_ids_are_refused(data: bytes) -> None:
     with raises_user_error("MSA-PACK-102"):
