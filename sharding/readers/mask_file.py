@@ -181,7 +181,7 @@ def _narrow(pixels: np.ndarray, name: str) -> np.ndarray:
     if pixels.dtype == np.uint16 and not (pixels % 257).any():
         note(SCALED, name)
         return (pixels // 257).astype(np.uint8)
-    some = ", ".join(f"{value:g}" for value in np.unique(pixels)[[0, 1, -1]])
+    some = ", ".join(f"{value:g}" for value in np.unique(pixels)[:3])
     raise UserError(
         "MSA-PACK-102",
         f"label '{name}' has values of {pixels.dtype} from {low:g} to {high:g} (such as {some}), expected ids from 0 to 255; "

@@ -174,6 +174,8 @@ def grey_meaning(
         for value in np.flatnonzero(np.bincount(values_HW.ravel(), minlength=256)).tolist():
             if value in certain and levels[value] not in greys:
                 return "ids"
+            if value in certain and levels[value] != value and greys[levels[value]] != spec.train_ids[value]:
+                return "colors"  # one bit, of which 1 is shown as white, and white is class 0
             if value not in certain and levels[value] in greys:
                 meaning = "binary" if is_binary else "colors"
                 if value != IGNORE_INDEX:

@@ -216,6 +216,9 @@ def test_white_background() -> None:
     grey = grey_meaning(spec(0, 1), colors, frozenset({0, 1}), masks_of(255 - WHITE_ON_BLACK))
     assert np.array_equal(reader(colors, (0, 1), grey)(encoded(255 - WHITE_ON_BLACK), "a"), CELL)
     assert GREY_COLORS in take_notes()
+    one_bit = encoded(Image.fromarray(255 - WHITE_ON_BLACK).convert("1"))
+    grey = grey_meaning(spec(0, 1), colors, frozenset({0, 1}), [read_mask(one_bit, "a")])
+    assert np.array_equal(reader(colors, (0, 1), grey)(one_bit, "a"), CELL)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +317,13 @@ def test_16_bits_are_said_where_they_are_divided() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [encoded(IDS.astype(np.uint16) * 1000), tiff(IDS / np.float32(3)), tiff(np.stack([IDS] * 5))]
+    "data",
+    [
+        encoded(IDS.astype(np.uint16) * 1000),
+        encoded(np.full((40, 60), 3000, np.uint16)),
+        tiff(IDS / np.float32(3)),
+        tiff(np.stack([IDS] * 5)),
+    ],
 )
 def test_values_that_are_no_ids_are_refused(data: bytes) -> None:
     with raises_user_error("MSA-PACK-102"):
@@ -419,3 +428,21 @@ def test_several_ids_and_colors_of_a_class(tmp_path: Path, shard: Any) -> None:
         tmp_path, shard, classes, a=encoded(IDS), b=encoded(shown), c=encoded(Image.fromarray(shown).quantize(16))
     )
     assert all(np.array_equal(label, IDS > 0) for label in found.values()) and len(found) == 3
+
+
+def test_a_png_goes_before_what_lies_beside_it(tmp_path: Path, shard: Any) -> None:
+    for name in ("a.jpg", "a.tif"):
+        put(tmp_path / "src/labels/train" / name, b"a picture for people")
+    label = packed(tmp_path, shard, "classes: [{id: 0, name: a}, {id: 1, name: b}, {id: 2, name: c}]", a=encoded(IDS))[
+        "a"
+    ]
+    assert np.array_equal(label, IDS)
+
+
+def test_a_jpeg_that_is_the_only_mask_is_refused(tmp_path: Path, shard: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path / "classes.yaml", b"classes: [{id: 0, name: a}, {id: 1, name: b}]")
+    put(tmp_path / "src/images/train/a.png", encoded(noise()))
+    put(tmp_path / "src/labels/train/a.jpg", encoded(WHITE_ON_BLACK, "JPEG"))
+    with pytest.raises(SystemExit):
+        shard("folder", "--source", tmp_path / "src", "--classes", tmp_path / "classes.yaml", "--out", tmp_path / "out")
+    assert "MSA-PACK-101" in capfd.readouterr().err
