@@ -111,7 +111,6 @@ def _some_masks(tree: Tree, splits: Splits) -> Iterator[MaskFile]:
             return
 
 
-<<<<<<< HEAD
 def _only_split(asked: Sequence[str] | None) -> str:
     """The name of the split where the source has no names for them."""
     if asked and len(asked) > 1:
@@ -148,36 +147,14 @@ def _classes_of(tree: Tree, path: Path | None) -> tuple[_Classes, Path]:
             "classes; fix it, or say the classes with --classes",
         ) from None
     name, count = Counter(row.name for row in classes.classes).most_common(1)[0]
-=======
-def _pairs(tree: Tree, split: str) -> list[SamplePaths]:
-    images = _by_stem(tree, f"images/{split}", IMAGE_EXTENSIONS)
-    labels: dict[str, str] = {}
-    for endings in _MASKS:
-        labels = {**_by_stem(tree, f"labels/{split}", endings), **labels}
-    return pair_up(tree, images, labels, split)
-
-
-_LOOKED_AT = 100
-_MASKS = (("png",), ("tif", "tiff", "bmp", "gif"), ("webp", "jpg", "jpeg"))
-"""Endings of masks, the later ones where there is no other: what lies beside a PNG is mostly its source, or for people."""
-
-
-def _by_stem(tree: Tree, folder: str, endings: tuple[str, ...]) -> dict[str, str]:
-    names = [name for name in tree.files(folder) if name.rpartition(".")[2].lower() in endings]
-    stem, count = Counter(name.rpartition(".")[0] for name in names).most_common(1)[0] if names else ("", 0)
->>>>>>> p1
     if count > 1:
         raise UserError(
             "MSA-PACK-205",
             f"'{tree.show(found[1])}' has the class '{name}' {count} times, expected once; fix it, or say the classes with "
             "--classes",
         )
-<<<<<<< HEAD
     logger.info(f"classes are those of '{tree.show(found[1])}': {', '.join(row.name for row in classes.classes)}")
     return classes, Path(tree.show(found[1]))
-=======
-    return {name.rpartition(".")[0]: f"{folder}/{name}" for name in names}
->>>>>>> p1
 
 
 def _load(path: Path) -> _Classes:
