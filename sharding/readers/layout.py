@@ -23,9 +23,8 @@ MASKS = (
     "segmentationclasspng", "segmentation", "segmentations", "masks_machine", "gt", "ground_truth", "groundtruth", "semantic",
 )  # fmt: skip
 """Names of folders, in any case; the first one that is there, and has files that can be masks, is taken."""
-MASK_ENDINGS = ("png", "tif", "tiff", "bmp", "gif")
-LOSSY_ENDINGS = ("webp", "jpg", "jpeg")
-"""Of masks that are looked at only where there is no other: most lie beside the masks, for people."""
+MASK_ENDINGS = (("png",), ("tif", "tiff", "bmp", "gif"), ("webp", "jpg", "jpeg"))
+"""The later ones where there is no other: what lies beside a PNG is mostly its source, or for people."""
 MASK_SUFFIXES = (
     "", "_mask", "-mask", "_masks", "_label", "-label", "_labels", "_seg", "-seg", "_segmentation", "_gt", "-gt",
     "_annotation", "_lbl", "_l", "_p", "_labelids", "_semantic", "_mask_0", ".jpg", ".jpeg", ".png",
@@ -85,8 +84,8 @@ def pairs_of(tree: Tree, place: Place, split: str) -> list[SamplePaths]:
     elif not masks and (names := files_of(tree, place.masks)):
         raise UserError(
             "MSA-PACK-206",
-            f"'{tree.show(place.masks)}' has {counted_endings(names)}, expected masks ({', '.join(MASK_ENDINGS)}); export the "
-            "annotations as masks, or pack COCO's instances_*.json with: python -m sharding coco",
+            f"'{tree.show(place.masks)}' has {counted_endings(names)}, expected masks as images; export the annotations as "
+            "PNG, or pack COCO's instances_*.json with: python -m sharding coco",
             setting="--source",
         )
     images, masks = _joined(images, masks, split)
@@ -142,22 +141,18 @@ def _without(found: dict[str, str], suffix: str) -> dict[str, str]:
 
 
 def _by_preference(tree: Tree, folder: str) -> dict[str, str]:
-    lossy, masks = (
-        [name for name in files_of(tree, folder) if name.rpartition(".")[2].lower() in endings]
-        for endings in (LOSSY_ENDINGS, MASK_ENDINGS)
-    )
-    if any(map(_suffix_of_name, masks)):  # then what has none is an image
-        lossy = [name for name in lossy if _suffix_of_name(name)]
-    return {**{name.rpartition(".")[0]: _join(folder, name) for name in lossy}, **by_stem(tree, folder, masks)}
+    masks: dict[str, str] = {}
+    for endings in MASK_ENDINGS:
+        names = [name for name in files_of(tree, folder) if name.rpartition(".")[2].lower() in endings]
+        if any(map(_suffix, masks)):  # then what has none is an image
+            names = [name for name in names if _suffix(name.rpartition(".")[0])]
+        masks = {**by_stem(tree, folder, names), **masks}
+    return masks
 
 
 def _suffix(stem: str) -> str:
     """With which a mask that lies among the images is told from them."""
     return next((suffix for suffix in MASK_SUFFIXES[1:6] if stem.lower().endswith(suffix)), "")
-
-
-def _suffix_of_name(name: str) -> str:
-    return _suffix(name.rpartition(".")[0])
 
 
 def _has_both(tree: Tree, folder: str) -> bool:
