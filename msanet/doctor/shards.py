@@ -1,14 +1,20 @@
 """Checks of the shards: can they be read, and do the splits share images?"""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from msanet.data.manifest import MAX_JSON_BYTES, Manifest, SampleIndex, ShardIndex, ShardInfo, index_name, validate_json
+from msanet.data.manifest import (
+    BAD_SAMPLES_NAME,
+    MAX_JSON_BYTES,
+    Manifest,
+    SampleIndex,
+)
 from msanet.data.samples import decode_sample
 from msanet.data.shard_source import ShardSource
-from msanet.data.storage import ByteRange, Storage
+from msanet.data.storage import Storage
 from msanet.doctor.diagnostics import Found, Level, check
 from msanet.errors import UserError
 
@@ -81,23 +87,17 @@ def readable(split: str, total: int, statistics: Sequence[SampleStatistics], err
         yield "ok", f"{tried} of {total} samples of {split} read and decoded"
 
 
-def read_indexes(storage: Storage, shards: Iterable[ShardInfo]) -> Iterator[ShardIndex]:
-    """The index of each shard. Raises UserError where one is missing or damaged."""
-    for shard in shards:
-        extent = ByteRange(index_name(shard.file), shard.sha256, 0, None)
-        data = storage.read(extent, 0, MAX_JSON_BYTES)
-        yield validate_json(ShardIndex, data, f"{storage.location}/{extent.file}")
-
-
-def image_checksums(indexes: Iterable[ShardIndex], most: int) -> dict[tuple[int, int], str]:
-    """{(length, crc32) of the image's bytes: key} of at most `most` samples."""
-    names: dict[tuple[int, int], str] = {}
-    for index in indexes:
-        for sample in index.samples:
-            if len(names) == most:
-                return names
-            names[_image_checksum(sample)] = sample.key
-    return names
+@check("shards")
+def skipped_samples(storage: Storage) -> Found:
+    """What packing skipped since it was bad."""
+    try:
+        lines = storage.read_file(BAD_SAMPLES_NAME, MAX_JSON_BYTES).splitlines()
+    except (UserError, OSError):  # most have no such file
+        return
+    if lines:
+        first = json.loads(lines[0])["error"]
+        what = f"{len(lines)} samples were skipped by packing, expected none ({first})"
+        yield "warning", f"{what}; {BAD_SAMPLES_NAME} has them all"
 
 
 @check("overlap")

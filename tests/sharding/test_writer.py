@@ -29,7 +29,7 @@ from sharding import shard as shard_module
 from sharding import workers
 from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.camvid import CAMVID as CAMVID_READER
-from sharding.readers.labels import decode_ids
+from sharding.readers.mask_reader import reader_of
 from sharding.shard import PackingJob, write_shards
 from sharding.tree import FolderTree
 from sharding.writer import PackOptions, pack
@@ -314,7 +314,7 @@ def test_a_worker_told_to_stop_does_not_finish_its_shard(
 ) -> None:
     tree = FolderTree(fake.camvid(train=4))
     plan, *_ = plan_shards(CAMVID_READER.read(tree, Namespace(splits=None)), tree, "original", 10**9)
-    done, job = [0], PackingJob(tree, CAMVID, decode_ids, "original", tmp_path)
+    done, job = [0], PackingJob(tree, CAMVID, reader_of(CAMVID), "original", tmp_path)
     monkeypatch.setattr(workers, "_worker", (write_shards, job, done, [True]), raising=False)
     with pytest.raises(workers._Stop):
         workers._run_group([plan], 0)
