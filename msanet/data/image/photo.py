@@ -4,6 +4,7 @@ What lies in shards is read by codec.py, which turns nothing: packing stores pho
 """
 
 import io
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from msanet.data.image.codec import FORMATS, check_pixels, decode_image
-from msanet.data.image.damage import PNG_SIGNATURE, decoder_messages, find_damage
+from msanet.data.image.damage import PNG_SIGNATURE, decoder_messages, deflate_damage, find_damage, jpeg_parts_damage
+from msanet.data.image.tiles import TiledImage
 from msanet.errors import UserError
 
 TURNED = "photos are turned upright by their EXIF orientation"
@@ -65,7 +67,7 @@ class PhotoFile:
                 pixels_HWC = _pillow_pixels(data, name)  # of a TIFF, upright
             if self._is_usual:
                 pixels_HWC = decode_image(data, name)
-        damage = find_damage(data, said)
+        damage = find_damage(data, said) or tiff_damage(data)
         if damage:
             raise damaged(name, data, damage)
         if self._may_be_transparent and _is_transparent(data):
@@ -117,6 +119,23 @@ def damaged(name: str, data: bytes, what: str) -> UserError:
     )
 
 
+def tiff_damage(data: bytes) -> str | None:
+    """What is wrong with the parts of a TIFF of deflate or JPEG; None for others, and for ours, whose reader checks them."""
+    if data[:4] not in (b"II*\0", b"MM\0*") or TiledImage.parse(data, "") is not None:
+        return None
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            fields = getattr(image, "tag_v2", {})
+        compression, tables = fields.get(259), fields.get(347, b"")
+        parts = (324, 325) if 324 in fields else (273, 279)
+        offsets, lengths = (np.ravel(fields.get(tag, ())).tolist() for tag in parts)
+        if compression == 7:
+            return jpeg_parts_damage(data, tables, offsets, lengths)
+        return deflate_damage(data, offsets, lengths) if compression in (8, 32946) else None
+    except Exception as error:  # Pillow, and numbers of a wrong kind, raise any
+        return f"its directory: {' '.join(str(error).split())[:100]}"
+
+
 def _open(data: bytes, name: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
@@ -132,6 +151,7 @@ def _explain(data: bytes, name: str) -> None:
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         import tifffile  # slow to import, and needed only here
 
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)
         try:
             with tifffile.TiffFile(io.BytesIO(data)) as file:
                 page: Any = file.pages[0]
