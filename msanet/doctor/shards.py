@@ -11,6 +11,7 @@ from msanet.data.shard_source import ShardSource
 from msanet.data.storage import ByteRange, Storage
 from msanet.doctor.diagnostics import Diagnostic
 from msanet.errors import UserError
+from sharding.photo_check import check_photo
 
 _DUPLICATES = 0.01
 """Share of the validation images above which images that are also trained on are a fault; public datasets have a few."""
@@ -47,6 +48,8 @@ def sample_split(source: ShardSource, count: int) -> tuple[list[SampleStatistics
     for number in spread(len(source), count):
         try:
             sample = source.read(number)
+            for name in (name for name in sample if name.startswith("image.")):
+                check_photo(sample[name], f"{sample['__url__']}:{sample['__key__']}.{name}")
             statistics.append(sample_statistics(*decode_sample(sample), sample["__key__"]))
         except UserError as error:
             errors.append(str(error))

@@ -5,6 +5,7 @@ What lies in shards is read by codec.py, which turns nothing: packing stores pho
 
 import io
 import logging
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,10 @@ from msanet.errors import UserError
 TURNED = "photos are turned upright by their EXIF orientation"
 TRANSPARENT = "photos have transparent pixels, whose own colors are used without the transparency"
 FIRST_OF_SEVERAL = "files hold several pictures, of which the first is used"
+
+warnings.filterwarnings(
+    "ignore", "Corrupt EXIF data|Truncated File Read", UserWarning
+)  # Pillow's, of what is not pixels
 
 _ORIENTATION, _BITS = 274, 258
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
