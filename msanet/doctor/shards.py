@@ -1,7 +1,7 @@
 """Checks of the shards: can they be read, and do the splits share images?"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,17 @@ from msanet.data.manifest import (
     MAX_JSON_BYTES,
     Manifest,
     SampleIndex,
+    ShardIndex,
+    ShardInfo,
+    index_name,
+    validate_json,
 )
 from msanet.data.samples import decode_sample
 from msanet.data.shard_source import ShardSource
-from msanet.data.storage import Storage
+from msanet.data.storage import ByteRange, Storage
 from msanet.doctor.diagnostics import Found, Level, check
 from msanet.errors import UserError
+from sharding.photo_check import check_photo
 
 _DUPLICATES = 0.01
 """Share of the validation images above which images that are also trained on are a fault; public datasets have a few."""
@@ -53,6 +58,8 @@ def sample_split(source: ShardSource, count: int) -> tuple[list[SampleStatistics
     for number in evenly_spread(len(source), count):
         try:
             sample = source.read(number)
+            for name in (name for name in sample if name.startswith("image.")):
+                check_photo(sample[name], f"{sample['__url__']}:{sample['__key__']}.{name}")
             statistics.append(sample_statistics(*decode_sample(sample), sample["__key__"]))
         except UserError as error:
             errors.append(str(error))
@@ -98,6 +105,25 @@ def skipped_samples(storage: Storage) -> Found:
         first = json.loads(lines[0])["error"]
         what = f"{len(lines)} samples were skipped by packing, expected none ({first})"
         yield "warning", f"{what}; {BAD_SAMPLES_NAME} has them all"
+
+
+def read_indexes(storage: Storage, shards: Iterable[ShardInfo]) -> Iterator[ShardIndex]:
+    """The index of each shard. Raises UserError where one is missing or damaged."""
+    for shard in shards:
+        extent = ByteRange(index_name(shard.file), shard.sha256, 0, None)
+        data = storage.read(extent, 0, MAX_JSON_BYTES)
+        yield validate_json(ShardIndex, data, f"{storage.location}/{extent.file}")
+
+
+def image_checksums(indexes: Iterable[ShardIndex], most: int) -> dict[tuple[int, int], str]:
+    """{(length, crc32) of the image's bytes: key} of at most `most` samples."""
+    names: dict[tuple[int, int], str] = {}
+    for index in indexes:
+        for sample in index.samples:
+            if len(names) == most:
+                return names
+            names[_image_checksum(sample)] = sample.key
+    return names
 
 
 @check("overlap")

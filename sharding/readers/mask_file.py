@@ -11,7 +11,7 @@ from PIL import Image
 
 from msanet.data.image.codec import FORMATS, check_pixels
 from msanet.data.image.damage import PNG_SIGNATURE, decoder_messages, find_damage, png_chunks
-from msanet.data.image.photo import damaged, exif_orientation, upright
+from msanet.data.image.photo import damaged, exif_orientation, tiff_damage, upright
 from msanet.errors import UserError
 from sharding.notes import note
 
@@ -49,7 +49,7 @@ def read_mask(data: bytes, name: str) -> MaskFile:
         raise _lossy(name, "a lossy WebP")
     with decoder_messages() as said:
         mask = _read_png(data, name) if data.startswith(PNG_SIGNATURE) else _read_other(data, name)
-    damage = find_damage(data, said)
+    damage = find_damage(data, said) or tiff_damage(data)
     if damage:
         raise damaged(name, data, damage)
     return mask

@@ -72,7 +72,7 @@ def test_all_are_named_at_once_and_the_others_are_kept(
         source.repair(number)
     made: list[str] = []
     real = shard_module.read_sample
-    monkeypatch.setattr(shard_module, "read_sample", lambda job, pair: made.append(pair.key) or real(job, pair))
+    monkeypatch.setattr(shard_module, "read_sample", lambda job, pair: (made.append(pair.key), real(job, pair))[1])
     assert shard(*source.words, *options[:2]) == 0  # in this process
     assert made == [source.image(number).stem for number in BAD]  # nothing is decoded twice
     assert not any(source.out.glob("*.json*[!x].json")) and not (source.out / "bad-samples.jsonl").exists()
@@ -98,7 +98,7 @@ def test_removed_files_keep_the_others_too(
 def test_a_second_try_that_fails_keeps_more(source: Source, shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     real = shard_module.read_sample
-    monkeypatch.setattr(shard_module, "read_sample", lambda job, pair: made.append(pair.key) or real(job, pair))
+    monkeypatch.setattr(shard_module, "read_sample", lambda job, pair: (made.append(pair.key), real(job, pair))[1])
     for number in (*BAD, None):
         with pytest.raises(SystemExit, match="2"):
             shard(*source.words)

@@ -294,7 +294,8 @@ def test_voc_is_not_told_that_class_1_is_an_aeroplane(extra: Iterable[str], sour
     said = refuse(["voc", "--source", source.root], source.out, capfd)
     assert error_codes(said) == ["MSA-PACK-208"] and "background, red, green" in said
     assert f"python -m sharding folder --source {source.root}" in said
-    labelme = Source(source.root.parent / "other") if (source.root.parent / "other").mkdir() is None else source
+    (source.root.parent / "other").mkdir()
+    labelme = Source(source.root.parent / "other")
     labelme2voc(labelme)
     said = refuse(["voc", "--source", labelme.root], source.out, capfd)
     assert error_codes(said) == ["MSA-PACK-003"] and f"python -m sharding folder --source {labelme.root}" in said

@@ -10,6 +10,10 @@ from PIL import Image
 
 from msanet.data.image.codec import CODECS, decode_image
 from msanet.data.image.photo import TRANSPARENT, TURNED
+from msanet.data.manifest import load_manifest
+from msanet.data.shard_source import ShardSource
+from msanet.data.storage import LocalStorage
+from msanet.doctor.shards import sample_split
 from sharding import shard as shard_module
 from sharding.photo_check import check_photo
 from support.errors import error_codes, raises_user_error
@@ -69,7 +73,12 @@ def packed_images(out: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_photos_are_packed_as_shown(codec: str, folder: Folder, capfd: Capture) -> None:
-    kinds = {"jpg": {"quality": 98, "subsampling": 0}, "png": {}, "webp": {"lossless": True}, "tif": {}}
+    kinds: dict[str, dict[str, Any]] = {
+        "jpg": {"quality": 98, "subsampling": 0},
+        "png": {},
+        "webp": {"lossless": True},
+        "tif": {},
+    }
     for orientation, turn in BACK.items():
         for ending, options in kinds.items():
             kind = {"jpg": "JPEG", "tif": "TIFF"}.get(ending, ending.upper())
@@ -156,6 +165,11 @@ def test_verify_finds_damage_that_an_earlier_version_packed(
         folder.shard("verify", folder.out)
     err = capfd.readouterr().err
     assert "hole.image.jpg" in err and "turned.image.jpg" in err and "sound.image.jpg" not in err
+    manifest = load_manifest(folder.out)
+    statistics, errors = sample_split(
+        ShardSource(LocalStorage(folder.out), "train", manifest), 50
+    )  # what doctor looks at
+    assert [found.key for found in statistics] == ["sound"] and len(errors) == 2
 
 
 def test_an_orientation_in_a_shard() -> None:

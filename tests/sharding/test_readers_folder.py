@@ -171,7 +171,7 @@ FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
     "no label": (lambda fields: fields.label.unlink(), ("train/a.jpg' has no label map", "1 of 2")),
     "text for a label": (lambda fields: fields.label.write_text("x"), ("a.png' is damaged",)),
     "half a colored label": (
-        lambda fields: (colored(fields), fields.label.write_bytes(fields.label.read_bytes()[:-20])),
+        half_a_colored_label,
         ("a.png' is damaged",),
     ),
     "two images of a name": (

@@ -5,14 +5,17 @@ import re
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+import cv2
+import numpy as np
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DECODER_LINE = re.compile(
     r"Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS|Unknown Adobe|Warning: unknown JFIF"
-    r"|Unsupported marker|libpng (error|warning)|PNG (error|warning)|TIFF\w*:|\w+: Warning|WARNING|error|warning",
-    re.IGNORECASE,
+    r"|Unsupported marker|libpng (error|warning)|PNG (error|warning)"
+    r"|TIFF\w*: |\w+(Decode|Lib|Fax\w*|State): |tempfile\.tif: |TIFF directory"
 )
 _DAMAGE = re.compile(r"Corrupt JPEG data(?!: bad ICC)|Premature end of JPEG|Inconsistent progression")
 """What libjpeg calls a warning, and what leaves wrong pixels. Its other warnings are of headers, such as an unknown JFIF."""
@@ -20,6 +23,7 @@ _EXTRANEOUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before mark
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """What ends the entropy-coded data of a scan: a marker, but for restarts and stuffed zeros."""
 _HOLE = bytes(32)
+_ZEROS = re.compile(rb"\0{64,}")
 _FRAMES = {0xC0: "sequential", 0xC1: "sequential", 0xC2: "progressive"}
 _lock = threading.Lock()
 
@@ -62,7 +66,36 @@ def find_damage(data: bytes, messages: list[str]) -> str | None:
             return said.removeprefix("Corrupt JPEG data: ")
         hole = _jpeg_hole(data)
         return None if hole is None else f"zeros at byte {hole} where compressed pixels should be"
-    return png_damage(data) if data.startswith(PNG_SIGNATURE) else None
+    if data.startswith(PNG_SIGNATURE):
+        return png_damage(data)
+    if data[:2] in (b"II", b"MM"):
+        return next((line for line in messages if "arning" not in line or "Corrupt JPEG" in line), None)
+    return _webp_hole(data) if data[8:12] == b"WEBP" else None
+
+
+def deflate_damage(data: bytes, offsets: Iterable[int], lengths: Iterable[int]) -> str | None:
+    """What is wrong with a part of a deflated TIFF: libtiff stops where it has enough pixels, before the checksum."""
+    for offset, length in zip(offsets, lengths, strict=False):
+        try:
+            zlib.decompress(memoryview(data)[offset : offset + length])
+        except zlib.error as error:
+            return f"its part at byte {offset}: {error}"
+    return None
+
+
+def jpeg_parts_damage(data: bytes, tables: bytes, offsets: Iterable[int], lengths: Iterable[int]) -> str | None:
+    """What is wrong with a JPEG in a TIFF, whose decoders are silent. tables: the field JPEGTables, or nothing."""
+    for offset, length in zip(offsets, lengths, strict=False):
+        part = data[offset : offset + length]
+        stream = tables[:-2] + part[2:] if tables else part
+        with decoder_messages() as said:
+            is_decoded = (
+                bool(stream) and cv2.imdecode(np.frombuffer(stream, np.uint8), cv2.IMREAD_UNCHANGED) is not None
+            )
+        damage = find_damage(stream, said) if is_decoded else "a part that is not a JPEG"
+        if damage:
+            return f"its part at byte {offset}: {damage}"
+    return None
 
 
 def png_damage(data: bytes) -> str | None:
@@ -116,6 +149,8 @@ def _jpeg_hole(data: bytes) -> int | None:
             return None
         place += 2 + length
         frame = _FRAMES.get(marker, frame)
+        if marker == 0xDB and b"\0" in content[1:65]:  # division by zero
+            return place
         if marker == 0xC4:
             tables |= _shortest_codes(content)
         elif marker == 0xDA:
@@ -126,6 +161,18 @@ def _jpeg_hole(data: bytes) -> int | None:
                 return hole
             place = end
     return None
+
+
+def _webp_hole(data: bytes) -> str | None:
+    """A run of zeros that is too long for a WebP of this size: flat areas take at least a byte for 500 pixels."""
+    longest = max((len(run) for run in _ZEROS.findall(data)), default=0)
+    if b"VP8L" in data[12:64]:
+        return f"{longest} zeros where compressed pixels should be" if longest >= 64 else None
+    place = data.find(b"\x9d\x01\x2a")  # the start code of a key frame, before its size
+    if longest < 64 or place < 0:
+        return None
+    width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data.ljust(place + 7), place + 3))
+    return f"{longest} zeros where compressed pixels should be" if longest * 500 > width * height else None
 
 
 def _shortest_codes(content: bytes) -> dict[int, int]:

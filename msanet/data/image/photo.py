@@ -4,6 +4,8 @@ What lies in shards is read by codec.py, which turns nothing: packing stores pho
 """
 
 import io
+import logging
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +13,17 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from msanet.data.image.codec import FORMATS, check_pixels, decode_image
-from msanet.data.image.damage import PNG_SIGNATURE, decoder_messages, find_damage
+from msanet.data.image.damage import PNG_SIGNATURE, decoder_messages, deflate_damage, find_damage, jpeg_parts_damage
+from msanet.data.image.tiles import TiledImage
 from msanet.errors import UserError
 
 TURNED = "photos are turned upright by their EXIF orientation"
 TRANSPARENT = "photos have transparent pixels, whose own colors are used without the transparency"
 FIRST_OF_SEVERAL = "files hold several pictures, of which the first is used"
+
+warnings.filterwarnings(
+    "ignore", "Corrupt EXIF data|Truncated File Read", UserWarning
+)  # Pillow's, of what is not pixels
 
 _ORIENTATION, _BITS = 274, 258
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
@@ -65,7 +72,7 @@ class PhotoFile:
                 pixels_HWC = _pillow_pixels(data, name)  # of a TIFF, upright
             if self._is_usual:
                 pixels_HWC = decode_image(data, name)
-        damage = find_damage(data, said)
+        damage = find_damage(data, said) or tiff_damage(data)
         if damage:
             raise damaged(name, data, damage)
         if self._may_be_transparent and _is_transparent(data):
@@ -117,6 +124,23 @@ def damaged(name: str, data: bytes, what: str) -> UserError:
     )
 
 
+def tiff_damage(data: bytes) -> str | None:
+    """What is wrong with the parts of a TIFF of deflate or JPEG; None for others, and for ours, whose reader checks them."""
+    if data[:4] not in (b"II*\0", b"MM\0*") or TiledImage.parse(data, "") is not None:
+        return None
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            fields = getattr(image, "tag_v2", {})
+        compression, tables = fields.get(259), fields.get(347, b"")
+        parts = (324, 325) if 324 in fields else (273, 279)
+        offsets, lengths = (np.ravel(fields.get(tag, ())).tolist() for tag in parts)
+        if compression == 7:
+            return jpeg_parts_damage(data, tables, offsets, lengths)
+        return deflate_damage(data, offsets, lengths) if compression in (8, 32946) else None
+    except Exception as error:  # Pillow, and numbers of a wrong kind, raise any
+        return f"its directory: {' '.join(str(error).split())[:100]}"
+
+
 def _open(data: bytes, name: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
@@ -132,6 +156,7 @@ def _explain(data: bytes, name: str) -> None:
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         import tifffile  # slow to import, and needed only here
 
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)
         try:
             with tifffile.TiffFile(io.BytesIO(data)) as file:
                 page: Any = file.pages[0]

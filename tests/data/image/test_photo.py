@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import imagecodecs
@@ -19,7 +20,7 @@ from msanet.data.image.photo import FIRST_OF_SEVERAL, TRANSPARENT, TURNED, Photo
 from support.errors import raises_user_error
 from support.pictures import encoded, exif, noise
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "JPEG": {},
     "PNG": {},
     "WEBP": {"lossless": True},
@@ -143,6 +144,36 @@ def test_a_hole_in_a_jpeg_is_damage(pixels: np.ndarray, way: str) -> None:
             for fill in (b"\0", b"\xff"):
                 with raises_user_error("MSA-DATA-017", mentions="a.jpg"):
                     read_photo(holed(whole, size, place, fill), "a.jpg")
+
+
+@pytest.mark.parametrize("kind", ["LZW", "deflate", "JPEG", "lossless WebP", "WebP"])
+def test_a_hole_in_other_compressed_files(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    options = {"LZW": "tiff_lzw", "deflate": "tiff_adobe_deflate", "JPEG": "jpeg"}
+    whole = (
+        encoded(SMOOTH, "TIFF", compression=options[kind])
+        if kind in options
+        else encoded(SMOOTH, "WEBP", lossless=kind != "WebP", quality=95)
+    )
+    read_photo(whole, "a")
+    for place in (0.3, 0.5, 0.7):
+        with raises_user_error("MSA-DATA-017"):
+            read_photo(holed(whole, 1500, place), "a")
+    assert capfd.readouterr().err == ""
+
+
+def test_flat_pictures_of_other_files_are_not_holes() -> None:
+    for pixels in (np.zeros((1200, 1600, 3), np.uint8), np.pad(noise(), ((500, 500), (500, 500), (0, 0)))):
+        for options in ({"lossless": True}, {"quality": 30}, {"quality": 90}):
+            read_photo(encoded(pixels, "WEBP", **options), "a")
+        for compression in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits"):
+            read_photo(encoded(pixels, "TIFF", compression=compression), "a")
+
+
+def test_zeros_in_the_tables_of_a_jpeg() -> None:
+    whole = encoded(SMOOTH, "JPEG", quality=90)
+    place = whole.index(b"\xff\xdb") + 5
+    with raises_user_error("MSA-DATA-017"):
+        read_photo(whole[: place + 8] + bytes(40) + whole[place + 48 :], "a")
 
 
 def test_other_damage_of_a_jpeg() -> None:
