@@ -58,6 +58,17 @@ def listed(folder: Path) -> list[str]:
     return [json.loads(line)["key"] for line in (folder / "bad-samples.jsonl").read_text().splitlines()]
 
 
+def record_reads(keys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Append the key of each sample that this process decodes."""
+    real = shard_module.read_sample
+
+    def read(job: Any, pair: Any) -> Any:
+        keys.append(pair.key)
+        return real(job, pair)
+
+    monkeypatch.setattr(shard_module, "read_sample", read)
+
+
 @pytest.mark.parametrize("options", [(), ("--shard-bytes", "25KB"), ("--shard-bytes", "25KB", "--workers", 2)])
 def test_all_are_named_at_once_and_the_others_are_kept(
     options: tuple[object, ...], source: Source, shard: Shard, capfd: Capture, monkeypatch: pytest.MonkeyPatch
@@ -71,8 +82,7 @@ def test_all_are_named_at_once_and_the_others_are_kept(
     for number in BAD:
         source.repair(number)
     made: list[str] = []
-    real = shard_module.read_sample
-    monkeypatch.setattr(shard_module, "read_sample", lambda job, pair: (made.append(pair.key), real(job, pair))[1])
+    record_reads(made, monkeypatch)
     assert shard(*source.words, *options[:2]) == 0  # in this process
     assert made == [source.image(number).stem for number in BAD]  # nothing is decoded twice
     assert not any(source.out.glob("*.json*[!x].json")) and not (source.out / "bad-samples.jsonl").exists()
@@ -97,8 +107,7 @@ def test_removed_files_keep_the_others_too(
 
 def test_a_second_try_that_fails_keeps_more(source: Source, shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    real = shard_module.read_sample
-    monkeypatch.setattr(shard_module, "read_sample", lambda job, pair: (made.append(pair.key), real(job, pair))[1])
+    record_reads(made, monkeypatch)
     for number in (*BAD, None):
         with pytest.raises(SystemExit, match="2"):
             shard(*source.words)
