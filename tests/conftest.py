@@ -40,7 +40,9 @@ FULL = (
 )
 """Tests of `make test-full`, unless they are in `SMOKE` or in `QUICK`."""
 QUICK = (
+    "distributed/test_cores.py",
     "distributed/test_failure_detector.py",
+    "distributed/test_launcher_environment.py",
     "launcher/test_evaluate.py",
     "launcher/test_predict.py",
     "training/test_checkpoint.py",

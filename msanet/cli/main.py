@@ -47,14 +47,15 @@ def run_script(name: str) -> None:
 
 
 def is_first_rank(sentence: str) -> bool:
-    """For `user_errors`: before there is a process group, rank 0 speaks for all."""
-    return os.environ.get("RANK", "0") == "0"
+    """For `user_errors`: before there is a process group, rank 0 speaks for all. Without a whole environment all do."""
+    is_complete = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    return os.environ.get("RANK", "0") == "0" or not is_complete or "[MSA-DIST-40" in sentence
 
 
 def _split(words: list[str]) -> tuple[str | None, list[str]]:
     """The name of the command, or None for help, and its arguments."""
     by_launcher = [
-        word for word in words[:1] if word.startswith("--local_rank")
+        word for word in words[:1] if word.startswith(("--local_rank", "--local-rank"))
     ]  # of `deepspeed --module msanet train`
     words = words[len(by_launcher) :]
     if words[:1] == ["--version"]:

@@ -50,4 +50,14 @@ ENTRIES: dict[str, Entry] = {
         "A rank cannot be restarted, since its supervisor was killed or its host is down.",
         "Start the job again on hosts that are up; it resumes from the last checkpoint.",
     ),
+    "MSA-DIST-401": Entry(
+        "The environment is that of one process of several (RANK, WORLD_SIZE, or the variables of srun or mpirun), but lacks what "
+        "it takes to find the others.",
+        "Set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT for each process, or start them by deepspeed, torchrun or srun; for "
+        "one process by itself, set RANK=0 WORLD_SIZE=1.",
+    ),
+    "MSA-DIST-402": Entry(
+        "A variable of the launcher, such as RANK or MASTER_PORT, is empty or not a number in its range.",
+        "Fix what starts the process, or unset the variable.",
+    ),
 }
