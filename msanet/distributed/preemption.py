@@ -14,7 +14,7 @@ from types import FrameType
 
 from msanet import distributed
 from msanet.distributed import parent_watchdog
-from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, Preempted, end_process, is_command
+from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, Preempted, end_process, exit_now, is_command
 from msanet.logs import EVERY_RANK
 
 __all__ = ["EXIT_PREEMPTED", "Preempted", "PreemptionHandler", "StopRequest"]
@@ -101,7 +101,7 @@ class PreemptionHandler:
             f"rank {distributed.rank()} {self._reason} and could not save within "
             f"run.preemption_grace_seconds={self._grace_seconds:g} s [MSA-DIST-011]"
         )
-        os._exit(EXIT_FAILURE)
+        exit_now(EXIT_FAILURE)
 
 
 def _end_before_first_step(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,8 @@
 """How a rank's process ends: a command's at once with an exit code, a Python program's by an exception that it may catch."""
 
+import multiprocessing
 import os
+import shutil
 from typing import NoReturn
 
 EXIT_FAILURE = 1
@@ -44,5 +46,13 @@ def is_command() -> bool:
 def end_process(exit_code: int, error: BaseException) -> NoReturn:
     """Leave at once with `exit_code` where this process is a command's, else raise `error`."""
     if _is_command:
-        os._exit(exit_code)
+        exit_now(exit_code)
     raise error
+
+
+def exit_now(exit_code: int) -> NoReturn:
+    """Leave without the interpreter's own shutdown, but without the folder in /tmp that multiprocessing would remove there."""
+    folder = getattr(multiprocessing.current_process(), "_config", {}).get("tempdir")
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(exit_code)

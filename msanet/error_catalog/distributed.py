@@ -11,7 +11,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "MSA-DIST-002": Entry(
         "The port on which rank 0 keeps the job's store is in use, probably by another training.",
-        "Add --master_port with another number to the deepspeed command.",
+        "Add --master_port with another number to the deepspeed command. The exit code is 1, since a later start may find it free.",
     ),
     "MSA-DIST-003": Entry(
         "The store of the job, on rank 0's host, could not be reached within run.rendezvous_timeout_seconds.",
