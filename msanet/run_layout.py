@@ -12,6 +12,7 @@ RUN/checkpoints/                see `CheckpointLayout`
 RUN/evaluation-<split>.json     scores; evaluation-<split>.npz: counts of every image
 RUN/report.html                 the report of the last evaluation
 RUN/profile/                    traces and tables (run.profile)
+RUN/training.lock               which process trains here, while one does (see `msanet.folder_lock`)
 RUN/failure_dump/step-<step>/   what `msanet replay` needs to do a step again that went wrong
 """
 
@@ -35,6 +36,10 @@ class RunLayout:
     @property
     def command(self) -> Path:
         return self.dir / "command.txt"
+
+    @property
+    def lock(self) -> Path:
+        return self.dir / "training.lock"
 
     @property
     def metrics(self) -> Path:

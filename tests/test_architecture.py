@@ -18,6 +18,7 @@ LAYERS: dict[str, int] = {
             "errors",
             "error_catalog",
             "files",
+            "folder_lock",
             "secrets",
             "documents",
             "processes",

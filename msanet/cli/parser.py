@@ -16,7 +16,9 @@ class Parser(argparse.ArgumentParser):
         unknown, _, words = message.partition("unrecognized arguments: ")
         option = words.split("=")[0].split(" ")[0]
         if not unknown and option.startswith("--"):
-            known = [name for name in self._option_string_actions if name.startswith("--") and not name.startswith("--local")]
+            known = [
+                name for name in self._option_string_actions if name.startswith("--") and not name.startswith("--local")
+            ]
             raise UserError("MSA-CLI-001", f"unknown option '{option}'; {nearest(option, known)}", setting=option)
         raise UserError("MSA-CLI-001", f"{message}; see {self.prog} --help")
 

@@ -38,8 +38,16 @@ def resolve_rank(environment: Mapping[str, str], free_port: int) -> dict[str, st
     has_rank_variable = {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & known.keys()
     if world_size == 1 or not has_rank_variable:
         if rank:
-            raise _incomplete(f"RANK is {rank}, but WORLD_SIZE is 1", "give all ranks of the job the same WORLD_SIZE", "RANK")
-        own = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
+            raise _incomplete(
+                f"RANK is {rank}, but WORLD_SIZE is 1", "give all ranks of the job the same WORLD_SIZE", "RANK"
+            )
+        own = {
+            "RANK": "0",
+            "WORLD_SIZE": "1",
+            "LOCAL_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port),
+        }
         return {name: value for name, value in (own | found).items() if name not in environment}
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not known.get(name)]
     if missing:
@@ -116,7 +124,9 @@ def _number(known: Mapping[str, str], name: str, lowest: int = 0) -> int | None:
 def _check_port(known: Mapping[str, str]) -> None:
     port = known.get("MASTER_PORT")
     if port is not None and not (port.isascii() and port.isdecimal() and int(port) in _PORTS):
-        message = f"MASTER_PORT is '{port[:50]}', expected a port from 1 to 65535; fix it, or unset it for a single process"
+        message = (
+            f"MASTER_PORT is '{port[:50]}', expected a port from 1 to 65535; fix it, or unset it for a single process"
+        )
         raise UserError("MSA-DIST-402", message, setting="MASTER_PORT")
 
 

@@ -5,7 +5,6 @@ that is killed leaves its ranks without one.
 """
 
 import logging
-import os
 import signal
 import threading
 import time

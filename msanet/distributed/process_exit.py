@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 EXIT_FAILURE = 1
@@ -50,8 +52,24 @@ def end_process(exit_code: int, error: BaseException) -> NoReturn:
     raise error
 
 
+_cleanups: list[Callable[[], None]] = []
+
+
+@contextmanager
+def before_exit(cleanup: Callable[[], None]) -> Iterator[None]:
+    """`exit_now` inside of the `with` block, in whatever thread, calls this first."""
+    _cleanups.append(cleanup)
+    try:
+        yield
+    finally:
+        _cleanups.remove(cleanup)
+
+
 def exit_now(exit_code: int) -> NoReturn:
     """Leave without the interpreter's own shutdown, but without the folder in /tmp that multiprocessing would remove there."""
+    for cleanup in _cleanups:
+        with suppress(Exception):
+            cleanup()
     folder = getattr(multiprocessing.current_process(), "_config", {}).get("tempdir")
     if folder:
         shutil.rmtree(folder, ignore_errors=True)

@@ -17,4 +17,9 @@ ENTRIES: dict[str, Entry] = {
     "MSA-FILE-005": Entry("The file or folder does not exist.", "Check the path."),
     "MSA-FILE-006": Entry("The path is a folder where a file is expected.", "Fix the path."),
     "MSA-FILE-007": Entry("The file system takes no name that long.", "Choose a shorter name."),
+    "MSA-FILE-401": Entry(
+        "Another training runs in run.dir, or another sweep in sweep.folder.",
+        "Wait for its end, or choose another folder. A lock that a killed process has left is taken over: on the same machine at "
+        "once, from another machine 30 seconds after its last heartbeat.",
+    ),
 }

@@ -60,4 +60,8 @@ ENTRIES: dict[str, Entry] = {
         "A file of the sweep is damaged or was written by another version of msanet.",
         "Resume the sweep with the version that started it, or choose another sweep.folder.",
     ),
+    "MSA-SWEEP-401": Entry(
+        "This sweep stood still for so long that another one has taken its sweep.folder over.",
+        "Nothing to do, if the other one is meant to run; it resumes the sweep.",
+    ),
 }

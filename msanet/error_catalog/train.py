@@ -40,4 +40,9 @@ ENTRIES: dict[str, Entry] = {
         "A failure dump has the format of another version of msanet.", "Replay it with the version that wrote it."
     ),
     "MSA-TRAIN-011": Entry("DeepSpeed rejects its configuration.", "Fix or remove the key that it names."),
+    "MSA-TRAIN-401": Entry(
+        "This training stood still for so long (a paused container, a host without network) that another one has taken its "
+        "run.dir over.",
+        "Nothing to do, if the other one is meant to train; it resumes from the last checkpoint.",
+    ),
 }

@@ -13,6 +13,7 @@ from msanet.models import build_model
 from msanet.training.memory.auto_batch_size import choose_batch_plan
 from msanet.training.pretrained import load_pretrained
 from msanet.training.run_folder import RunFolder
+from msanet.training.run_lock import locked_run
 from msanet.training.trainer import Trainer
 from msanet.training.validation import validate
 
@@ -25,7 +26,13 @@ def train(config: Config) -> None:
     Raises:
         Preempted: After a checkpoint, if the run was asked to stop; a command then ends with exit code 75.
     """
+    assert config.run.dir is not None, "checked with the command line"
     preemption = PreemptionHandler(config.run.preemption_grace_seconds, config.trainer.checkpoint_every_minutes)
+    with locked_run(config.run.dir):
+        _train(config, preemption)
+
+
+def _train(config: Config, preemption: PreemptionHandler) -> None:
     shards = open_storage(config.data.path or "", config.storage)
     manifest = distributed.on_main(partial(read_manifest, shards))  # the same on all hosts
     validation = ShardSource(shards, config.data.val_split, manifest)

@@ -37,7 +37,11 @@ def test_there_is_always_one_thread() -> None:
         ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
         ("0::/\n", {"cpu.max": "max 100000\n"}, 16),
         ("0::/\n", {}, 16),
-        ("4:cpu,cpuacct:/pod\n", {"cpu,cpuacct/pod/cpu.cfs_quota_us": "400000", "cpu,cpuacct/pod/cpu.cfs_period_us": "100000"}, 4),
+        (
+            "4:cpu,cpuacct:/pod\n",
+            {"cpu,cpuacct/pod/cpu.cfs_quota_us": "400000", "cpu,cpuacct/pod/cpu.cfs_period_us": "100000"},
+            4,
+        ),
         ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 16),
         ("4:memory:/\n", {"memory/cpu.max": "100000 100000"}, 16),
     ],
@@ -46,7 +50,10 @@ def test_the_quota_of_a_container_counts(
     line: str, files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: range(16))
-    for name, text in {"proc/self/cgroup": line, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}}.items():
+    for name, text in {
+        "proc/self/cgroup": line,
+        **{f"sys/fs/cgroup/{name}": text for name, text in files.items()},
+    }.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

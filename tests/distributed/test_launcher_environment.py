@@ -114,7 +114,14 @@ def test_one_of_several_that_cannot_find_the_others_is_refused(environment: dict
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"RANK": ""}, {"RANK": "-1"}, {"WORLD_SIZE": "0"}, {"LOCAL_RANK": "x"}, {"MASTER_PORT": "abc"}, {"MASTER_PORT": "0"}],
+    [
+        {"RANK": ""},
+        {"RANK": "-1"},
+        {"WORLD_SIZE": "0"},
+        {"LOCAL_RANK": "x"},
+        {"MASTER_PORT": "abc"},
+        {"MASTER_PORT": "0"},
+    ],
 )
 def test_a_variable_that_is_not_a_number_is_named(wrong: dict[str, str]) -> None:
     with raises_user_error("MSA-DIST-402", next(iter(wrong))):

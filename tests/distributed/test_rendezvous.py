@@ -59,7 +59,9 @@ def test_all_end_with_the_first_that_gives_up_and_one_of_a_host_says_why() -> No
         assert "MSA-DIST-004" in keeper.communicate()[1] and not fault.value.should_log
 
 
-def test_a_port_in_use_is_waited_for_and_then_a_failure_that_a_restart_may_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_waited_for_and_then_a_failure_that_a_restart_may_cure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("msanet.distributed.rendezvous._PORT_GRACE_SECONDS", 1.0)
     with socket.socket() as other:
         other.bind(("", int(os.environ["MASTER_PORT"])))
