@@ -1,21 +1,21 @@
 """What is read, from where, and how it is augmented: the sections `data` and `storage` of the settings."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from msanet.config.base import Above0, Positive, Probability, Rgb, Section, Share, Size
+from msanet.config.text import FilePath, Location, Text
 
 
 class DataConfig(Section):
     """What is read, and what is done to an image before it reaches the network."""
 
-    path: str | None = Field(
+    path: Location | None = Field(
         None, description="folder of shards (made by msanet pack), or its http(s)://, s3:// or gs:// address"
     )
-    train_split: str = Field("train", description="split to train on")
-    val_split: str = Field("val", description="split to validate on")
+    train_split: Text = Field("train", description="split to train on")
+    val_split: Text = Field("val", description="split to validate on")
     resize: Size | None = Field(
         None, description="[height, width] to which every training image is brought first; null: its own size"
     )
@@ -86,7 +86,7 @@ class DataConfig(Section):
 class StorageConfig(Section):
     """How remote shards are read, and what is kept of them on each node."""
 
-    cache_dir: Path | None = Field(
+    cache_dir: FilePath | None = Field(
         None, description="folder of this node for the cache; null: msanet-cache-<user id> in the temporary folder"
     )
     cache_limit_bytes: Positive = Field(64 * 2**30, description="bytes of remote shards to keep on each node")

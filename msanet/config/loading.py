@@ -1,7 +1,7 @@
 """Settings from YAML and the command line, and what is said where they are wrong."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -11,9 +11,11 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from msanet.config.expected import expected, place_of
 from msanet.config.recipes import find_config
 from msanet.config.renamed import refuse_old_name, translate_old_names
 from msanet.config.sections import Config
+from msanet.config.text import kinds_of, parse_value
 from msanet.documents import MAX_BYTES, parse_yaml
 from msanet.errors import UserError
 from msanet.secrets import masked, without_secrets
@@ -23,6 +25,7 @@ _MOST_SHOWN = 200
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _DOTTED = re.compile(r"\b[a-z_]+(?:\.[a-z_]+)+")
 _COMMAND_LINE = "the command line"
+_ANYTHING = frozenset[str]()
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,15 @@ def settings(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tu
             yield f"{prefix}{name}", _type_name(info), info.get_default(), info.description or ""
 
 
-def explain(error: ValidationError, advise: Callable[[str], str]) -> str:
-    """A sentence for the first fault, without passwords. advise: how one for an unknown setting ends, by its dotted name."""
-    return _explain(error, advise)[1]
+def explain(error: ValidationError, advise: Callable[[str], str], root: type[BaseModel]) -> tuple[str, str]:
+    """A sentence for the first fault, without passwords, and the setting's dotted name.
+
+    Args:
+        error: Of the validation of `root`.
+        advise: How a sentence on an unknown setting ends, by its dotted name.
+        root: The model.
+    """
+    return _explain(error, advise, root)[1:]
 
 
 def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[_Layer]:
@@ -172,6 +181,21 @@ def _known() -> dict[str, Any]:
     return {name: default for name, _, default, _ in settings()}
 
 
+@cache
+def _kinds() -> dict[str, frozenset[str]]:
+    """What each setting takes, by dotted name."""
+    return {name: kinds_of(annotation) for name, annotation in _annotations(Config)}
+
+
+def _annotations(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, info in section.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _annotations(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", kind
+
+
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -181,16 +205,26 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if len(sections) > _MAX_SECTIONS:
         message = f"{_shown(key)} has {len(sections)} sections, expected at most {_MAX_SECTIONS}; fix it"
         raise UserError("MSA-CONFIG-008", f"{message} (from {_COMMAND_LINE})")
-    try:
-        value = parse_yaml(text)
-    except ValueError:
-        message = f"the value of {_shown(key)} is not valid YAML; quote it, such as '{key[:50]}=\"...\"'"
-        raise UserError("MSA-CONFIG-009", f"{message} (from {_COMMAND_LINE})", setting=key) from None
+    value = command_line_value(key, text, _kinds().get(key, _ANYTHING))
     for section in sections:
         inner = tree.get(section)
         tree[section] = dict(inner) if isinstance(inner, dict) else {}
         tree = tree[section]
-    tree[name] = _number(value)
+    tree[name] = value if "text" in _kinds().get(key, _ANYTHING) else _number(value)
+
+
+def command_line_value(key: str, text: str, kinds: Collection[str]) -> Any:
+    """The value of `key=text`. kinds: what the setting takes, see `kinds_of`. Raises UserError."""
+    if not text.strip():
+        message = (
+            f"the value of {_shown(key)} is empty, expected one; for none write {key[:50]}=null, else remove this word"
+        )
+        raise UserError("MSA-CONFIG-401", f"{message} (from {_COMMAND_LINE})", setting=key)
+    try:
+        return parse_value(text, kinds)
+    except ValueError:
+        message = f"the value of {_shown(key)} is not valid YAML; quote it, such as '{key[:50]}=\"...\"'"
+        raise UserError("MSA-CONFIG-009", f"{message} (from {_COMMAND_LINE})", setting=key) from None
 
 
 def _number(value: Any) -> Any:
@@ -198,20 +232,27 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
-def _explain(error: ValidationError, advise: Callable[[str], str]) -> tuple[str, str, str]:
+def _explain(
+    error: ValidationError, advise: Callable[[str], str], root: type[BaseModel] = Config
+) -> tuple[str, str, str]:
     """Code, sentence and setting of the first fault."""
     first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
+    parts, field, has_branches = place_of(root, first["loc"])
+    is_short_list = first["type"] == "missing" and parts[-1].isdecimal()
+    name = ".".join(parts[:-1] if is_short_list else parts)
     if first["type"] == "extra_forbidden":
         return "MSA-CONFIG-004", f"unknown setting {_shown(name)}; {advise(name)}", name
-    if first["type"] == "missing":
+    if first["type"] == "missing" and not is_short_list:
         return "MSA-CONFIG-012", f"{_shown(name)} is missing; give it a value", name
     if first["type"] == "value_error":
         sentence = str(first["ctx"]["error"])
         named = _DOTTED.search(sentence)
         return "MSA-CONFIG-007", sentence, named[0] if named else name
     given = _shown(masked(first["input"]))
-    sentence = f"{_shown(name)[1:-1]} is {given}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    words = expected(
+        first["type"], first.get("ctx", {}), first["msg"], _type_name(field) if field else "", has_branches
+    )
+    sentence = f"{_shown(name)[1:-1]} is {given}, {words}"
     return "MSA-CONFIG-005", sentence, name
 
 
@@ -252,6 +293,10 @@ def _schema_name(schema: dict[str, Any]) -> str:
         return str(schema["const"])
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
+    if schema.get("format") == "path":
+        return "path"
+    if "items" in schema:
+        return f"list of {_schema_name(schema['items'])}"
     if "prefixItems" in schema:
         return "[" + ", ".join(_schema_name(item) for item in schema["prefixItems"]) + "]"
     names = {"integer": "int", "number": "float", "string": "text", "boolean": "true | false", "object": "mapping"}

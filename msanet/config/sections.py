@@ -1,6 +1,5 @@
 """The sections of a run's settings. Each field's description is what `msanet train --help` prints."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -9,13 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from msanet.config.base import Above0, NonNegative, Positive, Section, Share
 from msanet.config.data import DataConfig, StorageConfig
 from msanet.config.evaluation import EvaluationConfig
+from msanet.config.text import FilePath, Text
 from msanet.secrets import masked
 
 
 class RunConfig(Section):
     """Where a run is stored, and how it starts."""
 
-    dir: Path | None = Field(None, description="folder of the run: config, metrics, checkpoints, report")
+    dir: FilePath | None = Field(None, description="folder of the run: config, metrics, checkpoints, report")
     resume: Literal["auto", "never", "must"] = Field(
         "auto",
         description="auto: resume from the latest complete checkpoint, if any; never: refuse a folder that has one; "
@@ -30,7 +30,7 @@ class RunConfig(Section):
         False, description="write which samples each step took to samples-<rank>.jsonl, as proof"
     )
     preemption_grace_seconds: Above0 = Field(
-        60.0, description="seconds in which a run that is preempted (SIGTERM, SIGUSR1, Ctrl-C) must have saved"
+        60.0, le=1e7, description="seconds in which a run that is preempted (SIGTERM, SIGUSR1, Ctrl-C) must have saved"
     )
     heartbeat_timeout_seconds: Above0 = Field(
         60.0, le=1e7, description="seconds without a heartbeat after which a rank counts as lost and the job ends"
@@ -54,8 +54,8 @@ class ModelConfig(BaseModel):
     """The network. Further keys are the options of its constructor (listed by --help), checked before anything starts."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-    name: str = Field("msanet", description="which network")
-    pretrained: Path | None = Field(
+    name: Text = Field("msanet", description="which network")
+    pretrained: FilePath | None = Field(
         None,
         description="weights to start from: a checkpoint of msanet, or torchvision's VGG-16 or ResNet (.pth, .safetensors)",
     )
@@ -121,8 +121,8 @@ class ScheduleConfig(Section):
 class TrainerConfig(Section):
     """Length of the training, batch size, precision, and what is due when."""
 
-    epochs: Above0 = Field(200.0, description="passes over the training split (fractions allowed)")
-    steps: Positive | None = Field(None, description="optimizer steps; overrides epochs")
+    epochs: Above0 = Field(200.0, le=1e7, description="passes over the training split (fractions allowed)")
+    steps: Annotated[int, Field(ge=1, le=10**12)] | None = Field(None, description="optimizer steps; overrides epochs")
     global_batch_size: Positive = Field(
         4, description="images per optimizer step over all ranks; everything else is derived from it"
     )

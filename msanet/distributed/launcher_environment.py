@@ -55,8 +55,8 @@ def resolve_rank(environment: Mapping[str, str], free_port: int) -> dict[str, st
         raise _incomplete(
             f"this process is one rank of several ({given}), but {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} "
             "not set",
-            "set what is missing on all ranks, or start them by deepspeed, torchrun or srun; for one process by itself, set RANK=0 "
-            "WORLD_SIZE=1",
+            "set what is missing on all ranks, or start them by deepspeed, torchrun or srun; for one process by itself, set "
+            "RANK=0 WORLD_SIZE=1",
             missing[0],
         )
     if rank is not None and world_size is not None and rank >= world_size:

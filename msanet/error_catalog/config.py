@@ -31,4 +31,8 @@ ENTRIES: dict[str, Entry] = {
         "Write `config: OTHER`, the name of a recipe or a path relative to the file.",
     ),
     "MSA-CONFIG-012": Entry("A required setting is missing.", "Give it a value."),
+    "MSA-CONFIG-401": Entry(
+        "The value of a setting on the command line is empty, often since a variable of the shell is not set.",
+        "Give a value; `null` for none. To keep what the config file says, remove the word.",
+    ),
 }

@@ -11,7 +11,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "MSA-DIST-002": Entry(
         "The port on which rank 0 keeps the job's store is in use, probably by another training.",
-        "Add --master_port with another number to the deepspeed command. The exit code is 1, since a later start may find it free.",
+        "Add --master_port with another number to the deepspeed command. A later start may find it free: exit code 1.",
     ),
     "MSA-DIST-003": Entry(
         "The store of the job, on rank 0's host, could not be reached within run.rendezvous_timeout_seconds.",
@@ -51,8 +51,8 @@ ENTRIES: dict[str, Entry] = {
         "Start the job again on hosts that are up; it resumes from the last checkpoint.",
     ),
     "MSA-DIST-401": Entry(
-        "The environment is that of one process of several (RANK, WORLD_SIZE, or the variables of srun or mpirun), but lacks what "
-        "it takes to find the others.",
+        "The environment is that of one process of several (RANK, WORLD_SIZE, or the variables of srun or mpirun), but lacks "
+        "what it takes to find the others.",
         "Set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT for each process, or start them by deepspeed, torchrun or srun; for "
         "one process by itself, set RANK=0 WORLD_SIZE=1.",
     ),
