@@ -21,7 +21,7 @@ class RunConfig(Section):
         description="auto: resume from the latest complete checkpoint, if any; never: refuse a folder that has one; "
         "must: refuse one without",
     )
-    allow_changes: tuple[Literal["dataset", "model", "optimizer", "batch", "order"], ...] = Field(
+    allow_changes: tuple[Literal["dataset", "model", "normalization", "optimizer", "batch", "order"], ...] = Field(
         (),
         description="changes against the run in run.dir with which to resume anyway, such as [batch, optimizer]",
     )

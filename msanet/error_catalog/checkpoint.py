@@ -27,4 +27,8 @@ ENTRIES: dict[str, Entry] = {
         "There is no valid checkpoint to resume from.",
         "Choose another run.dir, remove the damaged checkpoints, or set `run.resume=auto`.",
     ),
+    "MSA-CKPT-401": Entry(
+        "A run has done its last step, but the disk had no room for its last checkpoint.",
+        "Free some space, then run the same command again: it resumes from the newest complete checkpoint.",
+    ),
 }

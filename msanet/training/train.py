@@ -12,6 +12,7 @@ from msanet.logs import ProgressBar
 from msanet.models import build_model
 from msanet.training.memory.auto_batch_size import choose_batch_plan
 from msanet.training.pretrained import load_pretrained
+from msanet.training.resume import log_done, with_initial_weights
 from msanet.training.run_folder import RunFolder
 from msanet.training.run_lock import locked_run
 from msanet.training.trainer import Trainer
@@ -39,12 +40,16 @@ def _train(config: Config, preemption: PreemptionHandler) -> None:
 
     distributed.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_model(config.model.name, manifest.num_classes, **config.model.options)
+    saved = RunFolder(config, manifest).find_checkpoint()
+    config = with_initial_weights(config, saved)
     run = RunFolder(config, manifest)
-    saved = run.find_checkpoint()
     if saved is None:
         load_pretrained(model, config, manifest.classes)
     trainer = Trainer(config, manifest, model, choose_batch_plan(config, manifest, saved), saved)
     state, schedule = trainer.state, trainer.schedule
+    done = partial(log_done, run.path, total_steps=schedule.total_steps)
+    if schedule.is_done(state):
+        return done(state.step, best=state.best, was_done=True)
     run.begin(state.step)
     logger.info(
         f"train: from step {state.step} to {schedule.total_steps}, {trainer.batches.global_batch_size} images a step"
@@ -71,3 +76,5 @@ def _train(config: Config, preemption: PreemptionHandler) -> None:
             trainer.train_step(micro_batches)
             bar.update()
             finish_step()
+    run.require_saved()
+    done(state.step, best=state.best, was_done=False)

@@ -234,7 +234,7 @@ def _schedule(config: Config, epoch_length: int, batches: BatchPlan, state: Trai
 
 
 def _warn_of_other_length(before: int, now: int, step: int) -> None:
-    if before != now:
+    if before != now and now > step:  # else nothing remains to be done, which is said
         logger.warning(
             f"the run was started for {before} steps and now has {now}; from step {step} on the learning rate follows the new "
             "number"

@@ -10,6 +10,7 @@ from msanet.data.shard_source import ShardSource
 from msanet.evaluation.evaluator import EvaluationInterrupted, evaluate
 from msanet.evaluation.result import EvaluationResult
 from msanet.models.io import apply_weights
+from msanet.training.best import comparable, conditions_of
 from msanet.training.checkpoint.format import Best
 from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
 from msanet.training.engine.device_settings import without_cudnn_benchmark
@@ -43,9 +44,10 @@ def validate(
     except EvaluationInterrupted:
         return None
     state.validation_pending = False
-    mean_iou = result.protocol_scores.scores.mean_iou
+    mean_iou, conditions = result.protocol_scores.scores.mean_iou, conditions_of(trainer.config, trainer.manifest)
+    state.best = comparable(state.best, conditions)
     if mean_iou > (state.best.mean_iou if state.best else -1):
-        state.best = Best(step=state.step, mean_iou=mean_iou)
+        state.best = Best(step=state.step, mean_iou=mean_iou, conditions=conditions)
     return result
 
 

@@ -16,12 +16,13 @@ OptimizerState = dict[str, dict[str, Tensor]]
 
 
 class Best(BaseModel):
-    """The best validation so far: after which step, and its mean IoU, 0..1."""
+    """The best validation so far: after which step, its mean IoU, 0..1, and what else that depends on (`training.best`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: int
     mean_iou: float
+    conditions: dict[str, str] = {}
 
 
 class RunState(BaseModel):
@@ -41,6 +42,7 @@ class RunState(BaseModel):
         best: The best validation so far.
         validation_pending: The validation that was due after this step was interrupted, and comes first after a resume.
         micro_batch_size: Images of each rank's forward pass; None in checkpoints from before it was kept.
+        initial_weights: The file of model.pretrained, or `random`; empty in checkpoints from before it was kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +60,7 @@ class RunState(BaseModel):
     best: Best | None = None
     validation_pending: bool = False
     micro_batch_size: int | None = None
+    initial_weights: str = ""
 
     @model_validator(mode="before")
     @classmethod

@@ -73,6 +73,14 @@ def _differences(saved: Checkpoint, plan: ShuffleConfig, fresh: ModelMetadata, o
             "weights are taken by name, where all fit",
         ),
         _Difference(
+            "normalization",
+            "normalization (mean, std)",
+            (metadata.mean, metadata.std),
+            (fresh.mean, fresh.std),
+            "data.mean and data.std",
+            "the network sees other inputs than those it was trained on",
+        ),
+        _Difference(
             "optimizer", "optimizer", state.optimizer, optimizer, "optimizer.name", "its state starts from zero"
         ),
         _Difference("batch", "global batch", state.shuffle.streams, plan.streams, "trainer.global_batch_size", twice),
