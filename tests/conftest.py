@@ -47,9 +47,11 @@ QUICK = (
     "launcher/test_predict.py",
     "training/test_checkpoint.py",
     "training/test_checkpoint_folder.py",
+    "training/test_deepspeed_keys.py",
     "training/test_optim.py",
     "training/test_run_folder.py",
     "training/test_schedule.py",
+    "training/test_unlabeled.py",
 )
 """Tests in these folders that run in this process."""
 SMOKE = (

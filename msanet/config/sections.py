@@ -83,6 +83,8 @@ class LossConfig(Section):
     def _has_a_term(self) -> "LossConfig":
         if not self.cross_entropy + self.dice + self.lovasz:
             raise ValueError("loss has no term above 0; set loss.cross_entropy, loss.dice or loss.lovasz")
+        if self.cross_entropy and not isinstance(self.class_weights, str) and not any(self.class_weights):
+            raise ValueError("loss.class_weights has no weight above 0, expected one for each class to learn")
         return self
 
 

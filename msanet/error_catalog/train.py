@@ -45,4 +45,13 @@ ENTRIES: dict[str, Entry] = {
         "run.dir over.",
         "Nothing to do, if the other one is meant to train; it resumes from the last checkpoint.",
     ),
+    "MSA-TRAIN-402": Entry(
+        "No pixel of the training split can count in the loss: all are ignored, or `loss.class_weights` is 0 for all classes that "
+        "occur.",
+        "Check the labels with `msanet inspect`, and pack them again or change the weights.",
+    ),
+    "MSA-TRAIN-403": Entry(
+        "DeepSpeed's own settings have a name that DeepSpeed does not know, and would ignore.",
+        "Fix the name, or remove it.",
+    ),
 }

@@ -11,6 +11,7 @@ from msanet.distributed.preemption import PreemptionHandler, StopRequest
 from msanet.logs import ProgressBar
 from msanet.models import build_model
 from msanet.training.memory.auto_batch_size import choose_batch_plan
+from msanet.training.nonfinite.unlabeled import require_labels
 from msanet.training.pretrained import load_pretrained
 from msanet.training.resume import log_done, with_initial_weights
 from msanet.training.run_folder import RunFolder
@@ -36,6 +37,7 @@ def train(config: Config) -> None:
 def _train(config: Config, preemption: PreemptionHandler) -> None:
     shards = open_storage(config.data.path or "", config.storage)
     manifest = distributed.on_main(partial(read_manifest, shards))  # the same on all hosts
+    require_labels(config.loss, config.data.train_split, manifest.split(config.data.train_split).histogram)
     validation = ShardSource(shards, config.data.val_split, manifest)
 
     distributed.manual_seed(config.run.seed)  # the same initial weights on every rank

@@ -44,7 +44,7 @@ def validate(
     except EvaluationInterrupted:
         return None
     state.validation_pending = False
-    mean_iou, conditions = result.protocol_scores.scores.mean_iou, conditions_of(trainer.config, trainer.manifest)
+    mean_iou, conditions = result.protocol_scores.scores.mean_iou, conditions_of(trainer.config, source.manifest)
     state.best = comparable(state.best, conditions)
     if mean_iou > (state.best.mean_iou if state.best else -1):
         state.best = Best(step=state.step, mean_iou=mean_iou, conditions=conditions)

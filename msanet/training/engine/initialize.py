@@ -19,6 +19,7 @@ from msanet.training.engine.context_parallel import (
     parallelize_attention,
     same_image_group,
 )
+from msanet.training.engine.deepspeed_keys import require_known_keys
 from msanet.training.engine.device_settings import apply_device_settings, set_memory_format
 from msanet.training.engine.optimizer import build_optimizer, deepspeed_config
 from msanet.training.engine.sync_batchnorm import convert_sync_batchnorm
@@ -30,6 +31,7 @@ def start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan)
     from deepspeed.runtime.config import DeepSpeedConfigError
     from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
+    require_known_keys(config.deepspeed)
     device = distributed.device()
     apply_device_settings(config)
     if batches.context_parallel_size > 1:

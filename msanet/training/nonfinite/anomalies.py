@@ -27,6 +27,7 @@ from msanet.errors import UserError
 from msanet.run_layout import RunLayout
 from msanet.training.monitoring.jsonl import JsonlLogger
 from msanet.training.nonfinite.guard import PendingStepStats, StepStats
+from msanet.training.nonfinite.unlabeled import UnlabeledSteps
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class AnomalyMonitor:
         self._loss_sum, self._steps_in_sum = 0.0, 0
         self._trend = LossSpikeDetector(config.trainer.loss_spike_std)
         self._writer = JsonlLogger()
+        self._unlabeled = UnlabeledSteps(config.loss)
 
     def add(self, step: StepRecord) -> None:
         """A step that has been given to the device."""
@@ -116,6 +118,7 @@ class AnomalyMonitor:
 
     def _take(self, step: StepRecord, figures: StepStats) -> bool:
         """Take in what a step came to; whether the run must stop."""
+        self._unlabeled.add(step.counts_2)
         if figures.skipped:
             self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
             self._note_skipped(step, figures)
@@ -129,6 +132,7 @@ class AnomalyMonitor:
 
     def mean_loss(self) -> float:
         """Of the steps since the last call that were not skipped; NaN where all were."""
+        self._unlabeled.check()
         mean = self._loss_sum / self._steps_in_sum if self._steps_in_sum else math.nan
         self._loss_sum, self._steps_in_sum = 0.0, 0
         return mean
