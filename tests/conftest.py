@@ -27,6 +27,7 @@ PROCESSES = (
     "evaluation/test_evaluator.py",
     "distributed/",
     "test_jobs.py",
+    "test_no_telemetry.py",
 )
 """Tests that start processes, and wait for them half of the time: run first, lest few and long ones are left for the end."""
 FULL = (

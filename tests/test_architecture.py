@@ -20,6 +20,7 @@ LAYERS: dict[str, int] = {
             "files",
             "folder_lock",
             "secrets",
+            "telemetry",
             "documents",
             "processes",
             "logs",

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from msanet import __version__
 from msanet.cli.commands import COMMANDS, DISTRIBUTED, GROUPS, RESUMABLE
 from msanet.errors import UserError, nearest, user_errors
+from msanet.telemetry import disable_telemetry
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: With code 2, after one sentence on stderr, where the input is at fault.
     """
+    disable_telemetry()
     words = list(sys.argv[1:] if argv is None else argv)
     with user_errors(should_print=is_first_rank):
         name, arguments = _split(words)

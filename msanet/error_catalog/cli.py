@@ -57,4 +57,7 @@ ENTRIES: dict[str, Entry] = {
     "MSA-CLI-017": Entry(
         "--merge is malformed, or names a group twice.", "Write --merge NAME=CLASS,CLASS once a group."
     ),
+    "MSA-CLI-401": Entry(
+        "The shards that a run was trained on are not where its config.yaml says.", "Give their new place with --data."
+    ),
 }

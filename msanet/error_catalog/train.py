@@ -46,8 +46,8 @@ ENTRIES: dict[str, Entry] = {
         "Nothing to do, if the other one is meant to train; it resumes from the last checkpoint.",
     ),
     "MSA-TRAIN-402": Entry(
-        "No pixel of the training split can count in the loss: all are ignored, or `loss.class_weights` is 0 for all classes that "
-        "occur.",
+        "No pixel of the training split can count in the loss: all are ignored, or `loss.class_weights` is 0 for all classes "
+        "that occur.",
         "Check the labels with `msanet inspect`, and pack them again or change the weights.",
     ),
     "MSA-TRAIN-403": Entry(

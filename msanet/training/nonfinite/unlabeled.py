@@ -20,8 +20,8 @@ def require_labels(loss: LossConfig, split: str, histogram: Sequence[int]) -> No
     if not sum(histogram):
         raise UserError(
             "MSA-TRAIN-402",
-            f"the split '{split}' has no labeled pixel, expected some: all are ignored; check the labels with msanet inspect, and "
-            "how they were packed",
+            f"the split '{split}' has no labeled pixel, expected some: all are ignored; check the labels with msanet inspect, "
+            "and how they were packed",
             setting="data.train_split",
         )
     weights_K = class_weights(loss.class_weights, histogram)
@@ -33,7 +33,8 @@ def require_labels(loss: LossConfig, split: str, histogram: Sequence[int]) -> No
     ):
         raise UserError(
             "MSA-TRAIN-402",
-            f"loss.class_weights is 0 for every class that occurs in the split '{split}', expected one above 0; change the weights",
+            f"loss.class_weights is 0 for every class that occurs in the split '{split}', expected one above 0; change "
+            "the weights",
             setting="loss.class_weights",
         )
 
@@ -61,6 +62,6 @@ class UnlabeledSteps:
 
     def _warn(self, which: str) -> None:
         logger.warning(
-            f"{which} had no labeled pixel that counts in the loss (all are ignored, or loss.class_weights is 0 for their classes): "
+            f"{which} had no labeled pixel that counts in the loss (all are ignored, or their classes have weight 0): "
             "the network learns nothing from them; check the labels with msanet inspect, data.crop and loss.class_weights"
         )
