@@ -2,7 +2,8 @@
 
 The file is made by O_EXCL and says who holds it; the holder touches it every HEARTBEAT_SECONDS. A lock whose holder is gone is
 taken over: on the same machine at once (its process is looked up, or in another container the kernel's own lock on the file), on
-another machine when its heartbeat is older than STALE_SECONDS by the file system's clock. So a job that was killed starts again.
+another machine when its heartbeat is older than STALE_SECONDS by the file system's clock, or for another start of the same job
+after two missed heartbeats. So a job that was killed starts again.
 """
 
 import errno
@@ -28,6 +29,8 @@ HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
 _GRACE_SECONDS = 5.0
 """For a holder that is just ending."""
+_SAME_JOB_SECONDS = 120.0
+"""For a holder of the same job on another machine, which ends once it notices that the job has moved."""
 _POLL_SECONDS = 0.1
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -74,7 +77,7 @@ class Holder(BaseModel):
     def is_followed_by(self, other: "Holder") -> bool:
         """Whether `other` is a later start of the same job, which has ended this one."""
         if self.elastic_job not in ("", "none") and self.elastic_job == other.elastic_job:
-            return (self.host, self.pid) != (other.host, other.pid)
+            return self.kernel != other.kernel
         return self.slurm_job != "" and self.slurm_job == other.slurm_job and self.slurm_restart != other.slurm_restart
 
 
@@ -200,16 +203,18 @@ def wait_until_free(path: Path, seconds: float) -> bool:
 
 def _watch(path: Path, own: Holder, until: float) -> tuple[_Lock | None, bool]:
     """A lock, and whether its holder is gone, once that is known and, if it lives, `until` is over; None if it is free."""
-    first, began = _read_lock(path), time.monotonic()
+    seen: tuple[int, float] | None = None
+    age = began = 0.0
     while (lock := _read_lock(path)) is not None:
-        if first is None or lock.inode != first.inode:
-            first, began = lock, time.monotonic()
-        is_gone = _is_gone(lock, own)
-        if is_gone is None and lock.touched != first.touched:
+        is_gone, same_job = _is_gone(lock, own), lock.holder is not None and lock.holder.is_followed_by(own)
+        if is_gone is None and seen is not None and seen[0] == lock.inode and seen[1] != lock.touched:
             is_gone = False
-        if is_gone is None and max(time.monotonic() - began, _age(lock, own)) > STALE_SECONDS:
+        if seen != (lock.inode, lock.touched):
+            seen, began, age = (lock.inode, lock.touched), time.monotonic(), _age(lock, own)
+        limit = 2.4 * HEARTBEAT_SECONDS if same_job else STALE_SECONDS
+        if is_gone is None and time.monotonic() - began + age > limit:
             is_gone = True
-        if is_gone or (is_gone is False and time.monotonic() >= until):
+        if is_gone or (is_gone is False and time.monotonic() >= until + same_job * _SAME_JOB_SECONDS):
             return lock, is_gone
         time.sleep(_POLL_SECONDS)
     return None, True
@@ -220,8 +225,6 @@ def _is_gone(lock: _Lock, own: Holder) -> bool | None:
     holder = lock.holder
     if holder is None:
         return None
-    if holder.is_followed_by(own):
-        return True
     if holder.kernel != own.kernel:
         return None
     if holder.namespace == own.namespace:

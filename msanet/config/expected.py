@@ -73,4 +73,6 @@ def expected(kind: str, context: Mapping[str, Any], message: str, type_name: str
         return _NUMBERS[kind]
     if kind in ("empty_text", "not_text"):
         return message
-    return f"expected {type_name}" if type_name else f"{message[0].lower()}{message[1:]}"
+    if type_name or message.startswith("Input should be "):
+        return f"expected {type_name or message.removeprefix('Input should be ')}"
+    return f"{message[0].lower()}{message[1:]}"

@@ -8,17 +8,17 @@ from msanet.distributed.launcher_environment import resolve_rank
 
 def rank() -> int:
     """This process's number in the job, 0-based; readable before `session` too."""
-    return int(os.environ.get("RANK", 0))
+    return int(os.environ.get("RANK") or 0)
 
 
 def world_size() -> int:
     """Number of ranks of the job."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def local_rank() -> int:
     """This process's number on its host; which GPU it takes."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return int(os.environ.get("LOCAL_RANK") or 0)
 
 
 def is_main() -> bool:

@@ -2,8 +2,9 @@
 
 import deepspeed
 import pytest
+from pydantic import ValidationError
 
-from msanet.training.engine.deepspeed_keys import require_known_keys
+from msanet.training.engine.deepspeed_keys import first_fault, require_known_keys
 from support.errors import raises_user_error
 
 assert deepspeed.__version__
@@ -36,3 +37,20 @@ def test_every_name_of_deepspeeds_documentation_is_known() -> None:
 def test_a_typo_is_refused(own: dict[str, object], setting: str, advice: str) -> None:
     with raises_user_error("MSA-TRAIN-403", setting, advice):
         require_known_keys(own)
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"overlap_com": True}, "unknown name 'overlap_com'"),
+        ({"stage": 7}, "stage is 7, expected 0, 1, 2"),
+        ({"overlap_comm": "x"}, "overlap_comm is x, expected true or false"),
+        ({"reduce_bucket_size": -1}, "reduce_bucket_size is -1, expected a number above 0"),
+    ],
+)
+def test_what_deepspeed_itself_refuses_is_said_in_our_words(own: dict[str, object], words: str) -> None:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    with pytest.raises(ValidationError) as caught:
+        DeepSpeedZeroConfig(**own)
+    assert words in first_fault(caught.value)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from pydantic import ValidationError
+
+from msanet.config.expected import expected
 from msanet.errors import UserError, nearest
 
 _WITHOUT_CONSTANT = (
@@ -25,6 +28,15 @@ def require_known_keys(own: Mapping[str, Any]) -> None:
         if name in _LOOSE_SECTIONS and isinstance(value, Mapping):
             for inner in value:
                 _require_known(inner, f"{name}.{inner}")
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first fault that DeepSpeed's own check has found, in a few words."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "a section"
+    if first["type"] == "extra_forbidden":
+        return f"unknown name '{place}'"
+    return f"{place} is {str(first['input'])[:50]}, {expected(first['type'], first.get('ctx', {}), first['msg'], '', False)}"
 
 
 def _require_known(name: str, dotted: str) -> None:

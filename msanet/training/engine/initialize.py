@@ -19,7 +19,7 @@ from msanet.training.engine.context_parallel import (
     parallelize_attention,
     same_image_group,
 )
-from msanet.training.engine.deepspeed_keys import require_known_keys
+from msanet.training.engine.deepspeed_keys import first_fault, require_known_keys
 from msanet.training.engine.device_settings import apply_device_settings, set_memory_format
 from msanet.training.engine.optimizer import build_optimizer, deepspeed_config
 from msanet.training.engine.sync_batchnorm import convert_sync_batchnorm
@@ -54,7 +54,7 @@ def start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan)
             dist_init_required=not dist.is_initialized(),
         )
     except (ValidationError, DeepSpeedConfigError, ZeRORuntimeException) as error:
-        found = " ".join(str(error).split())[:300]
+        found = first_fault(error) if isinstance(error, ValidationError) else " ".join(str(error).split())[:300]
         raise UserError(
             "MSA-TRAIN-011",
             f"DeepSpeed refuses the section deepspeed ({found}); fix or remove what it names",
