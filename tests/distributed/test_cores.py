@@ -1,10 +1,11 @@
 """Threads of a rank: OMP_NUM_THREADS where a person has set it, else its share of what the machine and its cgroups give."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from msanet.distributed import cores
+from msanet.distributed import cores, prepare_device
 from msanet.distributed.cores import available_cores, threads_of_rank
 
 
@@ -58,3 +59,16 @@ def test_the_quota_of_a_container_counts(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert available_cores(tmp_path) == expected
+
+
+def test_a_rank_on_cpus_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.set_flush_denormal", lambda _: True)
+    monkeypatch.setattr("torch.set_num_threads", taken.append)
+    monkeypatch.setattr(sys.modules["msanet.distributed.device"], "available_cores", lambda: 8)
+    monkeypatch.setenv("LOCAL_SIZE", "2")
+    for chosen in ("3", ""):
+        monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+        prepare_device()
+    assert taken == [3, 4]

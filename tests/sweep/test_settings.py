@@ -240,7 +240,9 @@ def test_the_folder_of_a_sweep_is_taken_as_it_stands(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "sweep.yaml"
-    file.write_text(yaml.safe_dump({"run": {**RUN, "data.path": str(shards)}, "space": {"optimizer.lr": {"choice": [1]}}}))
+    file.write_text(
+        yaml.safe_dump({"run": {**RUN, "data.path": str(shards)}, "space": {"optimizer.lr": {"choice": [1]}}})
+    )
     words = ["--config", str(file)]
     assert sweep_job([*words, "sweep.folder=/x/exp #1", "sweep.name=001"]).plan.folder == Path("/x/exp #1")
     assert sweep_job([*words, "sweep.folder=~/s"]).plan.folder == tmp_path / "s"
