@@ -178,7 +178,7 @@ class FolderLock:
         """Whether the lock file is still the one that was made. Raises FileNotFoundError where there is none."""
         if os.stat(self._path).st_ino == os.fstat(file).st_ino:
             return True
-        lock = _read_lock(self._path)  # some file systems in user space number a file anew
+        lock = _read_lock(self._path)  # some file systems in user space change the numbers of files
         return lock is not None and lock.holder is not None and lock.holder.token == self._own.token
 
     def _keep(self) -> None:

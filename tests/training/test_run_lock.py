@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from msanet.distributed.failure_detector import FailureReport
 from msanet.distributed.process_exit import before_exit, exit_now
 from msanet.run_layout import RunLayout
+from msanet.training import run_lock
 from support.commands import steps_logged, wait_until, words
 from support.errors import error_codes
 from support.ranks import start_ranks
@@ -48,3 +51,11 @@ def test_a_process_that_ends_at_once_gives_its_lock_back(monkeypatch: pytest.Mon
     with pytest.raises(SystemExit):
         exit_now(1)
     assert called == ["released"], "not after the block"
+
+
+def test_one_whose_folder_was_taken_over_ends_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[FailureReport] = []
+    monkeypatch.setattr(run_lock, "monitor", lambda: SimpleNamespace(fail=reports.append, describe="rank {}".format))
+    run_lock._end("'RUN/training.lock' was taken over")
+    assert [(report.code, report.exit_code) for report in reports] == [("MSA-TRAIN-401", 1)]
+    assert "rank 0 ends: 'RUN/training.lock' was taken over" in reports[0].message
