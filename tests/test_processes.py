@@ -53,3 +53,8 @@ def test_a_command_leaves_no_folder_of_multiprocessing(tmp_path: Path, monkeypat
     with pytest.raises(SystemExit) as end:
         exit_now(7)
     assert end.value.code == 7 and not folder.exists()
+    folder.mkdir()
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: object())
+    with pytest.raises(SystemExit):
+        exit_now(7)
+    assert folder.exists(), "of the parent"

@@ -71,6 +71,6 @@ def exit_now(exit_code: int) -> NoReturn:
         with suppress(Exception):
             cleanup()
     folder = getattr(multiprocessing.current_process(), "_config", {}).get("tempdir")
-    if folder:
+    if folder and multiprocessing.parent_process() is None:  # a child has its parent's, which goes on
         shutil.rmtree(folder, ignore_errors=True)
     os._exit(exit_code)

@@ -183,7 +183,7 @@ def test_a_kill_and_a_third_number_of_ranks_do_not_change_which_samples_are_seen
     state = read_checkpoint(checkpoint).state
     assert (state.step, state.consumed_samples, state.world_size) == (12, 72, 3)
     split = load_manifest(shards).split("train")
-    order = ShuffleOrder(state.plan, (s.samples for s in split.shards), (s.bytes for s in split.shards))
+    order = ShuffleOrder(state.shuffle, (s.samples for s in split.shards), (s.bytes for s in split.shards))
     lines = [
         json.loads(line) for file in sorted(folder.glob("samples-*.jsonl")) for line in file.read_text().splitlines()
     ]
