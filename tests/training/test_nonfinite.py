@@ -201,4 +201,4 @@ def test_anomalies_are_noted_with_their_samples(
     assert spike["samples"] == expected[:8] and loss["samples"] == expected[12:], "all of the batch, and rank 1's"
     said = capsys.readouterr().err
     assert said.count("warning: step") == 4
-    assert said.count("the last 10 steps had no labeled pixel that counts") == 1, "their counts are 0"
+    assert said.count("the last 62 steps had no labeled pixel that counts") == 1, "their counts are 0"

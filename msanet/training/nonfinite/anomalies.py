@@ -103,6 +103,7 @@ class AnomalyMonitor:
     def add(self, step: StepRecord) -> None:
         """A step that has been given to the device."""
         self._pending.append(step)
+        self._unlabeled.add(step.counts_2)
 
     def drain(self, pending: int = 0) -> tuple[StepRecord, StepStats] | None:
         """Hear what all but the last `pending` steps came to; the step that was one too many to be skipped in a row, if any.
@@ -118,7 +119,6 @@ class AnomalyMonitor:
 
     def _take(self, step: StepRecord, figures: StepStats) -> bool:
         """Take in what a step came to; whether the run must stop."""
-        self._unlabeled.add(step.counts_2)
         if figures.skipped:
             self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
             self._note_skipped(step, figures)

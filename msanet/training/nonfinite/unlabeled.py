@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from msanet.config import LossConfig
@@ -40,28 +41,29 @@ def require_labels(loss: LossConfig, split: str, histogram: Sequence[int]) -> No
 
 
 class UnlabeledSteps:
-    """Warns where steps in a row have no pixel that counts in the loss, on rank 0's console."""
+    """Warns where steps in a row have no pixel that counts in the loss. Counts on the device, which waits only in `check`."""
 
     def __init__(self, loss: LossConfig) -> None:
-        self._loss = loss
-        self._in_a_row, self._steps = 0, 0
+        self._counts_pixels, self._counts_images = loss.cross_entropy > 0, loss.dice + loss.lovasz > 0
+        self._in_a_row: Tensor | None = None
+        self._steps, self._has_warned = 0, False
 
     def add(self, counts_2: Tensor) -> None:
-        """A step that is over. counts_2: the loss's counts of its global batch."""
-        pixels, images = counts_2.tolist()
-        counts = (self._loss.cross_entropy and pixels) or ((self._loss.dice or self._loss.lovasz) and images)
+        """A step. counts_2: the loss's counts of its global batch, on any device."""
+        pixels, images = counts_2.unbind()
+        has_label = (pixels > 0) * self._counts_pixels + (images > 0) * self._counts_images
+        before = torch.zeros_like(pixels) if self._in_a_row is None else self._in_a_row
+        self._in_a_row = torch.where(has_label > 0, 0, before + 1)
         self._steps += 1
-        self._in_a_row = 0 if counts else self._in_a_row + 1
-        if self._in_a_row == _STEPS:
-            self._warn(f"the last {_STEPS} steps")
 
     def check(self) -> None:
-        """When metrics are logged: also warn where not one of the steps so far, fewer than _STEPS, had such a pixel."""
-        if 0 < self._in_a_row == self._steps < _STEPS:
-            self._warn("the steps so far")
-
-    def _warn(self, which: str) -> None:
-        logger.warning(
-            f"{which} had no labeled pixel that counts in the loss (all are ignored, or their classes have weight 0): "
-            "the network learns nothing from them; check the labels with msanet inspect, data.crop and loss.class_weights"
-        )
+        """When metrics are logged: warn of the last _STEPS steps, or of all so far, once until there is a label again."""
+        in_a_row = 0 if self._in_a_row is None else int(self._in_a_row)
+        is_long = in_a_row > 0 and in_a_row >= min(_STEPS, self._steps)
+        if is_long and not self._has_warned:
+            logger.warning(
+                f"the last {in_a_row} steps had no labeled pixel that counts in the loss (all are ignored, or their classes have "
+                "weight 0): the network learns nothing from them; check the labels with msanet inspect, data.crop and "
+                "loss.class_weights"
+            )
+        self._has_warned = is_long
