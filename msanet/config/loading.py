@@ -15,7 +15,7 @@ from msanet.config.expected import expected, place_of
 from msanet.config.recipes import find_config
 from msanet.config.renamed import refuse_old_name, translate_old_names
 from msanet.config.sections import Config
-from msanet.config.text import kinds_of, parse_value
+from msanet.config.text import kinds_by_name, parse_value
 from msanet.documents import MAX_BYTES, parse_yaml
 from msanet.errors import UserError
 from msanet.secrets import masked, without_secrets
@@ -184,16 +184,7 @@ def _known() -> dict[str, Any]:
 @cache
 def _kinds() -> dict[str, frozenset[str]]:
     """What each setting takes, by dotted name."""
-    return {name: kinds_of(annotation) for name, annotation in _annotations(Config)}
-
-
-def _annotations(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, info in section.model_fields.items():
-        kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _annotations(kind, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", kind
+    return dict(kinds_by_name(Config))
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -1,10 +1,10 @@
 """The value of a setting on a command line: text as it stands where the setting takes text, else YAML."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, TypeAdapter
+from pydantic import AfterValidator, BaseModel, BeforeValidator, TypeAdapter
 from pydantic_core import PydanticCustomError
 
 from msanet.documents import parse_yaml
@@ -49,6 +49,16 @@ def kinds_of(annotation: Any) -> frozenset[str]:
     options = schema.get("anyOf", [schema])
     free = {"text" for option in options if option.get("type") == "string" and not {"enum", "const"} & option.keys()}
     return frozenset(free | {str(option.get("type", "any")) for option in options} - {"string"})
+
+
+def kinds_by_name(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, frozenset[str]]]:
+    """`kinds_of` every setting in a section and those below it, with its dotted name."""
+    for name, info in section.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from kinds_by_name(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", kinds_of(kind)
 
 
 def _require_text(value: Any) -> Any:
