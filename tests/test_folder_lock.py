@@ -36,7 +36,7 @@ def lock(folder: Path, lost: list[str] | None = None) -> FolderLock:
     return FolderLock(folder / "lock", "training", "run.dir", (lost if lost is not None else []).append)
 
 
-def leave(folder: Path, age: float = 0.0, /, **changes: Any) -> Path:
+def leave(folder: Path, age: float = 0.0, **changes: Any) -> Path:
     """A lock file that another process has left."""
     path = folder / "lock"
     path.touch()
@@ -146,7 +146,7 @@ def test_another_container_of_this_machine_is_found_out_by_the_kernels_lock(tmp_
     ],
 )
 def test_the_next_start_of_a_job_follows_its_last_one_on_another_host(
-    before: dict[str, str], after: dict[str, str], follows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: dict[str, Any], after: dict[str, str], follows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
         monkeypatch.delenv(name, raising=False)

@@ -48,7 +48,7 @@ def test_a_connection_that_breaks_because_the_creator_is_gone_is_not_reported(
 def test_a_command_leaves_no_folder_of_multiprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "pymp-x"
     folder.mkdir()
-    monkeypatch.setitem(getattr(multiprocessing.current_process(), "_config"), "tempdir", str(folder))
+    monkeypatch.setitem(vars(multiprocessing.current_process())["_config"], "tempdir", str(folder))
     monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(SystemExit) as end:
         exit_now(7)
