@@ -32,7 +32,6 @@ def train(config: Config) -> None:
         Preempted: After a checkpoint, if the run was asked to stop; a command then ends with exit code 75.
     """
     config = with_own_normalization(config)
-    assert config.run.dir is not None, "checked with the command line"
     preemption = PreemptionHandler(config.run.preemption_grace_seconds, config.trainer.checkpoint_every_minutes)
     shards = open_storage(config.data.path or "", config.storage)
     manifest = distributed.on_main(partial(read_manifest, shards))  # rank 0 reads it for all hosts
@@ -41,6 +40,7 @@ def train(config: Config) -> None:
 
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_network(config, manifest.num_classes)
+    assert config.run.dir is not None, "checked with the command line"
     with locked_run(config.run.dir):
         _train(config, model, val_split, preemption)
 
