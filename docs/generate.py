@@ -37,6 +37,11 @@ def settings_page() -> str:
         "",
         "Settings come from a YAML file with a section for each heading below, then from `key=value` on the command line. Units",
         "stand in names or descriptions. The options of each network (`model.*`) are listed by `msanet train --help`.",
+        "",
+        "On the command line a setting of type text or path takes what follows `=` as it stands, blanks and `#` included; in",
+        "quotes it is a YAML string. `~` is the home folder. `null` or `none` gives no value where the type says `or null` (a",
+        "folder of that name is `./null`); nothing at all after `=` is an error. Values of other types are YAML, such as",
+        "`data.crop=[512,512]`.",
     ]
     sections: dict[str, list[str]] = {}
     for name, kind, default, text in settings():

@@ -12,6 +12,7 @@ RUN/checkpoints/                see `CheckpointLayout`
 RUN/evaluation-<split>.json     scores; evaluation-<split>.npz: counts of every image
 RUN/report.html                 the report of the last evaluation
 RUN/profile/                    traces and tables (run.profile)
+RUN/training.lock               which process trains here, while one does (see `msanet.folder_lock`)
 RUN/failure_dump/step-<step>/   what `msanet replay` needs to do a step again that went wrong
 """
 
@@ -28,6 +29,7 @@ class RunLayout:
         self.dir = dir
         self.config = dir / "config.yaml"
         self.command = dir / "command.txt"
+        self.lock = dir / "training.lock"
         self.metrics = dir / "metrics.jsonl"
         self.anomalies = dir / "anomalies.jsonl"
         self.tensorboard = dir / "tensorboard"

@@ -27,6 +27,7 @@ PROCESSES = (
     "evaluation/test_evaluator.py",
     "distributed/",
     "test_jobs.py",
+    "test_no_telemetry.py",
 )
 """Tests that start processes, and wait for them half of the time: run first, lest few and long ones are left for the end."""
 FULL = (
@@ -40,14 +41,18 @@ FULL = (
 )
 """Tests of `make test-full`, unless they are in `SMOKE` or in `QUICK`."""
 QUICK = (
+    "distributed/test_cores.py",
     "distributed/test_failure_detector.py",
+    "distributed/test_launcher_environment.py",
     "launcher/test_evaluate.py",
     "launcher/test_predict.py",
     "training/test_checkpoint.py",
     "training/test_checkpoint_folder.py",
+    "training/test_deepspeed_keys.py",
     "training/test_optim.py",
     "training/test_run_folder.py",
     "training/test_schedule.py",
+    "training/test_unlabeled.py",
 )
 """Tests in these folders that run in this process."""
 SMOKE = (

@@ -1,6 +1,8 @@
 """Settings: typed, documented, validated when they are read; a typo names the nearest one, an old name the new one."""
 
+import re
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -9,6 +11,7 @@ from msanet.cli.main import main
 from msanet.cli.train import train_config
 from msanet.config import Config, DataConfig, load_config, load_run_config, settings
 from msanet.config.renamed import RENAMED, RENAMED_VALUES, SPLIT
+from msanet.config.text import kinds_of, parse_value
 from msanet.errors import UserError
 from msanet.models import MODELS, check_model, model_options
 from support.errors import error_codes, raises_user_error
@@ -35,7 +38,12 @@ RECIPES = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yam
         ("trainer.epochs", "MSA-CONFIG-008", None, "key=value"),
         ("optimizer.betas=[1,0.999]", "MSA-CONFIG-005", "optimizer.betas.0", "1"),
         ("optimizer.lr=1e300000", "MSA-CONFIG-005", "optimizer.lr", "inf"),
-        ("data.path=[", "MSA-CONFIG-009", "data.path", None),
+        ("data.crop=[", "MSA-CONFIG-009", "data.crop", None),
+        ("model.pretrained=", "MSA-CONFIG-401", "model.pretrained", "model.pretrained=null"),
+        ("trainer.steps= ", "MSA-CONFIG-401", "trainer.steps", None),
+        ('run.dir=""', "MSA-CONFIG-005", "run.dir", "null"),
+        ("trainer.epochs=1e308", "MSA-CONFIG-005", "trainer.epochs", "1e+07 or less"),
+        ("trainer.steps=1e13", "MSA-CONFIG-005", "trainer.steps", None),
     ],
 )
 def test_a_bad_setting_is_one_error_that_names_its_source(
@@ -304,3 +312,102 @@ def test_a_recipe_is_found_by_name_as_option_or_first_word(tmp_path: Path) -> No
     assert load_config("msanet/voc") == load_config(Path(__file__).parent.parent / "jobs/recipes/msanet/voc.yaml")
     with raises_user_error("MSA-CONFIG-001", "--config", "did you mean 'camvid'?"):
         load_config("camvit")
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("run.dir=/x/exp #1", "/x/exp #1"),
+        ("run.dir=001", "001"),
+        ("run.dir=1e3", "1e3"),
+        ("run.dir=on", "on"),
+        ("run.dir=a: b", "a: b"),
+        ("run.dir=[x]", "[x]"),
+        ("run.dir={x}", "{x}"),
+        ("run.dir=*x", "*x"),
+        ("run.dir=a=b", "a=b"),
+        ("run.dir='001'", "001"),
+        ('run.dir="a\\u00df \\"b\\""', 'aß "b"'),
+        ('run.dir="a" and "b"', '"a" and "b"'),
+        ("run.dir='null'", "null"),
+        ("run.dir=./null", "null"),
+        ("run.dir=null", None),
+        ("run.dir=None", None),
+        ("run.dir=~/exp", "HOME/exp"),
+        ("run.dir=~", "HOME"),
+        ("run.dir=~nobody-has-this-name/x", "~nobody-has-this-name/x"),
+        ("run.dir=a~", "a~"),
+    ],
+)
+def test_a_path_is_taken_as_it_stands(word: str, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/x")
+    found = load_config(None, [word]).run.dir
+    assert found == (None if expected is None else Path(expected.replace("HOME", "/home/x")))
+
+
+def test_text_is_expanded_in_paths_only_and_written_by_files_as_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/x")
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "data: {path: ~/shards, train_split: '~'}\nmodel: {pretrained: ~/w.pth}\nstorage: {cache_dir: ~/c}\n"
+    )
+    config = load_config(file, ["data.val_split=2017"])
+    assert (config.data.path, str(config.model.pretrained)) == ("/home/x/shards", "/home/x/w.pth")
+    assert (str(config.storage.cache_dir), config.data.train_split) == ("/home/x/c", "~")
+    assert config.data.val_split == "2017"
+    assert load_config(None, ["data.path=s3://bucket/~/x#1"]).data.path == "s3://bucket/~/x#1"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "expected"),
+    [
+        (str | None, "1", "1"),
+        (str | list[str], "[a, b]", ["a", "b"]),
+        (str | list[str], "a, b", "a, b"),
+        (str | dict[str, int] | None, "{a: 1}", {"a": 1}),
+        (str | int, "12", 12),
+        (str | int, "12 #3", 12),
+        (str | float, "twelve #3", "twelve #3"),
+        (Literal["a", "null"] | None, "null", None),
+        (int | None, "null", None),
+    ],
+)
+def test_a_setting_of_several_types_takes_what_its_schema_says(annotation: Any, text: str, expected: Any) -> None:
+    assert parse_value(text, kinds_of(annotation)) == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "setting", "expected"),
+    [
+        ("loss.class_weights=wrong", "loss.class_weights", "expected none | median_frequency or list of float"),
+        ("loss.class_weights=[1,-2]", "loss.class_weights", "expected none | median_frequency or list of float"),
+        ("data.crop=[32]", "data.crop", "expected [int, int] or null"),
+        ("data.crop=[32,a]", "data.crop.1", "expected a whole number"),
+        ("trainer.keep_checkpoints=0", "trainer.keep_checkpoints", "expected 1 or more"),
+        ("trainer.keep_checkpoints=1.5", "trainer.keep_checkpoints", "expected a whole number"),
+        ("trainer.compile=maybe", "trainer.compile", "expected true or false"),
+        ("data.drop_last=[]", "data.drop_last", "expected true or false"),
+        ("schedule.name=cosine", "schedule.name", "expected 'poly', 'step' or 'constant'"),
+        ("data=3", "data", "expected a section of settings"),
+        ("deepspeed=3", "deepspeed", "expected a mapping"),
+        ("evaluation.scales=1", "evaluation.scales", "expected list of float"),
+        ("optimizer.lr=0", "optimizer.lr", "expected a number above 0"),
+        ("data.std=abc", "data.std", "expected [float, float, float]"),
+    ],
+)
+def test_what_was_expected_is_said_in_words_of_the_settings(override: str, setting: str, expected: str) -> None:
+    with raises_user_error("MSA-CONFIG-005", setting) as caught:
+        load_config(None, [override])
+    sentence = str(caught.value)
+    assert expected in sentence and not re.search(r"class '|pydantic|literal\[|[Ii]nput should|instance of", sentence)
+
+
+def test_a_file_that_has_no_text_where_text_is_meant_is_told_to_quote_it(tmp_path: Path) -> None:
+    for line in ("run: {dir: 001}", "model: {pretrained: [x]}", "data: {train_split: no}", "run: {dir: ''}"):
+        file = tmp_path / "run.yaml"
+        file.write_text(line)
+        with raises_user_error("MSA-CONFIG-005") as caught:
+            load_config(file)
+        assert "expected text" in str(caught.value) and "pathlib" not in str(caught.value)

@@ -4,11 +4,13 @@ import multiprocessing
 import os
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from msanet import processes
+from msanet.distributed.process_exit import exit_now
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,18 @@ def test_a_connection_that_breaks_because_the_creator_is_gone_is_not_reported(
             thread.join()
     os.close(sentinel)
     assert (type(error).__name__ in capsys.readouterr().err) == is_reported
+
+
+def test_a_command_leaves_no_folder_of_multiprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "pymp-x"
+    folder.mkdir()
+    monkeypatch.setitem(vars(multiprocessing.current_process())["_config"], "tempdir", str(folder))
+    monkeypatch.setattr("os._exit", sys.exit)
+    with pytest.raises(SystemExit) as end:
+        exit_now(7)
+    assert end.value.code == 7 and not folder.exists()
+    folder.mkdir()
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: object())
+    with pytest.raises(SystemExit):
+        exit_now(7)
+    assert folder.exists(), "of the parent"

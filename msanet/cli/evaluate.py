@@ -9,8 +9,9 @@ from msanet import distributed
 from msanet.cli.parser import new_parser, parse
 from msanet.cli.run_arguments import add_run_arguments, find_checkpoint, run_config, with_metadata_resize
 from msanet.config import EvaluationConfig, StorageConfig
+from msanet.data.manifest import Manifest
 from msanet.data.shard_source import ShardSource, read_manifest
-from msanet.data.storage import open_storage
+from msanet.data.storage import Storage, open_storage
 from msanet.distributed import Timeouts
 from msanet.errors import UserError
 from msanet.evaluation.evaluator import evaluate
@@ -26,11 +27,16 @@ On several GPUs: deepspeed --module msanet evaluate --run RUN --split val"""
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What is to be evaluated, and where results go. `find_checkpoint` takes a while, since it verifies checkpoints."""
+    """What is to be evaluated, and where results go.
+
+    find_checkpoint: Takes a while, since it verifies checkpoints.
+    has_shards_of_run: The shards are those of --run, which may have been moved since.
+    """
 
     find_checkpoint: Callable[[], Path]
     run: Path | None
     shards: str
+    has_shards_of_run: bool
     split: str
     out: Path
     settings: EvaluationConfig
@@ -47,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_evaluation(job: EvaluationJob) -> None:
     """From a checkpoint and shards to metrics; every rank runs this."""
     shards = open_storage(job.shards, job.storage)
-    manifest = distributed.on_main(lambda: read_manifest(shards))
+    manifest = distributed.on_main(lambda: _read_manifest(job, shards))
     checkpoint = distributed.on_main(job.find_checkpoint)  # its hashes are verified once for all
     model, metadata = load_network(checkpoint, distributed.device())
     require_same_classes(metadata, manifest.classes, shards.location)
@@ -61,6 +67,20 @@ def run_evaluation(job: EvaluationJob) -> None:
         report = write_run_report(job.out, metadata.palette, result, run=job.run)
         print(score_table(result), f"written to {metrics} and {report}", sep="\n")
     require_complete(result, source)
+
+
+def _read_manifest(job: EvaluationJob, shards: Storage) -> Manifest:
+    try:
+        return read_manifest(shards)
+    except (UserError, OSError) as error:
+        if not job.has_shards_of_run:
+            raise
+        raise UserError(
+            "MSA-CLI-401",
+            f"the shards that the run '{job.run}' was trained on cannot be read ({error}); if they were moved, give their new "
+            "place: --data SHARDS",
+            setting="--data",
+        ) from None
 
 
 def evaluation_job(argv: Sequence[str] | None = None) -> EvaluationJob:
@@ -84,6 +104,7 @@ def evaluation_job(argv: Sequence[str] | None = None) -> EvaluationJob:
         partial(find_checkpoint, arguments),
         arguments.run,
         shards,
+        arguments.run is not None and not arguments.data,
         arguments.split or config.data.val_split,
         arguments.out or (given if given.is_dir() else given.parent),
         config.evaluation,

@@ -10,12 +10,14 @@ from contextlib import contextmanager, nullcontext
 from msanet import __version__
 from msanet.cli.commands import COMMANDS, DISTRIBUTED, GROUPS, RESUMABLE
 from msanet.errors import UserError, nearest, user_errors
+from msanet.telemetry import disable_telemetry
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `msanet` with these words (the process's own unless given); returns the exit code. Raises SystemExit(2)."""
+    disable_telemetry()
     words = list(sys.argv[1:] if argv is None else argv)
     with user_errors(should_print=is_first_rank):
         name, arguments = _split(words)
@@ -40,13 +42,15 @@ def run_script(name: str) -> None:
 
 
 def is_first_rank(sentence: str) -> bool:
-    """For `user_errors`: before there is a process group, rank 0 speaks for all."""
-    return os.environ.get("RANK", "0") == "0"
+    """For `user_errors`: before there is a process group, rank 0 speaks for all. Without a whole environment all do."""
+    is_complete = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    return os.environ.get("RANK", "0") == "0" or not is_complete or "[MSA-DIST-40" in sentence
 
 
 def _split(words: list[str]) -> tuple[str | None, list[str]]:
     """The name of the command, or None for help, and its arguments."""
-    by_launcher = [word for word in words[:1] if word.startswith("--local_rank")]  # `deepspeed --module msanet train`
+    launcher_options = ("--local_rank", "--local-rank")  # `deepspeed --module msanet train`
+    by_launcher = [word for word in words[:1] if word.startswith(launcher_options)]
     words = words[len(by_launcher) :]
     if words[:1] == ["--version"]:
         print(f"msanet {__version__}")

@@ -17,7 +17,9 @@ class Parser(argparse.ArgumentParser):
         unknown, _, words = message.partition("unrecognized arguments: ")
         option = words.split("=")[0].split(" ")[0]
         if not unknown and option.startswith("--"):
-            known = [name for name in self._option_string_actions if name.startswith("--") and name != "--local_rank"]
+            known = [
+                name for name in self._option_string_actions if name.startswith("--") and not name.startswith("--local")
+            ]
             raise UserError("MSA-CLI-001", f"unknown option '{option}'; {nearest(option, known)}", setting=option)
         raise UserError("MSA-CLI-001", f"{message}; see {self.prog} --help")
 
@@ -38,7 +40,8 @@ def new_parser(command: str, example: str, details: str = "", name: str = "") ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # appended by `deepspeed`; RANK says the same
+    # Appended by `deepspeed` and, with a hyphen, by torch.distributed.launch; LOCAL_RANK says the same.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     levels = f"log from this level on: {', '.join(logs.LEVELS)} (default info)"
     parser.add_argument("--log-level", choices=logs.LEVELS, default="info", metavar="LEVEL", help=levels)
     return parser

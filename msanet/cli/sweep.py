@@ -11,6 +11,7 @@ from msanet.config.recipes import find_config, find_sweep
 from msanet.distributed.preemption import EXIT_PREEMPTED
 from msanet.errors import UserError
 from msanet.sweep import tuning
+from msanet.sweep.lock import locked_sweep
 from msanet.sweep.plan import SweepPlan, plan_sweep
 from msanet.sweep.results import write_results
 from msanet.sweep.settings import SweepConfig, load_sweep
@@ -43,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(job: SweepJob) -> int:
     """Trials, then what they have found; or the training of the best."""
+    with locked_sweep(job.plan.folder):
+        return _run_locked(job)
+
+
+def _run_locked(job: SweepJob) -> int:
     folder = job.plan.folder
     if job.train_best:
         best = folder / "best.yaml"

@@ -1,19 +1,21 @@
 """What is read, from where, and how it is augmented: the sections `data` and `storage` of the settings."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from msanet.config.base import Above0, Count, Positive, Probability, Rgb, Section, Share, Size, WorkerCount
+from msanet.config.text import FilePath, Location, Text
 
 
 class DataConfig(Section):
     """What is read, and what is done to an image before it reaches the network."""
 
-    path: str | None = Field(None, description="shards (from msanet pack): folder or http(s)://, s3://, gs:// address")
-    train_split: str = Field("train", description="split to train on")
-    val_split: str = Field("val", description="split to validate on")
+    path: Location | None = Field(
+        None, description="shards (from msanet pack): folder or http(s)://, s3://, gs:// address"
+    )
+    train_split: Text = Field("train", description="split to train on")
+    val_split: Text = Field("val", description="split to validate on")
     resize: Size | None = Field(None, description="[height, width] that training images are resized to; null: own size")
     random_scale: tuple[float, float] = Field(
         (1.0, 1.0), description="[low, high] of the random scale after resize, uniform as in mmsegmentation"
@@ -66,7 +68,9 @@ class DataConfig(Section):
 class StorageConfig(Section):
     """How remote shards are read, and what is kept of them on each node."""
 
-    cache_dir: Path | None = Field(None, description="folder of the cache on each node; null: in the temporary folder")
+    cache_dir: FilePath | None = Field(
+        None, description="folder of the cache on each node; null: in the temporary folder"
+    )
     cache_limit_bytes: Positive = Field(64 * 2**30, description="bytes of remote shards to keep on each node")
     decoded_cache_limit_bytes: Count = Field(0, description="bytes of decoded images to keep on each node; 0: none")
     download_timeout_seconds: Above0 = Field(

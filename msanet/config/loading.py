@@ -1,9 +1,10 @@
 """Settings from YAML and the command line, and the errors of wrong ones."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from msanet.config.expected import expected, place_of
 from msanet.config.recipes import find_config
 from msanet.config.renamed import refuse_old_name, settings_in, translate_old_names
 from msanet.config.sections import Config
+from msanet.config.text import kinds_by_name, parse_value
 from msanet.documents import MAX_BYTES, parse_yaml
 from msanet.errors import UserError
 from msanet.secrets import masked, without_secrets
@@ -23,6 +26,7 @@ _MOST_SHOWN = 200
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _DOTTED = re.compile(r"\b[a-z_]+(?:\.[a-z_]+)+")
 _COMMAND_LINE = "the command line"
+_ANYTHING = frozenset[str]()
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,12 @@ def _merged(below: Any, above: Any) -> Any:
     return {**below, **{key: _merged(below[key], value) if key in below else value for key, value in above.items()}}
 
 
+@cache
+def _kinds() -> dict[str, frozenset[str]]:
+    """What each setting takes, by dotted name."""
+    return dict(kinds_by_name(Config))
+
+
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *sections, name = key.split(".")
@@ -158,16 +168,27 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         found = f"has {len(sections)} sections" if equals and key else "is not a setting"
         message = f"{_shown(override)} {found}, expected key=value, such as trainer.epochs=50 (from {_COMMAND_LINE})"
         raise UserError("MSA-CONFIG-008", message)
-    try:
-        value = parse_yaml(text)
-    except ValueError:
-        message = f"the value of {_shown(key)} is not valid YAML; quote it, such as '{key[:50]}=\"...\"'"
-        raise UserError("MSA-CONFIG-009", f"{message} (from {_COMMAND_LINE})", setting=key) from None
+    kinds = _kinds().get(key, _ANYTHING)
+    value = command_line_value(key, text, kinds)
     for section in sections:
         inner = tree.get(section)
         tree[section] = dict(inner) if isinstance(inner, dict) else {}
         tree = tree[section]
-    tree[name] = _number(value)
+    tree[name] = value if "text" in kinds else _number(value)
+
+
+def command_line_value(key: str, text: str, kinds: Collection[str]) -> Any:
+    """The value of `key=text`. kinds: what the setting takes, see `kinds_of`. Raises UserError."""
+    if not text.strip():
+        message = (
+            f"the value of {_shown(key)} is empty, expected one; for none write {key[:50]}=null, else remove this word"
+        )
+        raise UserError("MSA-CONFIG-401", f"{message} (from {_COMMAND_LINE})", setting=key)
+    try:
+        return parse_value(text, kinds)
+    except ValueError:
+        message = f"the value of {_shown(key)} is not valid YAML; quote it, such as '{key[:50]}=\"...\"'"
+        raise UserError("MSA-CONFIG-009", f"{message} (from {_COMMAND_LINE})", setting=key) from None
 
 
 def _number(value: Any) -> Any:
@@ -187,20 +208,27 @@ def as_typed(value: Any) -> str:
     return text.removesuffix("...").strip().replace(" ", "")
 
 
-def explain(error: ValidationError, advise: Callable[[str], str]) -> tuple[str, str, str]:
-    """Code, sentence (without passwords) and setting of the first fault. advise: what to do about an unknown setting."""
+def explain(
+    error: ValidationError, advise: Callable[[str], str], root: type[BaseModel] = Config
+) -> tuple[str, str, str]:
+    """Code, sentence (without passwords) and setting of the first fault in a `root`. advise: on an unknown setting."""
     first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
+    parts, field, has_branches = place_of(root, first["loc"])
+    is_short_list = first["type"] == "missing" and parts[-1].isdecimal()
+    name = ".".join(parts[:-1] if is_short_list else parts)
     if first["type"] == "extra_forbidden":
         return "MSA-CONFIG-004", f"unknown setting {_shown(name)}; {advise(name)}", name
-    if first["type"] == "missing":
+    if first["type"] == "missing" and not is_short_list:
         return "MSA-CONFIG-012", f"{_shown(name)} is missing; give it a value", name
     if first["type"] == "value_error":
         sentence = str(first["ctx"]["error"])
         named = _DOTTED.search(sentence)
         return "MSA-CONFIG-007", sentence, named[0] if named else name
     given = _shown(masked(first["input"]))
-    sentence = f"{_shown(name)[1:-1]} is {given}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    words = expected(
+        first["type"], first.get("ctx", {}), first["msg"], _type_name(field) if field else "", has_branches
+    )
+    sentence = f"{_shown(name)[1:-1]} is {given}, {words}"
     return "MSA-CONFIG-005", sentence, name
 
 
@@ -241,6 +269,10 @@ def _schema_name(schema: dict[str, Any]) -> str:
         return str(schema["const"])
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
+    if schema.get("format") == "path":
+        return "path"
+    if "items" in schema:
+        return f"list of {_schema_name(schema['items'])}"
     if "prefixItems" in schema:
         return "[" + ", ".join(_schema_name(item) for item in schema["prefixItems"]) + "]"
     names = {"integer": "int", "number": "float", "string": "text", "boolean": "true | false", "array": "list"}

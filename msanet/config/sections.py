@@ -1,6 +1,5 @@
 """The sections of a run's settings. Each field's description is what `msanet train --help` prints."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -9,24 +8,27 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from msanet.config.base import Above0, Count, NonNegative, Positive, Section, Share
 from msanet.config.data import DataConfig, StorageConfig
 from msanet.config.evaluation import EvaluationConfig
+from msanet.config.text import FilePath, Text
 from msanet.secrets import masked
 
 
 class RunConfig(Section):
     """Where a run is stored, and how it starts."""
 
-    dir: Path | None = Field(None, description="folder of the run: config, metrics, checkpoints, report")
+    dir: FilePath | None = Field(None, description="folder of the run: config, metrics, checkpoints, report")
     resume: Literal["auto", "never", "must"] = Field(
         "auto",
         description="auto: resume from the latest complete checkpoint, if any; never: refuse a folder that has one; "
         "must: refuse one without",
     )
-    allow_changes: tuple[Literal["dataset", "model", "optimizer", "batch", "order"], ...] = Field(
-        (), description="what may differ on resume: any of dataset, model, optimizer, batch, order"
+    allow_changes: tuple[Literal["dataset", "model", "normalization", "optimizer", "batch", "order"], ...] = Field(
+        (), description="what may differ on resume: any of dataset, model, normalization, optimizer, batch, order"
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of initialization, order and augmentation")
     record_samples: bool = Field(False, description="log the samples of each step to samples-<rank>.jsonl")
-    preemption_grace_seconds: Above0 = Field(60.0, description="seconds to save after SIGTERM, SIGUSR1 or Ctrl-C")
+    preemption_grace_seconds: Above0 = Field(
+        60.0, le=1e7, description="seconds to save after SIGTERM, SIGUSR1 or Ctrl-C"
+    )
     heartbeat_timeout_seconds: Above0 = Field(
         60.0, le=1e7, description="seconds without a heartbeat until a rank counts as lost and the job ends"
     )
@@ -45,8 +47,8 @@ class ModelConfig(BaseModel):
     """The network. Further keys are the options of its constructor (listed by --help), checked before anything starts."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-    name: str = Field("msanet", description="the network (msanet train --help lists all)")
-    pretrained: Path | None = Field(
+    name: Text = Field("msanet", description="the network (msanet train --help lists all)")
+    pretrained: FilePath | None = Field(
         None,
         description="initial weights: a checkpoint of msanet, or torchvision's VGG-16 or ResNet (.pth, .safetensors)",
     )
@@ -73,6 +75,8 @@ class LossConfig(Section):
     def _has_a_term(self) -> "LossConfig":
         if not self.cross_entropy + self.dice + self.lovasz:
             raise ValueError("loss has no term above 0; set loss.cross_entropy, loss.dice or loss.lovasz")
+        if self.cross_entropy and not isinstance(self.class_weights, str) and not any(self.class_weights):
+            raise ValueError("loss.class_weights has no weight above 0, expected one for each class to learn")
         return self
 
 
@@ -103,8 +107,8 @@ class ScheduleConfig(Section):
 class TrainerConfig(Section):
     """Length of the training, batch size, precision, and what is due when."""
 
-    epochs: Above0 = Field(200.0, description="passes over the training split (fractions allowed)")
-    steps: Positive | None = Field(None, description="optimizer steps; overrides epochs")
+    epochs: Above0 = Field(200.0, le=1e7, description="passes over the training split (fractions allowed)")
+    steps: Annotated[int, Field(ge=1, le=10**12)] | None = Field(None, description="optimizer steps; overrides epochs")
     global_batch_size: Positive = Field(4, description="images per optimizer step over all ranks")
     micro_batch_size: Positive | Literal["auto"] | None = Field(
         None, description="images per rank and forward pass; null: global_batch_size / ranks; auto: what fits in memory"

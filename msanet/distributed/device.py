@@ -4,6 +4,7 @@ import os
 
 import torch
 
+from msanet.distributed.cores import available_cores, threads_of_rank
 from msanet.distributed.environment import local_rank, rank, world_size
 from msanet.errors import UserError
 
@@ -34,5 +35,4 @@ def prepare_device() -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     torch.set_flush_denormal(True)
     ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", world_size())))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // max(1, ranks_here)))
+    torch.set_num_threads(threads_of_rank(os.environ, available_cores(), ranks_here))

@@ -3,20 +3,22 @@
 import os
 import socket
 
+from msanet.distributed.launcher_environment import resolve_rank
+
 
 def rank() -> int:
     """This process's number in the job, 0-based; readable before `session` too."""
-    return int(os.environ.get("RANK", 0))
+    return int(os.environ.get("RANK") or 0)
 
 
 def world_size() -> int:
     """Number of ranks of the job."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def local_rank() -> int:
     """This process's number on its host; which GPU it takes."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return int(os.environ.get("LOCAL_RANK") or 0)
 
 
 def is_main() -> bool:
@@ -25,19 +27,17 @@ def is_main() -> bool:
 
 
 def set_default_environment() -> list[str]:
-    """Set what a plain `python launcher/train.py` lacks of what launchers set. Returns the names of these variables."""
-    if "MASTER_PORT" in os.environ:
-        return []
-    own = {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-    }
-    added = [name for name in own if name not in os.environ]
-    os.environ.update(own)
-    return added
+    """Set what the launcher has not set: srun and mpirun have other names, a plain process has none.
+
+    Returns:
+        The names of these variables.
+
+    Raises:
+        UserError: This is one process of several, but the others cannot be found.
+    """
+    added = resolve_rank(os.environ, free_port())
+    os.environ.update(added)
+    return list(added)
 
 
 def free_port() -> int:

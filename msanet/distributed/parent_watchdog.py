@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import psutil
 
+from msanet.distributed.process_exit import EXIT_FAILURE, exit_now
+
 logger = logging.getLogger(__name__)
 
 ATTEMPT_VARIABLE = "MSANET_ATTEMPT"
@@ -41,7 +43,7 @@ def start_parent_watchdog(default: Callable[[], None] | None = None) -> Callable
 
 def _exit() -> None:
     logger.error(f"rank {os.environ.get('RANK', 0)} lost its launcher and ends [MSA-DIST-012]")
-    os._exit(1)
+    exit_now(EXIT_FAILURE)
 
 
 def _launcher_check() -> Callable[[], bool] | None:

@@ -1,7 +1,6 @@
 """Requests for a checkpoint out of turn: by signals (SLURM's SIGTERM or SIGUSR1, Ctrl-C), a lost launcher, or the clock."""
 
 import logging
-import os
 import signal
 import threading
 import time
@@ -10,7 +9,7 @@ from types import FrameType
 
 from msanet import distributed
 from msanet.distributed import parent_watchdog
-from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, Preempted, end_process, is_command
+from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, Preempted, end_process, exit_now, is_command
 from msanet.distributed.progress import broadcast_failure
 from msanet.logs import EVERY_RANK
 
@@ -90,7 +89,7 @@ class PreemptionHandler:
             f"rank {distributed.rank()} {self._reason} and could not save within "
             f"run.preemption_grace_seconds={self._grace_seconds:g} s [MSA-DIST-011]"
         )
-        os._exit(EXIT_FAILURE)
+        exit_now(EXIT_FAILURE)
 
 
 def _end_before_first_step(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,10 @@
 """How a rank's process ends: a command's at once with an exit code, a Python program's by an exception that it may catch."""
 
+import multiprocessing
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 EXIT_FAILURE = 1
@@ -44,5 +48,29 @@ def is_command() -> bool:
 def end_process(exit_code: int, error: BaseException) -> NoReturn:
     """Leave at once with `exit_code` where this process is a command's, else raise `error`."""
     if _is_command:
-        os._exit(exit_code)
+        exit_now(exit_code)
     raise error
+
+
+_cleanups: list[Callable[[], None]] = []
+
+
+@contextmanager
+def before_exit(cleanup: Callable[[], None]) -> Iterator[None]:
+    """`exit_now` inside of the `with` block, in whatever thread, calls this first."""
+    _cleanups.append(cleanup)
+    try:
+        yield
+    finally:
+        _cleanups.remove(cleanup)
+
+
+def exit_now(exit_code: int) -> NoReturn:
+    """Leave without the interpreter's own shutdown, but without the folder in /tmp that multiprocessing would remove there."""
+    for cleanup in _cleanups:
+        with suppress(Exception):
+            cleanup()
+    folder = getattr(multiprocessing.current_process(), "_config", {}).get("tempdir")
+    if folder and multiprocessing.parent_process() is None:  # a child has its parent's, which goes on
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(exit_code)

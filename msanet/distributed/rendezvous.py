@@ -8,10 +8,10 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from msanet.errors import UserError
-
 _LONGEST_PAUSE = 0.5
 """Seconds between two checks of who has joined."""
+_PORT_GRACE_SECONDS = 10.0
+"""For a port to become free, such as of a job that is just ending."""
 _stores: dict[tuple[str, int], dist.Store] = {}
 """Of this process: a store serves all of its sessions, so that no rank can meet one that is about to end."""
 
@@ -30,7 +30,7 @@ class RendezvousTimeout(Exception):
 def open_store(rank: int, world_size: int, timeout: float) -> dist.Store:
     """The job's store: of rank 0 or torchrun's agent, on MASTER_ADDR:MASTER_PORT; for one rank in this process.
 
-    Raises RendezvousTimeout if it cannot be reached within `timeout` seconds, and UserError if the port is in use.
+    Raises RendezvousTimeout if it cannot be reached within `timeout` seconds, or its port is in use: another start may help.
     """
     if world_size == 1:
         return dist.HashStore()
@@ -41,14 +41,13 @@ def open_store(rank: int, world_size: int, timeout: float) -> dist.Store:
     try:
         if not is_keeper:
             _wait_for_port(host, port, timeout)
-        store = dist.TCPStore(host, port, world_size, is_keeper, timedelta(seconds=timeout), wait_for_workers=False)
+        store = _tcp_store(host, port, world_size, is_keeper, timeout)
     except (dist.DistError, OSError) as error:
-        if "EADDRINUSE" in str(error):
-            raise UserError(
+        if _is_port_in_use(error):
+            raise RendezvousTimeout(
                 "MSA-DIST-002",
                 f"port {port} of this machine is in use, probably by another training; add --master_port with another number "
                 "to the deepspeed command",
-                setting="--master_port",
             ) from None
         raise RendezvousTimeout(
             "MSA-DIST-003",
@@ -58,6 +57,21 @@ def open_store(rank: int, world_size: int, timeout: float) -> dist.Store:
         ) from None
     _stores[host, port] = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     return _stores[host, port]
+
+
+def _tcp_store(host: str, port: int, world_size: int, is_keeper: bool, timeout: float) -> dist.Store:
+    until = time.monotonic() + min(timeout, _PORT_GRACE_SECONDS)
+    while True:
+        try:
+            return dist.TCPStore(host, port, world_size, is_keeper, timedelta(seconds=timeout), wait_for_workers=False)
+        except (dist.DistError, OSError) as error:
+            if not _is_port_in_use(error) or time.monotonic() > until:
+                raise
+        time.sleep(_LONGEST_PAUSE)
+
+
+def _is_port_in_use(error: Exception) -> bool:
+    return "EADDRINUSE" in str(error)
 
 
 def rendezvous(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[str]:

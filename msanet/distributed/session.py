@@ -23,7 +23,7 @@ from msanet.distributed.environment import rank, set_default_environment, world_
 from msanet.distributed.failure_detector import FailureReport
 from msanet.distributed.heartbeat import CHECKPOINT_THREAD, HeartbeatMonitor
 from msanet.distributed.parent_watchdog import start_parent_watchdog
-from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, JobFailed, Preempted
+from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, JobFailed, Preempted, exit_now
 from msanet.distributed.progress import monitor, set_monitor
 from msanet.distributed.rendezvous import RendezvousTimeout, open_store, rendezvous
 from msanet.distributed.timeouts import Timeouts
@@ -108,7 +108,7 @@ def exiting_session(timeouts: Timeouts) -> Iterator[None]:
         _exit_on_error(error)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    exit_now(code)
 
 
 def run_and_exit(function: Callable[[], object], timeouts: Timeouts) -> NoReturn:
@@ -239,7 +239,7 @@ def _exit_on_failure(report: FailureReport) -> None:
     for thread in threading.enumerate():
         if thread.name == CHECKPOINT_THREAD:  # idle threads of a pool never end
             thread.join(seconds)
-    os._exit(report.exit_code)
+    exit_now(report.exit_code)
 
 
 def _exit_on_error(error: Exception) -> None:

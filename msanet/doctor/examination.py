@@ -1,6 +1,5 @@
 """From a run's settings to diagnostics: reads what the checks need and calls them, in the order in which they are shown."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from msanet.data.manifest import Manifest, SplitInfo
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import LocalStorage, Storage, open_storage
 from msanet.data.storage.cache import cache_folder
+from msanet.distributed.cores import available_cores
 from msanet.doctor import batches, images, labels, machine, memory, shards
 from msanet.doctor.diagnostics import Diagnostic, has_fault
 from msanet.doctor.shards import SampleStatistics
@@ -203,7 +203,7 @@ def _machine_diagnostics(case: Case) -> Iterator[Diagnostic]:
         size = sum(shard.bytes for split in case.manifest.splits.values() for shard in split.shards)
         yield from machine.cache_space(size, storage.cache_limit_bytes, shutil.disk_usage(folder).free, folder)
     yield from machine.versions()
-    yield from machine.cores(len(os.sched_getaffinity(0)), case.ranks, data.num_workers)
+    yield from machine.cores(available_cores(), case.ranks, data.num_workers)
     yield from machine.open_files(machine.file_limit(), data.num_workers, data.prefetch_factor, storage.max_connections)
 
 

@@ -18,6 +18,7 @@ from torch.fx.experimental import _config as tracing
 from msanet.errors import UserError
 from msanet.files import atomic_file
 from msanet.models.io import METADATA, ModelMetadata, load_network, save_network
+from msanet.telemetry import disable_telemetry
 
 TOLERANCE = 1e-3
 """The largest difference of logits between a file and the network, as a share of the largest logit."""
@@ -153,6 +154,7 @@ def _floor_divide(number: Any, divisor: Any) -> Any:
 
 
 def _open_onnx(path: Path) -> Run:
+    disable_telemetry()
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -177,6 +179,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _require_onnx() -> Any:
+    disable_telemetry()
     try:
         import onnxruntime  # noqa: F401
         import onnxscript

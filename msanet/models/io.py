@@ -14,6 +14,7 @@ from msanet import __version__
 from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.external import require_trust
+from msanet.models.file_kinds import describe_start
 from msanet.models.meta import on_meta_device
 from msanet.models.network import SegmentationNetwork
 
@@ -75,8 +76,13 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelMetadata]:
             header = file.metadata() or {}
         weights = load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
+        with path.open("rb") as stream:
+            kind = describe_start(stream.read(64))
         raise UserError(
-            "MSA-MODEL-008", f"checkpoint '{path}' cannot be read ({error}); use another checkpoint of the run"
+            "MSA-MODEL-008",
+            f"checkpoint '{path}' {kind}; expected a model.safetensors of a run"
+            if "download" in kind
+            else f"checkpoint '{path}' cannot be read ({error}); use another checkpoint of the run",
         ) from None
     text = metadata_json(header)
     if text is None:

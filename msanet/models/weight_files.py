@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from msanet.errors import UserError
+from msanet.models.file_kinds import describe_start
 from msanet.models.io import ModelMetadata, load_weights, metadata_json
 
 Weights = dict[str, Tensor]
@@ -26,16 +27,14 @@ def read_weights(file: Path) -> tuple[Weights, ModelMetadata | None]:
             setting="model.pretrained",
         )
     with file.open("rb") as stream:
-        start = stream.read(16)
+        start = stream.read(64)
     if start[8:9] == b"{":  # after the length of the header
         return _read_safetensors(file)
     if start.startswith((b"PK", b"\x80")):
         return _state_dict(_read_pickle(file, mmap=start.startswith(b"PK")), file), None
-    is_pointer = start.startswith(b"version https")
-    found = "is a pointer of Git LFS, fetch the file itself" if is_pointer else "is of an unknown kind"
     raise UserError(
         "MSA-MODEL-015",
-        f"model.pretrained: '{file}' {found if start else 'is empty'}; expected {EXPECTED}",
+        f"model.pretrained: '{file}' {describe_start(start)}; expected {EXPECTED}",
         setting="model.pretrained",
     )
 

@@ -7,15 +7,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 from msanet.errors import UserError
 from msanet.sweep.plan import SweepPlan
+from msanet.telemetry import disable_telemetry
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Only settings and metrics go through it."""
 _TOKEN_FILE = Path("~/.ray/auth_token")
 _RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_kill_child_processes_on_worker_exit": "0",  # ranks get SIGTERM once their actor is gone, save and end
     "RAY_worker_niceness": "0",  # Ray's default of 15 gives way to everything else on the machine
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -37,6 +38,7 @@ def ray_for(plan: SweepPlan, address: str | None) -> Iterator[None]:
     Raises:
         UserError: Ray is not installed, there is no cluster, it refuses our token, or a trial can never be placed.
     """
+    disable_telemetry()
     for name, value in (_RAY_ENVIRONMENT | (_JOIN_ENVIRONMENT if address else {})).items():  # read when Ray is imported
         os.environ.setdefault(name, value)
     if address and _has_token():  # with HOST:PORT Ray does not look for it by itself
@@ -50,7 +52,9 @@ def ray_for(plan: SweepPlan, address: str | None) -> Iterator[None]:
     if address:
         _join(address)
     else:
-        ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **_QUIET)
+        # Without a dashboard, its process only asks the network in which cloud this is, even if reports of use are off.
+        with mock.patch("ray._private.services.start_api_server", return_value=(None, None)):
+            ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **_QUIET)
         # It polls log files ten times a second for nothing: a quarter of what Ray takes from the steps of a trial.
         ray._private.worker._global_node.kill_log_monitor()
     warnings.filterwarnings("ignore", module=r"ray\.tune")  # advice on speed that does not apply

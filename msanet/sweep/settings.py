@@ -7,9 +7,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from msanet.config import Section, read_yaml
 from msanet.config.base import Above0, Count, Positive
-from msanet.config.loading import explain
+from msanet.config.loading import command_line_value, explain
 from msanet.config.renamed import refuse_old_name
-from msanet.documents import parse_yaml
+from msanet.config.text import FilePath, kinds_of
 from msanet.errors import UserError, nearest
 
 Metric = Literal["mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou"]
@@ -49,7 +49,7 @@ class SweepConfig(Section):
     """How trials are sampled, compared and placed."""
 
     name: str | None = Field(None, description="title of the results; null: the name of the file")
-    folder: Path | None = Field(None, description="where all trials and results go; on a disk that all nodes share")
+    folder: FilePath | None = Field(None, description="where all trials and results go; on a disk that all nodes share")
     trials: Positive = Field(8, description="number of trials; with a grid, for each of its points")
     searcher: Literal["random", "optuna", "pbt"] = Field(
         "random",
@@ -105,15 +105,14 @@ def load_sweep(path: Path, overrides: list[str]) -> SweepFile:
     for override in overrides:
         key, _, text = override.partition("=")
         refuse_old_name(key, None, "the command line")
-        try:
-            section[key.removeprefix("sweep.")] = parse_yaml(text)
-        except ValueError:
-            raise UserError("MSA-SWEEP-011", f"the value of '{key}' is not valid YAML; quote it", setting=key) from None
+        name = key.removeprefix("sweep.")
+        field = SweepConfig.model_fields.get(name)
+        section[name] = command_line_value(key, text, kinds_of(field.annotation) if field else ())
     tree = {key: value for key, value in tree.items() if value is not None or key == "space"}
     try:
         return SweepFile.model_validate({**tree, "sweep": section})
     except ValidationError as error:
-        _, sentence, setting = explain(error, _nearest)
+        _, sentence, setting = explain(error, _nearest, SweepFile)
         raise UserError("MSA-SWEEP-011", f"{sentence} (in {path})", setting=setting or None) from None
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from msanet.errors import EXIT_USER_ERROR
 from msanet.files import PARTIAL, write_text
+from msanet.folder_lock import wait_until_free
 from msanet.run_layout import RunLayout
 from msanet.sweep.plan import SweepPlan
-from msanet.sweep.process import RankExit, acquire_lock
+from msanet.sweep.process import LOCK_TIMEOUT_SECONDS, RankExit, acquire_lock
 from msanet.sweep.ranks import LOCK_FILE, start_ranks, wait_for_ranks
 from msanet.sweep.space import params_from_ray
 from msanet.sweep.trial_files import CheckpointReference, Outcome, Params
@@ -35,6 +36,7 @@ def run_trial(config: dict[str, Any], plan: SweepPlan) -> None:
     run = plan.trials / tune.get_context().get_trial_id()
     params = plan.active_params(params_from_ray(config))
     acquire_lock(run / LOCK_FILE).close()  # the ranks of an earlier attempt have ended
+    wait_until_free(RunLayout(run).lock, LOCK_TIMEOUT_SECONDS)
     command = plan.command(params, run)
     checkpoint = tune.get_checkpoint()
     if checkpoint:

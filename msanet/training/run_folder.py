@@ -43,6 +43,7 @@ class RunFolder:
         self._tensorboard: TensorBoardLogger | None = None
         self._saving: threading.Thread | None = None
         self._save_failure: Exception | None = None
+        self._unsaved: str | None = None
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -121,6 +122,25 @@ class RunFolder:
             self._saving.start()
         distributed.barrier()
 
+    def require_saved(self) -> None:
+        """At the end of a run: raise UserError where its last checkpoint could not be written. A collective."""
+        distributed.on_main(self._require_saved)
+
+    def _require_saved(self) -> None:
+        self._wait_for_save()
+        if self._unsaved is None:
+            return
+        found = checkpoint_folders(self.checkpoints)
+        left = (
+            f"the newest complete one is {found[0].name}" if found else "there is none, so the trained weights are lost"
+        )
+        raise UserError(
+            "MSA-CKPT-401",
+            f"the last checkpoint could not be written to '{self.checkpoints}' ({self._unsaved}), and {left}; free some space, "
+            "then run the same command again",
+            setting="run.dir",
+        )
+
     def _wait_for_save(self) -> None:
         if self._saving:
             distributed.report_progress("writing a checkpoint", slow=True)
@@ -131,7 +151,9 @@ class RunFolder:
     def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
         try:
             write_checkpoint(self.checkpoints, checkpoint, self._config.trainer.keep_checkpoints)
+            self._unsaved = None
         except OSError as error:
+            self._unsaved = str(error)
             logger.warning(
                 f"the checkpoint of step {checkpoint.state.step} could not be written ({error}); those before it are "
                 "complete and the run continues; free some space on this disk"

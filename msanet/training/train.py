@@ -11,10 +11,14 @@ from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
 from msanet.distributed.preemption import PreemptionHandler, StopRequest
 from msanet.logs import ProgressBar
+from msanet.models.network import SegmentationNetwork
 from msanet.models.pretrained import initialize
 from msanet.training.memory.auto_batch_size import choose_batch_plan
 from msanet.training.network import build_network, with_own_normalization
+from msanet.training.nonfinite.unlabeled import require_weighted_labels
+from msanet.training.resume import log_done, with_initial_weights
 from msanet.training.run_folder import RunFolder
+from msanet.training.run_lock import locked_run
 from msanet.training.trainer import Trainer
 from msanet.training.validation import validate
 
@@ -32,17 +36,30 @@ def train(config: Config) -> None:
     shards = open_storage(config.data.path or "", config.storage)
     manifest = distributed.on_main(partial(read_manifest, shards))  # rank 0 reads it for all hosts
     manifest.require_labels(config.data.train_split)
+    require_weighted_labels(config.loss, config.data.train_split, manifest.split(config.data.train_split).histogram)
     val_split = ShardSource(shards, config.data.val_split, manifest)
 
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_network(config, manifest.num_classes)
+    assert config.run.dir is not None, "checked with the command line"
+    with locked_run(config.run.dir):
+        _train(config, model, val_split, preemption)
+
+
+def _train(config: Config, model: SegmentationNetwork, val_split: ShardSource, preemption: PreemptionHandler) -> None:
+    """The part that reads and writes the run folder."""
+    manifest = val_split.manifest
+    saved = RunFolder(config, manifest).find_checkpoint()
+    config = with_initial_weights(config, saved)
     run = RunFolder(config, manifest)
-    saved = run.find_checkpoint()
     if saved is None and config.model.pretrained is not None:
         report = initialize(model, config.model.pretrained, manifest.classes)
         logger.info(report.text(config.data.mean, config.data.std))
     trainer = Trainer(config, manifest, model, choose_batch_plan(config, manifest, saved), saved)
     state, schedule, global_batches = trainer.state, trainer.schedule, trainer.global_batches()
+    done = partial(log_done, run.path, total_steps=schedule.total_steps)
+    if schedule.is_done(state):
+        return done(state.step, best=state.best, was_done=True)
     run.begin(state.step)
     images = trainer.batches.global_batch_size
     logger.info(f"train: from step {state.step} to {schedule.total_steps}, {images} images a step")
@@ -66,3 +83,5 @@ def train(config: Config) -> None:
                 run.save(trainer.checkpoint())
             if request is StopRequest.STOP and not schedule.is_done(state):
                 raise distributed.Preempted
+    run.require_saved()
+    done(state.step, best=state.best, was_done=False)

@@ -68,7 +68,9 @@ class Trainer:
         self.checkpointer = Checkpointer(config, manifest, shuffle, batches, self.engine, self.ema)
         self.state = self.checkpointer.restore(saved) if saved else TrainState()
         self.schedule = _schedule(config, self.order.epoch_length, batches, self.state)
-        if saved and saved.state.total_steps != self.schedule.total_steps:
+        if (
+            saved and saved.state.total_steps != self.schedule.total_steps > self.state.step
+        ):  # train says if none remains
             logger.warning(
                 f"the run was started for {saved.state.total_steps} steps and now has {self.schedule.total_steps}; from step "
                 f"{self.state.step} on the learning rate follows the new number"

@@ -13,6 +13,7 @@ from msanet.evaluation.evaluator import EvaluationInterrupted, evaluate
 from msanet.evaluation.result import EvaluationResult
 from msanet.models import build_model
 from msanet.models.io import apply_weights
+from msanet.training.best import comparable, conditions_of
 from msanet.training.checkpoint.checkpointer import all_running_statistics
 from msanet.training.checkpoint.format import Best
 from msanet.training.engine import zero_state
@@ -63,7 +64,8 @@ def validate(
     except EvaluationInterrupted:
         return None
     state.validation_pending = False
-    mean_iou = result.protocol_scores.scores.mean_iou
+    mean_iou, conditions = result.protocol_scores.scores.mean_iou, conditions_of(config, source.manifest)
+    state.best = comparable(state.best, conditions)
     if state.best is None or mean_iou > state.best.mean_iou:
-        state.best = Best(step=state.step, mean_iou=mean_iou)
+        state.best = Best(step=state.step, mean_iou=mean_iou, conditions=conditions)
     return result

@@ -89,7 +89,8 @@ def test_every_way_to_a_command_ends_with_its_errors(words: list[str]) -> None:
 
 def test_bad_input_of_a_job_is_reported_by_rank_0_alone() -> None:
     for rank, count in (("0", 1), ("3", 0)):
-        process = start("launcher/train.py", "nowhere", env={**os.environ, "RANK": rank})
+        job = {"RANK": rank, "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+        process = start("launcher/train.py", "nowhere", env={**os.environ, **job})
         assert process.communicate(timeout=120)[1].count("\n") == count and process.returncode == 2
 
 

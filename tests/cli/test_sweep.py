@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from msanet.cli import sweep
 from msanet.cli.sweep import sweep_job
 from msanet.config.renamed import RENAMED
 from support.errors import raises_user_error
@@ -32,3 +33,21 @@ def test_an_old_name_is_answered_by_the_new_one(name: str, tmp_path: Path) -> No
         sweep_job(["--config", str(file)])
     with raises_user_error("MSA-CONFIG-006", name, RENAMED[name]):
         sweep_job(["--config", "demo", f"{name}=1"])
+
+
+def test_a_second_sweep_in_one_folder_is_refused_and_the_first_goes_on(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("msanet.folder_lock._GRACE_SECONDS", 0.0)
+    words = ["--config", "demo", f"data.path={shards}", f"sweep.folder={tmp_path / 'sweep'}"]
+
+    def tune(*_: object) -> None:
+        with raises_user_error("MSA-FILE-401", "sweep.folder"):
+            sweep.main(words)
+        with raises_user_error("MSA-FILE-401", "sweep.folder"):
+            sweep.main([*words, "--train-best"])
+
+    monkeypatch.setattr(sweep.tuning, "tune_sweep", tune)
+    monkeypatch.setattr(sweep, "write_results", lambda plan: True)
+    assert sweep.main(words) == 0
+    assert sweep.main(words) == 0, "the next one, once the first has ended"

@@ -1,5 +1,7 @@
 """Ranks that wait for one another end on time, with a sentence, if one of them is lost."""
 
+import os
+import socket
 import subprocess
 import sys
 import threading
@@ -55,3 +57,17 @@ def test_all_ranks_end_with_the_first_that_fails_and_one_per_host_reports_it() -
         with pytest.raises(RendezvousTimeout, match="rank 2 .*MSA-DIST-004") as fault:
             rendezvous(store, 1, 3, timeout=60)
         assert "MSA-DIST-004" in keeper.communicate()[1] and not fault.value.should_log
+
+
+def test_a_port_in_use_is_waited_for_and_then_a_failure_that_a_restart_may_cure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("msanet.distributed.rendezvous._PORT_GRACE_SECONDS", 1.0)
+    with socket.socket() as other:
+        other.bind(("", int(os.environ["MASTER_PORT"])))
+        other.listen()
+        with pytest.raises(RendezvousTimeout, match="MSA-DIST-002") as fault:
+            open_store(0, 2, timeout=60)
+        assert fault.value.should_log
+        threading.Timer(0.5, other.close).start()
+        open_store(0, 2, timeout=60)

@@ -181,7 +181,7 @@ def test_an_address_in_a_bad_setting_shows_no_password(path: Path) -> None:
         ["https://me:hunter2@host/x"],
         ["data=https://me:hunter2@host/x"],
         ["data.crop=https://me:hunter2@host"],
-        ["data.path=[https://me:hunter2@host"],
+        ["data.mean=[https://me:hunter2@host"],
     ):
         assert "hunter2" not in str(outcome(load_config, None, words)), words
     path.write_text("data: {path: https://me:hunter2@host/x\n")

@@ -262,7 +262,7 @@ def test_a_port_in_use_is_named(shards: Path, tmp_path: Path) -> None:
         output = rank.communicate(timeout=120)[0]
         follower.kill()  # as launchers do
         follower.communicate()
-    assert rank.returncode == 2 and "--master_port" in output, output
+    assert rank.returncode == 1 and "--master_port" in output and "[MSA-DIST-002]" in output, output
     assert "Traceback" not in output
 
 

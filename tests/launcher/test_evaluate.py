@@ -14,7 +14,7 @@ from msanet import distributed
 from msanet.cli import evaluate, predict, serve
 from msanet.cli.main import main
 from msanet.models.io import save_network
-from support.errors import error_codes
+from support.errors import error_codes, raises_user_error
 from support.metadata import metadata
 
 
@@ -94,3 +94,11 @@ def test_figures_have_a_place_before_they_are_worked_for(
     with pytest.raises(SystemExit, match="2"):
         asked("evaluate", "--out", tmp_path / "new" / "out")
     assert error_codes(capsys.readouterr().err) == ["MSA-FILE-002"]
+
+
+def test_shards_of_a_run_that_were_moved_are_asked_for_by_name(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"data: {{path: {tmp_path / 'gone'}}}\nrun: {{dir: {tmp_path}}}\n")
+    with raises_user_error("MSA-CLI-401", "--data", str(tmp_path / "gone")):
+        evaluate.run_evaluation(evaluate.evaluation_job(["--run", str(tmp_path)]))
+    with raises_user_error("MSA-DATA-002"):
+        evaluate.run_evaluation(evaluate.evaluation_job(["--run", str(tmp_path), "--data", str(tmp_path / "here")]))

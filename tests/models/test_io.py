@@ -96,3 +96,9 @@ def test_what_is_not_a_file_of_msanet_is_refused(tmp_path: Path) -> None:
         save_file({"x": torch.zeros(1)}, path, metadata={METADATA: text})
         with raises_user_error("MSA-MODEL-010"):
             load_weights(path)
+
+
+def test_a_web_page_in_place_of_a_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("<!DOCTYPE html>\n<html>Sign in</html>")
+    with raises_user_error("MSA-MODEL-008", mentions="a web page (HTML)"):
+        load_network(tmp_path / "model.safetensors", torch.device("cpu"))

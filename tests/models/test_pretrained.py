@@ -348,6 +348,10 @@ def test_pickled_networks_are_refused(vgg: PlainVGG, tmp_path: Path) -> None:
     ("content", "code", "expected"),
     [
         (b"", "MSA-MODEL-015", "empty"),
+        (b"<!DOCTYPE html>\n<html><title>Sign in</title></html>", "MSA-MODEL-015", "a web page (HTML)"),
+        (b"\xef\xbb\xbf \n<HTML lang='en'>", "MSA-MODEL-015", "a web page (HTML)"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "MSA-MODEL-015", "an XML document"),
+        (b'{"message": "Not Found"}', "MSA-MODEL-015", "JSON text"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "MSA-MODEL-015", "Git LFS"),
         (b"<!DOCTYPE html><title>404</title>", "MSA-MODEL-015", "VGG-16"),
         (b"PK\x03\x04 and no more", "MSA-MODEL-008", "damaged"),

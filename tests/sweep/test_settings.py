@@ -239,3 +239,20 @@ def test_a_sweep_of_an_older_version_is_refused(shards: Path, tmp_path: Path) ->
         write_text(found.folder / PLAN_FILE, text)
         with raises_user_error("MSA-SWEEP-014", setting="sweep.folder"):
             tune_sweep(found)
+
+
+def test_the_folder_of_a_sweep_is_taken_as_it_stands(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        yaml.safe_dump({"run": {**RUN, "data.path": str(shards)}, "space": {"optimizer.lr": {"choice": [1]}}})
+    )
+    words = ["--config", str(file)]
+    assert sweep_job([*words, "sweep.folder=/x/exp #1", "sweep.name=001"]).plan.folder == Path("/x/exp #1")
+    assert sweep_job([*words, "sweep.folder=~/s"]).plan.folder == tmp_path / "s"
+    with raises_user_error("MSA-CONFIG-401", "sweep.folder"):
+        sweep_job([*words, "sweep.folder="])
+    with raises_user_error("MSA-SWEEP-011", "sweep.trials", "expected a whole number"):
+        sweep_job([*words, "sweep.folder=/x", "sweep.trials=many"])

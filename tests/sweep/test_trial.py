@@ -1,6 +1,7 @@
 """A trial's files and a sweep's results, without Ray."""
 
 import csv
+import errno
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from msanet.config import load_config
 from msanet.files import write_text
+from msanet.sweep import process
 from msanet.sweep.plan import SweepPlan, plan_sweep
 from msanet.sweep.process import RankExit, RankPlacement, RankProcess, acquire_lock, last_error_line
 from msanet.sweep.ranks import rank_environments
@@ -139,6 +141,16 @@ def test_a_rank_locks_its_folder(tmp_path: Path) -> None:
     acquire_lock(tmp_path / "lock").close()
     thread.join(1)
     assert exits == [RankExit(3, "enough")]
+
+
+def test_ranks_start_where_the_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(process, "flock", no_locks)
+    script = tmp_path / "rank.py"
+    script.write_text("")
+    assert RankProcess().run([str(script)], {}, tmp_path / "log", tmp_path / "lock", None) == RankExit(0, "")
 
 
 def test_a_rank_stops_when_its_actor_is_killed(tmp_path: Path) -> None:

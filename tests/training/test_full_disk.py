@@ -17,6 +17,7 @@ from msanet.evaluation.per_image_counts import collect_counts, image_counts
 from msanet.evaluation.result import EvaluationResult
 from msanet.training.monitoring.jsonl import JsonlLogger, append, cut_after
 from msanet.training.run_folder import RunFolder
+from support.errors import error_codes
 from support.ranks import start_ranks
 
 
@@ -169,7 +170,7 @@ def test_a_torn_end_is_cut_off(tmp_path: Path, end: bytes) -> None:
     assert path.read_bytes() == b'{"step": 1}\n'
 
 
-def test_a_training_ends_well_on_a_full_disk(shards: Path, small_disk: Path) -> None:
+def test_a_training_without_room_for_any_checkpoint_is_an_error(shards: Path, small_disk: Path) -> None:
     """The real command, on a disk with room for its settings and no more."""
     fill(small_disk, leave=12 * 1024)
     words = ["launcher/train.py", "data.crop=[32,40]", "data.num_workers=0", "model.width=0.05", "model.name=unet"]
@@ -182,7 +183,8 @@ def test_a_training_ends_well_on_a_full_disk(shards: Path, small_disk: Path) -> 
     words += [f"data.path={shards}", f"run.dir={small_disk / 'run'}", "trainer.steps=4", "run.record_samples=true"]
     (process,) = start_ranks(1, words)
     output = process.communicate(timeout=240)[0]
-    assert process.returncode == 0 and "Traceback" not in output, output
+    assert process.returncode == 2 and "Traceback" not in output, output
+    assert error_codes(output) == ["MSA-CKPT-401"] and "there is none" in output
     for name in ("metrics.jsonl", "tensorboard", "evaluation-val.json", "report.html"):
         assert output.count(f"{name}' cannot be written (No space left on device)") == 1, output
     assert "the checkpoint of step 2 could not be written" in output and "of step 4 could not" in output

@@ -199,4 +199,6 @@ def test_anomalies_are_noted_with_their_samples(
         for epoch, number in zip(epochs, numbers, strict=True)
     ]
     assert spike["samples"] == expected[:8] and loss["samples"] == expected[12:], "all of the batch, and rank 1's"
-    assert capsys.readouterr().err.count("warning: step") == 4
+    said = capsys.readouterr().err
+    assert said.count("warning: step") == 4
+    assert said.count("the last 62 steps had no labeled pixel that counts") == 1, "their counts are 0"

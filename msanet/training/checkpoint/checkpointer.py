@@ -22,6 +22,7 @@ from msanet.training.engine.batchnorm_statistics import (
     running_statistics,
 )
 from msanet.training.engine.ema import EMA
+from msanet.training.resume import initial_weights
 from msanet.training.schedule import TrainState
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Checkpointer:
                 best=state.best if self._config.trainer.keep_best else None,
                 validation_pending=state.validation_pending,
                 micro_batch_size=self._batches.micro_batch_size,
+                initial_weights=initial_weights(self._config),
             ),
             metadata=model_metadata(self._config, self._manifest, state.step),
             weights=weights,

@@ -16,18 +16,20 @@ OptimizerState = dict[str, dict[str, Tensor]]
 
 
 class Best(BaseModel):
-    """The best validation so far. mean_iou: 0..1."""
+    """The best validation so far. mean_iou: 0..1. conditions: what else it depends on, see `training.best`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: int
     mean_iou: float
+    conditions: dict[str, str] = {}
 
 
 class RunState(BaseModel):
     """state.json: the `TrainState`, and the run that it belongs to.
 
     total_steps: of the whole run, as it was configured then. micro_batch_size: None in checkpoints from before it was kept.
+    initial_weights: the file of model.pretrained, or `random`; empty in checkpoints from before it was kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +47,7 @@ class RunState(BaseModel):
     best: Best | None = None
     validation_pending: bool = False
     micro_batch_size: int | None = None
+    initial_weights: str = ""
 
     @model_validator(mode="before")
     @classmethod

@@ -55,6 +55,7 @@ def _differences(saved: Checkpoint, shuffle: ShuffleConfig, now: ModelMetadata, 
     state, was = saved.state, saved.metadata
     datasets = (f"{one.dataset} {one.dataset_digest[:12]}" for one in (was, now))
     networks = ((one.name, one.options) for one in (was, now))
+    inputs = ((one.mean, one.std) for one in (was, now))
     orders = (replace(state.shuffle, streams=shuffle.streams), shuffle)
     renamed = "" if was.classes == now.classes else ", with different class names"
     at = f"the run resumes at sample {state.consumed_samples}"
@@ -62,10 +63,12 @@ def _differences(saved: Checkpoint, shuffle: ShuffleConfig, now: ModelMetadata, 
     twice = f"{at} of another order, so of the current epoch samples may be seen twice or not at all"
     order = "run.seed, data.shuffle_window, data.shuffle_block_bytes and data.drop_last"
     weights, moments = "weights are taken by name, where all fit", "its state starts from zero"
+    unlike = "the network gets other inputs than those it was trained on"
     batches = (state.shuffle.streams, shuffle.streams)
     return [
         _Difference("dataset", "dataset", tuple(datasets), "data.path", dataset),
         _Difference("model", "network", tuple(networks), "the section model", weights),
+        _Difference("normalization", "normalization (mean, std)", tuple(inputs), "data.mean and data.std", unlike),
         _Difference("optimizer", "optimizer", (state.optimizer, optimizer), "optimizer.name", moments),
         _Difference("batch", "global batch", batches, "trainer.global_batch_size", twice),
         _Difference("order", "sample order", orders, order, twice),

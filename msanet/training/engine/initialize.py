@@ -15,6 +15,7 @@ from msanet.models.network import SegmentationNetwork
 from msanet.training.engine import zero_state
 from msanet.training.engine.compiling import compile_blocks, require_compiler
 from msanet.training.engine.context_parallel import other_images_group, parallelize_attention, same_image_group
+from msanet.training.engine.deepspeed_keys import first_fault, require_known_keys
 from msanet.training.engine.device_settings import apply_device_settings, set_memory_format
 from msanet.training.engine.optimizer import build_optimizer, deepspeed_config
 from msanet.training.engine.sync_batchnorm import convert_sync_batchnorm
@@ -26,6 +27,7 @@ def start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan)
     from deepspeed.runtime.config import DeepSpeedConfigError
     from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
+    require_known_keys(config.deepspeed)
     device = distributed.device()
     apply_device_settings(config)
     if batches.context_parallel_size > 1:
@@ -48,7 +50,7 @@ def start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan)
             dist_init_required=not dist.is_initialized(),
         )
     except (ValidationError, DeepSpeedConfigError, ZeRORuntimeException) as error:
-        found = " ".join(str(error).split())[:300]
+        found = first_fault(error) if isinstance(error, ValidationError) else " ".join(str(error).split())[:300]
         raise UserError(
             "MSA-TRAIN-011",
             f"DeepSpeed refuses the section deepspeed ({found}); fix or remove what it names",

@@ -23,6 +23,7 @@ from msanet.errors import UserError
 from msanet.run_layout import RunLayout
 from msanet.training.monitoring.jsonl import JsonlLogger
 from msanet.training.nonfinite.guard import PendingStepStats, StepStats
+from msanet.training.nonfinite.unlabeled import UnlabeledSteps
 
 logger = logging.getLogger(__name__)
 
@@ -95,10 +96,12 @@ class AnomalyMonitor:
         self._losses: list[float] = []
         self._spikes = LossSpikeDetector(config.trainer.loss_spike_std)
         self._writer = JsonlLogger()
+        self._unlabeled = UnlabeledSteps(config.loss)
 
     def add(self, step: StepRecord) -> None:
         """A step that has been given to the device."""
         self._pending.append(step)
+        self._unlabeled.add(step.counts_2)
 
     def drain(self, pending: int = 0) -> tuple[StepRecord, StepStats] | None:
         """Read the statistics of all but the last `pending` steps, which waits for the device.
@@ -121,6 +124,7 @@ class AnomalyMonitor:
 
     def mean_loss(self) -> float:
         """Of the steps since the last call that were not skipped; NaN if all were."""
+        self._unlabeled.check()
         losses, self._losses = self._losses, []
         return math.fsum(losses) / len(losses) if losses else math.nan
 
