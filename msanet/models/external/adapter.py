@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from msanet.errors import UserError
+from msanet.models.activation_checkpointing import recomputed
 from msanet.models.blocks import bilinear, pad_to_multiple
 from msanet.models.external.probe import Layout, classifiers, find_layout, logits_of
 from msanet.models.external.sources import NetworkSource, Options, first_line
@@ -34,6 +36,8 @@ class AdaptedNetwork(SegmentationNetwork):
         classifier_names: Modules of the network that depend on the number of classes, the one of the logits last.
         auxiliary_weights: In the loss, one for each auxiliary output.
     """
+
+    is_one_graph = False
 
     def __init__(
         self, network: nn.Module, layout: Layout, classifier_names: Sequence[str], auxiliary_weights: Sequence[float]
@@ -63,6 +67,11 @@ class AdaptedNetwork(SegmentationNetwork):
     def forward(self, image_NCHW: Tensor) -> Tensor | TrainingOutput:
         """See `SegmentationNetwork`; without the features, which only a wrapper asks for."""
         return self._upsampled(self._head(image_NCHW, {}), (image_NCHW.shape[2], image_NCHW.shape[3]))
+
+    def checkpoint_activations(self) -> None:
+        """Recompute the activations of each of the network's blocks, see `_blocks`."""
+        for block in _blocks(self.network):
+            block.forward = partial(_forward_recomputed, block, block.forward)
 
     def _head(self, image_NCHW: Tensor, features: dict[str, Tensor]) -> HeadOutput:
         rows, columns = (-(-size // self.stride) for size in image_NCHW.shape[-2:])
@@ -175,6 +184,38 @@ def _converted(network: AdaptedNetwork) -> AdaptedNetwork:
                 if tensor is not None:
                     tensors[name] = convert(tensor)  # type: ignore[assignment]
     return network
+
+
+def _blocks(network: nn.Module) -> list[nn.Module]:
+    """The largest modules with at most an eighth of the parameters each, and with several layers."""
+    most = sum(parameter.numel() for parameter in network.parameters()) / 8
+    found: list[nn.Module] = []
+    waiting = [network]
+    while waiting:
+        module = waiting.pop()
+        layers = sum(1 for part in module.modules() if next(part.parameters(recurse=False), None) is not None)
+        if layers < 2:
+            continue
+        if sum(parameter.numel() for parameter in module.parameters()) <= most:
+            found.append(module)
+        else:
+            waiting += module.children()
+    return found
+
+
+def _forward_recomputed(block: Any, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    """`forward`, checkpointed; the block is called as a module then, so that its hooks gather parameters at ZeRO stage 3."""
+    if getattr(block, "is_recomputed", False) or not (block.training and torch.is_grad_enabled()):
+        return forward(*inputs, **options)
+
+    def call(*inputs: Any, **options: Any) -> Any:
+        block.is_recomputed = True
+        try:
+            return block(*inputs, **options)
+        finally:
+            block.is_recomputed = False
+
+    return recomputed(block, call, *inputs, **options)
 
 
 def check_contract(network: AdaptedNetwork, name: str) -> list[str]:
