@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from functools import partial
 from typing import Any
 
 import yaml
@@ -12,11 +13,14 @@ _ALIAS_COST = 100
 """Values that an alias counts as: a merge copies all that it names."""
 
 
-def parse_yaml(text: str | bytes) -> Any:
-    """Plain values of a YAML document (YAML 1.1 without tags of its own). Raises ValueError with a few words."""
+def parse_yaml(text: str | bytes, text_keys: tuple[str, ...] = ()) -> Any:
+    """Plain values of a YAML document (YAML 1.1 without tags of its own). Raises ValueError with a few words.
+
+    text_keys: whose values are text as it stands; without quotes, YAML reads `no` as false and `1.0` as a number.
+    """
     _check_size(text)
     try:
-        value = yaml.load(text, _Loader)  # a SafeLoader
+        value = yaml.load(text, partial(_Loader, text_keys=text_keys))  # type: ignore[arg-type]  # a SafeLoader
         repr(value)  # ValueError for an integer that is too large to print
         return value
     except yaml.MarkedYAMLError as error:  # without the line: it may hold a password
@@ -57,9 +61,15 @@ class _Loader(yaml.SafeLoader):
 
     _values = _named = 0
 
+    def __init__(self, stream: str | bytes, text_keys: tuple[str, ...]) -> None:
+        super().__init__(stream)
+        self._text_keys = text_keys
+
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node, seen = super().compose_mapping_node(anchor), set()
-        for key, _ in node.value:
+        for key, value in node.value:
+            if isinstance(value, yaml.ScalarNode) and key.value in self._text_keys:
+                value.tag = "tag:yaml.org,2002:str"
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if (key.tag, key.value) in seen:
                     raise _problem(f"the key {key.value[:50]!r} is there twice", key.start_mark)

@@ -10,6 +10,23 @@ PARTIAL = ".partial"
 """Ends the name of what is not whole yet."""
 
 
+_JUNK = {
+    ".ds_store",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "__macosx",
+    "@eadir",
+    "$recycle.bin",
+    ".ipynb_checkpoints",
+}
+
+
+def is_junk(name: str) -> bool:
+    """Whether operating systems and tools leave files or folders of this name in folders of others (`._x.png` of macOS)."""
+    return name.startswith("._") or name.lower() in _JUNK
+
+
 @contextmanager
 def atomic_file(path: Path, temporary: Path | None = None, lasting: bool = True) -> Iterator[Path]:
     """A path to write to that becomes `path` if the block ends without an error; folders are made as needed.

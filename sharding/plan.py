@@ -6,20 +6,24 @@ run which shards are finished.
 
 import hashlib
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-from msanet.data.manifest import SCHEMA_VERSION
+from msanet.data.manifest import SCHEMA_VERSION, earlier_key
+from msanet.datasets import DatasetSpec
 from msanet.errors import UserError
+from sharding.readers.labels import Decode
+from sharding.readers.mask_reader import reader_of
 from sharding.readers.reader import DatasetListing, SamplePaths
-from sharding.tree import Tree
+from sharding.tree import SourceLost, Tree
 
-WRITER_VERSION = 2
+logger = logging.getLogger(__name__)
+
+WRITER_VERSION = 3
 """Raised when the same plan gives other bytes, so that a continued run does not mix both."""
-MAX_KEY = 80
-"""A tar header has 100 bytes for the file name, which also holds the extension."""
 MAX_SAMPLES = 100_000
 """Of a shard: its index takes about 270 bytes a sample, and must stay below what a reader takes."""
 DEFAULT_SHARD_BYTES = "384MB"
@@ -28,12 +32,17 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One tar to write. file: its name; pairs: its samples in order; digest: sha256 of all that decides its bytes."""
+    """One tar to write.
+
+    file: its name. pairs: its samples in order. digest: sha256 of all that decides its bytes. earlier_digest: the one that
+    versions with other keys gave it, by which their shards are known.
+    """
 
     split: str
     file: str
     pairs: tuple[SamplePaths, ...]
     digest: str
+    earlier_digest: str = ""
 
 
 def plan_shards(found: DatasetListing, tree: Tree, codec: str, shard_bytes: int) -> list[ShardPlan]:
@@ -42,11 +51,15 @@ def plan_shards(found: DatasetListing, tree: Tree, codec: str, shard_bytes: int)
     Raises UserError if a split is empty, a key occurs twice or a name cannot stand in a tar.
     """
     plans = []
+    how = found.spec, found.decode or reader_of(found.spec), tree, codec
     for split, pairs in found.splits.items():
         _check_split(split, pairs)
         for number, group in enumerate(_group_by_size(pairs, tree, shard_bytes)):
             file = f"{split}-{number:06d}.tar"
-            plans.append(ShardPlan(split, file, tuple(group), _digest(file, group, found, tree, codec)))
+            digest = plan_digest(file, group, *how)
+            earlier = [replace(pair, key=earlier_key(pair.id)) for pair in group]
+            earlier_digest = digest if earlier == group else plan_digest(file, earlier, *how)
+            plans.append(ShardPlan(split, file, tuple(group), digest, earlier_digest))
     return plans
 
 
@@ -84,11 +97,12 @@ def _check_split(split: str, pairs: Sequence[SamplePaths]) -> None:
             "MSA-PACK-018",
             f"split '{split}' has {count} samples with the key '{key}' (ids {ids}), expected one; rename or remove one",
         )
-    longest = max(pairs, key=lambda pair: len(pair.key))
-    if len(longest.key) > MAX_KEY:
-        raise UserError(
-            "MSA-PACK-019",
-            f"'{longest.image}' gives a key of {len(longest.key)} letters, expected at most {MAX_KEY}; rename it",
+    folded, count = Counter(pair.key.casefold() for pair in pairs).most_common(1)[0]
+    if count > 1:
+        alike = ", ".join(pair.key for pair in pairs if pair.key.casefold() == folded)
+        logger.warning(
+            f"split '{split}' has keys that differ in case only ({alike}): the shards keep them apart, a tar that is "
+            "unpacked on macOS or Windows does not"
         )
 
 
@@ -97,7 +111,7 @@ def _group_by_size(pairs: Iterable[SamplePaths], tree: Tree, shard_bytes: int) -
     group: list[SamplePaths] = []
     filled = 0
     for pair in pairs:
-        size = sum(map(tree.size, _files(pair))) + len(pair.annotation or "")
+        size = sum(_facts(tree, name)[0] for name in _files(pair)) + len(pair.annotation or "")
         if group and (filled + size > shard_bytes or len(group) == MAX_SAMPLES):
             yield group
             group, filled = [], 0
@@ -106,21 +120,31 @@ def _group_by_size(pairs: Iterable[SamplePaths], tree: Tree, shard_bytes: int) -
     yield group
 
 
-def _digest(file: str, pairs: Sequence[SamplePaths], found: DatasetListing, tree: Tree, codec: str) -> str:
-    # The source's own path is left out: a dataset that was moved is still the same.
-    spec = found.spec
+def plan_digest(
+    file: str, pairs: Sequence[SamplePaths], spec: DatasetSpec, decode: Decode, tree: Tree, codec: str
+) -> str:
+    """sha256 of all that decides the bytes of `pairs` in a shard, but for the path of the source, which may be moved."""
     content = {
         "versions": [SCHEMA_VERSION, WRITER_VERSION],
         "file": file,
         "codec": codec,
         "spec": [spec.name, spec.classes, spec.palette, sorted(spec.train_ids.items())],
         "pairs": [{name: value for name, value in asdict(pair).items() if value is not None} for pair in pairs],
-        "sources": [[tree.size(name), tree.stamp(name)] for pair in pairs for name in _files(pair)],
+        "sources": [_facts(tree, name) for pair in pairs for name in _files(pair)],
     }
-    if found.decode is not None:
-        content["decode"] = repr(found.decode)
-        assert " at 0x" not in content["decode"], "its repr has to say what it does, as a dataclass's does"
+    content["decode"] = repr(decode)
+    assert " at 0x" not in content["decode"], "its repr has to say what it does, as a dataclass's does"
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _facts(tree: Tree, name: str) -> list[int]:
+    """Size and stamp of a file; zeros of one that is missing, which is a bad sample when it is packed."""
+    try:
+        return [tree.size(name), tree.stamp(name)]
+    except SourceLost:
+        raise
+    except UserError:
+        return [0, 0]
 
 
 def _files(pair: SamplePaths) -> tuple[str, ...]:

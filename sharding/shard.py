@@ -4,23 +4,33 @@ import hashlib
 import json
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from msanet.data.image.codec import IMAGE_EXTENSIONS, INSTANCES, decode_image, decode_instances, encode_members
+from msanet.data.image.codec import IMAGE_EXTENSIONS, INSTANCES, decode_instances, decode_label, encode_members
+from msanet.data.image.damage import decoder_messages, find_damage
+from msanet.data.image.photo import TURNED, damaged, read_photo
 from msanet.data.manifest import Member, SampleIndex, ShardIndex, index_name
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync
-from sharding.plan import ShardPlan
-from sharding.readers.labels import Decode, check_decodable
+from sharding.bad_samples import BadSamples
+from sharding.notes import Notes, note, take_notes
+from sharding.plan import ShardPlan, plan_digest
+from sharding.readers.labels import Decode, source_damage
 from sharding.readers.reader import SamplePaths
+from sharding.reuse import StoredSample, reuse_name, write_reusable
 from sharding.tree import Tree
 from sharding.workers import OnSample
+
+if TYPE_CHECKING:
+    from webdataset.writer import TarWriter
 
 OWNER = "msanet"
 _SYNC_THREADS = 8
@@ -28,13 +38,18 @@ _SYNC_THREADS = 8
 
 @dataclass(frozen=True)
 class PackingJob:
-    """What all shards of a run share: the source, the classes, how labels are read, the codec, the folder to write to."""
+    """What all shards of a run share: the source, the classes, how labels are read, the codec, the folder to write to.
+
+    skip_bad: a shard is complete without its bad samples. reusable: samples of an earlier try, by digest.
+    """
 
     tree: Tree
     spec: DatasetSpec
     decode: Decode
     codec: str
     folder: Path
+    skip_bad: bool = False
+    reusable: Mapping[str, StoredSample] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,15 +61,17 @@ class PackedSample:
     histogram: np.ndarray
 
 
-def write_shards(job: PackingJob, plans: Sequence[ShardPlan], on_sample: OnSample) -> None:
+def write_shards(job: PackingJob, plans: Sequence[ShardPlan], on_sample: OnSample) -> Notes:
     """Write the tars of `plans`, then their indexes; each under a temporary name until it is complete and on the disk.
 
     A shard is finished when its index is there; those before one that fails, or is stopped, become finished too.
-    on_sample is called after each sample and may raise to stop the work. Raises UserError if an image or label is invalid.
+    Bad samples are recorded next to it (sharding.bad_samples); unless they are to be skipped, the others are kept for the
+    next try, without an index. on_sample is called after each sample and may raise to stop the work. Raises UserError if
+    most samples are bad.
     """
     indexes: list[ShardIndex] = []
     try:
-        indexes.extend(write_tar(job, plan, on_sample) for plan in plans)
+        indexes.extend(index for plan in plans if (index := write_tar(job, plan, on_sample)))
     finally:
         _put_in_place(job.folder, [index.file for index in indexes])
         for index in indexes:
@@ -62,6 +79,7 @@ def write_shards(job: PackingJob, plans: Sequence[ShardPlan], on_sample: OnSampl
             temporary.write_text(index.model_dump_json() + "\n", encoding="utf-8")
         _put_in_place(job.folder, [index_name(index.file) for index in indexes])
         sync(job.folder)
+    return take_notes()
 
 
 def _put_in_place(folder: Path, names: Sequence[str]) -> None:
@@ -73,47 +91,90 @@ def _put_in_place(folder: Path, names: Sequence[str]) -> None:
         temporary.rename(folder / name)
 
 
-def write_tar(job: PackingJob, plan: ShardPlan, on_sample: OnSample) -> ShardIndex:
-    """Write the tar of `plan` under its temporary name; its index. Raises as `write_shards` does."""
-    from webdataset.writer import TarWriter  # imports torch, which takes seconds: not before there is work
-
+def write_tar(job: PackingJob, plan: ShardPlan, on_sample: OnSample) -> ShardIndex | None:
+    """Write the tar of `plan` under its temporary name; its index, or None where it is not complete."""
+    bad, good = BadSamples(plan), list[SamplePaths]()
     histogram = np.zeros(256, dtype=np.int64)
     temporary = job.folder / (plan.file + PARTIAL)
-    with (
-        temporary.open("wb") as file,
-        TarWriter(file, user=OWNER, group=OWNER, mode=0o444, mtime=0, encoder=False, compress=False) as tar,
-    ):
+    with temporary.open("wb") as file, _open_tar(file) as tar:
         for pair in plan.pairs:
-            sample = read_sample(job, pair)
-            # TarWriter sorts the members of one call; one call each keeps ours: image, label, instances, json.
-            for extension, data in sample.members.items():
-                tar.write({"__key__": sample.key, extension: data})
-            histogram += sample.histogram
+            try:
+                sample = _reused_sample(job, pair) or read_sample(job, pair)
+            except UserError as error:
+                bad.add(pair, error, len(good))
+            else:
+                # TarWriter sorts the members of one call; one call each keeps ours: image, label, instances, json.
+                for extension, data in sample.members.items():
+                    tar.write({"__key__": sample.key, extension: data})
+                histogram += sample.histogram
+                good.append(pair)
             on_sample()
-    return _read_back(temporary, plan, histogram, job.spec.num_classes)
+    bad.write(job.folder)
+    if not good:
+        temporary.unlink()
+        return None
+    index = _read_back(temporary, plan, histogram, job.spec.num_classes)
+    if bad.found and not (job.skip_bad and bad.may_be_skipped):
+        tar = reuse_name(plan.digest)
+        sync(temporary)
+        temporary.rename(job.folder / tar)
+        write_reusable(job.folder, plan.digest, tar, [sample_digest(job, pair) for pair in good], index.samples)
+        return None
+    return index
+
+
+def _open_tar(file: BinaryIO) -> "TarWriter":
+    from webdataset.writer import TarWriter  # imports torch, which takes seconds: not before there is work
+
+    tar = TarWriter(file, user=OWNER, group=OWNER, mode=0o444, mtime=0, encoder=False, compress=False)
+    # Names of other alphabets as they are, where the form pax would put one more header before each file.
+    tar.tarstream.format, tar.tarstream.encoding = tarfile.USTAR_FORMAT, "utf-8"
+    return tar
+
+
+def _reused_sample(job: PackingJob, pair: SamplePaths) -> PackedSample | None:
+    """The sample as an earlier try made it."""
+    stored = job.reusable.get(sample_digest(job, pair)) if job.reusable else None
+    members = stored.read() if stored else None
+    if members is None:
+        return None
+    label = next(extension for extension in members if extension.startswith("label."))
+    return PackedSample(pair.key, members, _histogram(decode_label(members[label], label)))
+
+
+def sample_digest(job: PackingJob, pair: SamplePaths) -> str:
+    """sha256 of all that decides the bytes of one sample."""
+    return plan_digest("", [pair], job.spec, job.decode, job.tree, job.codec)
+
+
+def _histogram(label_HW: np.ndarray) -> np.ndarray:
+    return np.bincount(label_HW.ravel(), minlength=256)
 
 
 def read_sample(job: PackingJob, pair: SamplePaths) -> PackedSample:
     """Read, decode and check one pair. Raises UserError, naming the file, if its image or label is invalid."""
     image, image_name = job.tree.read(pair.image), job.tree.show(pair.image)
-    check_decodable(image, image_name)
-    image_HWC = decode_image(image, image_name)
-    size = image_HWC.shape[:2]
-    label, label_name = _label(job.tree, pair)
-    label_HW = _train_ids(job.decode(label, label_name), label_name, job.spec)
+    with source_damage():
+        photo = read_photo(image, image_name)
+        label, label_name = _label(job.tree, pair)
+        label_HW = _train_ids(job.decode(label, label_name), label_name, job.spec)
+    size = photo.pixels_HWC.shape[:2]
     if label_HW.shape != size:
         raise UserError(
             "MSA-PACK-024",
-            f"label '{label_name}' is {_size(label_HW.shape)} but its image '{pair.image}' is {_size(size)}, expected "
-            "the same size; replace one of them",
+            f"label '{label_name}' is {_size(label_HW.shape)} but its image '{pair.image}' is {_size(size)}"
+            f"{_turn(photo.notes, label_HW.shape == size[::-1])}, expected the same size; replace one of them",
         )
-    members = encode_members(job.codec, image, _extension(pair.image), image_HWC, label_HW)
+    for text in photo.notes:
+        note(text, image_name)
+    source = image if photo.is_stored_so else None
+    members = encode_members(job.codec, source, _extension(pair.image), photo.pixels_HWC, label_HW)
     if pair.instances is not None:
         members[INSTANCES] = _instances(job.tree, pair.instances, size)
     crc32 = {extension.partition(".")[0]: zlib.crc32(data) for extension, data in members.items()}
     facts = {"id": pair.id, "height": size[0], "width": size[1], "crc32": crc32}
     members["json"] = json.dumps(facts).encode()
-    return PackedSample(pair.key, members, np.bincount(label_HW.ravel(), minlength=256))
+    return PackedSample(pair.key, members, _histogram(label_HW))
 
 
 def _label(tree: Tree, pair: SamplePaths) -> tuple[bytes, str]:
@@ -127,8 +188,12 @@ def _label(tree: Tree, pair: SamplePaths) -> tuple[bytes, str]:
 def _instances(tree: Tree, path: str, size: tuple[int, ...]) -> bytes:
     """The file as it was found, once it is known to be sound."""
     data, name = tree.read(path), tree.show(path)
-    check_decodable(data, name)
-    found = decode_instances(data, name).shape
+    with source_damage():
+        with decoder_messages() as said:
+            found = decode_instances(data, name).shape
+        damage = find_damage(data, said)
+        if damage:
+            raise damaged(name, data, damage)
     if found != size:
         raise UserError(
             "MSA-PACK-024", f"instance map '{name}' is {_size(found)}, expected {_size(size)} as its image; replace it"
@@ -147,19 +212,35 @@ def _extension(image_path: str) -> str:
 
 
 def _train_ids(ids_HW: np.ndarray, name: str, spec: DatasetSpec) -> np.ndarray:
+    ignored_HW = ids_HW < 0 if ids_HW.dtype == np.int16 else None
+    if ignored_HW is not None:
+        ids_HW = np.where(ignored_HW, next(iter(spec.train_ids)), ids_HW).astype(np.uint8)
     try:
-        return spec.to_train_ids(ids_HW)
+        train_ids_HW = spec.to_train_ids(ids_HW)
     except UserError as error:
         raise UserError(error.code, f"'{name}': {error}") from error
+    if ignored_HW is not None:
+        train_ids_HW[ignored_HW] = IGNORE_INDEX
+    return train_ids_HW
+
+
+def _turn(notes: Sequence[str], would_fit: bool) -> str:
+    """What EXIF has to do with a size that differs."""
+    if TURNED in notes:
+        return (
+            " after its EXIF orientation was applied, as programs that show it do"
+            f"{': the label was drawn on the image as stored' if would_fit else ''}"
+        )
+    return " (the one turned: its EXIF orientation was probably lost)" if would_fit else ""
 
 
 def _read_back(path: Path, plan: ShardPlan, histogram: np.ndarray, num_classes: int) -> ShardIndex:
     """The index from the tar as it lies on disk, so that it cannot differ from what was written."""
-    members: dict[str, list[Member]] = {pair.key: [] for pair in plan.pairs}
+    members: dict[str, list[Member]] = defaultdict(list)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             for info in tar:
                 key, _, extension = info.name.partition(".")
                 content = tar.extractfile(info)

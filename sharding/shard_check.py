@@ -16,19 +16,21 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from msanet.data.image.codec import decode_image, decode_instances, decode_label
+from msanet.data.image.codec import decode_instances, decode_label
 from msanet.data.manifest import (
     MANIFEST_NAME,
     Member,
     SampleIndex,
     ShardIndex,
     ShardInfo,
+    earlier_key,
     index_name,
     load_shard_index,
     safe_key,
 )
 from msanet.datasets import IGNORE_INDEX
 from msanet.errors import UserError
+from sharding.photo_check import check_photo
 
 _PICTURE = re.compile(r"(image|label|instances)\.[A-Za-z0-9]+")
 _END = bytes(2 * tarfile.BLOCKSIZE)
@@ -200,7 +202,7 @@ class _Check:
         self.uncounted += 1
         if image:
             with self._noting(image):
-                size = decode_image(image.data, image.name).shape[:2]
+                size = check_photo(image.data, image.name)
         if label:
             with self._noting(label):
                 label_HW = decode_label(label.data, label.name)
@@ -290,7 +292,7 @@ def _check_facts(data: bytes, sample: SampleIndex, size: tuple[int, ...] | None)
         raise UserError(
             "MSA-PACK-034", f"is wrong at {where}: {first['msg']}, expected id, height, width and crc32"
         ) from None
-    if safe_key(facts.id) != sample.key:
+    if sample.key not in (safe_key(facts.id), earlier_key(facts.id)):
         raise UserError("MSA-PACK-034", f"id is '{facts.id}', expected the id whose key is '{sample.key}'")
     if size and (facts.height, facts.width) != size:
         raise UserError("MSA-PACK-034", f"says {facts.width}x{facts.height}, expected {_size(size)} as decoded")

@@ -3,16 +3,23 @@
 Names are relative, with `/`, and can never lead out of the source. Both kinds can be sent to worker processes.
 """
 
+import errno
+import logging
+import os
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from msanet.documents import is_line
 from msanet.errors import UserError
+from msanet.files import is_junk
+
+logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 2**30
 """A file above this is refused before it is read: an image of 268 megapixels has at most 805 MB, uncompressed."""
@@ -23,7 +30,10 @@ class SourceLost(UserError):
 
 
 class Tree(Protocol):
-    """What readers and the writer need of a source. Every `name` is a path in it; "" is its root."""
+    """What readers and the writer need of a source. Every `name` is a path in it; "" is its root.
+
+    What operating systems leave in folders (msanet.files.is_junk) is not there.
+    """
 
     def folders(self, name: str) -> list[str]:
         """Sorted names, without the path, of the folders directly in folder `name`; none where it does not exist."""
@@ -75,10 +85,11 @@ class FolderTree:
     root: Path
 
     def folders(self, name: str) -> list[str]:
-        return sorted(path.name for path in self._entries(name) if path.is_dir())
+        return sorted(entry.name for entry in self._entries(name) if _is(entry.is_dir))
 
     def files(self, name: str) -> list[str]:
-        return sorted(path.name for path in self._entries(name) if path.is_file())
+        # Links to nothing too: what is left out has to be said, and is when the file is read.
+        return sorted(entry.name for entry in self._entries(name) if _is(entry.is_file) or not os.path.exists(entry))
 
     def size(self, name: str) -> int:
         return self._stat(name)[0]
@@ -102,10 +113,13 @@ class FolderTree:
     def _path(self, name: str) -> Path:
         return self.root / checked_name(name, str(self.root))
 
-    def _entries(self, name: str) -> list[Path]:
+    def _entries(self, name: str) -> "list[os.DirEntry[str]]":
         path = self._path(name)
         try:
-            return list(path.iterdir()) if path.is_dir() else []
+            with os.scandir(path) as entries:
+                return [entry for entry in entries if not is_junk(entry.name)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
         except OSError as error:
             raise _unreadable(str(path), error) from error
 
@@ -115,6 +129,13 @@ class FolderTree:
         except OSError as error:
             raise _unreadable(self.show(name), error) from error
         return stat.st_size, stat.st_mtime_ns
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    try:
+        return kind()
+    except OSError:  # a link to itself
+        return False
 
 
 @dataclass(frozen=True)
@@ -148,15 +169,24 @@ class ZipTree:
     def open(cls, paths: Sequence[Path]) -> "ZipTree":
         """List the members of all `paths`. Raises UserError where one is damaged or holds a name that leads out."""
         members: dict[str, _ZipMember] = {}
+        again = []
         for path in paths:
             try:
                 with zipfile.ZipFile(path) as archive:
-                    infos = [info for info in archive.infolist() if not info.is_dir()]
+                    infos = archive.infolist()
             except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
                 raise _damaged_zip(path, error) from error
             for info in infos:
-                name = checked_name(info.filename, str(path)).removeprefix("./")
+                name = checked_name(_portable_name(info), str(path)).removeprefix("./")
+                if name.endswith("/") or any(map(is_junk, name.split("/"))):
+                    continue
+                if name in members:
+                    again.append(name)
                 members.setdefault(name, _ZipMember(path.absolute(), info.filename, info.file_size, info.CRC))
+        if again:
+            logger.warning(
+                f"{len(again)} names are in the zip files twice (such as '{again[0]}'); the first of each is taken"
+            )
         return cls(tuple(paths), members)
 
     # Open files stay behind when the tree goes to a worker process, which opens its own on first use.
@@ -210,6 +240,15 @@ class ZipTree:
             raise UserError("MSA-PACK-005", f"'{self.show(name)}' does not exist; restore the file") from None
 
 
+def _portable_name(info: zipfile.ZipInfo) -> str:
+    """The name with `/`, not the backslashes of some tools of Windows, and in UTF-8, which macOS writes without saying so."""
+    name = info.filename
+    if not info.flag_bits & 0x800:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
+
+
 def checked_name(name: str, where: str) -> str:
     """`name` itself if it stays inside the source. Raises UserError for `..`, absolute and Windows paths."""
     parts = name.split("/")
@@ -229,8 +268,8 @@ def _check_size(shown: str, size: int) -> None:
 
 
 def _unreadable(shown: str, error: OSError) -> UserError:
-    if isinstance(error, FileNotFoundError):
-        return UserError("MSA-PACK-005", f"'{shown}' does not exist; restore the file")
+    if isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP:
+        return UserError("MSA-PACK-005", f"'{shown}' does not exist, or is a link to nothing; restore the file")
     return SourceLost(
         "MSA-PACK-006",
         f"'{shown}' cannot be read ({error.strerror}), expected a readable file; check its permissions and the disk",

@@ -12,7 +12,15 @@ import cv2
 import numpy as np
 
 from msanet.data.image.codec import CODECS
-from msanet.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, SplitInfo, index_name, load_manifest
+from msanet.data.manifest import (
+    BAD_SAMPLES_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    index_name,
+    load_manifest,
+)
 from msanet.errors import UserError
 from msanet.logs import ProgressBar
 from sharding.shard_check import Problem, ShardReport, check_shard, differing_counts
@@ -49,6 +57,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("MSA-PACK-048", _advice(args.shards, damaged))
     size = sum(shard.bytes for shard in shards) / 1e6
     print(f"{_counted(samples, 'sample')} in {_counted(len(shards), 'shard')}, {size:.1f} MB: all valid")
+    if (skipped := args.shards / BAD_SAMPLES_NAME).is_file():
+        count = _counted(len(skipped.read_bytes().splitlines()), "sample")
+        logger.warning(f"{count} could not be packed: '{skipped}' has them all")
     return 0
 
 
@@ -72,7 +83,7 @@ def _dataset_problems(folder: Path, manifest: Manifest) -> Iterator[Problem]:
     for file, times in listed.items():
         if times > 1:
             yield Problem(MANIFEST_NAME, f"lists {file} {times} times, expected once")
-    expected = {MANIFEST_NAME, *listed, *map(index_name, listed)}
+    expected = {MANIFEST_NAME, BAD_SAMPLES_NAME, *listed, *map(index_name, listed)}
     for name in sorted(os.listdir(folder)):
         if name not in expected:
             yield Problem(name, f"is foreign, expected only {MANIFEST_NAME} and the shards and indexes that it lists")

@@ -1,6 +1,7 @@
 """All shards of a dataset: written beside the target, moved there when whole, continued where a run stopped."""
 
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from msanet.data.manifest import (
+    BAD_SAMPLES_NAME,
     MANIFEST_NAME,
     Manifest,
     ShardIndex,
@@ -26,26 +28,43 @@ from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
 from msanet.logs import ProgressBar
+from sharding.bad_samples import (
+    bad_name,
+    check_bad_fraction,
+    collect_bad_samples,
+    refuse_bad_samples,
+)
+from sharding.notes import Notes, add_notes, log_notes
 from sharding.plan import ShardPlan, plan_shards
-from sharding.readers.labels import decode_ids
+from sharding.readers.mask_reader import reader_of
 from sharding.readers.reader import DatasetListing
-from sharding.shard import PackingJob, write_shards
-from sharding.tree import SourceLost, Tree
-from sharding.workers import WorkerLost, group_items, run_groups
+from sharding.reuse import load_reusable, remove_reusable, set_aside, write_reusable
+from sharding.shard import PackingJob, sample_digest, write_shards
+from sharding.tree import Tree
+from sharding.workers import group_items, run_groups
+
+logger = logging.getLogger(__name__)
 
 _LOCK = ".lock"
 _OURS = re.compile(
-    rf"(.+-\d{{6}}\.(tar|idx\.json)|{re.escape(MANIFEST_NAME)})({re.escape(PARTIAL)})?|{re.escape(_LOCK)}"
+    rf"(.+-\d{{6}}\.(tar|idx\.json|bad\.json)|reuse-[0-9a-f]{{16}}\.(tar|json)|{re.escape(MANIFEST_NAME)}|"
+    rf"{re.escape(BAD_SAMPLES_NAME)})({re.escape(PARTIAL)})?|{re.escape(_LOCK)}"
 )
 
 
 @dataclass(frozen=True)
 class PackOptions:
-    """codec: one of msanet.data.image.codec.CODECS. shard_bytes: source bytes a shard. workers: processes, at least 1."""
+    """How to pack.
+
+    codec: one of msanet.data.image.codec.CODECS. shard_bytes: source bytes a shard. workers: processes, at least 1.
+    skip_bad: pack without the samples that are bad. max_bad_fraction: of all samples; None: 0.01, and always a few.
+    """
 
     codec: str
     shard_bytes: int
     workers: int
+    skip_bad: bool = False
+    max_bad_fraction: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,30 +80,65 @@ class Packed:
 def pack(found: DatasetListing, tree: Tree, out: Path, options: PackOptions) -> Packed:
     """Write the shards of `found` to the folder `out`, which is whole or absent at any time.
 
-    The work is done in `partial_folder(out)`. A killed run leaves it there, and the same call continues it. Where `out`
-    is already the dataset of this call, nothing is written. Raises UserError, and leaves neither folder, if an image or
-    label is at fault; WorkerLost or SourceLost, and keeps the partial folder, if a worker was killed or a file cannot be
-    read for now. What can be seen before reading the images is raised first, and touches no folder.
+    The work is done in `partial_folder(out)`. A run that was killed, or that met bad samples, leaves there what it packed, and
+    the same call continues it. Where `out` is already the dataset of this call, nothing is written. Raises UserError that
+    names all bad samples, unless they are to be skipped; WorkerLost if a worker was killed. What can be seen before
+    reading the images is raised first, and touches no folder.
     """
     tree = found.tree or tree
     plans = plan_shards(found, tree, options.codec, options.shard_bytes)
     header = _header(found.spec, options.codec)
     out = out.resolve()
     if _is_used(out):
-        return Packed(out, _finished_dataset(out, plans), written=0, kept=len(plans))
+        return Packed(out, _finished_dataset(out, plans, options.skip_bad), written=0, kept=len(plans))
     partial = partial_folder(out)
     _refuse_foreign(partial)
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial):
-        todo = _clean(partial, plans)
-        job = PackingJob(tree, found.spec, found.decode or decode_ids, options.codec, partial)
-        _write_todo(job, plans, todo, options.workers)
-        manifest = Manifest(**{**dict(header), "splits": _splits(partial, plans)})
-        write_text(partial / MANIFEST_NAME, manifest.to_json())
-        (partial / _LOCK).unlink()
-        partial.rename(out)
-        sync(out.parent)
+        try:
+            return _pack_into(partial, out, found, tree, header, plans, options)
+        except UserError:
+            _remove_if_useless(partial)
+            raise
+
+
+def _pack_into(
+    partial: Path,
+    out: Path,
+    found: DatasetListing,
+    tree: Tree,
+    header: Manifest,
+    plans: Sequence[ShardPlan],
+    options: PackOptions,
+) -> Packed:
+    todo = _clean(partial, plans, options.skip_bad)
+    decode = found.decode or reader_of(found.spec)
+    job = PackingJob(tree, found.spec, decode, options.codec, partial, options.skip_bad, load_reusable(partial))
+    _write_todo(job, plans, todo, options.workers)
+    bad, total = collect_bad_samples(partial, plans), sum(len(plan.pairs) for plan in plans)
+    if bad and not (options.skip_bad and not any(one.is_lost for one in bad)):
+        _keep_for_next_try(job, plans)
+        raise refuse_bad_samples(bad, total, partial)
+    check_bad_fraction(bad, total, options.max_bad_fraction, partial)
+    remove_reusable(partial)
+    manifest = Manifest(**{**dict(header), "splits": _splits(partial, plans)})
+    _warn_of_empty(manifest)
+    write_text(partial / MANIFEST_NAME, manifest.to_json())
+    for plan in plans:
+        (partial / bad_name(plan)).unlink(missing_ok=True)
+    (partial / _LOCK).unlink()
+    partial.rename(out)
+    sync(out.parent)
     return Packed(out, manifest, written=len(todo), kept=len(plans) - len(todo))
+
+
+def _warn_of_empty(manifest: Manifest) -> None:
+    for name, split in manifest.splits.items():
+        if not any(split.histogram):
+            logger.warning(
+                f"split '{name}' has no labelled pixel, all {split.ignored} are ignored: it cannot be trained on or evaluated; "
+                "check the ids and colors of its masks if that was not meant"
+            )
 
 
 def partial_folder(out: Path) -> Path:
@@ -107,7 +161,7 @@ def _is_used(out: Path) -> bool:
     return out.exists() and any(out.iterdir())
 
 
-def _finished_dataset(out: Path, plans: Sequence[ShardPlan]) -> Manifest:
+def _finished_dataset(out: Path, plans: Sequence[ShardPlan], skip_bad: bool) -> Manifest:
     """The manifest of `out` if it is what `plans` would give. Raises UserError for anything else."""
     other = UserError(
         "MSA-PACK-011",
@@ -119,18 +173,23 @@ def _finished_dataset(out: Path, plans: Sequence[ShardPlan]) -> Manifest:
         raise other
     manifest = load_manifest(out)
     files = {shard.file for split in manifest.splits.values() for shard in split.shards}
-    if files != {plan.file for plan in plans} or not all(_is_finished(out, plan) for plan in plans):
+    may_lack = skip_bad and (out / BAD_SAMPLES_NAME).is_file()
+    written = [plan for plan in plans if plan.file in files or not may_lack]
+    if files != {plan.file for plan in written} or not all(_is_finished(out, plan, may_lack) for plan in written):
         raise other
     return manifest
 
 
-def _is_finished(folder: Path, plan: ShardPlan) -> bool:
+def _is_finished(folder: Path, plan: ShardPlan, may_lack: bool) -> bool:
+    """Whether the shard is there as planned. may_lack: bad samples of it may be missing."""
     tar = folder / plan.file
     try:
         index = load_shard_index(folder, plan.file)
     except UserError:
         return False
-    return index.plan == plan.digest and tar.is_file() and tar.stat().st_size == index.bytes
+    is_ours = index.plan in (plan.digest, plan.earlier_digest)
+    is_complete = may_lack or len(index.samples) == len(plan.pairs)
+    return is_ours and is_complete and tar.is_file() and tar.stat().st_size == index.bytes
 
 
 def _refuse_foreign(partial: Path) -> None:
@@ -159,14 +218,32 @@ def _locked(partial: Path) -> Iterator[None]:
         yield
 
 
-def _clean(partial: Path, plans: Sequence[ShardPlan]) -> list[ShardPlan]:
-    """Remove all but the finished shards of `plans`; the plans that are still to be written, in order."""
-    finished = {plan.file for plan in plans if _is_finished(partial, plan)}
-    keep = {_LOCK, *finished, *map(index_name, finished)}
+def _clean(partial: Path, plans: Sequence[ShardPlan], skip_bad: bool) -> list[ShardPlan]:
+    """Remove all but the finished shards of `plans` and what can be reused; the plans that are still to be written, in order."""
+    records = {plan.file: bad_name(plan) for plan in plans if skip_bad and (partial / bad_name(plan)).is_file()}
+    finished = {plan.file for plan in plans if _is_finished(partial, plan, plan.file in records)}
+    keep = {_LOCK, *finished, *map(index_name, finished), *(records[file] for file in records.keys() & finished)}
+    set_aside(partial, (path.name for path in list(partial.iterdir()) if path.name not in keep))
     for path in partial.iterdir():
-        if path.name not in keep:
+        if path.name not in keep and not path.name.startswith("reuse-"):
             path.unlink()
     return [plan for plan in plans if plan.file not in finished]
+
+
+def _keep_for_next_try(job: PackingJob, plans: Sequence[ShardPlan]) -> None:
+    """Say what the finished shards hold, too: files that are replaced or removed change which samples go together."""
+    remove_reusable(job.folder, keep=[plan.digest for plan in plans if (job.folder / bad_name(plan)).is_file()])
+    for plan in plans:
+        if (job.folder / plan.file).is_file():
+            index = load_shard_index(job.folder, plan.file)
+            digests = [sample_digest(job, pair) for pair in plan.pairs]
+            write_reusable(job.folder, plan.digest, plan.file, digests, index.samples)
+
+
+def _remove_if_useless(partial: Path) -> None:
+    """Remove the folder where it holds neither a finished shard, nor a sample to be reused, nor a list of bad ones."""
+    if not any(path.name.endswith((".idx.json", ".tar", BAD_SAMPLES_NAME)) for path in partial.iterdir()):
+        shutil.rmtree(partial)
 
 
 def _write_todo(job: PackingJob, plans: Sequence[ShardPlan], todo: Sequence[ShardPlan], workers: int) -> None:
@@ -174,13 +251,10 @@ def _write_todo(job: PackingJob, plans: Sequence[ShardPlan], todo: Sequence[Shar
     with ProgressBar(total, job.spec.name, unit="samples", initial=total - left) as bar:
         try:
             groups = group_items(todo, lambda plan: len(plan.pairs), workers)
-            for _ in run_groups(write_shards, job, groups, workers, bar.update):
-                pass
-        except (WorkerLost, SourceLost):
-            raise
-        except UserError:
-            shutil.rmtree(job.folder)
-            raise
+            notes: Notes = {}
+            for found in run_groups(write_shards, job, groups, workers, bar.update):
+                add_notes(notes, found)
+            log_notes(notes)
         except OSError as error:  # a full disk, say: what is finished stays
             error.filename = error.filename or str(job.folder)  # a failed write names no file
             raise
@@ -213,7 +287,13 @@ def _header(spec: DatasetSpec, codec: str) -> Manifest:
 def _splits(folder: Path, plans: Sequence[ShardPlan]) -> dict[str, SplitInfo]:
     indexes: dict[str, list[ShardIndex]] = {}
     for plan in plans:
-        indexes.setdefault(plan.split, []).append(load_shard_index(folder, plan.file))
+        of_split = indexes.setdefault(plan.split, [])
+        if (folder / plan.file).is_file():  # else all its samples are bad
+            of_split.append(load_shard_index(folder, plan.file))
+    if empty := [split for split, of_split in indexes.items() if not of_split]:
+        raise UserError(
+            "MSA-PACK-203", f"all samples of split '{empty[0]}' are bad, expected some that are not; fix them"
+        )
     return {split: _split_info(of_split) for split, of_split in indexes.items()}
 
 

@@ -49,6 +49,8 @@ SHARED_WITH_SHARDING = (
     "msanet.datasets",
     "msanet.data.manifest",
     "msanet.data.image.codec",
+    "msanet.data.image.damage",
+    "msanet.data.image.photo",
     "msanet.report.palette",
 )
 PRINTS_RESULTS = (

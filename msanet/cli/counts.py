@@ -40,7 +40,7 @@ def counts_parser(command: str, example: str, resamples: bool = True, other: boo
 def read_counts(run: Path, args: argparse.Namespace) -> PerImageCounts:
     """The counts of a run, with --merge."""
     records = read_per_image_counts(_counts_file(run, args.split))
-    return merge_classes(records, _groups(args.merge)) if args.merge else records
+    return merge_classes(records, _groups(args.merge, records.classes)) if args.merge else records
 
 
 def counted_images(records: PerImageCounts, args: argparse.Namespace, resampled: bool = True) -> dict[str, Any]:
@@ -72,11 +72,11 @@ def _counts_file(run: Path, split: str | None) -> Path:
     return found[0]
 
 
-def _groups(texts: Sequence[str]) -> dict[str, list[str]]:
+def _groups(texts: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for text in texts:
         name, _, members = text.partition("=")
-        classes = [member.strip() for member in members.split(",")]
+        classes = _split_members(members, known)
         if not name.strip() or not all(classes):
             message = f"--merge is '{text}', expected NAME=CLASS,CLASS such as vehicle=car,truck,bus; fix it"
             raise UserError("MSA-CLI-017", message, setting="--merge")
@@ -85,3 +85,16 @@ def _groups(texts: Sequence[str]) -> dict[str, list[str]]:
             raise UserError("MSA-CLI-017", message, setting="--merge")
         groups[name.strip()] = classes
     return groups
+
+
+def _split_members(text: str, known: Sequence[str]) -> list[str]:
+    """`car,truck, large` -> [`car`, `truck, large`] where that is the name of a class."""
+    words, members = text.split(","), list[str]()
+    if all(word.strip() in known for word in words):
+        return [word.strip() for word in words]
+    while words:
+        ends = (end for end in range(len(words), 0, -1) if ",".join(words[:end]).strip() in known)
+        end = next(ends, 1)
+        members.append(",".join(words[:end]).strip())
+        words = words[end:]
+    return members

@@ -1,6 +1,7 @@
 """`msanet pack NAME`: a dataset on disk becomes WebDataset shards."""
 
 import argparse
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +9,15 @@ from pathlib import Path
 from msanet.cli.commands import COMMANDS
 from msanet.cli.parser import Parser, at_least, new_parser, parse
 from msanet.data.image.codec import CODECS
+from msanet.data.manifest import BAD_SAMPLES_NAME
 from msanet.errors import UserError, nearest
+from sharding.bad_samples import ALWAYS_ALLOWED, DEFAULT_MAX_BAD_FRACTION
 from sharding.plan import DEFAULT_SHARD_BYTES, parse_bytes
 from sharding.readers import READERS, Reader, open_source
+from sharding.readers.contents import left_out
 from sharding.writer import Packed, PackOptions, pack
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +37,13 @@ def pack_dataset(reader: Reader, args: argparse.Namespace) -> int:
     """Pack what the options say; returns the exit code."""
     tree = open_source(reader, args.source)
     found = reader.read(tree, args)
-    packed = pack(found, tree, args.out, PackOptions(args.codec, args.shard_bytes, args.workers))
+    if unused := left_out(found.tree or tree, found):
+        logger.info(f"not packed: {unused}")
+    if args.max_bad_fraction is not None and not (args.skip_bad and 0 <= args.max_bad_fraction < 1):
+        message = f"--max-bad-fraction is {args.max_bad_fraction:g}, expected 0 to below 1, with --skip-bad; fix it"
+        raise UserError("MSA-CLI-006", message, setting="--max-bad-fraction")
+    options = PackOptions(args.codec, args.shard_bytes, args.workers, args.skip_bad, args.max_bad_fraction)
+    packed = pack(found, tree, args.out, options)
     print(_summary(packed))
     return 0
 
@@ -59,6 +71,10 @@ def _parser(reader: Reader) -> Parser:
     workers = "processes to write with (default: one per CPU)"
     cpus = len(os.sched_getaffinity(0))  # fewer than the machine has inside a container or a Slurm job
     parser.add_argument("--workers", type=at_least(1), default=cpus, help=workers)
+    skip = f"pack without samples that cannot be read, and list them in {BAD_SAMPLES_NAME} next to the shards"
+    parser.add_argument("--skip-bad", action="store_true", help=skip)
+    most = f"with --skip-bad: most of them (default {DEFAULT_MAX_BAD_FRACTION:g}, and always up to {ALWAYS_ALLOWED} samples)"
+    parser.add_argument("--max-bad-fraction", type=float, metavar="SHARE", help=most)
     reader.add_options(parser)
     return parser
 

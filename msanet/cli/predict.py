@@ -2,7 +2,8 @@
 
 import glob
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -13,6 +14,7 @@ from msanet.cli.run_arguments import add_run_arguments, find_checkpoint, run_con
 from msanet.config import EvaluationConfig
 from msanet.data.image.codec import IMAGE_EXTENSIONS
 from msanet.errors import UserError, nearest
+from msanet.files import is_junk
 from msanet.inference.submission import SUBMISSION_FORMATS, SubmissionFormat
 from msanet.inference.writer import ENDINGS, VIDEO_ENDING, PredictionWriter
 from msanet.logs import track
@@ -20,6 +22,8 @@ from msanet.models.io import load_network
 from msanet.report.video import VIDEO_EXTENSIONS, is_video
 
 logger = logging.getLogger(__name__)
+
+_NAMED = 6
 
 _DETAILS = """\
 Writes NAME.png (palette PNG of train ids) and NAME.overlay.jpg for each image, NAME.overlay.mp4 for each video, and what
@@ -99,10 +103,10 @@ def prediction_job(argv: Sequence[str] | None = None) -> PredictionJob:
     _require_apart(files, kinds)
     _require_inputs_stay(files, arguments.out, kinds)
     if server:
-        server.require_free(arguments.out, files)
+        server.require_free(arguments.out, (name for _, name in files))
     return PredictionJob(
         checkpoint,
-        tuple((file, name) for name, file in files.items()),
+        tuple(files),
         arguments.out,
         config.evaluation,
         kinds,
@@ -130,30 +134,46 @@ def _is_setting(word: str) -> bool:
     return word.startswith("evaluation.") and "=" in word and not Path(word).exists()
 
 
-def _find_files(words: Sequence[str], out: Path, server: SubmissionFormat | None) -> dict[Path, Path]:
-    """{name under `out` without extension: file}. Raises UserError where two files have one name, or there is none."""
-    found: dict[Path, Path] = {}
-    for file, name in (pair for word in words for pair in _files_of(word, out)):
-        name = server.name(file) if server else name.with_suffix("")
-        if found.setdefault(name, file) != file:
-            message = f"'{found[name]}' and '{file}' would both be written as '{name}'; predict them into two folders"
-            raise UserError("MSA-CLI-010", message, setting="--images")
+def _find_files(words: Sequence[str], out: Path, server: SubmissionFormat | None) -> list[tuple[Path, Path]]:
+    """(file, name under `out` without extension). Raises UserError where two files have one name, or there is none."""
+    skipped: list[Path] = []
+    found = dict(pair for word in words for pair in _files_of(word, out, skipped))
+    counts = Counter(file.suffix.lower() or "no ending" for file in skipped).most_common(_NAMED)
+    others = f"{len(skipped)} other files ({', '.join(f'{ending} {count}' for ending, count in counts)})"
     if not found:
         endings = ", ".join(IMAGE_EXTENSIONS + VIDEO_EXTENSIONS)
-        message = f"'{' '.join(words)}' has no images, expected files ending in {endings}; check --images"
+        there = f", but {others}" if skipped else ""
+        message = f"'{' '.join(words)}' has no images{there}, expected files ending in {endings}; check --images"
         raise UserError("MSA-CLI-009", message, setting="--images")
-    return found
+    if skipped:
+        logger.info(f"not predicted: {others}, which are neither images nor videos")
+    names = {file: server.name(file) for file in found} if server else _names(found)
+    owners: dict[tuple[Path, bool], Path] = {}
+    for file, name in names.items():
+        other = owners.setdefault((name, is_video(file)), file)
+        if other != file:
+            message = f"'{other}' and '{file}' would both be written as '{name}'; predict them into two folders"
+            raise UserError("MSA-CLI-010", message, setting="--images")
+    return list(names.items())
 
 
-def _files_of(word: str, out: Path) -> Iterator[tuple[Path, Path]]:
+def _names(found: Mapping[Path, Path]) -> dict[Path, Path]:
+    """Names without ending, but where several images, or several videos, would have one: a.jpg and a.png."""
+    times = Counter((name.with_suffix(""), is_video(name)) for name in {*found.values()})
+    stems = {file: name.with_suffix("") for file, name in found.items()}
+    return {file: name if times[stems[file], is_video(name)] > 1 else stems[file] for file, name in found.items()}
+
+
+def _files_of(word: str, out: Path, skipped: list[Path]) -> Iterator[tuple[Path, Path]]:
     """(file, its name): a file as it is, the images and videos of a folder in depth or of a pattern, but those under `out`.
 
     Names keep the folders below the folder that was given, or below the part of the pattern before its first wildcard.
+    skipped: gets the other files.
     """
     path = Path(word)
     if path.is_dir():
         root = path
-        candidates: Iterable[Path] = path.rglob("*")
+        candidates = (file for folder in _folders(path) for file in _entries(folder) if file.is_file())
     elif path.exists():
         yield path, Path(path.name)
         return
@@ -164,49 +184,85 @@ def _files_of(word: str, out: Path) -> Iterator[tuple[Path, Path]]:
                 f"'{word}' has .. after a wildcard, which would lead results out of --out; write the pattern without it"
             )
             raise UserError("MSA-CLI-009", message, setting="--images")
-        candidates = (Path(match) for match in glob.iglob(word, recursive=True))
+        candidates = (file for file in _matches(path) if file.is_file())
     else:
         message = f"'{word}' does not exist, expected an image, a video or a folder of them; check --images"
         raise UserError("MSA-CLI-009", message, setting="--images")
     inside = root.resolve() in out.resolve().parents  # then it may hold what an earlier command wrote
     for file in sorted(candidates):
-        if _is_picture(file) and not (inside and out.resolve() in file.resolve().parents):
+        if is_junk(file.name) or (inside and out.resolve() in file.resolve().parents):
+            continue
+        if is_video(file) or file.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS:
             yield file, file.relative_to(root)
+        else:
+            skipped.append(file)
 
 
-def _is_picture(path: Path) -> bool:
-    return (is_video(path) or path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS) and path.is_file()
+def _folders(root: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """A folder and all below it, linked ones too; a link to a folder above itself is not followed."""
+    real = root.resolve()
+    if real in above:
+        logger.warning(f"'{root}' is a link to a folder that it lies in, and is skipped")
+        return
+    yield root
+    for path in _entries(root):
+        if path.is_dir() and not is_junk(path.name):
+            yield from _folders(path, above | {real})
 
 
-def _require_apart(files: dict[Path, Path], kinds: Sequence[str] | None) -> None:
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError:
+        logger.warning(f"'{folder}' may not be read, and is skipped")
+        return []
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """What a pattern names. `**` is walked here, since glob follows circular links for as long as the system lets it."""
+    if "**" not in pattern.parts:
+        yield from map(Path, glob.iglob(str(pattern)))
+        return
+    place = pattern.parts.index("**")
+    found: set[Path] = set()
+    for root in map(Path, glob.iglob(str(Path(*pattern.parts[:place])))) if place else [Path()]:
+        for folder in _folders(root) if root.is_dir() else ():
+            if not any(part.startswith(".") for part in folder.relative_to(root).parts):  # as glob does
+                found.update(_matches(Path(glob.escape(str(folder)), *(pattern.parts[place + 1 :] or ("*",)))))
+    yield from found
+
+
+def _require_apart(files: Sequence[tuple[Path, Path]], kinds: Sequence[str] | None) -> None:
     """Raise UserError if two files would have a result of one name: `x.ids.png` is the ids of x and the palette of x.ids."""
     owners: dict[str, Path] = {}
-    images = {name: file for name, file in files.items() if not is_video(file)}
+    images = {name: file for file, name in files if not is_video(file)}
     for name, file in images.items():
         for result in (f"{name}{ending}" for ending in _endings(kinds)):
             if owners.setdefault(result, file) != file:
                 message = f"'{owners[result]}' and '{file}' would both be written as '{result}'; predict them into two folders"
                 raise UserError("MSA-CLI-010", message, setting="--images")
     folders = {name.parent: file for name, file in images.items()}
-    for name in _folders_of_frames(files, kinds):
+    for name, video in _folders_of_frames(files, kinds).items():
         if name in folders:
-            message = f"the frames of '{files[name]}' would be written into '{name}', where the results of '{folders[name]}' go"
+            message = (
+                f"the frames of '{video}' would be written into '{name}', where the results of '{folders[name]}' go"
+            )
             raise UserError("MSA-CLI-010", f"{message}; predict them into two folders", setting="--images")
 
 
-def _require_inputs_stay(files: dict[Path, Path], out: Path, kinds: Sequence[str] | None) -> None:
+def _require_inputs_stay(files: Sequence[tuple[Path, Path]], out: Path, kinds: Sequence[str] | None) -> None:
     """Raise UserError if a result would take the place of a file that is to be predicted."""
-    inputs = {file.resolve() for file in files.values()}
-    for name in files:
+    inputs = {file.resolve() for file, _ in files}
+    for _, name in files:
         for ending in (VIDEO_ENDING, *_endings(kinds)):
             target = out / f"{name}{ending}"
             if target.resolve() in inputs:
                 message = f"'{target}' is an image to be predicted, its result would replace it; choose another --out"
                 raise UserError("MSA-CLI-010", message, setting="--out")
     folders = {file.parent for file in inputs if not is_video(file)}
-    for name in _folders_of_frames(files, kinds):
+    for name, video in _folders_of_frames(files, kinds).items():
         if (out / name).resolve() in folders:
-            message = f"'{out / name}' has images to be predicted, the frames of '{files[name]}' would be written there"
+            message = f"'{out / name}' has images to be predicted, the frames of '{video}' would be written there"
             raise UserError("MSA-CLI-010", f"{message}; choose another --out", setting="--out")
 
 
@@ -215,6 +271,6 @@ def _endings(kinds: Sequence[str] | None) -> list[str]:
     return [ENDINGS[kind] for kind in kinds or ("palette", "overlay") if ENDINGS[kind]]
 
 
-def _folders_of_frames(files: dict[Path, Path], kinds: Sequence[str] | None) -> list[Path]:
-    """Where videos have results of each frame, under `out`."""
-    return [name for name, file in files.items() if is_video(file) and set(kinds or ()) - {"overlay"}]
+def _folders_of_frames(files: Sequence[tuple[Path, Path]], kinds: Sequence[str] | None) -> dict[Path, Path]:
+    """{folder under `out`: video} where videos have results of each frame."""
+    return {name: file for file, name in files if is_video(file) and set(kinds or ()) - {"overlay"}}

@@ -6,6 +6,7 @@ each member's offset in the tar and its crc32. Both are checked when read, since
 
 import hashlib
 import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -17,6 +18,8 @@ from msanet.datasets import IGNORE_INDEX
 from msanet.errors import UserError
 
 MANIFEST_NAME = "dataset.json"
+BAD_SAMPLES_NAME = "bad-samples.jsonl"
+"""The list of samples that packing skipped, next to the shards."""
 SCHEMA_VERSION = 1
 MAX_JSON_BYTES = 128 * 2**20
 """The largest manifest or index that is read (20,000 shards need about 5 MB, 100,000 samples 30 MB)."""
@@ -32,6 +35,8 @@ Count = Annotated[int, Field(ge=0, lt=2**62)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Samples = Annotated[int, Field(ge=0, lt=2**27)]
 """Of a shard or split. The order takes up to 16 bytes for each that the manifest claims."""
+MAX_KEY_BYTES = 80
+"""A tar header has 100 bytes for the file name, which also holds the extension."""
 Record = TypeVar("Record", bound=BaseModel)
 
 
@@ -107,6 +112,16 @@ class Manifest(_Record):
                 f"split '{name}' is not in dataset '{self.name}', which has: {', '.join(sorted(self.splits))}",
             )
         return self.splits[name]
+
+    def require_labels(self, name: str) -> None:
+        """Raise UserError if no pixel of a split has a class: a training on it would learn nothing, and not fail."""
+        if not any(self.split(name).histogram):
+            raise UserError(
+                "MSA-DATA-103",
+                f"split '{name}' of {self.name} has no labelled pixel, all {self.split(name).ignored} are ignored; check the ids "
+                "and colors of its masks and pack it again, or choose another data.train_split",
+                setting="data.train_split",
+            )
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1) + "\n"
@@ -219,6 +234,25 @@ def validate_json(kind: type[Record], data: bytes, where: str) -> Record:
         ) from None
 
 
-def safe_key(text: str) -> str:
-    """A sample key without dots, which would start WebDataset's extension, and without separators."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", text)
+def safe_key(name: str) -> str:
+    """A key for the sample of this name that WebDataset, tar and every file system take; two names never share one.
+
+    Letters and digits of all alphabets, `_` and `-` stay (in the form NFC). Where other characters became `_`, or the name
+    was cut to MAX_KEY_BYTES, `~` and a hash of the whole name follow: `a b` -> `a_b~c8687a08aa5d`.
+    """
+    plain = "".join(char if _stays(char) else "_" for char in unicodedata.normalize("NFC", name))
+    if plain and plain == name and len(plain.encode()) <= MAX_KEY_BYTES:
+        return plain
+    suffix = "~" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return plain.encode()[: MAX_KEY_BYTES - len(suffix)].decode(errors="ignore") + suffix
+
+
+def earlier_key(name: str) -> str:
+    """The key that versions before 0.2 gave to this name; their shards are still read and verified."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
+
+
+def _stays(char: str) -> bool:
+    return (
+        char in "_-" or char.isalnum() or unicodedata.category(char).startswith("M")
+    )  # marks: vowels of Hindi and Thai

@@ -10,6 +10,8 @@ from msanet.errors import UserError
 IGNORE_INDEX = 255
 """Train id of pixels that count neither in the loss nor in the evaluation (the field's convention)."""
 
+_SHOWN, _DOMINANT = 8, 0.8
+
 
 @dataclass(frozen=True)
 class DatasetSpec:
@@ -43,13 +45,22 @@ class DatasetSpec:
             table[value] = train_id
         if label_HW.dtype != np.uint8:
             raise UserError("MSA-DATA-023", f"label has {label_HW.dtype} values, expected 8-bit ids of {self.name}")
-        present = np.flatnonzero(np.bincount(label_HW.ravel(), minlength=256))
-        unknown = [int(value) for value in present if table[value] < 0]
+        counts = np.bincount(label_HW.ravel(), minlength=256)
+        unknown = [int(value) for value in np.flatnonzero(counts) if table[value] < 0]
         if unknown:
             known = sorted(self.train_ids)
             raise UserError(
                 "MSA-DATA-023",
-                f"label holds the value(s) {unknown}, expected only ids of {self.name} "
+                f"label {described_values(counts, unknown)}, expected only ids of {self.name} "
                 f"({known[0]} to {known[-1]}: {', '.join(map(str, known))}); fix the label or choose its dataset",
             )
         return table.astype(np.uint8)[label_HW]
+
+
+def described_values(counts: np.ndarray, unknown: list[int]) -> str:
+    """What lies in a mask with unknown values. counts: pixels (256,) of each value."""
+    share = counts[unknown].sum() / counts.sum()
+    text = f"holds the value(s) {unknown[:_SHOWN]}{f' and {len(unknown) - _SHOWN} more' * (len(unknown) > _SHOWN)} ({share:.1%})"
+    if len(unknown) > 1 and counts[0] + counts[255] > _DOMINANT * counts.sum():
+        return f"{text}, as masks of 0 and 255 do whose edges are smoothed (anti-aliased, resized or once a JPEG)"
+    return text

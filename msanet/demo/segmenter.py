@@ -1,6 +1,5 @@
 """Images through one network for the page: labels, and maps of the images that came last."""
 
-import io
 import math
 import secrets
 import threading
@@ -13,11 +12,10 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from msanet.config import EvaluationConfig
-from msanet.data.image.codec import FORMATS, open_image
+from msanet.data.image.photo import PhotoFile
 from msanet.errors import UserError
 from msanet.inference.attention_maps import AttentionMaps
 from msanet.inference.predictor import Predictor
@@ -30,15 +28,6 @@ from msanet.report.palette import UInt8
 _CACHED_IMAGES = 4  # images, at most `Limits.megapixels` each, and attention of one of them
 _MAX_SIDE = 16384  # pixels, what browsers' canvases can hold
 _MAP_SIDE = 512  # pixels of the longer side of a scale's map on its way to the page
-_TURNS = {  # EXIF orientation -> what makes it upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
@@ -169,7 +158,7 @@ class Attention:
 
 def decode(data: bytes, name: str, megapixels: float) -> UInt8:
     """(H, W, 3) uint8 RGB, upright by its EXIF orientation. Raises UserError; too large an image is not decoded."""
-    image = open_image(data, name)
+    image = PhotoFile(data, name)
     height, width = image.size
     if height * width > megapixels * 1e6:
         found = math.ceil(height * width / 1e5) / 10
@@ -181,20 +170,7 @@ def decode(data: bytes, name: str, megapixels: float) -> UInt8:
             "MSA-DEMO-005",
             f"'{name}' has {width}x{height} pixels, expected sides of at most {_MAX_SIDE}; cut it into parts",
         )
-    pixels_HWC = image.window(0, 0, height, width)
-    turn = _turn(data)
-    if turn is not None:
-        pixels_HWC = np.asarray(Image.fromarray(pixels_HWC).transpose(turn))
-    return np.array(pixels_HWC)  # writable, which torch.from_numpy asks for
-
-
-def _turn(data: bytes) -> Image.Transpose | None:
-    """What makes a photograph upright; None also where its EXIF is damaged."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as header:
-            return _TURNS.get(header.getexif().get(274, 1)) if header.format in ("JPEG", "MPO") else None
-    except Exception:  # Pillow raises any kind of what lies in EXIF
-        return None
+    return np.array(image.read().pixels_HWC)  # writable, which torch.from_numpy asks for
 
 
 def _attention_projections(model: MSANet) -> dict[str, nn.ModuleDict]:

@@ -59,7 +59,7 @@ def examine(case: Case) -> list[Diagnostic]:
     """All diagnostics. Raises UserError only where there is nothing to examine: no manifest or no such address."""
     data, manifest = case.config.data, case.manifest
     names = {"data.train_split": data.train_split, "data.val_split": data.val_split}
-    diagnostics = shards.splits_exist(manifest, names)
+    diagnostics = shards.splits_exist(manifest, names) + shards.skipped_samples(case.storage)
     train, val = (_split(manifest, name) for name in names.values())
     statistics = {name: _sample_statistics(case, name, diagnostics) for name in dict.fromkeys(names.values())}
     if train and val:

@@ -18,7 +18,8 @@ def binary_masks(train: SplitInfo, classes: Sequence[str]) -> Found:
     if len(classes) > 1 and used == [0] and train.ignored:
         text = (
             f"training labels have only class 0 ('{classes[0]}') and ignored pixels, expected {len(classes)} classes: probably "
-            "binary masks of 0 and 255, and 255 is always ignored; write them with the ids of the classes and pack again"
+            "masks of 0 and 255 with 255 for objects; say so in the classes file (`id: 255`, or white as the color of the class) "
+            "and pack again"
         )
         yield "fault", text
 

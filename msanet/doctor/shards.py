@@ -1,16 +1,27 @@
 """Checks of the shards: can they be read, and do the splits share images?"""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from msanet.data.manifest import MAX_JSON_BYTES, Manifest, SampleIndex, ShardIndex, ShardInfo, index_name, validate_json
+from msanet.data.manifest import (
+    BAD_SAMPLES_NAME,
+    MAX_JSON_BYTES,
+    Manifest,
+    SampleIndex,
+    ShardIndex,
+    ShardInfo,
+    index_name,
+    validate_json,
+)
 from msanet.data.samples import decode_sample
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import ByteRange, Storage
 from msanet.doctor.diagnostics import Found, Level, check
 from msanet.errors import UserError
+from sharding.photo_check import check_photo
 
 _DUPLICATES = 0.01
 """Share of the validation images above which images that are also trained on are a fault; public datasets have a few."""
@@ -47,6 +58,8 @@ def sample_split(source: ShardSource, count: int) -> tuple[list[SampleStatistics
     for number in evenly_spread(len(source), count):
         try:
             sample = source.read(number)
+            for name in (name for name in sample if name.startswith("image.")):
+                check_photo(sample[name], f"{sample['__url__']}:{sample['__key__']}.{name}")
             statistics.append(sample_statistics(*decode_sample(sample), sample["__key__"]))
         except UserError as error:
             errors.append(str(error))
@@ -79,6 +92,19 @@ def readable(split: str, total: int, statistics: Sequence[SampleStatistics], err
         yield "fault", f"{what}; `msanet verify` lists everything that is damaged"
     else:
         yield "ok", f"{tried} of {total} samples of {split} read and decoded"
+
+
+@check("shards")
+def skipped_samples(storage: Storage) -> Found:
+    """What packing skipped since it was bad."""
+    try:
+        lines = storage.read_file(BAD_SAMPLES_NAME, MAX_JSON_BYTES).splitlines()
+    except (UserError, OSError):  # most have no such file
+        return
+    if lines:
+        first = json.loads(lines[0])["error"]
+        what = f"{len(lines)} samples were skipped by packing, expected none ({first})"
+        yield "warning", f"{what}; {BAD_SAMPLES_NAME} has them all"
 
 
 def read_indexes(storage: Storage, shards: Iterable[ShardInfo]) -> Iterator[ShardIndex]:

@@ -1,5 +1,6 @@
 """From files of images and videos to files of predictions."""
 
+import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,16 +11,18 @@ import torch
 from torch import nn
 
 from msanet.config import EvaluationConfig
-from msanet.data.image.codec import decode_image
+from msanet.data.image.photo import read_photo
 from msanet.errors import UserError
 from msanet.inference.attention_maps import AttentionMaps
 from msanet.inference.predictor import Predictor
 from msanet.inference.submission import SubmissionFormat
-from msanet.logs import track
+from msanet.logs import once, track
 from msanet.models.io import ModelMetadata
 from msanet.report.palette import UInt8, overlay
 from msanet.report.prediction import write_image, write_palette, write_probabilities
 from msanet.report.video import VideoReader, is_video, new_video
+
+logger = logging.getLogger(__name__)
 
 ENDINGS = {
     "palette": ".png",
@@ -134,4 +137,7 @@ def _read_image(path: Path) -> UInt8:
             f"'{path}' cannot be read ({os.strerror(error.errno or 0).lower()}), expected an image; check the file",
             setting="--images",
         ) from error
-    return decode_image(data, str(path))
+    photo = read_photo(data, str(path))
+    for text in photo.notes:
+        once(logger, logging.WARNING, f"{text}: '{path}'", key=text)
+    return photo.pixels_HWC

@@ -31,6 +31,7 @@ def train(config: Config) -> None:
     preemption = PreemptionHandler(config.run.preemption_grace_seconds, config.trainer.checkpoint_every_minutes)
     shards = open_storage(config.data.path or "", config.storage)
     manifest = distributed.on_main(partial(read_manifest, shards))  # rank 0 reads it for all hosts
+    manifest.require_labels(config.data.train_split)
     val_split = ShardSource(shards, config.data.val_split, manifest)
 
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank

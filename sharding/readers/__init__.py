@@ -8,6 +8,7 @@ from msanet.errors import UserError
 from sharding.readers.camvid import CAMVID
 from sharding.readers.cityscapes import CITYSCAPES
 from sharding.readers.coco import COCO
+from sharding.readers.contents import describe, files_of, folders_of
 from sharding.readers.folder import FOLDER
 from sharding.readers.person_part import PERSON_PART
 from sharding.readers.reader import DatasetListing, Reader, SamplePaths
@@ -32,19 +33,24 @@ def open_source(reader: Reader, paths: Sequence[Path]) -> Tree:
     root = _root(reader, paths)
     if root is not None:
         return root
-    for other in READERS.values():
-        if other is not reader and _root(other, paths) is not None:
+    expected = (
+        f"'{shown}' is not laid out as {reader.name}: it holds {describe(open_tree(paths))}, expected {reader.layout}"
+    )
+    for other in sorted(READERS.values(), key=lambda other: other is FOLDER):  # whose layout others have too
+        if other is not reader and _looks_like(other, paths):
             raise UserError(
                 "MSA-PACK-003",
-                f"'{shown}' is not laid out as {reader.name}, expected {reader.layout}; this looks like {other.name}: "
-                f"run python -m sharding {other.name} --source {shown}",
+                f"{expected}; this looks like {other.name}: run python -m sharding {other.name} --source {shown}",
                 setting="--source",
             )
-    raise UserError(
-        "MSA-PACK-003",
-        f"'{shown}' is not laid out as {reader.name}, expected {reader.layout}; name the folder that holds it",
-        setting="--source",
-    )
+    raise UserError("MSA-PACK-003", f"{expected}; name the folder that holds it", setting="--source")
+
+
+def _looks_like(reader: Reader, paths: Sequence[Path]) -> bool:
+    try:
+        return _root(reader, paths) is not None
+    except UserError:  # several of them
+        return False
 
 
 def _root(reader: Reader, paths: Sequence[Path]) -> Tree | None:
@@ -60,7 +66,7 @@ def _find(reader: Reader, tree: Tree) -> Tree | None:
     """The tree at the shallowest folder that holds all landmarks; UserError where two equally shallow ones do."""
     level = [""]
     for _ in range(_SEARCH_DEPTH + 1):
-        roots = [name for name in level if _holds(tree, name, reader.landmarks)]
+        roots = [name for name in level if _holds(tree, name, reader)]
         if len(roots) > 1:
             raise UserError(
                 "MSA-PACK-004",
@@ -69,28 +75,15 @@ def _find(reader: Reader, tree: Tree) -> Tree | None:
             )
         if roots:
             return tree.below(roots[0]) if roots[0] else tree
-        level = [f"{name}/{folder}".lstrip("/") for name in level for folder in _folders(tree, name)]
+        level = [f"{name}/{folder}".lstrip("/") for name in level for folder in folders_of(tree, name)]
     return None
 
 
-def _holds(tree: Tree, name: str, landmarks: tuple[str, ...]) -> bool:
-    for landmark in landmarks:
+def _holds(tree: Tree, name: str, reader: Reader) -> bool:
+    if reader.is_root is not None:
+        return reader.is_root(tree, name)
+    for landmark in reader.landmarks:
         parent, _, wanted = f"{name}/{landmark}".lstrip("/").rpartition("/")
-        if not fnmatch.filter(_files(tree, parent) if "." in wanted else _folders(tree, parent), wanted):
+        if not fnmatch.filter(files_of(tree, parent) if "." in wanted else folders_of(tree, parent), wanted):
             return False
     return True
-
-
-# A folder beside the dataset that is closed to us, such as lost+found, is no reason to stop.
-def _folders(tree: Tree, name: str) -> list[str]:
-    try:
-        return tree.folders(name)
-    except UserError:
-        return []
-
-
-def _files(tree: Tree, name: str) -> list[str]:
-    try:
-        return tree.files(name)
-    except UserError:
-        return []

@@ -15,8 +15,8 @@ _LABELS = {
     "trainIds": (CITYSCAPES_TRAIN_IDS, "_gtFine_labelTrainIds.png"),
 }
 _INSTANCES = "_gtFine_instanceIds.png"
-_JUDGED = "val"
-"""The split that gets its instance maps unasked: training has no use for them."""
+_EVALUATED = "val"
+"""The split whose instance maps are packed by default: training has no use for them."""
 # Not test: its published label maps are empty, the server keeps the real ones.
 _USUAL = ("train", "val")
 
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="SPLIT",
         help="splits to pack with their instance maps, by which the protocol official-cityscapes weighs pixels (default: "
-        f"{_JUDGED}, where it has them; no SPLIT: none)",
+        f"{_EVALUATED}, where it has them; no SPLIT: none)",
     )
 
 
@@ -39,14 +39,16 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
     spec, suffix = _LABELS[options.labels]
     splits = choose_splits(options.splits, tree.folders("leftImg8bit"), _USUAL, tree.show("leftImg8bit"))
-    pairs = {split: _pairs(tree, split, suffix) for split in splits}
+    pairs = {split: _pairs(tree, folder, suffix) for split, folder in splits.items()}
     if options.instances is None:
-        instances = [split for split in splits if split == _JUDGED and _files(tree, "gtFine", split, _INSTANCES)]
+        instances = [
+            split for split in splits if split == _EVALUATED and _files(tree, "gtFine", splits[split], _INSTANCES)
+        ]
     else:
-        instances = choose_splits(options.instances, splits, (), tree.show("gtFine"))
-    pairs |= {split: _add_instances(tree, split, pairs[split]) for split in instances}
+        instances = list(choose_splits(options.instances, [*splits], (), tree.show("gtFine")))
+    pairs |= {split: _add_instances(tree, splits[split], pairs[split]) for split in instances}
     if options.splits is None:
-        for split in sorted({*_USUAL} & {*tree.folders("gtFine")} - {*splits}):
+        for split in sorted({*_USUAL} & {*tree.folders("gtFine")} - {*splits.values()}):
             _pairs(tree, split, suffix)  # for its note that label maps have no image
     return DatasetListing(spec, pairs)
 

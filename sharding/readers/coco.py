@@ -1,36 +1,30 @@
 """MS-COCO: `annotations/instances_<split><year>.json`, whose objects become one map of classes per image."""
 
 import argparse
-import json
-from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from msanet.datasets import COCO as SPEC
+from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.datasets.coco import CATEGORIES
+from msanet.datasets.voc import voc_color
 from msanet.errors import UserError
+from sharding.readers.coco_file import FOLDER, AnnotationFile, CocoImage, read_annotations
 from sharding.readers.coco_mask import CROWD, DecodeObjects
+from sharding.readers.contents import describe
 from sharding.readers.labels import need
 from sharding.readers.reader import DatasetListing, Reader, SamplePaths, choose_splits, make_pair, subset_of
 from sharding.tree import Tree
 
-_FOLDER = "annotations"
+logger = logging.getLogger(__name__)
+
+_MOST_CATEGORIES = 253
+"""Next to background and the value 255."""
 _SPLITS = ("train", "val")
 _YEARS = ("2014", "2017")
-
-
-class _Image(NamedTuple):
-    id: int
-    file_name: str
-    height: int
-    width: int
-
-
-class _Object(NamedTuple):
-    image_id: int
-    id: int
-    category: int
-    text: str  # JSON for DecodeObjects; as lists of numbers, the 860,000 outlines of 2017 take gigabytes
+_NAME = r"instances_(.+?)(2014|2017)?\.json"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +46,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     """All images of the splits, or the subsets asked for. Raises UserError where the layout does not hold."""
     need("pycocotools.mask", "pycocotools")
-    year = _year(tree, options.year)
-    present = [split for split in _SPLITS if _json_name(split, year) in tree.files(_FOLDER)]
-    splits = choose_splits(options.splits, present, _SPLITS, tree.show(_FOLDER))
+    present = _annotations(tree, options.year)
+    splits = choose_splits(options.splits, [*present], _SPLITS, tree.show(FOLDER))
     subset = dict(options.subset)
     for split in subset:
         if split not in splits:
@@ -63,110 +56,140 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
                 f"--subset names split '{split}', expected one of those packed: {', '.join(splits)}; fix it",
                 setting="--subset",
             )
-    pairs = {split: _pairs(tree, f"{split}{year}", subset.get(split), options.seed) for split in splits}
-    return DatasetListing(SPEC, pairs, decode=DecodeObjects(options.crowd))
+    files = {split: read_annotations(tree, present[name]) for split, name in splits.items()}
+    spec, train_ids = _classes(list(files.values()))
+    pairs = {split: _pairs(tree, found, train_ids, subset.get(split), options.seed) for split, found in files.items()}
+    return DatasetListing(spec, pairs, decode=DecodeObjects(options.crowd))
 
 
-def _pairs(tree: Tree, name: str, count: int | None, seed: int) -> list[SamplePaths]:
-    path = f"{_FOLDER}/instances_{name}.json"
-    images, objects = _parse(tree.read(path), tree.show(path))
+def _pairs(
+    tree: Tree, found: AnnotationFile, ids: Mapping[int, int], count: int | None, seed: int
+) -> list[SamplePaths]:
+    images, shown = found.images, tree.show(found.path)
     if count is not None:
         if count > len(images):
             raise UserError(
                 "MSA-PACK-039",
-                f"--subset asks for {count} images of '{tree.show(path)}', which has {len(images)}; ask for fewer",
+                f"--subset asks for {count} images of '{shown}', which has {len(images)}; ask for fewer",
                 setting="--subset",
             )
         chosen = subset_of(list(images), count, seed)
         images = {id: image for id, image in images.items() if id in chosen}
-    folder = name if name in tree.folders("") else f"images/{name}"
-    files = set(tree.files(folder))
-    lacking = sorted(image.file_name for image in images.values() if image.file_name not in files)
+    folder = _image_folder(tree, found.name)
+    paths = _image_paths(tree, folder, [image.file_name for image in images.values()])
+    lacking = sorted(image.file_name for image in images.values() if image.file_name not in paths)
     if lacking:
         raise UserError(
             "MSA-PACK-038",
-            f"'{tree.show(path)}' names '{lacking[0]}', which is not in {name}/ or images/{name}/ ({len(lacking)} of "
+            f"'{shown}' names '{lacking[0]}', which is not in {found.name}/, images/{found.name}/ or images/ ({len(lacking)} of "
             f"{len(images)} are not), expected all images; restore them",
             setting="--source",
         )
-    pairs = [_pair(f"{folder}/{image.file_name}", path, image, objects[image.id]) for image in images.values()]
+    stems = Counter(_stem(image.file_name) for image in images.values())
+    pairs = []
+    for image in images.values():
+        stem = _stem(image.file_name)
+        source_id = stem if stems[stem] == 1 else image.file_name  # a.jpg beside a.png
+        pairs.append(_pair(source_id, paths[image.file_name], found, image, ids))
     return sorted(pairs, key=lambda pair: pair.id)
 
 
-def _pair(image_path: str, json_path: str, image: _Image, objects: Sequence[_Object]) -> SamplePaths:
-    in_order = ",".join(found.text for found in sorted(objects, key=lambda found: found.id))
+def _image_folder(tree: Tree, name: str) -> str:
+    """As MS-COCO has it, or flat as exports of annotation tools are."""
+    if name in tree.folders(""):
+        return name
+    return "images" if name not in tree.folders("images") and tree.files("images") else f"images/{name}"
+
+
+def _image_paths(tree: Tree, folder: str, names: Sequence[str]) -> dict[str, str]:
+    """{file name: path} of the images that are there: as named below the folder, or by the last part of the name alone."""
+    last_parts = Counter(name.rpartition("/")[2] for name in names)
+    files = {
+        below: set(tree.files(below))
+        for below in {f"{folder}/{name}".rpartition("/")[0] for name in names if ".." not in name}
+    }
+    files[folder] = set(tree.files(folder))
+    paths = {}
+    for name in names:
+        below, _, last = f"{folder}/{name}".rpartition("/")
+        if last in files.get(below, ()):
+            paths[name] = f"{below}/{last}"
+        elif last in files[folder] and last_parts[last] == 1 and ".." not in name:
+            paths[name] = f"{folder}/{last}"
+    return paths
+
+
+def _stem(file_name: str) -> str:
+    return file_name.rpartition(".")[0]
+
+
+def _pair(source_id: str, path: str, found: AnnotationFile, image: CocoImage, ids: Mapping[int, int]) -> SamplePaths:
+    objects = sorted(found.objects[image.id], key=lambda each: each.id)
+    in_order = ",".join(f"[{each.id},{ids[each.category]},{each.rest}]" for each in objects)
     annotation = f'{{"height":{image.height},"width":{image.width},"objects":[{in_order}]}}'
-    pair = make_pair(image.file_name.rpartition(".")[0], image_path, json_path)
+    pair = make_pair(source_id, path, found.path)
     return SamplePaths(pair.key, pair.id, pair.image, pair.label, annotation)
 
 
-def _parse(data: bytes, name: str) -> tuple[dict[int, _Image], dict[int, list[_Object]]]:
-    """{image id: image}, and {image id: its objects} in the order of the file."""
-    try:
-        content = json.loads(data, object_hook=_compact)
-        images = {image.id: image for image in _all(content["images"], _Image)}
-        objects = defaultdict(list)
-        for found in _all(content["annotations"], _Object):
-            objects[found.image_id].append(found)
-        categories = {int(row["id"]): row["name"] for row in content["categories"]}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            "MSA-PACK-036",
-            f"'{name}' cannot be read ({type(error).__name__}: {error}), expected COCO's instances as JSON with images, "
-            "annotations and categories; download it again",
-        ) from error
-    foreign = sorted({*categories.items()} - {*CATEGORIES.items()})
-    unknown = sorted({found.category for group in objects.values() for found in group} - CATEGORIES.keys())
-    if foreign or unknown:
-        what = f"category {foreign[0][0]} '{foreign[0][1]}'" if foreign else f"an object of category {unknown[0]}"
+def _classes(files: Sequence[AnnotationFile]) -> tuple[DatasetSpec, dict[int, int]]:
+    """The classes, and {category id: its value in label maps}: those of MS-COCO, or where files have others, their own."""
+    rows = [(file, *row) for file in files for row in file.categories.items()]
+    if all(CATEGORIES.get(id) == name for _, id, name in rows):
+        return SPEC, {id: id for id in CATEGORIES}
+    names: dict[int, tuple[str, str]] = {}
+    for file, id, name in rows:
+        other, where = names.setdefault(id, (name, file.shown))
+        if other != name:
+            raise UserError(
+                "MSA-PACK-037",
+                f"category {id} is '{other}' in '{where}' and '{name}' in '{file.shown}', expected the same categories for all "
+                "splits; fix the files, or pack each into a dataset of its own",
+            )
+    own = [id for id in sorted(names) if names[id][0].strip("_").lower() != "background"]
+    unknown = [(each.category, file.shown) for file in files for group in file.objects.values() for each in group]
+    if lost := next(((id, shown) for id, shown in unknown if id not in names), None):
         raise UserError(
             "MSA-PACK-037",
-            f"'{name}' has {what}, expected only the 80 categories of MS-COCO; fix it, or write a reader for these "
-            "classes (docs/data.md)",
+            f"'{lost[1]}' has an object of category {lost[0]}, expected one of its own {len(names)} categories (they are not "
+            f"MS-COCO's: {id} is '{name}'); add it to the file or remove its objects",
         )
-    return images, objects
-
-
-def _compact(found: dict[str, Any]) -> object:
-    """What is needed of an image or object as soon as it is parsed, so that the whole never lies in memory as lists."""
-    if "image_id" in found:
-        text = json.dumps(
-            [found["id"], found["category_id"], found.get("iscrowd", 0), found["segmentation"]], separators=(",", ":")
+    if len(own) > _MOST_CATEGORIES:
+        raise UserError(
+            "MSA-PACK-037",
+            f"'{files[0].shown}' has {len(own)} categories, expected at most {_MOST_CATEGORIES}; merge some",
         )
-        return _Object(int(found["image_id"]), int(found["id"]), int(found["category_id"]), text)
-    if "file_name" in found:
-        return _Image(int(found["id"]), str(found["file_name"]), int(found["height"]), int(found["width"]))
-    return found
+    classes = ("background", *(names[id][0] for id in own))
+    logger.info(f"the categories are not MS-COCO's, so the file's own are the classes: {', '.join(classes)}")
+    values = {id: 0 for id in names} | {id: value for value, id in enumerate(own, 1)}
+    spec = DatasetSpec(
+        name="coco-own",
+        classes=classes,
+        palette=tuple(voc_color(number) for number in range(len(classes))),
+        train_ids={IGNORE_INDEX: IGNORE_INDEX, **{number: number for number in range(len(classes))}},
+    )
+    return spec, values
 
 
-def _all(rows: list[Any], kind: type) -> list[Any]:
-    for row in rows:
-        if not isinstance(row, kind):
-            raise ValueError(f"{str(row)[:60]} lacks a field")
-    return rows
-
-
-def _year(tree: Tree, asked: str | None) -> str:
-    files = tree.files(_FOLDER)
-    present = [year for year in _YEARS if any(_json_name(split, year) in files for split in _SPLITS)]
-    if asked is None and len(present) > 1:
+def _annotations(tree: Tree, year: str | None) -> dict[str, str]:
+    """{split: split and year} of the annotation files of one year; those of other tools have none (`instances_default`)."""
+    matches = [match for name in tree.files(FOLDER) if (match := re.fullmatch(_NAME, name))]
+    years = sorted({match[2] or "" for match in matches})
+    if year is None and len(years) > 1:
         raise UserError(
             "MSA-PACK-004",
-            f"'{tree.show(_FOLDER)}' has annotations of {' and '.join(present)}; choose with --year",
+            f"'{tree.show(FOLDER)}' has annotations of {' and '.join(word or 'no year' for word in years)}; choose with --year",
             setting="--year",
         )
-    if not present or (asked or present[0]) not in present:
+    chosen = year or (years[0] if years else "")
+    found = {match[1]: match[1] + chosen for match in matches if (match[2] or "") == chosen}
+    if not found:
         raise UserError(
             "MSA-PACK-038",
-            f"'{tree.show(_FOLDER)}' has no {_json_name('train', asked or '2014')} or "
-            f"{_json_name('val', asked or '2014')}, expected at least one; put it there",
+            f"'{tree.show(FOLDER)}' has no instances_train{chosen}.json or instances_val{chosen}.json, but "
+            f"{', '.join(match[0] for match in matches) or describe(tree, FOLDER)}; put them there, or choose another --year",
             setting="--source",
         )
-    return asked or present[0]
-
-
-def _json_name(split: str, year: str) -> str:
-    return f"instances_{split}{year}.json"
+    return found
 
 
 def _count(text: str) -> tuple[str, int]:
@@ -179,8 +202,9 @@ def _count(text: str) -> tuple[str, int]:
 COCO = Reader(
     name="coco",
     summary="MS-COCO, 80 classes and background, from instances_*.json (needs pycocotools)",
-    layout="annotations/instances_<split><year>.json with <split><year>/*.jpg or images/<split><year>/*.jpg",
-    landmarks=(f"{_FOLDER}/instances_*.json",),
+    layout="annotations/instances_<split><year>.json with <split><year>/*.jpg, images/<split><year>/*.jpg or "
+    "images/*.jpg",
+    landmarks=(f"{FOLDER}/instances_*.json",),
     read=read,
     add_options=add_options,
 )

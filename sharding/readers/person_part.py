@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ from msanet.datasets.person_part import PARTS
 from msanet.errors import UserError
 from msanet.logs import track
 from sharding.readers.labels import from_mat
-from sharding.readers.reader import DatasetListing, Reader, SamplePaths, by_id, choose_splits, make_pair
+from sharding.readers.lists import read_list
+from sharding.readers.reader import (
+    DatasetListing,
+    Reader,
+    SamplePaths,
+    by_id,
+    check_excluded,
+    choose_splits,
+    make_pair,
+)
 from sharding.tree import Tree, open_tree
 
 _LISTS = "ImageSets/Main"
@@ -75,11 +85,11 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
         )
     splits = choose_splits(options.splits, names, ("train", "val"), lists.show(folder))
     found = {}
-    for split in splits:
-        name = f"{folder}/{split}.txt".lstrip("/")
-        lines = lists.read(name).decode(errors="replace").splitlines()
-        ids = sorted({line.split()[0] for line in lines if line.strip()})  # VOC's lists of a class have a second column
-        found[split] = _pairs(tree, split, ids, lists.show(name))
+    for split, own in splits.items():
+        name = f"{folder}/{own}.txt".lstrip("/")
+        listed = read_list(lists, name)
+        check_excluded(listed.excluded, split)
+        found[split] = _pairs(tree, split, sorted({*listed.ids}), lists.show(name))
     return DatasetListing(SPEC, found, decode=DecodeParts())
 
 
@@ -98,8 +108,10 @@ def _pairs(tree: Tree, split: str, ids: Sequence[str], list_name: str) -> list[S
     pairs = []
     for source_id in track(ids, f"{split}: looking for people", len(ids), "files"):
         path = labels[source_id]
-        if decode(tree.read(path), tree.show(path)).any():
-            pairs.append(make_pair(source_id, images[source_id], path))
+        with suppress(UserError):  # which is said, with all others, when the sample is packed
+            if not decode(tree.read(path), tree.show(path)).any():
+                continue
+        pairs.append(make_pair(source_id, images[source_id], path))
     return pairs
 
 

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import logging
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -34,6 +35,13 @@ class SamplePaths:
 
 
 Splits = dict[str, list[SamplePaths]]
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Name of a split, in small letters -> the usual one for it."""
+_NAMED = 5
 Id = TypeVar("Id", int, str)
 
 
@@ -63,7 +71,8 @@ class Reader:
     landmarks: folders that the dataset's root, and nothing else, holds; a name with a dot is that of a file (`*.json`).
     read: tree at the root, options -> DatasetListing; options has `splits` (None: the dataset's usual ones) and what add_options
     declared.
-    archives: the official zip files, taken where a source folder holds them.
+    archives: the official zip files, taken where a source folder holds them. is_root: tree, folder -> whether it is the root,
+    where landmarks do not say so.
     """
 
     name: str
@@ -73,6 +82,7 @@ class Reader:
     read: Callable[[Tree, argparse.Namespace], DatasetListing]
     archives: tuple[str, ...] = ()
     add_options: Callable[[argparse.ArgumentParser], None] = _no_options
+    is_root: Callable[[Tree, str], bool] | None = None
 
 
 def make_pair(source_id: str, image: str, label: str) -> SamplePaths:
@@ -86,18 +96,45 @@ def pair_up(tree: Tree, images: Mapping[str, str], labels: Mapping[str, str], sp
     Raises UserError if an image has no label. Labels without an image are ignored with a warning, since some
     datasets publish them.
     """
+    labels = _as_images_spell(images, labels)
     lacking = sorted(images.keys() - labels.keys())
+    extra = sorted(labels.keys() - images.keys())
     if lacking:
+        others = f"; label maps without an image: {_named(extra)}" if extra else ""
         raise UserError(
             "MSA-PACK-022",
-            f"image '{tree.show(images[lacking[0]])}' has no label map ({len(lacking)} of {len(images)} images in "
-            f"split '{split}' have none), expected one for each; add the label maps or choose other --splits",
+            f"image '{tree.show(images[lacking[0]])}' has no label map ({len(lacking)} of {len(images)} images in split "
+            f"'{split}' have none: {_named(lacking)}{others}), expected one for each; add the label maps, remove the images or "
+            "choose other --splits",
         )
-    extra = labels.keys() - images.keys()
     if extra:
         count = f"{len(extra)} label map has" if len(extra) == 1 else f"{len(extra)} label maps have"
-        logger.warning(f"{count} no image in split '{split}' and {'is' if len(extra) == 1 else 'are'} ignored")
+        logger.warning(
+            f"{count} no image in split '{split}' and {'is' if len(extra) == 1 else 'are'} ignored: {_named(extra)}"
+        )
     return [make_pair(source_id, images[source_id], labels[source_id]) for source_id in sorted(images)]
+
+
+def _as_images_spell(images: Mapping[str, str], labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Labels by the names of their images, where only Unicode's form differs: macOS takes letters apart (NFD)."""
+    lacking = images.keys() - labels.keys()
+    if not lacking:
+        return labels
+    spelled = {unicodedata.normalize("NFC", name): name for name in labels.keys() - images.keys()}
+    found = {name: spelled[form] for name in lacking if (form := unicodedata.normalize("NFC", name)) in spelled}
+    taken = {*found.values()}
+    rest = {name: path for name, path in labels.items() if name not in taken}
+    return {**rest, **{name: labels[label] for name, label in found.items()}}
+
+
+def check_excluded(count: int, split: str) -> None:
+    """Say how many names a list has with the flag -1: images without what the list is about."""
+    if count:
+        logger.warning(f"the list of split '{split}' has {count} names with the flag -1, which are not packed")
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def by_id(folder: str, names: Iterable[str], suffixes: Sequence[str]) -> dict[str, str]:
@@ -112,22 +149,44 @@ def subset_of(ids: Iterable[Id], count: int, seed: int) -> set[Id]:
     return set(sorted(ids, key=lambda id: hashlib.sha256(f"{seed}:{id}".encode()).digest())[:count])
 
 
-def choose_splits(asked: Sequence[str] | None, present: Sequence[str], usual: Sequence[str], where: str) -> list[str]:
-    """The splits to pack: those `asked` for, else the `usual` ones that are `present`; UserError where none is."""
+def choose_splits(
+    asked: Sequence[str] | None, present: Sequence[str], usual: Sequence[str], where: str
+) -> dict[str, str]:
+    """{split: its name in the source} to pack: those `asked` for, else the `usual` ones that are `present`, else the only one.
+
+    A split may be present under another name for it (SPLIT_NAMES). Raises UserError where one is not present, or none is.
+    """
     if asked is None:
-        chosen = [split for split in usual if split in present]
+        chosen = {split: name for split in usual if (name := _own_name(split, present)) is not None}
+        if not chosen and len(present) == 1:
+            chosen = {present[0]: present[0]}
         if not chosen:
             raise UserError(
                 "MSA-PACK-021",
-                f"'{where}' has none of the splits {', '.join(usual)}; choose with --splits: {', '.join(present)}",
+                f"'{where}' has none of the splits {', '.join(usual)}, but {', '.join(present) or 'nothing'}; "
+                "choose with --splits",
                 setting="--splits",
             )
-        return chosen
-    for split in asked:
-        if split not in present:
-            raise UserError(
-                "MSA-PACK-021",
-                f"split '{split}' is not in '{where}'; {nearest(split, sorted(present))}",
-                setting="--splits",
-            )
-    return list(dict.fromkeys(asked))
+    else:
+        chosen = {}
+        for split in asked:
+            name = _own_name(split, present)
+            if name is None:
+                raise UserError(
+                    "MSA-PACK-021",
+                    f"split '{split}' is not in '{where}'; {nearest(split, sorted(present))}",
+                    setting="--splits",
+                )
+            chosen[split] = name
+    for split, name in chosen.items():
+        if split != name:
+            logger.info(f"split '{split}' is read from '{name}'")
+    return chosen
+
+
+def _own_name(split: str, present: Sequence[str]) -> str | None:
+    """What the source calls a split."""
+    if split in present:
+        return split
+    alike = [name for name in present if SPLIT_NAMES.get(name.lower()) == SPLIT_NAMES.get(split.lower(), "-")]
+    return alike[0] if len(alike) == 1 else None

@@ -4,21 +4,30 @@ SBD (Hariharan et al. 2011) annotates more of its images: as PNGs in `Segmentati
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from msanet.data.image.codec import IMAGE_EXTENSIONS
+from msanet.datasets import IGNORE_INDEX
 from msanet.datasets import VOC as SPEC
+from msanet.datasets.voc import voc_color
 from msanet.errors import UserError
-from sharding.readers.labels import decode_ids, from_mat
+from sharding.readers.class_files import Color, colors_of, foreign_classes
+from sharding.readers.contents import counted_endings
+from sharding.readers.labels import from_mat
+from sharding.readers.layout import by_stem
+from sharding.readers.lists import read_list
+from sharding.readers.mask_reader import reader_of
 from sharding.readers.overlay import Overlay
 from sharding.readers.reader import (
     DatasetListing,
     Reader,
     SamplePaths,
     by_id,
+    check_excluded,
     choose_splits,
     make_pair,
     pair_up,
@@ -32,7 +41,11 @@ _USUAL = ("train", "val")
 _OFFICIAL = ("train", "val", "trainval")
 _AUGMENTED = "train_aug"
 _POOLED = ("pooled_train", "pooled_test")
+_LOOKED_AT = 5
 _SBD_FOLDERS = ("", "dataset", "benchmark_RELEASE/dataset")
+
+_READ = reader_of(SPEC, ignored=[(224, 224, 192)])
+"""The border of objects has a color too, that of index 255."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,7 @@ class DecodeWithSbd:
 
     def __call__(self, data: bytes, name: str) -> np.ndarray:
         if not name.endswith(".mat"):
-            return decode_ids(data, name)
+            return _READ(data, name)
         return from_mat(data, name, "GTcls", lambda gt: _segmentation(gt[0, 0].Segmentation))
 
 
@@ -73,17 +86,43 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     """All pairs of image and label in this layout, by split. Raises UserError where the layout does not hold."""
+    if foreign := foreign_classes(tree, SPEC) or _foreign_colors(tree):
+        raise UserError(
+            "MSA-PACK-208",
+            f"{foreign}, expected those of VOC; pack it with: python -m sharding folder --source "
+            f"{' '.join(map(str, options.source))}",
+            setting="--source",
+        )
     lists = by_id(_LISTS, tree.files(_LISTS), [".txt"])
     if options.pool is not None:
-        return DatasetListing(SPEC, _pooled(tree, options))
+        return DatasetListing(SPEC, _pooled(tree, options), decode=_READ)
     if options.sbd is None:
         splits = choose_splits(options.splits, sorted(lists), _USUAL, tree.show(_LISTS))
-        return DatasetListing(SPEC, {split: _pairs(tree, split, lists[split]) for split in splits})
+        return DatasetListing(
+            SPEC, {split: _pairs(tree, split, lists[name]) for split, name in splits.items()}, decode=_READ
+        )
     both = Overlay(tree, "sbd", _open_sbd(options.sbd))
     present = sorted({*lists, _AUGMENTED})
     splits = choose_splits(options.splits, present, (_AUGMENTED, "val"), tree.show(_LISTS))
-    pairs = {s: _augmented(both) if s == _AUGMENTED else _pairs(tree, s, lists[s]) for s in splits}
+    pairs = {s: _augmented(both) if s == _AUGMENTED else _pairs(tree, s, lists[name]) for s, name in splits.items()}
     return DatasetListing(SPEC, pairs, decode=DecodeWithSbd(), tree=both)
+
+
+def _foreign_colors(tree: Tree) -> str | None:
+    """That the masks have colors that VOC does not have, if all have that were looked at."""
+    names = [name for name in tree.files(_OWN) if name.endswith(".png")]
+    known = {*SPEC.palette, voc_color(IGNORE_INDEX)}
+    colors: set[Color] = set()
+    for name in names[:: -(-len(names) // _LOOKED_AT) or 1]:
+        try:
+            found = colors_of(tree.read(f"{_OWN}/{name}"))
+        except UserError:  # said when it is packed
+            continue
+        if found <= known:
+            return None
+        colors |= found - known
+    shown = ", ".join(map(str, sorted(colors)[:3]))
+    return f"the masks of '{tree.show(_OWN)}' have colors that VOC does not have ({shown})" if colors else None
 
 
 def _pooled(tree: Tree, options: argparse.Namespace) -> dict[str, list[SamplePaths]]:
@@ -107,12 +146,16 @@ def _pooled(tree: Tree, options: argparse.Namespace) -> dict[str, list[SamplePat
 
 
 def _pairs(tree: Tree, split: str, list_path: str) -> list[SamplePaths]:
-    return _pairs_of(tree, split, _ids(tree, list_path), f"list '{tree.show(list_path)}'")
+    listed = read_list(tree, list_path)
+    check_excluded(listed.excluded, split)
+    return _pairs_of(tree, split, listed.ids, f"list '{tree.show(list_path)}'", listed.labels)
 
 
-def _pairs_of(tree: Tree, split: str, ids: list[str], where: str) -> list[SamplePaths]:
+def _pairs_of(
+    tree: Tree, split: str, ids: Sequence[str], where: str, labels: Mapping[str, str] | None = None
+) -> list[SamplePaths]:
     images = _images(tree, ids, where)
-    labels = _labels(tree, split, set(ids))
+    labels = labels or _labels(tree, split, set(ids))
     pair_up(tree, images, labels, split)  # each has its label
     return [make_pair(source_id, images[source_id], labels[source_id]) for source_id in sorted(ids)]
 
@@ -131,22 +174,28 @@ def _augmented(tree: Tree) -> list[SamplePaths]:
     return pair_up(tree, _images(tree, ids, f"split '{_AUGMENTED}'"), chosen, _AUGMENTED)
 
 
-def _ids(tree: Tree, list_path: str) -> list[str]:
-    return tree.read(list_path).decode(errors="replace").split()
+def _ids(tree: Tree, list_path: str) -> tuple[str, ...]:
+    return read_list(tree, list_path).ids
 
 
 def _images(tree: Tree, ids: Iterable[str], where: str) -> dict[str, str]:
-    """{id: path} of the `ids` that `where` names. Raises UserError if one has no image."""
-    images = by_id("JPEGImages", tree.files("JPEGImages"), [".jpg"])
-    wanted = sorted(ids)
-    lacking = [source_id for source_id in wanted if source_id not in images]
+    """{id: path} of the `ids` that `where` names. Raises UserError if one has no image, or two."""
+    names = tree.files("JPEGImages")
+    wanted = sorted({*ids})
+    of_stem: dict[str, list[str]] = {source_id: [] for source_id in wanted}
+    for name in names:
+        stem, _, ending = name.rpartition(".")
+        if stem in of_stem and ending.lower() in IMAGE_EXTENSIONS:
+            of_stem[stem].append(name)
+    lacking = [source_id for source_id in wanted if not of_stem[source_id]]
     if lacking:
         raise UserError(
             "MSA-PACK-041",
-            f"{where} names '{lacking[0]}', which has no JPEGImages/{lacking[0]}.jpg "
-            f"({len(lacking)} of {len(wanted)} have none), expected all images; restore them or choose other --splits",
+            f"{where} names '{lacking[0]}', which has no JPEGImages/{lacking[0]}.jpg ({len(lacking)} of {len(wanted)} have "
+            f"none; JPEGImages holds {counted_endings(names)}), expected all images; restore them or choose other --splits",
         )
-    return {source_id: images[source_id] for source_id in wanted}
+    images = [name for source_id in wanted for name in of_stem[source_id]]
+    return by_stem(tree, "JPEGImages", images)
 
 
 def _labels(tree: Tree, split: str, ids: set[str]) -> dict[str, str]:

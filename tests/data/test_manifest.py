@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from msanet.config import parse_config
 from msanet.data import shard_source as source_module
-from msanet.data.manifest import IndexTable, Member, SampleIndex
+from msanet.data.manifest import MANIFEST_NAME, IndexTable, Manifest, Member, SampleIndex, SplitInfo
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
+from msanet.training.train import train
+from support.errors import raises_user_error
 
 
 def test_a_table_gives_back_the_records() -> None:
@@ -40,3 +43,23 @@ def test_indexes_that_do_not_fit_are_read_again(shards: Path, monkeypatch: pytes
     assert [small.read(number) for number in range(26)] == wanted
     assert len(small._indexes) == 1 < len(whole._indexes)
     assert small._index_bytes == sum(table.bytes for table in small._indexes.values())
+
+
+def test_a_split_without_a_labelled_pixel_cannot_be_trained_on(tmp_path: Path) -> None:
+    empty = SplitInfo(samples=0, shards=(), histogram=(0, 0), ignored=77)
+    full = empty.model_copy(update={"histogram": (0, 1)})
+    manifest = Manifest(
+        name="toy",
+        classes=("a", "b"),
+        palette=((0, 0, 0), (1, 1, 1)),
+        ids=(0, 1),
+        ignore_index=255,
+        codec="tiff",
+        splits={"train": empty, "val": full},
+    )
+    manifest.require_labels("val")
+    with raises_user_error("MSA-DATA-103", setting="data.train_split", mentions="77"):
+        manifest.require_labels("train")
+    (tmp_path / MANIFEST_NAME).write_text(manifest.to_json())
+    with raises_user_error("MSA-DATA-103"):
+        train(parse_config({"data": {"path": str(tmp_path)}, "trainer": {"steps": 1}}, "test"))

@@ -146,8 +146,14 @@ def test_what_is_no_image_or_no_label_is_named(monkeypatch: pytest.MonkeyPatch) 
         decode_image(whole, "a/b.png")
 
 
-def test_keys_are_safe_for_tar_and_webdataset() -> None:
-    assert safe_key("aachen/a.b c_01-x") == "aachen_a_b_c_01-x"
+def test_keys_are_readable_and_differ() -> None:
+    same = ["a_b-1", "街道一", "straße", "हिन्दी", "Ελλάδα", "n" * 80]
+    assert [safe_key(name) for name in same] == same
+    others = ["a b", "a.b", "a/b", "a_b~", "a\u202fb", "e\u0301", "n" * 81, "n" * 82, "道" * 40, ".", ""]
+    keys = [safe_key(name) for name in [*same, *others, "\u00e9", "a_b"]]
+    assert len({*keys}) == len(keys)
+    assert safe_key("aachen/a.b c_01-x") == "aachen_a_b_c_01-x~6d5b5c1bdf52"
+    assert all(len(key.encode()) <= 80 and key and "." not in key and "/" not in key for key in keys)
 
 
 def test_sources_that_are_dropped_close_their_files(shards: Path) -> None:

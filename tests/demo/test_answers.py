@@ -47,6 +47,15 @@ def test_a_photograph_is_turned_as_its_exif_says() -> None:
     assert label.shape == (53, 37) and np.array_equal(label, expected_labels(served, upright.copy()))
 
 
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
+def test_other_files_are_turned_as_well(kind: str, options: dict[str, Any]) -> None:
+    exif = Image.Exif()
+    exif[274] = 8
+    served = segmenter("unet")
+    label = unpacked(Visitor(served).segment(encoded(pixels(), kind, exif=exif.tobytes(), **options))["label"])
+    assert np.array_equal(label, expected_labels(served, np.rot90(pixels(), 1).copy()))
+
+
 def test_the_network_gets_large_images_scaled_down() -> None:
     served = segmenter("unet", Limits(side=32))
     answer = Visitor(served).segment(encoded(pixels(40, 64)))

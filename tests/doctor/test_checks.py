@@ -50,6 +50,15 @@ def test_splits_that_are_named_have_to_be_there(shards_manifest: Path) -> None:
     assert diagnostic.level == "fault" and "which has: train, val" in diagnostic.text
 
 
+def test_samples_that_packing_skipped_are_a_warning(tmp_path: Path) -> None:
+    assert shards.skipped_samples(LocalStorage(tmp_path)) == []
+    (tmp_path / "bad-samples.jsonl").write_text(
+        '{"key": "a", "error": "a.png cannot be decoded"}\n{"key": "b", "error": "x"}\n'
+    )
+    (diagnostic,) = shards.skipped_samples(LocalStorage(tmp_path))
+    assert diagnostic.level == "warning" and "2 samples" in diagnostic.text and "a.png cannot" in diagnostic.text
+
+
 def test_samples_that_cannot_be_read_are_a_fault(shards_manifest: Path, tmp_path: Path) -> None:
     manifest = load_manifest(shards_manifest)
     statistics, faults = shards.sample_split(ShardSource(LocalStorage(shards_manifest), "val", manifest), 5)

@@ -32,7 +32,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[t
 
 @pytest.fixture(scope="module")
 def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of masks that were saved as 0 and 255."""
+    """Shards of masks that were saved as 0 and 255, of which 255 was ignored."""
     root = tmp_path_factory.mktemp("binary")
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -43,7 +43,7 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 folder = root / "source" / kind / split
                 folder.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(folder / f"{number}.png"), pixels)
-    (root / "classes.yaml").write_text("classes: [{id: 0, name: background}, {id: 1, name: thing}]")
+    (root / "classes.yaml").write_text("classes: [{id: 0, name: background}, {id: 1, name: thing}]\nignore: [255]")
     words = ["folder", "--source", root / "source", "--classes", root / "classes.yaml", "--out", root / "shards"]
     assert shard([*map(str, words), "--workers", "1"]) == 0
     return root / "shards"
@@ -66,7 +66,7 @@ def test_a_sound_run(shards: Path, tmp_path: Path) -> None:
 
 def test_binary_masks_are_a_fault(binary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = run(capsys, f"data.path={binary}", f"run.dir={tmp_path}", *SMALL, "data.crop=[24,32]")
-    assert code == 1 and "binary masks of 0 and 255" in found["fault", "labels"]
+    assert code == 1 and "masks of 0 and 255" in found["fault", "labels"]
     assert ("fault", "shards") not in found and ("ok", "memory") in found
 
 

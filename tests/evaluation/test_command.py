@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from msanet.cli.counts import _groups
 from msanet.cli.main import main
 from msanet.datasets import CITYSCAPES, VOC
 from msanet.evaluation.metrics import scores
@@ -188,3 +189,17 @@ def test_the_module_runs(run: Write) -> None:
     words = [sys.executable, "-m", "msanet", "worst", str(run()), "--count", "2"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.startswith("image") and not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "expected"),
+    [
+        ("g=car,truck, large", ("car", "truck, large"), ["car", "truck, large"]),
+        ("g=a, b,c, d,e", ("a, b", "c, d", "e"), ["a, b", "c, d", "e"]),
+        ("g=a,b", ("a", "b", "a,b"), ["a", "b"]),
+        ("g=x=1,y", ("x=1", "y"), ["x=1", "y"]),
+        ("g=car,trukc, large", ("car", "truck, large"), ["car", "trukc", "large"]),
+    ],
+)
+def test_names_of_classes_may_have_commas(text: str, known: tuple[str, ...], expected: list[str]) -> None:
+    assert _groups([text], known) == {"g": expected}

@@ -14,16 +14,23 @@ from PIL import Image
 
 from fuzz.hostile import damaged, outcome
 from msanet.data.image.codec import decode_image, decode_instances, decode_label, encode_label, open_image, open_label
+from msanet.data.image.photo import read_photo
 from msanet.data.image.tiles import encode_tiled
+from msanet.datasets import CAMVID
 from msanet.demo.segmenter import decode as decode_upload
 from msanet.errors import UserError
-from sharding.readers.labels import decode_ids
+from sharding.readers.mask_reader import MaskReader
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 MEMORY = 5 * 3 * 2**28  # the most pixels that are taken: with 16 bits as decoded and as RGB, and with 8
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (70, 90, 3), np.uint8)
 LABEL = RNG.integers(0, 12, (70, 90), np.uint8)
+decode_ids = MaskReader(CAMVID, ())
+
+
+def decode_photo(data: bytes, name: str) -> np.ndarray:
+    return read_photo(data, name).pixels_HWC
 
 
 def encoded(pixels: np.ndarray, kind: str, **settings: object) -> bytes:
@@ -53,6 +60,14 @@ FILES: dict[str, tuple[bytes, Callable[[bytes, str], np.ndarray]]] = {
     "jpeg": (encoded(IMAGE, "JPEG"), decode_image),
     "jpeg progressive": (encoded(IMAGE, "JPEG", progressive=True), decode_image),
     "upload": (encoded(IMAGE, "JPEG", exif=exif()), lambda data, name: decode_upload(data, name, 8)),
+    "photo": (encoded(IMAGE, "JPEG", exif=exif()), decode_photo),
+    "photo progressive": (encoded(IMAGE, "JPEG", progressive=True, restart_marker_rows=1), decode_photo),
+    "photo png": (encoded(IMAGE, "PNG", exif=exif()), decode_photo),
+    "photo tiff": (encoded(IMAGE, "TIFF", exif=exif(), compression="tiff_adobe_deflate"), decode_photo),
+    "photo webp": (encoded(IMAGE, "WEBP", exif=exif()), decode_photo),
+    "mask tiff": (encoded(LABEL, "TIFF", palette=True), decode_ids),
+    "mask bmp": (encoded(LABEL, "BMP"), decode_ids),
+    "mask rgb": (encoded(np.dstack([LABEL] * 3), "PNG"), decode_ids),
     "webp": (encoded(IMAGE, "WEBP"), decode_image),
     "bmp": (encoded(IMAGE, "BMP"), decode_image),
 }
@@ -79,7 +94,7 @@ def test_damage_gives_pixels_of_the_expected_size_or_an_error(kind: str, data: s
     st.sampled_from([b"", b"II*\0", b"MM\0*", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"%!PS-Adobe-3.0 EPSF-3.0\n"]),
 )
 def test_bytes_that_are_no_image_are_refused(data: bytes, start: bytes) -> None:
-    for decode in (decode_image, decode_label, decode_instances, decode_ids):
+    for decode in (decode_image, decode_label, decode_instances, decode_ids, decode_photo):
         assert isinstance(outcome(decode, start + data, "x"), UserError)
 
 
@@ -156,6 +171,7 @@ def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(
         decode_label,
         decode_instances,
         decode_ids,
+        decode_photo,
         lambda data, name: decode_upload(data, name, 8),
     ):
         for size in ((60000, 60000), (2**31 - 1, 2**31 - 1), (2**28 + 1, 1)):

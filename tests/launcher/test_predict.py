@@ -161,6 +161,50 @@ def test_folders_and_patterns_keep_folders_in_names(tmp_path: Path) -> None:
         names(root / "x", out=out)
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (("IMG_1.JPG", "IMG_1.MOV"), ["IMG_1", "IMG_1"]),  # a Live Photo: results with other endings
+        (("a.jpg", "a.png", "b.jpg"), ["a.jpg", "a.png", "b"]),
+        (("one/a.jpg", "a.jpg", "one/a.JPEG"), ["a", "one/a.JPEG", "one/a.jpg"]),
+        (("a.jpg", "._a.jpg", ".DS_Store", "Thumbs.db", "__MACOSX/a.jpg", "__MACOSX/._a.jpg"), ["a"]),
+    ],
+)
+def test_files_side_by_side(files: tuple[str, ...], expected: list[str], tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"")
+    assert names(tmp_path / "in", out=tmp_path / "out") == expected
+    assert names(f"{tmp_path}/in/**", out=tmp_path / "out") == expected
+
+
+def test_linked_folders_are_followed_and_circles_are_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root, elsewhere, out = tmp_path / "in", tmp_path / "elsewhere", tmp_path / "out"
+    for path in (root / "a.jpg", elsewhere / "deep" / "b.jpg"):
+        write_image(path)
+    (root / "link").symlink_to(elsewhere)
+    for place in (root / "up", elsewhere / "back"):
+        place.symlink_to(root)
+    (elsewhere / "self").symlink_to("self")
+    (elsewhere / "gone").symlink_to("nowhere")
+    assert names(root, out=out) == names(f"{root}/**/*.jpg", out=out) == names(f"{root}/**", out=out)
+    assert names(root, out=out) == ["a", "link/deep/b"]
+    assert names(f"{root}/link/**/*.jpg", out=out) == ["back/a", "deep/b"]
+    assert "a link to a folder that it lies in" in caplog.text
+
+
+def test_what_is_no_image_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.heic", "b.heic", "notes.txt"):
+        (tmp_path / "in" / name).write_bytes(b"")
+    with raises_user_error("MSA-CLI-009", "--images", mentions="3 other files (.heic 2, .txt 1)"):
+        names(tmp_path / "in", out=tmp_path / "out")
+    write_image(tmp_path / "in" / "c.jpg")
+    with caplog.at_level("INFO"):
+        assert names(tmp_path / "in", out=tmp_path / "out") == ["c"]
+    assert "3 other files (.heic 2, .txt 1)" in caplog.text
+
+
 def test_no_result_takes_the_place_of_an_image(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     with raises_user_error("MSA-CLI-010", "--out"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from msanet import logs
+from msanet.datasets.voc import voc_color
 from sharding.__main__ import main
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ class Fake:
         path.parent.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(self.random.choice(np.array(values, dtype=np.uint8), (HEIGHT, WIDTH)))
         if palette:
-            image.putpalette(list(self.random.integers(0, 256, 768)))
+            image.putpalette([level for index in range(256) for level in voc_color(index)])
         image.save(path)
         return path
 

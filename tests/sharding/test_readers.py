@@ -155,12 +155,12 @@ def test_labels_without_an_image_are_left_out_with_a_note(
     next((root / "leftImg8bit" / "train" / "ulm").iterdir()).unlink()
     assert shard("cityscapes", "--source", root, "--out", out) == 0
     assert load_manifest(out).splits["train"].samples == 3
-    notes = capfd.readouterr().err.splitlines()
+    notes = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
     assert len(notes) == 2 and all("warning: 1 label map has no image" in note for note in notes)
     assert "'train'" in notes[0] and "'val'" in notes[1]
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "a\\b", "C:/x"])
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "a\\..\\..\\b", "C:/x"])
 def test_names_cannot_lead_out_of_a_source(name: str, tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     with pytest.raises(UserError, match="inside the source"):

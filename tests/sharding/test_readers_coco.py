@@ -16,6 +16,7 @@ from msanet.data.manifest import load_manifest
 from msanet.datasets import COCO
 from sharding.readers.coco import subset_of
 from sharding.readers.coco_mask import _run_lengths
+from support.errors import error_codes
 from support.packing import packed_labels, refuse
 
 Shard = Callable[..., int]
@@ -216,19 +217,19 @@ FAULTS: dict[str, tuple[Callable[[Coco], object], tuple[str, ...]]] = {
         ("json' cannot be read", "category_id"),
     ),
     "unknown category": (
-        lambda coco: coco.write("train2014", {**coco.train, "annotations": [instance(11, 9, 99, [])]}),
-        ("an object of category 99", "80 categories"),
+        lambda coco: coco.write(
+            "train2014", {**coco.train, "annotations": [instance(11, 9, 99, [rectangle(1, 1, 9, 9)])]}
+        ),
+        ("an object of category 99", "1 of 1 objects"),
     ),
     "another dataset": (
         lambda coco: coco.write("train2014", {**coco.train, "categories": [{"id": 1, "name": "weed"}]}),
-        ("category 1 'weed'", "write a reader"),
+        ("an object of category 67", "1 is 'weed'"),
     ),
-    "one point": (outline([[3, 4]]), (*DRAWN, "a polygon has 2 numbers")),
-    "two points": (outline([[3, 4, 5, 6]]), (*DRAWN, "a polygon has 4 numbers")),
     "half a point": (outline([[3, 4, 5, 6, 7, 8, 9]]), (*DRAWN, "a polygon has 7 numbers")),
     "far away": (outline([[0, 0, 1e12, 0, 5, 5]]), (*DRAWN, "a corner at")),
     "not a number": (outline([[0, 0, float("nan"), 0, 5, 5]]), (*DRAWN, "a corner at nan")),
-    "no outline": (outline([]), (*DRAWN, "no polygon")),
+    "no outline at all": (outline([]), ("none of the 1 objects", "export the segmentation")),
     "words": (outline("circle"), DRAWN),
     "runs of another size": (outline({"size": [9, 9], "counts": [81]}), (*DRAWN, "[9, 9]")),
     "runs too short": (outline({"size": [HEIGHT, WIDTH], "counts": [5, 5]}), (*DRAWN, "do not fill the image")),
@@ -297,3 +298,122 @@ def test_real_coco(real_data: Path, shard: Shard, tmp_path: Path, capfd: Capture
             objects += 1
         assert np.array_equal(labels[image["file_name"].removesuffix(".jpg")], expected)
     assert objects == 288
+
+
+def test_two_rows_of_one_id_or_name_are_refused(coco: Coco, tmp_path: Path, capfd: Capture) -> None:
+    """Else one image vanishes, and its objects are painted on the other."""
+    images, categories = coco.train["images"], coco.train["categories"]
+    twice = {
+        "id": (
+            {**coco.train, "images": [*images, {**images[0], "file_name": "b.jpg"}]},
+            (images[0]["file_name"], "b.jpg"),
+        ),
+        "file": ({**coco.train, "images": [*images, {**images[0], "id": 77}]}, (str(images[0]["id"]), "77")),
+        "row": ({**coco.train, "images": [*images, images[0]]}, (images[0]["file_name"],)),
+        "category": ({**coco.train, "categories": [*categories, {"id": 1, "name": "man"}]}, ("person", "man")),
+        "name": ({**coco.train, "categories": [*categories, {"id": 91, "name": "person"}]}, ("'1'", "'91'")),
+    }
+    for content, named in twice.values():
+        coco.write("train2014", content)
+        said = refuse(["coco", "--source", coco.root, "--splits", "train"], tmp_path / "out", capfd)
+        assert error_codes(said) == ["MSA-PACK-209"] and all(name in said for name in named), said
+
+
+@pytest.mark.parametrize(
+    "nothing", [[], None, [[3, 4]], [[3, 4, 5, 6]], [[5, 5] * 3], [[1, 1, 5, 5, 9, 9]], [[]], "absent"]
+)
+def test_objects_without_an_area_are_skipped_and_counted(
+    nothing: object, coco: Coco, shard: Shard, tmp_path: Path, capfd: Capture
+) -> None:
+    assert shard("coco", "--source", coco.root, "--splits", "train", "--out", tmp_path / "whole") == 0
+    empty = instance(99, 9, 1, nothing)
+    if nothing == "absent":
+        del empty["segmentation"]
+    coco.write("train2014", {**coco.train, "annotations": [*coco.train["annotations"], empty]})
+    capfd.readouterr()
+    assert shard("coco", "--source", coco.root, "--splits", "train", "--out", tmp_path / "out") == 0
+    assert "1 of 7 objects have no outline" in capfd.readouterr().err
+    for name, label in packed_labels(tmp_path / "whole", "train").items():
+        assert np.array_equal(packed_labels(tmp_path / "out", "train")[name], label)
+
+
+def test_objects_of_unknown_images_are_counted(coco: Coco, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
+    square = [rectangle(1, 1, 9, 9)]
+    strangers = [instance(80, 1000, 1, square), instance(81, 1000, 1, square), instance(82, 1001, 1, square)]
+    coco.write("train2014", {**coco.train, "annotations": [*coco.train["annotations"], *strangers]})
+    assert shard("coco", "--source", coco.root, "--out", tmp_path / "out", "--splits", "train") == 0
+    assert "3 of 9 objects belong to 2 images that the file does not have" in capfd.readouterr().err
+    assert len(packed_labels(tmp_path / "out", "train")) == 3
+
+
+@pytest.mark.parametrize(
+    ("categories", "classes"),
+    [
+        ({7: "weld", 0: "crack"}, ("background", "crack", "weld")),
+        ({1: "person", 2: "fork lift"}, ("background", "person", "fork lift")),
+        ({0: "_background_", 300: "weld", 99999: "crack"}, ("background", "weld", "crack")),
+    ],
+)
+def test_categories_of_its_own(
+    categories: dict[int, str], classes: tuple[str, ...], coco: Coco, shard: Shard, tmp_path: Path, capfd: Capture
+) -> None:
+    last = max(categories)
+    rows = [{"id": id, "name": name} for id, name in categories.items()]
+    content = {**coco.train, "annotations": [instance(1, 9, last, [rectangle(2, 2, 9, 9)])], "categories": rows}
+    coco.write("train2014", content)
+    coco.write("val2014", {**coco.content("val2014", (42,), []), "categories": rows})
+    assert shard("coco", "--source", coco.root, "--out", tmp_path / "out") == 0
+    assert load_manifest(tmp_path / "out").classes == classes and "not MS-COCO's" in capfd.readouterr().err
+    label = packed_labels(tmp_path / "out", "train")["COCO_train2014_000000000009"]
+    assert np.array_equal(label, drawn(rectangle(2, 2, 9, 9)) * classes.index(categories[last]))
+    assert shard("verify", tmp_path / "out") == 0
+
+
+def test_splits_that_disagree_about_categories(coco: Coco, tmp_path: Path, capfd: Capture) -> None:
+    rows = [{"id": 1, "name": "weed"}]
+    coco.write("val2014", {**coco.content("val2014", (42,), []), "categories": rows})
+    said = refuse(["coco", "--source", coco.root], tmp_path / "out", capfd)
+    assert error_codes(said) == ["MSA-PACK-037"] and "'person'" in said and "'weed'" in said
+
+
+def test_two_images_that_differ_in_their_ending(coco: Coco, fake: Any, shard: Shard, tmp_path: Path) -> None:
+    fake.image(coco.root / "train2014" / "a.jpg")
+    fake.image(coco.root / "train2014" / "a.png")
+    images = [{"id": n, "file_name": f"a.{e}", "height": HEIGHT, "width": WIDTH} for n, e in ((9, "jpg"), (25, "png"))]
+    coco.write("train2014", {**coco.train, "images": images})
+    assert shard("coco", "--source", coco.root, "--out", tmp_path / "out", "--splits", "train") == 0
+    assert [*packed_labels(tmp_path / "out", "train")] == ["a.jpg", "a.png"]
+
+
+def test_names_with_folders(coco: Coco, fake: Any, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
+    for name in ("one/a.jpg", "two/a.jpg", "b.jpg"):
+        fake.image(coco.root / "train2014" / name)
+
+    def write(*names: str) -> None:
+        images = [{"id": n, "file_name": name, "height": HEIGHT, "width": WIDTH} for n, name in enumerate(names)]
+        coco.write("train2014", {**coco.train, "images": images, "annotations": []})
+
+    write("one/a.jpg", "two/a.jpg", "train2014/b.jpg")
+    assert shard("coco", "--source", coco.root, "--out", tmp_path / "out", "--splits", "train") == 0
+    assert [*packed_labels(tmp_path / "out", "train")] == ["one/a", "train2014/b", "two/a"]
+    write("x/b.jpg", "y/b.jpg")
+    assert "2 of 2 are not" in refuse(["coco", "--source", coco.root, "--splits", "train"], tmp_path / "x", capfd)
+
+
+@pytest.mark.parametrize(("split", "folder"), [("default", "images"), ("train", "images"), ("valid", "images/valid")])
+def test_exports_of_annotation_tools_have_no_year(
+    split: str, folder: str, fake: Any, shard: Shard, tmp_path: Path, capfd: Capture
+) -> None:
+    root = tmp_path / "src"
+    fake.image(root / folder / "a.jpg")
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH}],
+        "annotations": [instance(1, 1, 1, [rectangle(2, 2, 9, 9)])],
+        "categories": [{"id": 1, "name": "weld"}],
+    }
+    (root / "annotations").mkdir()
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    assert shard("coco", "--source", root, "--out", tmp_path / "out") == 0
+    assert list(load_manifest(tmp_path / "out").splits) == ["val" if split == "valid" else split]
+    said = refuse(["coco", "--source", root, "--year", "2017"], tmp_path / "x", capfd)
+    assert f"but instances_{split}.json" in said

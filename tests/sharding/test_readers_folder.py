@@ -92,6 +92,12 @@ def test_a_short_classes_file_in_yaml(fields: Fields, shard: Shard, tmp_path: Pa
     assert manifest.splits["train"].ignored > 0  # 255, always
 
 
+def test_a_classes_file_of_version_0_1(fields: Fields, shard: Shard, tmp_path: Path) -> None:
+    fields.write(json.dumps(CLASSES).replace('"color"', '"colour"'))
+    assert shard(*fields.words, "--out", tmp_path / "out") == 0
+    assert load_manifest(tmp_path / "out").palette == ((90, 90, 90), (0, 200, 80))
+
+
 def test_where_the_classes_file_lies_does_not_matter(
     fields: Fields, shard: Shard, tmp_path: Path, capfd: Capture
 ) -> None:
@@ -141,7 +147,7 @@ FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
     "empty": (lambda fields: fields.write(""), ("classes.yaml': it", "expected a file such as")),
     "no classes": (classes(classes=[]), ("classes.yaml': classes", "at least 1")),
     "no id": (classes(classes=[{"name": "road"}]), ("classes.0.id",)),
-    "id 255": (classes(classes=[{"id": 255, "name": "road"}]), ("classes.0.id", "less than 255")),
+    "id 256": (classes(classes=[{"id": 256, "name": "road"}]), ("classes.0.id", "less than or equal to 255")),
     "unknown word": (classes(color="x"), ("color", "extra")),
     "a long name": (repeat(name="x" * 101), ("classes.2.name", "100 characters")),
     "a name of two lines": (repeat(name="a\nb"), ("classes.2.name",)),
@@ -163,10 +169,10 @@ FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
     "unknown value": (grey(77), ("labels/train/a.png'", "value(s) [77]", "ids of fields", "fix the label")),
     "unknown color": (colored, ("a.png' has the color [1, 2, 3] (3072 pixels", "add it there")),
     "no label": (lambda fields: fields.label.unlink(), ("train/a.jpg' has no label map", "1 of 2")),
-    "text for a label": (lambda fields: fields.label.write_text("x"), ("a.png' cannot be decoded",)),
+    "text for a label": (lambda fields: fields.label.write_text("x"), ("a.png' is damaged",)),
     "half a colored label": (
         half_a_colored_label,
-        ("a.png' cannot be decoded",),
+        ("a.png' is damaged",),
     ),
     "two images of a name": (
         lambda fields: cv2.imwrite(str(fields.root / "images/train/a.png"), np.zeros((48, 64), np.uint8)),
@@ -179,8 +185,8 @@ FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
         ("none of the splits train, val, test", "train_, val_"),
     ),
     "another layout": (
-        lambda fields: (fields.root / "labels").rename(fields.root / "masks"),
-        ("images/<split>/", "labels/<split>/*.png"),
+        lambda fields: (fields.root / "labels").rename(fields.root / "xyz"),
+        ("it holds the folders images, xyz", "images/<split>/", "labels/<split>/*"),
     ),
 }
 

@@ -17,6 +17,7 @@ from msanet.errors import UserError
 from sharding.readers import open_source
 from sharding.readers.person_part import PERSON_PART as READER
 from sharding.tree import FolderTree
+from support.errors import error_codes
 from support.packing import packed_labels, refuse
 
 Shard = Callable[..., int]
@@ -195,11 +196,26 @@ def test_a_damaged_mat_of_any_kind_is_one_sentence(parts: Path, tmp_path: Path, 
         path.write_bytes(bytes(data))
         tree = open_source(READER, [parts])
         try:
-            READER.read(tree, Namespace(splits=["train"], lists=None))
+            found = READER.read(tree, Namespace(splits=["train"], lists=None))  # keeps it, to be named with all others
+            assert found.decode is not None
+            found.decode(path.read_bytes(), str(path))
         except UserError as error:
             refused += 1
             assert "2008_a.mat" in str(error) and "\n" not in str(error)
     assert refused > 20
+
+
+def test_damaged_mats_are_named_together(parts: Path, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
+    names = sorted(path.stem for path in (parts / "Annotations_Part").glob("*.mat"))
+    (parts / "ImageSets" / "Main" / "train.txt").write_text("\n".join(names))
+    for name in names[:2]:
+        (parts / "Annotations_Part" / f"{name}.mat").write_bytes(b"x" * 200)
+    words = ["person_part", "--source", parts, "--splits", "train", "--out", tmp_path / "out"]
+    with pytest.raises(SystemExit, match="2"):
+        shard(*words)
+    said = capfd.readouterr().err
+    assert error_codes(said) == ["MSA-PACK-028", "MSA-PACK-028", "MSA-PACK-201"]
+    assert all(f"{name}.mat" in said for name in names[:2])
 
 
 def test_real_person_parts(real_data: Path, shard: Shard, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from msanet.data.image.photo import TURNED
 from msanet.data.manifest import ShardIndex, ShardInfo, load_manifest, load_shard_index
 from msanet.datasets import CAMVID
 from msanet.errors import UserError
@@ -29,10 +30,11 @@ from sharding import shard as shard_module
 from sharding import workers
 from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.camvid import CAMVID as CAMVID_READER
-from sharding.readers.labels import decode_ids
+from sharding.readers.mask_reader import reader_of
 from sharding.shard import PackingJob, write_shards
 from sharding.tree import FolderTree
 from sharding.writer import PackOptions, pack
+from support.pictures import exif
 
 Shard = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -270,7 +272,7 @@ def stop_and_continue(
 def test_a_full_disk_keeps_what_is_finished(fake: Any, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
     root, real = fake.camvid(train=6), shard_module.write_tar
 
-    def full(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object]) -> ShardIndex:
+    def full(job: PackingJob, plan: ShardPlan, on_sample: Callable[[], object]) -> ShardIndex | None:
         if plan.file == "train-000002.tar":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(job, plan, on_sample)
@@ -314,8 +316,20 @@ def test_a_worker_told_to_stop_does_not_finish_its_shard(
 ) -> None:
     tree = FolderTree(fake.camvid(train=4))
     plan, *_ = plan_shards(CAMVID_READER.read(tree, Namespace(splits=None)), tree, "original", 10**9)
-    done, job = [0], PackingJob(tree, CAMVID, decode_ids, "original", tmp_path)
+    done, job = [0], PackingJob(tree, CAMVID, reader_of(CAMVID), "original", tmp_path)
     monkeypatch.setattr(workers, "_worker", (write_shards, job, done, [True]), raising=False)
     with pytest.raises(workers._Stop):
         workers._run_group([plan], 0)
     assert done == [1] and not list(tmp_path.glob("*.tar"))
+
+
+def test_what_workers_did_to_files_is_said_once(fake: Any, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
+    root = fake.camvid(train=5, val=3)
+    photos = sorted((root / "train").glob("*.png"))
+    for path in photos:
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.ROTATE_180).save(path, exif=exif(3))
+    words = ("camvid", "--source", root, "--out", tmp_path / "out", "--splits", "train", "--shard-bytes", "1KB")
+    assert shard(*words, "--workers", 2) == 0
+    err = capfd.readouterr().err
+    assert err.count(TURNED) == 1 and f"'{photos[0]}' and {len(photos) - 1} other file" in err

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -35,12 +37,23 @@ def packed_labels(out: Path, split: str) -> dict[str, np.ndarray]:
 
 
 def refuse(words: list[object], out: Path, capfd: pytest.CaptureFixture[str]) -> str:
-    """Run the command, check that it ends with exit code 2, one sentence and nothing on the disk; the sentence."""
+    """Run the command, check that it ends with exit code 2, one sentence and nothing but work kept on the disk; the sentence."""
     with pytest.raises(SystemExit) as ended:
         main([*map(str, words), "--out", str(out), "--workers", "1"])
     stderr = capfd.readouterr().err
-    assert ended.value.code == 2
-    assert stderr.startswith("error: ") and stderr.count("\n") == 1 and stderr.endswith("\n"), stderr
-    assert "Traceback" not in stderr
-    assert not out.exists() and not out.with_name(out.name + ".partial").exists()
+    return check_refused(ended.value.code, stderr, out)
+
+
+def check_refused(code: object, stderr: str, out: Path) -> str:
+    """What a packing said that was refused: notes, and one sentence. What it packed before may be kept, and is removed here."""
+    assert code == 2
+    *notes, sentence = stderr.splitlines()
+    assert sentence.startswith("error: ") and stderr.endswith("\n"), stderr
+    assert all(re.match(r"\d\d:\d\d:\d\d ", note) for note in notes), stderr
+    partial = out.with_name(out.name + ".partial")
+    assert not out.exists()
+    if partial.exists():
+        assert any(partial.glob("*.tar")) or (partial / "bad-samples.jsonl").exists()
+        assert not any(partial.glob("*.partial"))
+        shutil.rmtree(partial)
     return stderr

@@ -71,7 +71,7 @@ class _FullyDecodedImage:
 
 
 def open_image(data: bytes, name: str) -> LazyImage:
-    """An encoded image, (H, W, 3) uint8 RGB as stored: an EXIF rotation is not applied, since labels have none.
+    """An encoded image of a shard, (H, W, 3) uint8 RGB as stored: photo.py turns it by EXIF before it is packed.
 
     `name` is for errors. Raises UserError if there is no readable header, or it tells of more than MAX_PIXELS.
     """
@@ -118,14 +118,19 @@ def encode_label(label_HW: np.ndarray) -> bytes:
 
 
 def encode_members(
-    codec: str, source: bytes, extension: str, image_HWC: np.ndarray, label_HW: np.ndarray
+    codec: str, source: bytes | None, extension: str, image_HWC: np.ndarray, label_HW: np.ndarray
 ) -> dict[str, bytes]:
     """{member extension: bytes} of image and label, in the order of the tar.
 
-    source, extension: the image's file as it was found, which `original` passes on; image_HWC: its pixels.
+    source, extension: the image's file as it was found, which `original` passes on; None where its pixels are not those
+    that it shows, such as an image to be turned: then it is a PNG. image_HWC: the pixels.
     """
     if codec == "original":
-        return {f"image.{extension}": source, "label.png": encode_label(label_HW)}
+        if source is not None:
+            return {f"image.{extension}": source, "label.png": encode_label(label_HW)}
+        done, data = cv2.imencode(".png", cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR))
+        assert done
+        return {"image.png": data.tobytes(), "label.png": encode_label(label_HW)}
     return {"image.tif": encode_tiled(image_HWC), "label.tif": encode_tiled(label_HW)}
 
 
@@ -141,12 +146,17 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
         raise UserError(
             "MSA-DATA-017", f"'{name}' cannot be read as an image ({len(data)} bytes); replace or remove the file"
         ) from error
+    check_pixels(width, height, name)
+    return height, width
+
+
+def check_pixels(width: int, height: int, name: str) -> None:
+    """Raise UserError where there is no pixel, or more than MAX_PIXELS."""
     if not 0 < height * width <= MAX_PIXELS:
         raise UserError(
             "MSA-DATA-018",
             f"'{name}' has {width}x{height} pixels, expected at most {MAX_PIXELS}; split it into smaller images",
         )
-    return height, width
 
 
 def _open(data: bytes, name: str, is_label: bool) -> LazyImage:

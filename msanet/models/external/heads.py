@@ -60,7 +60,7 @@ class BackboneWithHead(nn.Module):
             x = self.decoder(torch.cat(features, dim=1))
         else:
             x = self.decoder(features) if self.head == "fpn" else self.decoder(features[-1])
-        return self.classifier(self.dropout(x))  # type: ignore[no-any-return]
+        return self.classifier(self.dropout(x))
 
 
 class FPN(nn.Module):
@@ -80,7 +80,7 @@ class FPN(nn.Module):
             maps[fine] = maps[fine] + F.interpolate(maps[coarse], size=maps[fine].shape[2:], mode="nearest")
         total = None
         for level, (x, branch) in enumerate(zip(maps, self.branches, strict=True)):
-            for depth, block in enumerate(branch):  # type: ignore[arg-type]
+            for depth, block in enumerate(branch.children()):
                 x = block(x)
                 if level:  # the next finer level, or the finest after the last block
                     target = maps[0] if depth == len(branch) - 1 else maps[max(0, level - depth - 1)]  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ def smp_source(name: str, architecture: str) -> NetworkSource:
     options["encoder_weights"] = (options["encoder_weights"][0], None)
 
     def build(num_classes: int, **chosen: Any) -> nn.Module:
-        return network(classes=num_classes, **{"encoder_weights": None, **chosen})  # type: ignore[no-any-return]
+        return network(classes=num_classes, **{"encoder_weights": None, **chosen})
 
     def normalization(chosen: dict[str, Any]) -> Normalization | None:
         encoder = str(chosen.get("encoder_name", options["encoder_name"][1]))
@@ -53,7 +53,7 @@ def torchvision_source(name: str, network: str) -> NetworkSource:
     options = {key: value for key, value in options.items() if key == "aux_loss"}
 
     def build(num_classes: int, **chosen: Any) -> nn.Module:
-        return factory(weights=None, weights_backbone=None, num_classes=num_classes, **chosen)  # type: ignore[no-any-return]
+        return factory(weights=None, weights_backbone=None, num_classes=num_classes, **chosen)
 
     return NetworkSource(name, build, options, normalization=lambda chosen: _IMAGENET)
 
@@ -80,7 +80,7 @@ def hf_source(name: str, which: str) -> NetworkSource:
         for key in ("num_labels", "id2label", "label2id"):
             settings.pop(key, None)
         config = type(base).from_dict({**settings, "num_labels": num_classes})
-        return transformers.AutoModelForSemanticSegmentation.from_config(config, trust_remote_code=False)  # type: ignore[no-any-return]
+        return transformers.AutoModelForSemanticSegmentation.from_config(config, trust_remote_code=False)
 
     return NetworkSource(name, build, options, normalization=lambda chosen: _IMAGENET)
 

@@ -125,7 +125,7 @@ def _attribute(name: str, module: ModuleType, attribute: str) -> Callable[..., n
         what = "is not callable" if found is not None else "does not exist"
         message = f"model.name is '{name}', and '{attribute}' {what} in {module.__name__}; {nearest(attribute, known)}"
         raise UserError("MSA-MODEL-502", message, setting="model.name")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _of_factory(name: str, factory: Callable[..., nn.Module]) -> NetworkSource:
@@ -143,7 +143,7 @@ def signature_options(factory: Callable[..., Any]) -> tuple[Options, bool]:
     """{argument: (type, default)} of a callable, and whether it takes any other keyword."""
     parameters = inspect.signature(factory).parameters.values()
     try:
-        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)  # type: ignore[misc]
+        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     except Exception:  # a hint that cannot be evaluated: no type is known
         hints = {}
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -1,0 +1,71 @@
+"""Lists of images: a name a line, as VOC has them, or what other tools make of them."""
+
+import re
+from dataclasses import dataclass
+
+from msanet.data.image.codec import IMAGE_EXTENSIONS
+from msanet.documents import is_line
+from msanet.errors import UserError
+from sharding.tree import Tree
+
+_FLAGS = ("1", "0", "-1")
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """ids: in the order of the file. labels: {id: path} where the file has them. excluded: lines whose flag is -1."""
+
+    ids: tuple[str, ...]
+    labels: dict[str, str]
+    excluded: int
+
+
+def read_list(tree: Tree, path: str) -> ImageList:
+    """A name a line; or name and flag (1, 0, -1: as VOC's lists of one class); or the paths of image and label.
+
+    Names may have an ending. Byte-order marks, line ends of Windows and empty lines are fine.
+    """
+    data = tree.read(path)
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    text = data.decode(encoding, errors="replace")
+    if "\0" in text or not is_line(text[:1000].replace("\n", " ").replace("\r", " ").replace("\t", " ")):
+        raise UserError(
+            "MSA-PACK-204",
+            f"'{tree.show(path)}' is not text, expected a list with the name of an image a line; replace it",
+        )
+    ids, labels, excluded = [], {}, 0
+    for line in filter(None, map(str.strip, text.splitlines())):
+        columns = re.split(r"[\s,;]+", line)
+        if len(columns) == 2 and columns[1] in _FLAGS:
+            if columns[1] == "-1":
+                excluded += 1
+                continue
+            line = columns[0]
+        elif len(columns) == 2 and all(map(_has_ending, columns)):
+            line = columns[0]
+            labels[_name(line)] = _below(tree, columns[1])
+        ids.append(_name(line))
+    return ImageList(tuple(ids), labels, excluded)
+
+
+def _name(path: str) -> str:
+    """`/JPEGImages/a.jpg` -> `a`."""
+    name = re.split(r"[/\\]", path)[-1]
+    return name.rpartition(".")[0] if _has_ending(name) else name
+
+
+def _has_ending(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and name.count(".") > 0
+
+
+def _below(tree: Tree, path: str) -> str:
+    """The path in the source: lists begin at its root, or anywhere above."""
+    parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
+    for first in range(len(parts)):
+        folder = "/".join(parts[first:-1])
+        if ".." not in parts and parts[-1] in tree.files(folder):
+            return "/".join(parts[first:])
+    raise UserError(
+        "MSA-PACK-041",
+        f"a list names the label '{path}', which is not in '{tree.show('')}', expected all of them; restore it",
+    )
