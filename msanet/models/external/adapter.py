@@ -68,12 +68,23 @@ class AdaptedNetwork(SegmentationNetwork):
         """See `SegmentationNetwork`; without the features, which only a wrapper asks for."""
         return self._upsampled(self._head(image_NCHW, {}), (image_NCHW.shape[2], image_NCHW.shape[3]))
 
+    def only_size(self) -> str:
+        """What to say where a network for a single size of images gets another."""
+        height, width = self.layout.size
+        return (
+            f"and this network takes {height}x{width} only; set data.crop=[{height},{width}] and "
+            f"evaluation.window=[{height},{width}], or options of model with which it takes others"
+        )
+
     def checkpoint_activations(self) -> None:
         """Recompute the activations of each of the network's blocks, see `_blocks`."""
         for block in _blocks(self.network):
             block.forward = partial(_forward_recomputed, block, block.forward)
 
     def _head(self, image_NCHW: Tensor, features: dict[str, Tensor]) -> HeadOutput:
+        if self.layout.fixed and tuple(image_NCHW.shape[-2:]) != self.layout.size:
+            height, width = image_NCHW.shape[-2:]
+            raise UserError("MSA-MODEL-515", f"found an image of {height}x{width}, {self.only_size()}")
         rows, columns = (-(-size // self.stride) for size in image_NCHW.shape[-2:])
         padded = pad_to_multiple(image_NCHW, self.layout.multiple)
         size = (padded.shape[2] // self.stride, padded.shape[3] // self.stride)
