@@ -80,7 +80,7 @@ class Blocks(Plain):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
-        self.blocks = nn.ModuleList(self._block() for _ in range(12))
+        self.blocks = nn.ModuleList(ScaledBlock() for _ in range(12))
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.body(image)
@@ -88,11 +88,19 @@ class Blocks(Plain):
             x = x + block(x)
         return self.head(x)  # type: ignore[no-any-return]
 
-    @staticmethod
-    def _block() -> nn.Module:
-        return nn.Sequential(
+
+class ScaledBlock(nn.Module):
+    """As in ConvNeXt: a parameter of the block itself scales what its layers return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
             nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU(), nn.Dropout(0.1), nn.Conv2d(8, 8, 1)
         )
+        self.scale = nn.Parameter(torch.full((8, 1, 1), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.layers(x)  # type: ignore[no-any-return]
 
 
 class Breaks(Plain):

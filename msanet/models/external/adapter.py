@@ -215,9 +215,15 @@ def _blocks(network: nn.Module) -> list[nn.Module]:
 
 
 def _forward_recomputed(block: Any, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-    """`forward`, checkpointed; the block is called as a module then, so that its hooks gather parameters at ZeRO stage 3."""
+    """`forward`, checkpointed.
+
+    A block with parameters of its own is called as a module at ZeRO stage 3, so that its hooks gather them again. Others are not,
+    since transformers records what modules return.
+    """
     if getattr(block, "is_recomputed", False) or not (block.training and torch.is_grad_enabled()):
         return forward(*inputs, **options)
+    if not any(hasattr(parameter, "ds_id") for parameter in block.parameters(recurse=False)):
+        return recomputed(block, forward, *inputs, **options)
 
     def call(*inputs: Any, **options: Any) -> Any:
         block.is_recomputed = True
