@@ -214,25 +214,10 @@ def _blocks(network: nn.Module) -> list[nn.Module]:
     return found
 
 
-def _forward_recomputed(block: Any, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-    """`forward`, checkpointed.
-
-    A block with parameters of its own is called as a module at ZeRO stage 3, so that its hooks gather them again. Others are not,
-    since transformers records what modules return.
-    """
-    if getattr(block, "is_recomputed", False) or not (block.training and torch.is_grad_enabled()):
-        return forward(*inputs, **options)
-    if not any(hasattr(parameter, "ds_id") for parameter in block.parameters(recurse=False)):
+def _forward_recomputed(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    if block.training and torch.is_grad_enabled():
         return recomputed(block, forward, *inputs, **options)
-
-    def call(*inputs: Any, **options: Any) -> Any:
-        block.is_recomputed = True
-        try:
-            return block(*inputs, **options)
-        finally:
-            block.is_recomputed = False
-
-    return recomputed(block, call, *inputs, **options)
+    return forward(*inputs, **options)
 
 
 def check_contract(network: AdaptedNetwork, name: str) -> list[str]:
