@@ -14,6 +14,7 @@ from msanet.models.external import AdaptedNetwork, check_contract, find_source
 from msanet.models.external.libraries import SOURCES
 from msanet.models.io import load_network, save_network
 from msanet.models.network import TrainingOutput
+from msanet.models.pretrained import initialize
 from support.errors import raises_user_error
 from support.metadata import metadata
 
@@ -142,3 +143,49 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
         warnings.simplefilter("ignore")
         build_model("smp:Unet", CLASSES, **SMALL)
         build_model("torchvision:lraspp_mobilenet_v3_large", CLASSES)
+
+
+def test_weights_of_a_backbone_are_found_by_name_or_order(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(1)
+    backbone = timm.create_model("test_efficientnet", num_classes=7).state_dict()
+    renamed = {name.replace("blocks", "_layers").replace("conv", "_c"): tensor for name, tensor in backbone.items()}
+    for number, weights in enumerate(
+        [
+            backbone,
+            {f"module.backbone.{n}": t for n, t in backbone.items()},
+            {"state_dict": backbone, "meta": {"a": 1}},
+            renamed,
+        ]
+    ):
+        path = tmp_path / f"{number}.pth"
+        torch.save(weights, path)
+        model = build_model("timm:test_efficientnet", CLASSES)
+        report = initialize(model, path, [str(k) for k in range(CLASSES)])
+        own = {
+            name.removeprefix("network.backbone."): t for name, t in model.state_dict().items() if ".backbone." in name
+        }
+        assert own and all(torch.equal(tensor, backbone[name]) for name, tensor in own.items())
+        assert {name.split(".")[1] for name in report.new} == {"decoder", "classifier"}
+        assert ("order" in report.source) == (weights is renamed) and any(
+            "classifier" in name for name in report.unused
+        )
+    torch.save({f"layer{n}.weight": torch.zeros(3, n) for n in range(1, 30)}, tmp_path / "other.pth")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with raises_user_error("MSA-MODEL-016", setting="model.pretrained", mentions="layer1.weight"):
+        initialize(model, tmp_path / "other.pth", [str(k) for k in range(CLASSES)])
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_weights_of_a_whole_network_with_other_classes(tmp_path: Path) -> None:
+    """A folder that transformers has saved: all but the classifier."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SegformerConfig(**SEGFORMER, num_labels=150)
+    saved = transformers.SegformerForSemanticSegmentation(config)
+    saved.save_pretrained(tmp_path)
+    model = build_model(f"hf:{tmp_path}", CLASSES)
+    report = initialize(model, tmp_path, [str(k) for k in range(CLASSES)])
+    assert {name.rpartition(".")[0] for name in report.new} == {"network.decode_head.classifier"}
+    expected = saved.state_dict()
+    for name in report.loaded:
+        assert torch.equal(model.state_dict()[name], expected[name.removeprefix("network.")])

@@ -13,7 +13,7 @@ from msanet.errors import UserError
 from msanet.models.activation_checkpointing import recomputed
 from msanet.models.blocks import bilinear, pad_to_multiple
 from msanet.models.external.probe import Layout, classifiers, find_layout, logits_of
-from msanet.models.external.sources import NetworkSource, Options, first_line
+from msanet.models.external.sources import NetworkSource, Normalization, Options, first_line
 from msanet.models.network import HeadOutput, SegmentationNetwork, TrainingOutput
 
 ADAPTER_OPTIONS: Options = {"auxiliary_weights": (tuple[float, ...] | None, None), "classifier": (str, "")}
@@ -38,6 +38,8 @@ class AdaptedNetwork(SegmentationNetwork):
     """
 
     is_one_graph = False
+    normalization: Normalization | None = None
+    """Of the images that the library's pretrained weights expect."""
 
     def __init__(
         self, network: nn.Module, layout: Layout, classifier_names: Sequence[str], auxiliary_weights: Sequence[float]
@@ -126,7 +128,9 @@ def adapt(source: NetworkSource, num_classes: int, options: dict[str, Any]) -> A
             "outputs; give one for each",
             setting="model.auxiliary_weights",
         )
-    return _converted(AdaptedNetwork(network, layout, found, weights))
+    adapted = AdaptedNetwork(network, layout, found, weights)
+    adapted.normalization = source.normalization(options)
+    return _converted(adapted)
 
 
 def _built(source: NetworkSource, num_classes: int, options: dict[str, Any]) -> nn.Module:
