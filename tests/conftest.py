@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+import support.torchvision_shim.sitecustomize  # noqa: F401  # before anything imports torchvision
 from msanet import logs
 from sharding.__main__ import main as shard
 

@@ -17,6 +17,7 @@ from torch.fx.experimental import _config as tracing
 
 from msanet.errors import UserError
 from msanet.files import atomic_file
+from msanet.models.external import AdaptedNetwork
 from msanet.models.io import METADATA, ModelMetadata, load_network, save_network
 from msanet.telemetry import disable_telemetry
 
@@ -67,6 +68,10 @@ def export_network(path: Path, target: str, network: nn.Module, metadata: ModelM
 
     size: see `Size`; the batch is free. Raises UserError if the file's output differs or a package is missing.
     """
+    if isinstance(network, AdaptedNetwork) and network.layout.fixed and size != network.layout.size:
+        height, width = network.layout.size
+        message = f"{metadata.name} takes images of {height}x{width} only; set --size {height} {width}"
+        raise UserError("MSA-INFER-501", message, setting="--size")
     with atomic_file(path) as temporary:
         FORMATS[target].write(temporary, network.eval(), metadata, size)
         require_same(FORMATS[target].open(temporary), Deployed(network, metadata), size)
@@ -107,12 +112,16 @@ def _graph(network: nn.Module, metadata: ModelMetadata, size: Size) -> torch.exp
     with tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         try:
             return torch.export.export(Deployed(network, metadata), (example,), dynamic_shapes=(free,))
-        except torch._dynamo.exc.UserError:
+        except UserError:
+            raise
+        except (torch._dynamo.exc.UserError, RuntimeError, ValueError, TypeError, AssertionError) as error:
+            what, advice = (f"{size[0]}x{size[1]}", "use another --to") if size else ("any image size", "set --size")
+            why = " ".join(str(error).split())[:150]
             raise UserError(
                 "MSA-INFER-007",
-                f"torch {torch.__version__} cannot export {metadata.name} for any image size, as 2.13 does; set --size",
+                f"torch {torch.__version__} cannot export {metadata.name} for {what} ({why}); {advice}",
                 setting="--size",
-            ) from None
+            ) from error
 
 
 def _write_torch(path: Path, network: nn.Module, metadata: ModelMetadata, size: Size) -> None:

@@ -21,21 +21,32 @@ class Checkpointable(nn.Module):
 
     checkpointing = False
     compiler: Callable[[nn.Module], Callable[..., Any]] | None = None
+    is_one_graph = True
+    """Whether blocks can be compiled as a whole; otherwise only parts of them are."""
 
     def run(self, block: nn.Module, *inputs: Any) -> Any:
         """`block(*inputs)`; the same numbers, gradients and running statistics with checkpointing as without."""
         forward = self.compiler(block) if self.compiler and self.training else block
         if not (self.checkpointing and self.training and torch.is_grad_enabled()):
             return forward(*inputs)
-        contexts = lambda: (nullcontext(), frozen_running_statistics(block))  # noqa: E731
-        return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
+        return recomputed(block, forward, *inputs)
+
+    def checkpoint_activations(self) -> None:
+        """Turn on activation checkpointing."""
+        self.checkpointing = True
 
 
 def checkpoint_activations(model: nn.Module) -> None:
     """Turn on activation checkpointing in every `Checkpointable` of the model."""
     for module in model.modules():
         if isinstance(module, Checkpointable):
-            module.checkpointing = True
+            module.checkpoint_activations()
+
+
+def recomputed(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    """`forward(*inputs, **options)`, which runs `block`, and runs it again in the backward pass."""
+    contexts = lambda: (nullcontext(), frozen_running_statistics(block))  # noqa: E731
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **options)
 
 
 @contextmanager

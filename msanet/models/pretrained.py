@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from msanet.errors import UserError
 from msanet.models import MODELS, model_options
 from msanet.models.attention_to_scale import AttentionToScale
+from msanet.models.external import AdaptedNetwork
+from msanet.models.external.libraries import read_transformers_folder
+from msanet.models.external.matching import match_weights
 from msanet.models.io import ModelMetadata
 from msanet.models.network import SegmentationNetwork
 from msanet.models.resnet import BLOCKS, ResNet
@@ -77,10 +80,15 @@ def initialize(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -
     the model unchanged, on anything else.
     """
     file = path / "model.safetensors" if path.is_dir() else path
-    weights, metadata = read_weights(file)
-    mapping = (
-        _from_checkpoint(model, weights, metadata, classes) if metadata else _from_torchvision(model, weights, file)
-    )
+    adapted = model if isinstance(model, AdaptedNetwork) else getattr(model, "network", None)
+    of_transformers = isinstance(adapted, AdaptedNetwork) and read_transformers_folder(adapted.network, path)
+    weights, metadata = (of_transformers, None) if of_transformers else read_weights(file)
+    if metadata:
+        mapping = _from_checkpoint(model, weights, metadata, classes)
+    elif isinstance(adapted, AdaptedNetwork):
+        mapping = _from_library(model, adapted, weights, file)
+    else:
+        mapping = _from_torchvision(model, weights, file)
     own = model.state_dict()
     _require_fit(own, mapping, file)
     for name, tensor in mapping.weights.items():
@@ -114,6 +122,21 @@ def _from_checkpoint(
         mean=metadata.mean,
         std=metadata.std,
     )
+
+
+def _from_library(model: SegmentationNetwork, adapted: AdaptedNetwork, weights: Weights, file: Path) -> _Mapping:
+    """Any state dict for a network from elsewhere, or for a part of it, such as its backbone."""
+    match = match_weights(model, weights)
+    if match is None:
+        raise UserError(
+            "MSA-MODEL-016",
+            f"'{file}' contains {len(weights)} tensors such as {', '.join(list(weights)[:3])}, which are of no part of this "
+            f"network ({', '.join(list(model.state_dict())[:3])}, ...); use weights of this network or of its backbone",
+            setting="model.pretrained",
+        )
+    mean, std = adapted.normalization or (_IMAGENET_MEAN, _IMAGENET_STD)
+    optional = [name for name in model.state_dict() if name not in match.weights]
+    return _Mapping(match.how, "", match.weights, optional, match.unused, mean, std)
 
 
 def _from_torchvision(model: SegmentationNetwork, weights: Weights, file: Path) -> _Mapping:

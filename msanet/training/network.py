@@ -3,6 +3,7 @@
 import logging
 
 from msanet.config import Config
+from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.external import AdaptedNetwork, check_contract, find_source, is_external, trust
 from msanet.models.network import SegmentationNetwork
@@ -22,6 +23,7 @@ def build_network(config: Config, num_classes: int) -> SegmentationNetwork:
         trust(name)  # the user's own settings name it
     model = build_model(config.model.name, num_classes, **config.model.options)
     if isinstance(model, AdaptedNetwork):
+        _require_size(config, model)
         unused = check_contract(model, config.model.name)
         if unused:
             shown = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
@@ -29,6 +31,20 @@ def build_network(config: Config, num_classes: int) -> SegmentationNetwork:
                 f"model: {len(unused)} parameters of {config.model.name} get no gradient and stay as they are: {shown}"
             )
     return model
+
+
+def _require_size(config: Config, model: AdaptedNetwork) -> None:
+    """Raise UserError unless a network for a single size of images gets them in training and in evaluation."""
+    data, evaluation, size = config.data, config.evaluation, model.layout.size
+    if model.layout.fixed and (data.crop or data.resize) != size:
+        raise UserError("MSA-TRAIN-502", f"data.crop is {_shown(data.crop)}, {model.only_size()}", setting="data.crop")
+    if model.layout.fixed and size not in (evaluation.window, evaluation.resize):
+        found = f"evaluation.window is {_shown(evaluation.window)}"
+        raise UserError("MSA-TRAIN-502", f"{found}, {model.only_size()}", setting="evaluation.window")
+
+
+def _shown(size: tuple[int, int] | None) -> str:
+    return "null" if size is None else f"[{size[0]},{size[1]}]"
 
 
 def with_own_normalization(config: Config) -> Config:

@@ -75,6 +75,42 @@ class HiddenLayerOfTheSameWidth(Plain):
         super().__init__(num_classes, channels=8)
 
 
+class Blocks(Plain):
+    """Twelve blocks of two layers, with dropout and BatchNorm."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.blocks = nn.ModuleList(ScaledBlock() for _ in range(12))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.body(image)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+class ScaledBlock(nn.Module):
+    """As in ConvNeXt: a parameter of the block itself scales what its layers return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU(), nn.Dropout(0.1), nn.Conv2d(8, 8, 1)
+        )
+        self.scale = nn.Parameter(torch.full((8, 1, 1), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.layers(x)  # type: ignore[no-any-return]
+
+
+class Breaks(Plain):
+    """No single graph: it branches on a value."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.body(image)
+        return self.head(x if x.sum() > -1e9 else -x)  # type: ignore[no-any-return]
+
+
 class SevenClasses(Plain):
     def __init__(self, num_classes: int) -> None:
         super().__init__(7)

@@ -7,13 +7,18 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from conftest import REPOSITORY
 from msanet.models import build_model, check_model, model_options
+from msanet.models.activation_checkpointing import checkpoint_activations
 from msanet.models.external import AdaptedNetwork, check_contract, sources, trust
 from msanet.models.io import load_network, save_network
 from msanet.models.meta import on_meta_device
 from msanet.models.network import TrainingOutput
+from msanet.models.peak_memory import peak_bytes
+from msanet.training.engine.compiling import compile_blocks
+from msanet.training.engine.sync_batchnorm import CpuSyncBatchNorm, convert_sync_batchnorm
 from support.errors import raises_user_error
 from support.metadata import metadata
 
@@ -193,3 +198,88 @@ def test_the_example_is_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_model(f"{REPOSITORY}/examples/own_network.py:small_unet", CLASSES, channels=4)
     assert isinstance(model, AdaptedNetwork) and check_contract(model, "small_unet") == []
     assert model.eval()(torch.randn(1, 3, 61, 83)).shape == (1, CLASSES, 61, 83)
+
+
+@pytest.mark.parametrize("name", ["Auxiliary", "Blocks"])
+def test_activation_checkpointing_changes_no_number(name: str) -> None:
+    image = torch.randn(2, 3, 64, 96)
+    found = []
+    for recompute in (False, True):
+        model = build(name).train()
+        if recompute:
+            checkpoint_activations(model)
+        torch.manual_seed(1)  # of dropout
+        output = model(image)
+        logits = output.logits if isinstance(output, TrainingOutput) else output
+        logits.square().sum().backward()
+        gradients = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+        found.append((logits, gradients, dict(model.named_buffers())))
+    (logits, gradients, buffers), (other_logits, other_gradients, other_buffers) = found
+    assert torch.equal(logits, other_logits) and gradients.keys() == other_gradients.keys()
+    assert all(torch.equal(gradients[key], other_gradients[key]) for key in gradients)
+    assert all(torch.equal(buffers[key], other_buffers[key]) for key in buffers)
+
+
+def test_activation_checkpointing_keeps_less() -> None:
+    kept = []
+    for recompute in (False, True):
+        model, image = build("Blocks").train(), torch.randn(2, 3, 64, 96)
+        if recompute:
+            checkpoint_activations(model)
+        kept.append(_kept_numbers(model, image))
+    assert kept[1] < 0.5 * kept[0]
+
+
+def _kept_numbers(model: nn.Module, image: torch.Tensor) -> int:
+    """How many numbers a forward pass keeps for the backward pass."""
+    total = 0
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        nonlocal total
+        total += x.numel()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        model(image)
+    return total
+
+
+def test_it_is_compiled_in_as_many_graphs_as_it_takes() -> None:
+    model, image = build("Breaks").train(), torch.randn(2, 3, 64, 96)
+    expected = model(image)
+    model.network.body[1].reset_running_stats()
+    compile_blocks(model, fixed_size=True, backend="eager")
+    torch.testing.assert_close(model(image), expected)
+
+
+def test_memory_of_a_step_is_estimated_without_values() -> None:
+    bytes_by_size = []
+    for side in (64, 128):
+        with FakeTensorMode():
+            model = build("Blocks").train()
+            assert all(isinstance(tensor, FakeTensor) for tensor in model.state_dict().values())
+            image = torch.empty(2, 3, side, side)
+            bytes_by_size.append(peak_bytes(model, lambda model=model, image=image: model(image).sum().backward()))  # type: ignore[misc]
+    assert 3 < bytes_by_size[1] / bytes_by_size[0] < 4.5
+
+
+def test_synchronized_batchnorm_keeps_the_activation_of_timms_layer() -> None:
+    class BatchNormAct2d(nn.BatchNorm2d):  # as in timm
+        def __init__(self, channels: int) -> None:
+            super().__init__(channels)
+            self.drop, self.act = nn.Identity(), nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(self.drop(super().forward(x)))  # type: ignore[no-any-return]
+
+    class Other(nn.BatchNorm2d):
+        pass
+
+    model, image = nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4)), torch.randn(2, 3, 8, 8)
+    expected, names = model(image), list(model.state_dict())
+    model[1].reset_running_stats()
+    convert_sync_batchnorm(model, torch.device("cpu"))
+    assert isinstance(model[1], CpuSyncBatchNorm) and list(model.state_dict()) == names
+    torch.testing.assert_close(model(image), expected)
+    with raises_user_error("MSA-TRAIN-501", setting="trainer.sync_batchnorm", mentions="Other"):
+        convert_sync_batchnorm(nn.Sequential(Other(4)), torch.device("cpu"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from msanet.errors import UserError
+from msanet.models.activation_checkpointing import recomputed
 from msanet.models.blocks import bilinear, pad_to_multiple
 from msanet.models.external.probe import Layout, classifiers, find_layout, logits_of
-from msanet.models.external.sources import NetworkSource, Options, first_line
+from msanet.models.external.sources import NetworkSource, Normalization, Options, first_line
 from msanet.models.network import HeadOutput, SegmentationNetwork, TrainingOutput
 
 ADAPTER_OPTIONS: Options = {"auxiliary_weights": (tuple[float, ...] | None, None), "classifier": (str, "")}
@@ -34,6 +36,10 @@ class AdaptedNetwork(SegmentationNetwork):
         classifier_names: Modules of the network that depend on the number of classes, the one of the logits last.
         auxiliary_weights: In the loss, one for each auxiliary output.
     """
+
+    is_one_graph = False
+    normalization: Normalization | None = None
+    """Of the images that the library's pretrained weights expect."""
 
     def __init__(
         self, network: nn.Module, layout: Layout, classifier_names: Sequence[str], auxiliary_weights: Sequence[float]
@@ -64,7 +70,23 @@ class AdaptedNetwork(SegmentationNetwork):
         """See `SegmentationNetwork`; without the features, which only a wrapper asks for."""
         return self._upsampled(self._head(image_NCHW, {}), (image_NCHW.shape[2], image_NCHW.shape[3]))
 
+    def only_size(self) -> str:
+        """What to say where a network for a single size of images gets another."""
+        height, width = self.layout.size
+        return (
+            f"and this network takes {height}x{width} only; set data.crop=[{height},{width}] and "
+            f"evaluation.window=[{height},{width}], or options of model with which it takes others"
+        )
+
+    def checkpoint_activations(self) -> None:
+        """Recompute the activations of each of the network's blocks, see `_blocks`."""
+        for block in _blocks(self.network):
+            block.forward = partial(_forward_recomputed, block, block.forward)
+
     def _head(self, image_NCHW: Tensor, features: dict[str, Tensor]) -> HeadOutput:
+        if self.layout.fixed and tuple(image_NCHW.shape[-2:]) != self.layout.size:
+            height, width = image_NCHW.shape[-2:]
+            raise UserError("MSA-MODEL-515", f"found an image of {height}x{width}, {self.only_size()}")
         rows, columns = (-(-size // self.stride) for size in image_NCHW.shape[-2:])
         padded = pad_to_multiple(image_NCHW, self.layout.multiple)
         size = (padded.shape[2] // self.stride, padded.shape[3] // self.stride)
@@ -106,7 +128,9 @@ def adapt(source: NetworkSource, num_classes: int, options: dict[str, Any]) -> A
             "outputs; give one for each",
             setting="model.auxiliary_weights",
         )
-    return _converted(AdaptedNetwork(network, layout, found, weights))
+    adapted = AdaptedNetwork(network, layout, found, weights)
+    adapted.normalization = source.normalization(options)
+    return _converted(adapted)
 
 
 def _built(source: NetworkSource, num_classes: int, options: dict[str, Any]) -> nn.Module:
@@ -175,6 +199,29 @@ def _converted(network: AdaptedNetwork) -> AdaptedNetwork:
                 if tensor is not None:
                     tensors[name] = convert(tensor)  # type: ignore[assignment]
     return network
+
+
+def _blocks(network: nn.Module) -> list[nn.Module]:
+    """The largest modules with at most an eighth of the parameters each, and with several layers."""
+    most = sum(parameter.numel() for parameter in network.parameters()) / 8
+    found: list[nn.Module] = []
+    waiting = [network]
+    while waiting:
+        module = waiting.pop()
+        layers = sum(1 for part in module.modules() if next(part.parameters(recurse=False), None) is not None)
+        if layers < 2:
+            continue
+        if sum(parameter.numel() for parameter in module.parameters()) <= most:
+            found.append(module)
+        else:
+            waiting += module.children()
+    return found
+
+
+def _forward_recomputed(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    if block.training and torch.is_grad_enabled():
+        return recomputed(block, forward, *inputs, **options)
+    return forward(*inputs, **options)
 
 
 def check_contract(network: AdaptedNetwork, name: str) -> list[str]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from msanet.errors import UserError, nearest
-from msanet.models.external.sources import NetworkSource, Normalization, signature_options
+from msanet.models.external.sources import NetworkSource, Normalization, first_line, signature_options
 
 _DISTRIBUTIONS = {
     "segmentation_models_pytorch": "smp",
@@ -83,6 +83,21 @@ def hf_source(name: str, which: str) -> NetworkSource:
         return transformers.AutoModelForSemanticSegmentation.from_config(config, trust_remote_code=False)
 
     return NetworkSource(name, build, options, normalization=lambda chosen: _IMAGENET)
+
+
+def read_transformers_folder(network: nn.Module, path: Path) -> dict[str, Tensor] | None:
+    """The weights in a folder that transformers has saved, under its names of today; None for other networks and folders.
+
+    Its files keep the names of earlier versions. Only safetensors are read.
+    """
+    if not (path.is_dir() and (path / "config.json").is_file() and hasattr(network, "from_pretrained")):
+        return None
+    try:
+        saved = type(network).from_pretrained(path, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        message = f"model.pretrained: '{path}' cannot be read by transformers ({first_line(error)}); save it again"
+        raise UserError("MSA-MODEL-008", message, setting="model.pretrained") from None
+    return saved.state_dict()  # type: ignore[no-any-return]
 
 
 def timm_source(name: str, backbone: str) -> NetworkSource:

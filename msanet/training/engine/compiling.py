@@ -31,7 +31,8 @@ def require_compiler(device: torch.device) -> None:
 
 
 def compile_blocks(model: nn.Module, fixed_size: bool, backend: Any = "inductor") -> None:
-    """From now on each block that a `Checkpointable` runs in training is compiled, as one graph, when it first runs.
+    """From now on each block that a `Checkpointable` runs in training is compiled, as one graph, when it first runs;
+    a network from elsewhere in as many graphs as it takes.
 
     Evaluation compiles nothing, since its images have many sizes. Attention modules, which choose their kernel when they run,
     are left alone. fixed_size: all training images have one size, so that kernels need not be for any.
@@ -39,12 +40,11 @@ def compile_blocks(model: nn.Module, fixed_size: bool, backend: Any = "inductor"
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
 
     @cache
-    def compiled(block: nn.Module) -> Callable[..., Any]:
+    def compiled(block: nn.Module, fullgraph: bool) -> Callable[..., Any]:
         dynamic = False if fixed_size else None
-        return (
-            block if isinstance(block, MSAM) else torch.compile(block, fullgraph=True, dynamic=dynamic, backend=backend)
-        )
+        return torch.compile(block, fullgraph=fullgraph, dynamic=dynamic, backend=backend)
 
     for module in model.modules():
         if isinstance(module, Checkpointable):
-            module.compiler = compiled
+            whole = module.is_one_graph
+            module.compiler = lambda block, whole=whole: block if isinstance(block, MSAM) else compiled(block, whole)

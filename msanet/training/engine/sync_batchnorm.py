@@ -1,25 +1,52 @@
 """BatchNorm over the micro-batches of all ranks, on CPUs too: see docs/decisions/0017."""
 
+from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from msanet.errors import UserError
+from msanet.models.blocks import ImageBatchNorm2d
+
 
 def convert_sync_batchnorm(model: nn.Module, device: torch.device, group: dist.ProcessGroup | None = None) -> None:
     """Replace every BatchNorm2d in the model by one that uses the statistics of all ranks' micro-batches together.
 
-    group: the ranks; None: all.
+    group: the ranks; None: all. Raises UserError for a subclass other than ours and timm's BatchNormAct2d.
     """
-    if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
-        return
-    for name, child in model.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(model, name, CpuSyncBatchNorm(child, group))
-        else:
+    for name, child in list(model.named_children()):
+        if not isinstance(child, nn.BatchNorm2d):
             convert_sync_batchnorm(child, device, group)
+            continue
+        on_gpu = device.type == "cuda"
+        norm = nn.SyncBatchNorm.convert_sync_batchnorm(child, group) if on_gpu else CpuSyncBatchNorm(child, group)
+        if _has_activation(child):
+            norm.drop, norm.act = child.drop, child.act
+            norm.__class__ = _with_activation(type(norm))
+        elif type(child) not in (nn.BatchNorm2d, ImageBatchNorm2d):
+            kind = type(child).__name__
+            message = (
+                f"trainer.sync_batchnorm=true, and '{name}' is a {kind}, which cannot be synchronized; set it to false"
+            )
+            raise UserError("MSA-TRAIN-501", message, setting="trainer.sync_batchnorm")
+        setattr(model, name, norm)
+
+
+def _has_activation(norm: nn.Module) -> bool:
+    """Whether it is timm's BatchNormAct2d, with dropout and an activation after the normalization."""
+    return (
+        type(norm).__name__ == "BatchNormAct2d" and isinstance(norm.act, nn.Module) and isinstance(norm.drop, nn.Module)
+    )
+
+
+@cache
+def _with_activation(norm: type[nn.Module]) -> type[nn.Module]:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.act(self.drop(norm.forward(self, x)))  # type: ignore[no-any-return]
+
+    return type(f"{norm.__name__}Act", (norm,), {"forward": forward})
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
@@ -40,8 +67,9 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         sums = _AllReduceSum.apply(sums, self.group)
         mean, mean_square = (sums[:-1] / sums[-1]).view(2, -1)
         variance = (mean_square - mean.square()).clamp(min=0)
-        scale = (variance + self.eps).rsqrt().to(precise.dtype) * self.weight
-        output = (precise - mean.to(precise.dtype)[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        scale = (variance + self.eps).rsqrt().to(precise.dtype) * (1 if self.weight is None else self.weight)
+        output = (precise - mean.to(precise.dtype)[:, None, None]) * scale[:, None, None]
+        output = output if self.bias is None else output + self.bias[:, None, None]
         with torch.no_grad():
             assert self.momentum is not None and self.num_batches_tracked is not None
             assert self.running_mean is not None and self.running_var is not None
