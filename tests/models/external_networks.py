@@ -86,7 +86,7 @@ class Blocks(Plain):
         x = self.body(image)
         for block in self.blocks:
             x = x + block(x)
-        return self.head(x)  # type: ignore[no-any-return]
+        return self.head(x)
 
 
 class ScaledBlock(nn.Module):
@@ -100,7 +100,7 @@ class ScaledBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((8, 1, 1), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.layers(x)  # type: ignore[no-any-return]
+        return self.scale * self.layers(x)
 
 
 class Breaks(Plain):
@@ -108,7 +108,7 @@ class Breaks(Plain):
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.body(image)
-        return self.head(x if x.sum() > -1e9 else -x)  # type: ignore[no-any-return]
+        return self.head(x if x.sum() > -1e9 else -x)
 
 
 class SevenClasses(Plain):

@@ -93,11 +93,13 @@ def read_transformers_folder(network: nn.Module, path: Path) -> dict[str, Tensor
     if not (path.is_dir() and (path / "config.json").is_file() and hasattr(network, "from_pretrained")):
         return None
     try:
-        saved = type(network).from_pretrained(path, local_files_only=True, use_safetensors=True)
+        saved = type(network).from_pretrained(  # type: ignore[attr-defined]
+            path, local_files_only=True, use_safetensors=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         message = f"model.pretrained: '{path}' cannot be read by transformers ({first_line(error)}); save it again"
         raise UserError("MSA-MODEL-008", message, setting="model.pretrained") from None
-    return saved.state_dict()  # type: ignore[no-any-return]
+    return saved.state_dict()
 
 
 def timm_source(name: str, backbone: str) -> NetworkSource:

@@ -24,7 +24,7 @@ def convert_sync_batchnorm(model: nn.Module, device: torch.device, group: dist.P
         norm = nn.SyncBatchNorm.convert_sync_batchnorm(child, group) if on_gpu else CpuSyncBatchNorm(child, group)
         if _has_activation(child):
             norm.drop, norm.act = child.drop, child.act
-            norm.__class__ = _with_activation(type(norm))
+            norm.__class__ = _with_activation(type(norm))  # type: ignore[arg-type]
         elif type(child) not in (nn.BatchNorm2d, ImageBatchNorm2d):
             kind = type(child).__name__
             message = (
@@ -44,7 +44,7 @@ def _has_activation(norm: nn.Module) -> bool:
 @cache
 def _with_activation(norm: type[nn.Module]) -> type[nn.Module]:
     def forward(self: Any, x: Tensor) -> Tensor:
-        return self.act(self.drop(norm.forward(self, x)))  # type: ignore[no-any-return]
+        return self.act(self.drop(norm.forward(self, x)))
 
     return type(f"{norm.__name__}Act", (norm,), {"forward": forward})
 
