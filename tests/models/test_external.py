@@ -35,7 +35,7 @@ def build(name: str, classes: int = CLASSES, **options: Any) -> AdaptedNetwork:
 
 @pytest.mark.parametrize(
     ("name", "multiple", "stride"),
-    [("Plain", 4, 4), ("Divisible", 16, 1), ("Object", 4, 4), ("Pair", 4, 4), ("Auxiliary", 4, 4)],
+    [("Plain", 4, 4), ("Divisible", 16, 1), ("Object", 4, 4), ("Pair", 4, 4), ("Auxiliary", 4, 4), ("Coarse", 32, 32)],
 )
 @pytest.mark.parametrize("size", [(64, 96), (61, 83)])
 def test_any_network_gives_logits_of_any_image(name: str, multiple: int, stride: int, size: tuple[int, int]) -> None:

@@ -66,19 +66,22 @@ def find_layout(name: str, network: nn.Module, num_classes: int, in_channels: in
         except Exception as error:  # sizes that it does not take
             failure = f"{type(error).__name__}: {first_line(error)}"
             continue
-        stride = _stride(size, logits)
-        if stride is None and multiple != max(size):
+        fixed = multiple == max(size)
+        strides = _strides(size, logits)
+        if not strides and not fixed:
             failure = f"its logits are {_shape(logits)} for an image of {size[0]}x{size[1]}"
             continue
-        fixed = multiple == max(size)
-        if not fixed and multiple % (stride or 1):  # takes any size: choose those at which cells are whole
-            multiple = math.lcm(multiple, stride or 1)
-            size = (3 * multiple * -(-64 // (3 * multiple)), 5 * multiple * -(-64 // (3 * multiple)))
-            logits, _ = _run(network, in_channels, size, num_classes)
-        exact = stride if stride and tuple(stride * n for n in logits.shape[2:]) == size else 1
-        return Layout(
-            num_classes, in_channels, multiple, exact, size, fixed, _auxiliary(network, in_channels, size, num_classes)
-        )
+        stride = 1
+        for candidate in () if fixed else strides:  # at a size with whole cells only one of them is right
+            both = math.lcm(multiple, candidate)
+            factor = -(-64 // (3 * both))
+            whole = (3 * both * factor, 5 * both * factor)
+            logits, _ = _run(network, in_channels, whole, num_classes)
+            if tuple(candidate * n for n in logits.shape[2:]) == whole:
+                multiple, size, stride = both, whole, candidate
+                break
+        auxiliary = _auxiliary(network, in_channels, size, num_classes)
+        return Layout(num_classes, in_channels, multiple, stride, size, fixed, auxiliary)
     raise UserError(
         "MSA-MODEL-508",
         f"model.name is '{name}', which takes none of the images tried, from 66x70 to 960x1600 with {in_channels} channels "
@@ -164,10 +167,10 @@ def _auxiliary(network: nn.Module, in_channels: int, size: tuple[int, int], num_
         return 0
 
 
-def _stride(size: tuple[int, int], logits: Tensor) -> int | None:
-    """Pixels per cell, rounded up at the border; None if none of the usual numbers fits."""
-    cells = tuple(logits.shape[2:])
-    return next((s for s in _MULTIPLES if tuple(-(-n // s) for n in size) == cells), None)
+def _strides(size: tuple[int, int], logits: Tensor) -> list[int]:
+    """Pixels per cell, rounded up at the border, that would give logits of this size."""
+    usual = sorted(_MULTIPLES, key=lambda s: s in (14, 28))  # those of patches are the exception
+    return [s for s in usual if tuple(-(-n // s) for n in size) == tuple(logits.shape[2:])]
 
 
 def _outputs(module: nn.Module) -> tuple[int, ...]:
