@@ -9,6 +9,7 @@ from enum import IntEnum
 from types import FrameType
 
 from msanet import distributed
+from msanet.awake_clock import awake_clock
 from msanet.distributed import parent_watchdog
 from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, Preempted, end_process, is_command
 from msanet.distributed.progress import broadcast_failure
@@ -81,11 +82,12 @@ class PreemptionHandler:
         self._reason = reason
         logger.warning(f"rank {distributed.rank()} {reason}: the run saves after this step and stops", extra=EVERY_RANK)
         if is_command():  # a Python program decides for itself
-            timer = threading.Timer(self._grace_seconds, self._on_grace_over)
-            timer.daemon = True
-            timer.start()
+            threading.Thread(target=self._end_after_grace, daemon=True, name="grace").start()
 
-    def _on_grace_over(self) -> None:
+    def _end_after_grace(self) -> None:
+        end = awake_clock.now() + self._grace_seconds
+        while (left := end - awake_clock.now()) > 0:
+            time.sleep(min(left, 1.0))
         logger.error(
             f"rank {distributed.rank()} {self._reason} and could not save within "
             f"run.preemption_grace_seconds={self._grace_seconds:g} s [MSA-DIST-011]"

@@ -139,11 +139,13 @@ def _init_process_group(timeouts: Timeouts, on_failure: Callable[[FailureReport]
     heartbeat = HeartbeatMonitor(store, rank(), hosts, timeouts, on_failure)
     set_monitor(heartbeat)
     heartbeat.start()
-    limit = timedelta(seconds=timeouts.collective)
+    # A pause of all ranks may last longer than any limit, and heartbeats end a command whatever it waits for.
+    limit = timedelta(days=365) if process_exit.is_command() else timedelta(seconds=timeouts.collective)
     # The `timeout=` below does not reach the groups that ZeRO clones (they would wait 10 and 30 minutes).
     dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = limit
     # NCCL's own watchdog would abort this process first, and rank 0's store with it: others would name the wrong rank.
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+    os.environ.setdefault("TORCH_NCCL_ENABLE_MONITORING", "0")  # it takes a pause of this process for a hang
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=limit)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)  # finds that group

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
@@ -24,7 +23,15 @@ from msanet.distributed import parent_watchdog
 from msanet.distributed.environment import set_default_environment
 from msanet.distributed.failure_detector import RESUME_HINT
 from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED
-from msanet.distributed.rendezvous import RendezvousTimeout, leave, new_connection, open_store, rendezvous
+from msanet.distributed.rendezvous import (
+    NoAnswer,
+    RendezvousTimeout,
+    call_within,
+    leave,
+    new_connection,
+    open_store,
+    rendezvous,
+)
 from msanet.distributed.session import ensure_logging
 from msanet.distributed.timeouts import Timeouts
 from msanet.errors import EXIT_USER_ERROR, user_errors
@@ -142,19 +149,10 @@ class Supervisor:
         return self.child.wait()
 
     def _with_timeout(self, ask: Callable[[], _T], seconds: float | None = None) -> _T:
-        """What the store answers; asked in a thread, since a host that has vanished never answers."""
-        answer: Future[_T] = Future()
-
-        def run() -> None:
-            try:
-                answer.set_result(ask())
-            except (RuntimeError, RendezvousTimeout) as error:
-                answer.set_exception(error)
-
-        threading.Thread(target=run, daemon=True).start()
+        """What the store answers; a host that has vanished never does."""
         try:
-            return answer.result(seconds or 1.5 * self.timeouts.rendezvous)
-        except (RuntimeError, TimeoutError):
+            return call_within(seconds or 1.5 * self.timeouts.rendezvous, ask)
+        except (RuntimeError, NoAnswer):
             message = f"rank 0's host does not answer, so the job cannot be restarted; {RESUME_HINT}"
             raise RendezvousTimeout("MSA-DIST-013", message) from None
 
