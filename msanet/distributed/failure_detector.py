@@ -151,6 +151,8 @@ class FailureDetector:
     def _note_pause(self, rank: int, paused_seconds: float, now: float) -> None:
         seconds = paused_seconds - self._paused[rank]
         self._paused[rank] = paused_seconds
+        if rank == 0:  # in whose process this is: the others waited, although none was silent
+            self._silent_seconds += seconds
         if seconds > PAUSE_HEARTBEATS * self._timeouts.heartbeat_interval:
             self._paused_at = self._paused_at if self._pauses else now
             self._pauses[rank] = seconds
