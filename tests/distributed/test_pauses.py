@@ -2,6 +2,7 @@
 
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,10 @@ def _collectives() -> None:
         time.sleep(0.02)
 
 
+def has_steps(folder: Path, count: int) -> bool:
+    return steps_logged(folder) >= count
+
+
 def test_a_run_whose_ranks_are_all_stopped_continues_bit_for_bit(shards: Path, tmp_path: Path) -> None:
     """For longer than each of the timeouts; after it one rank alone is stopped for half of the heartbeat timeout."""
     folder, whole = tmp_path / "paused", tmp_path / "whole"
@@ -39,7 +44,7 @@ def test_a_run_whose_ranks_are_all_stopped_continues_bit_for_bit(shards: Path, t
         for rank in stopped:
             rank.send_signal(signal.SIGCONT)
         if number < 3:
-            wait_until(lambda: steps_logged(folder) >= before + 2, ranks)
+            wait_until(partial(has_steps, folder, before + 2), ranks)
     outputs = [rank.communicate(timeout=200)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     assert "did not run for about 1" in outputs[0] and "the run continues" in outputs[0]

@@ -1,5 +1,8 @@
 """Ranks that wait for one another end on time, with a sentence, if one of them is lost."""
 
+import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -55,3 +58,40 @@ def test_all_ranks_end_with_the_first_that_fails_and_one_per_host_reports_it() -
         with pytest.raises(RendezvousTimeout, match="rank 2 .*MSA-DIST-004") as fault:
             rendezvous(store, 1, 3, timeout=60)
         assert "MSA-DIST-004" in keeper.communicate()[1] and not fault.value.should_log
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.0 400 Bad Request\r\n\r\n"], ids=["nothing", "something else"])
+def test_a_listener_that_is_not_rank_0_ends_the_wait_on_time(says: bytes) -> None:
+    """PyTorch's own handshake has no time limit: it took 320 s at 10."""
+    with socket.create_server(("127.0.0.1", int(os.environ["MASTER_PORT"]))) as server:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connections.append(server.accept()[0])
+                    connections[-1].sendall(says)
+                except OSError:
+                    return
+
+        connections: list[socket.socket] = []
+        threading.Thread(target=answer, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(RendezvousTimeout, match="MSA-DIST-(552|003)") as fault:
+            open_store(1, 3, timeout=2)
+        assert time.monotonic() - began < 10
+        assert says or "127.0.0.1" in str(fault.value) and fault.value.code == "MSA-DIST-552"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_rank_0_that_is_stopped_while_ranks_meet_ends_the_wait_on_time() -> None:
+    keeper = subprocess.Popen([sys.executable, "-c", KEEP_STORE], cwd=REPOSITORY)
+    try:
+        store = open_store(1, 3, timeout=60)
+        keeper.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(RendezvousTimeout, match="MSA-DIST-552"):
+            rendezvous(store, 1, 3, timeout=2)
+        assert time.monotonic() - began < 10
+    finally:
+        keeper.kill()
+        keeper.wait()
