@@ -95,8 +95,8 @@ def failed_collective(hosts: Sequence[str], ranks: Sequence[int], error: str) ->
 def stopped_too_long(hosts: Sequence[str], rank: int, seconds: float, limit: float) -> FailureReport:
     """The report of a rank on itself, whose process was stopped until the others had given it up."""
     return FailureReport(
-        f"{describe_ranks(hosts, rank)} did not run for {seconds:.0f} s, longer than run.heartbeat_timeout_seconds={limit:g}, and "
-        f"the other ranks have ended without it; {RESUME_HINT}",
+        f"{describe_ranks(hosts, rank)} did not run for {seconds:.0f} s, longer than run.heartbeat_timeout_seconds={limit:g}, "
+        f"and the other ranks have ended without it; {RESUME_HINT}",
         "MSA-DIST-551",
     )
 
@@ -144,8 +144,8 @@ class FailureDetector:
         seconds, ranks = max(self._pauses.values()), sorted(self._pauses)
         self._pauses = {}
         return (
-            f"{describe_ranks(self._hosts, *ranks)} did not run for about {seconds:.0f} s: stopped (Ctrl-Z, docker pause, a suspended "
-            "job) or without a core; the run continues"
+            f"{describe_ranks(self._hosts, *ranks)} did not run for about {seconds:.0f} s: stopped (Ctrl-Z, docker pause, a "
+            "suspended job) or without a core; the run continues"
         )
 
     def _note_pause(self, rank: int, paused_seconds: float, now: float) -> None:

@@ -19,16 +19,16 @@ from msanet import logs
 from msanet.distributed import process_exit
 from msanet.distributed.collectives import set_host_group
 from msanet.distributed.device import prepare_device
-from msanet.distributed.environment import rank, set_default_environment, world_size
+from msanet.distributed.environment import is_main, rank, set_default_environment, world_size
 from msanet.distributed.failure_detector import FailureReport
 from msanet.distributed.heartbeat import CHECKPOINT_THREAD, HeartbeatMonitor
-from msanet.distributed.parent_watchdog import start_parent_watchdog
+from msanet.distributed.parent_watchdog import start_parent_watchdog, warn_of_unstoppable_launcher
 from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, JobFailed, Preempted
 from msanet.distributed.progress import monitor, set_monitor
 from msanet.distributed.rendezvous import RendezvousTimeout, open_store, rendezvous
 from msanet.distributed.timeouts import Timeouts
 from msanet.errors import EXIT_USER_ERROR, UserError, user_errors
-from msanet.processes import ignore_broken_pipe
+from msanet.processes import ignore_broken_pipe, stop_signals
 from msanet.secrets import without_secrets
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,8 @@ def exiting_session(timeouts: Timeouts) -> Iterator[None]:
     ensure_logging()
     set_default_environment()
     start_parent_watchdog()
+    if is_main():
+        warn_of_unstoppable_launcher()
     ignore_broken_pipe()
     code = 0
     try:
@@ -218,7 +220,7 @@ def _interruptible(is_active: threading.Event) -> Iterator[Callable[[FailureRepo
             is_active.clear()
             raise _to_exception(pending[0])
 
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, _INTERRUPT)
+    numbers = (*stop_signals(), _INTERRUPT)
     before = {number: signal.getsignal(number) for number in numbers}
     signal.signal(_INTERRUPT, handle)
     try:

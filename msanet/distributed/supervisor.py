@@ -35,6 +35,7 @@ from msanet.distributed.rendezvous import (
 from msanet.distributed.session import ensure_logging
 from msanet.distributed.timeouts import Timeouts
 from msanet.errors import EXIT_USER_ERROR, user_errors
+from msanet.processes import stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Attempt until the job is done or is asked to stop. The exit code of this rank's last attempt."""
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for number in stop_signals():
             signal.signal(number, self._forward)
         parent_watchdog.on_parent_exit(lambda: self._forward(signal.SIGTERM))
         parent_watchdog.start_parent_watchdog()
