@@ -12,7 +12,8 @@ import webdataset as wds
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from msanet import logs
-from msanet.config import Config, StorageConfig
+from msanet.awake_clock import awake_clock
+from msanet.config import Config, DataConfig, StorageConfig
 from msanet.data.decoded_cache import DecodedSource
 from msanet.data.manifest import Manifest
 from msanet.data.pipeline import (
@@ -27,11 +28,23 @@ from msanet.data.pipeline import (
     predownload,
 )
 from msanet.data.shard_source import ShardSource
+from msanet.data.shared_memory import (
+    EVALUATION_PREFETCH,
+    explain_full,
+    is_bus_error,
+    require_shared_memory,
+    share,
+    shared_memory_full,
+    training_bytes,
+)
 from msanet.data.shuffle_order import ShuffleConfig, ShuffleOrder, evaluation_slice, rank_slice
 from msanet.data.storage import open_storage
 from msanet.data.storage.cache import NodeCache, cache_folder
+from msanet.distributed.environment import local_world_size
 from msanet.errors import UserError
 from msanet.processes import block_stop_signals, exit_with_parent
+
+_SEMAPHORES_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -122,6 +135,15 @@ def plan_batches(
     return BatchPlan(global_batch_size, micro, world_size, context_parallel_size)
 
 
+def require_room_for_batches(data: DataConfig, batches: BatchPlan) -> None:
+    """Raise UserError if loader processes cannot put their micro-batches, where they are of one size, into shared memory."""
+    size = data.crop or data.resize
+    if size:
+        micro, accumulation = batches.micro_batch_size, batches.accumulation
+        needed = training_bytes(size, micro, accumulation, data.num_workers, data.prefetch_factor)
+        require_shared_memory(needed, local_world_size())
+
+
 def shuffle_config(config: Config) -> ShuffleConfig:
     """The frozen part of the order for a new run."""
     data, streams = config.data, config.trainer.global_batch_size
@@ -180,7 +202,7 @@ def evaluation_loader(
         *([partial(fetch_instances, source=source)] if instances else []),
         evaluation_samples,
     )
-    return _iterate(pipeline, workers, prefetch=2)
+    return _iterate(pipeline, workers, EVALUATION_PREFETCH)
 
 
 class _TrainPositions(IterableDataset):
@@ -221,7 +243,7 @@ class _CarryErrors(IterableDataset):
 
     def __iter__(self) -> Iterator[Any]:
         try:
-            yield from self.pipeline
+            yield from share(self.pipeline) if get_worker_info() else self.pipeline
         except UserError as error:
             yield error
 
@@ -239,7 +261,7 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # torch's own would be advanced by each start, also by a resume
     )
-    with block_stop_signals():
+    with block_stop_signals(), explain_full(_SEMAPHORES_BYTES):
         items = iter(loader)
     while True:
         try:
@@ -249,6 +271,8 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
         except (RuntimeError, ConnectionError, EOFError) as error:
             if not (workers and _is_lost_process(error)):
                 raise
+            if is_bus_error(error):
+                raise shared_memory_full("a loader process was killed when it wrote there") from error
             raise UserError(
                 "MSA-DATA-010",
                 "a loader process was killed, often because the host ran out of memory (see dmesg); lower data.num_workers "
@@ -269,6 +293,7 @@ def _is_lost_process(error: Exception) -> bool:
 
 def _start_worker(_: int) -> None:
     logs.configure()
+    awake_clock.tick_in_background()  # for downloads
     exit_with_parent()  # DataLoader's own watch looks at the fork server, which outlives a killed trainer
 
 

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from msanet.distributed.environment import local_rank, rank, world_size
+from msanet.distributed.environment import local_rank, local_world_size, rank
 from msanet.errors import UserError
 
 
@@ -33,6 +33,5 @@ def prepare_device() -> None:
         return
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     torch.set_flush_denormal(True)
-    ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", world_size())))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // max(1, ranks_here)))
+    torch.set_num_threads(max(1, cores // max(1, local_world_size())))

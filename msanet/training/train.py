@@ -7,6 +7,7 @@ import torch
 
 from msanet import distributed
 from msanet.config import Config
+from msanet.data.loader import require_room_for_batches
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
 from msanet.distributed.preemption import PreemptionHandler, StopRequest
@@ -39,7 +40,9 @@ def train(config: Config) -> None:
     if saved is None and config.model.pretrained is not None:
         report = initialize(model, config.model.pretrained, manifest.classes)
         logger.info(report.text(config.data.mean, config.data.std))
-    trainer = Trainer(config, manifest, model, choose_batch_plan(config, manifest, saved), saved)
+    batches = choose_batch_plan(config, manifest, saved)
+    require_room_for_batches(config.data, batches)
+    trainer = Trainer(config, manifest, model, batches, saved)
     state, schedule, global_batches = trainer.state, trainer.schedule, trainer.global_batches()
     run.begin(state.step)
     images = trainer.batches.global_batch_size
