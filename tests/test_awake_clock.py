@@ -9,6 +9,7 @@ import pytest
 
 from conftest import REPOSITORY
 from msanet.awake_clock import AwakeClock
+from msanet.data.storage.transfer import Transfer, TransientError, download_with_retries
 
 
 class FakeTime:
@@ -62,3 +63,32 @@ def test_a_stopped_process_notices_its_pause() -> None:
         process.send_signal(signal.SIGCONT)
         awake, all_seconds = map(float, process.communicate("\n")[0].split())
     assert all_seconds >= 3 and awake < all_seconds - 2
+
+
+class PausedTransport:
+    """The process is stopped in the first attempt, whose connection is closed meanwhile."""
+
+    location = "https://server"
+
+    def __init__(self, machine: FakeTime, clock: AwakeClock) -> None:
+        self.machine, self.clock, self.attempts = machine, clock, 0
+
+    def attempt(self, transfer: Transfer) -> None:
+        self.attempts += 1
+        if self.attempts == 1:
+            self.machine.seconds += 3600
+            raise TransientError("the connection was reset")
+        transfer.data += b"seven"
+
+    def recheck(self, file: str) -> None:
+        raise NotImplementedError
+
+
+def test_a_download_continues_after_a_pause_that_is_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = FakeTime()
+    clock = AwakeClock(machine)
+    monkeypatch.setattr("msanet.data.storage.transfer.awake_clock", clock)
+    transport = PausedTransport(machine, clock)
+    with clock.ticking(1.0):
+        data = download_with_retries(transport, Transfer("a.tar", 0, 5, deadline=clock.now() + 80), 80)
+    assert data == b"seven" and transport.attempts == 2

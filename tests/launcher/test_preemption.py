@@ -105,6 +105,7 @@ def test_a_closed_terminal_saves(shards: Path, tmp_path: Path) -> None:
         stderr=theirs,
         env={**os.environ, "DS_ACCELERATOR": "cpu"},
         start_new_session=True,
+        text=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(theirs)
