@@ -119,8 +119,8 @@ def _silent_store(rank: int, timeout: float) -> RendezvousTimeout:
     address = f"{os.environ['MASTER_ADDR']}, port {os.environ['MASTER_PORT']}"
     return RendezvousTimeout(
         "MSA-DIST-552",
-        f"what listens at {address}, did not answer {host_name()} within run.rendezvous_timeout_seconds={timeout:g} as rank 0 of "
-        "this job would: rank 0 has stopped, or the port belongs to another program; use another MASTER_PORT (--master_port)",
+        f"{host_name()} got no answer from {address}, within run.rendezvous_timeout_seconds={timeout:g}, although something "
+        "listens there: rank 0 has stopped, or the port belongs to another program; use another MASTER_PORT (--master_port)",
         should_log=rank == 0 or _is_first_besides_main(rank),
     )
 

@@ -94,6 +94,34 @@ def test_one_interrupt_that_arrives_twice_counts_once() -> None:
     assert done.stderr.count("got SIGINT") == 1
 
 
+GRACE = """
+import signal, time
+from msanet.awake_clock import awake_clock
+from msanet.distributed.preemption import PreemptionHandler
+from msanet.distributed.process_exit import declare_command
+declare_command()
+awake_clock.tick_in_background(0.1)
+with PreemptionHandler(3, 0):
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.1)
+"""
+
+
+def test_a_pause_is_no_time_to_save_in() -> None:
+    """Asked to stop, suspended for longer than the grace period, and continued."""
+    with subprocess.Popen([sys.executable, "-c", GRACE], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(4)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(1)
+        assert process.poll() is None
+        assert process.wait(timeout=20) == 1
+
+
 def test_a_closed_terminal_saves(shards: Path, tmp_path: Path) -> None:
     """The kernel sends SIGHUP, and what the run prints from then on is an error (EIO)."""
     ours, theirs = os.openpty()
@@ -257,6 +285,22 @@ def test_deepspeed_below_our_entrypoint_saves_and_ends_with_75(
     assert "first process of this container" not in output[1]
     assert psutil.wait_procs(family, timeout=10)[1] == []
     assert newest(folder / "checkpoints").state.step == steps_logged(folder) < 4000
+
+
+def test_deepspeed_as_the_first_process_of_a_container_is_warned_of(shards: Path, tmp_path: Path) -> None:
+    """It ignores SIGTERM, and nothing here can change that."""
+    new = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if subprocess.run([*new, "true"], capture_output=True).returncode:
+        pytest.skip("a namespace of processes of its own is not allowed here")
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "1", "--master_port"]
+    done = subprocess.run(
+        [*new, *command, str(free_port()), *words(shards, tmp_path / "run", 1)],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"},
+    )
+    assert done.returncode == 0 and done.stderr.count("first process of this container") == 1, done.stderr
 
 
 def test_our_entrypoint_passes_on_the_exit_code_and_becomes_other_commands() -> None:
