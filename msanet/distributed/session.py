@@ -33,6 +33,8 @@ from msanet.secrets import without_secrets
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_PAUSE = timedelta(days=20)
+"""Its milliseconds have 31 bits, as poll() wants them."""
 _sessions = itertools.count()
 _INTERRUPT = signal.SIGUSR2
 """Sent by the heartbeat threads to the main thread of a session that was entered from Python."""
@@ -142,7 +144,7 @@ def _init_process_group(timeouts: Timeouts, on_failure: Callable[[FailureReport]
     set_monitor(heartbeat)
     heartbeat.start()
     # A pause of all ranks may last longer than any limit, and heartbeats end a command whatever it waits for.
-    limit = timedelta(days=365) if process_exit.is_command() else timedelta(seconds=timeouts.collective)
+    limit = _LONGEST_PAUSE if process_exit.is_command() else timedelta(seconds=timeouts.collective)
     # The `timeout=` below does not reach the groups that ZeRO clones (they would wait 10 and 30 minutes).
     dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = limit
     # NCCL's own watchdog would abort this process first, and rank 0's store with it: others would name the wrong rank.
