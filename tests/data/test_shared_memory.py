@@ -53,13 +53,40 @@ def test_a_run_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, ran
             require_room_for_batches(config.data, batches)
 
 
+LARGE_IMAGES = """
+import torch
+from torch.utils.data import IterableDataset
+from msanet.data.loader import _iterate
+from msanet.data.pipeline import EvaluationSample
+from msanet.errors import user_errors
+
+class Images(IterableDataset):
+    def __iter__(self):
+        for number in range(100):
+            yield EvaluationSample(number, "image", torch.zeros(500, 400, 3, dtype=torch.uint8), torch.zeros(500, 400))
+
+if __name__ == "__main__":
+    with user_errors():
+        print(len([sample for sample in _iterate(Images(), workers=1, prefetch=2)]))
+"""
+
+
+@pytest.mark.parametrize("kilobytes", [1000, 4000])
+def test_an_image_that_does_not_fit_is_an_error_and_no_silence(tmp_path: Path, kilobytes: int) -> None:
+    """None fits, or some do, and the consumer keeps them. DataLoader would print a traceback, and its consumer wait."""
+    (tmp_path / "script.py").write_text(LARGE_IMAGES)
+    done = on_small_shm(kilobytes, str(tmp_path / "script.py"))
+    assert done.returncode == 2 and error_codes(done.stderr) == ["MSA-DATA-551"], done.stderr
+    assert "1.4 MB more did not fit" in done.stderr and "Traceback" not in done.stderr
+
+
 def on_small_shm(kilobytes: int, *command: str) -> subprocess.CompletedProcess[str]:
     """Run `python *command` where /dev/shm has so much."""
     new = ["unshare", "--mount", "--propagation", "private"]
     mount = f"mount -t tmpfs -o size={kilobytes}k tmpfs /dev/shm"
     if subprocess.run([*new, "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("a mount namespace with a tmpfs of its own is not allowed here")
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"}
     arguments = [*new, "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, *command]
     return subprocess.run(arguments, capture_output=True, text=True, env=environment, cwd=REPOSITORY, timeout=120)
 
