@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from msanet import logs
 from msanet.awake_clock import awake_clock
-from msanet.config import Config, DataConfig, StorageConfig
+from msanet.config import Config, StorageConfig
 from msanet.data.decoded_cache import DecodedSource
 from msanet.data.manifest import Manifest
 from msanet.data.pipeline import (
@@ -32,15 +32,12 @@ from msanet.data.shared_memory import (
     EVALUATION_PREFETCH,
     explain_full,
     is_bus_error,
-    require_shared_memory,
     share,
     shared_memory_full,
-    training_bytes,
 )
 from msanet.data.shuffle_order import ShuffleConfig, ShuffleOrder, evaluation_slice, rank_slice
 from msanet.data.storage import open_storage
 from msanet.data.storage.cache import NodeCache, cache_folder
-from msanet.distributed.environment import local_world_size
 from msanet.errors import UserError
 from msanet.processes import block_stop_signals, exit_with_parent
 
@@ -133,15 +130,6 @@ def plan_batches(
             setting="trainer.micro_batch_size",
         )
     return BatchPlan(global_batch_size, micro, world_size, context_parallel_size)
-
-
-def require_room_for_batches(data: DataConfig, batches: BatchPlan) -> None:
-    """Raise UserError if loader processes cannot put their micro-batches, where they are of one size, into shared memory."""
-    size = data.crop or data.resize
-    if size:
-        micro, accumulation = batches.micro_batch_size, batches.accumulation
-        needed = training_bytes(size, micro, accumulation, data.num_workers, data.prefetch_factor)
-        require_shared_memory(needed, local_world_size())
 
 
 def shuffle_config(config: Config) -> ShuffleConfig:

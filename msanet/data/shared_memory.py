@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from msanet.config import DataConfig
+from msanet.distributed.environment import local_world_size
 from msanet.errors import UserError
 
 FOLDER = "/dev/shm"
@@ -40,11 +42,13 @@ def free_bytes(folder: str = FOLDER) -> int | None:
     return figures.f_bavail * figures.f_frsize
 
 
-def require_shared_memory(needed: int, ranks: int) -> None:
-    """Raise UserError if the loader processes of this host's ranks, which need `needed` bytes each, cannot have it."""
-    free = free_bytes()
-    if free is not None and ranks * needed > free:
-        raise shared_memory_full(f"the loader processes of {ranks} ranks need {_mb(ranks * needed)} of it")
+def require_shared_memory(data: DataConfig, micro: int, accumulation: int) -> None:
+    """Raise UserError if this host has too little for the micro-batches of its ranks, where images are of one size."""
+    size, free, ranks = data.crop or data.resize, free_bytes(), local_world_size()
+    if size and free is not None:
+        needed = ranks * training_bytes(size, micro, accumulation, data.num_workers, data.prefetch_factor)
+        if needed > free:
+            raise shared_memory_full(f"the loader processes of {ranks} ranks need {_mb(needed)} of it")
 
 
 def shared_memory_full(what: str) -> UserError:

@@ -62,6 +62,7 @@ class HeartbeatMonitor:
         self._store, self._on_failure = store, on_failure
         self._heartbeat = Heartbeat()
         self._last_progress = self._last_contact = awake_clock.now()
+        self._paused_before = awake_clock.paused_seconds
         self._wake, self._stopped, self._failed = threading.Event(), threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._barriers = 0
@@ -152,7 +153,8 @@ class HeartbeatMonitor:
             store = new_connection(self._store)
             while not self._stopped.is_set():
                 sequence += 1
-                heartbeat = replace(self._heartbeat, sequence=sequence, paused_seconds=awake_clock.paused_seconds)
+                paused = awake_clock.paused_seconds - self._paused_before
+                heartbeat = replace(self._heartbeat, sequence=sequence, paused_seconds=paused)
                 if heartbeat.idle_seconds is not None:
                     heartbeat = replace(heartbeat, idle_seconds=awake_clock.now() - self._last_progress)
                 store.set(f"heartbeat/{self.rank}", json.dumps(asdict(heartbeat)))

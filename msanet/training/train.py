@@ -7,8 +7,8 @@ import torch
 
 from msanet import distributed
 from msanet.config import Config
-from msanet.data.loader import require_room_for_batches
 from msanet.data.shard_source import ShardSource, read_manifest
+from msanet.data.shared_memory import require_shared_memory
 from msanet.data.storage import open_storage
 from msanet.distributed.preemption import PreemptionHandler, StopRequest
 from msanet.logs import ProgressBar
@@ -41,7 +41,7 @@ def train(config: Config) -> None:
         report = initialize(model, config.model.pretrained, manifest.classes)
         logger.info(report.text(config.data.mean, config.data.std))
     batches = choose_batch_plan(config, manifest, saved)
-    require_room_for_batches(config.data, batches)
+    require_shared_memory(config.data, batches.micro_batch_size, batches.accumulation)
     trainer = Trainer(config, manifest, model, batches, saved)
     state, schedule, global_batches = trainer.state, trainer.schedule, trainer.global_batches()
     run.begin(state.step)

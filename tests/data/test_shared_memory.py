@@ -11,7 +11,6 @@ import pytest
 from conftest import REPOSITORY
 from msanet.config import parse_config
 from msanet.data import shared_memory
-from msanet.data.loader import plan_batches, require_room_for_batches
 from support.commands import words
 from support.errors import error_codes, raises_user_error
 
@@ -45,12 +44,11 @@ def test_a_run_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, ran
     monkeypatch.setattr(shared_memory, "free_bytes", lambda: 64 << 20)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     config = parse_config({"data": {"crop": [512, 512], "num_workers": 4, "prefetch_factor": 2}}, "test")
-    batches = plan_batches(4 * ranks, None, ranks)
     if fits:
-        require_room_for_batches(config.data, batches)
+        shared_memory.require_shared_memory(config.data, 4, 1)
     else:
         with raises_user_error("MSA-DATA-551", setting="data.num_workers", mentions="75.9 MB"):
-            require_room_for_batches(config.data, batches)
+            shared_memory.require_shared_memory(config.data, 4, 1)
 
 
 LARGE_IMAGES = """
