@@ -74,8 +74,8 @@ class LocalStorage:
             if self._is_gone():
                 raise UserError(
                     "MSA-DATA-552",
-                    f"'{self.folder}' and all shards in it are gone ({error.strerror}); mount the folder or move it back, and "
-                    "run the same command again",
+                    f"'{self.folder / file}' cannot be opened ({error.strerror}): its folder and all shards are gone; mount it "
+                    "or move it back, and run the same command again",
                     setting="data.path",
                 ) from None
         try:  # it may have come back in between
