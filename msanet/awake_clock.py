@@ -27,7 +27,7 @@ class AwakeClock:
     """Seconds, without the pauses of this process. clock: that of the machine, for tests."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._lock = clock, threading.Lock()
+        self._clock, self._lock = clock, threading.RLock()
         self._last = self._now = clock()
         self._intervals: list[float] = []
         self.paused_seconds = 0.0
