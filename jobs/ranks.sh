@@ -11,7 +11,7 @@ set -uo pipefail
 export MASTER_ADDR MASTER_PORT WORLD_SIZE=$((NODES * RANKS_PER_NODE)) LOCAL_WORLD_SIZE=$RANKS_PER_NODE
 
 ranks=()
-for signal in TERM USR1 INT; do
+for signal in TERM USR1 INT HUP; do
     # shellcheck disable=SC2064 # the name is this one's
     trap "kill -$signal \"\${ranks[@]}\" 2>/dev/null" "$signal"
 done

@@ -1,5 +1,6 @@
 """Processes of a job: helpers end with their creator and ignore stop signals, ranks survive a broken pipe."""
 
+import errno
 import io
 import multiprocessing
 import os
@@ -16,7 +17,13 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_STOP_SIGNALS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT}
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask a run to save and stop; not SIGHUP where it is ignored, as under `nohup`."""
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(number for number in _STOP_SIGNALS if not (is_ignored and number == signal.SIGHUP))
 
 
 def exit_with_parent() -> None:
@@ -73,6 +80,10 @@ class _LossyFile(io.FileIO):
         try:
             return super().write(data)
         except BrokenPipeError:
+            return memoryview(data).nbytes
+        except OSError as error:  # a terminal that was closed
+            if error.errno != errno.EIO:
+                raise
             return memoryview(data).nbytes
 
 

@@ -24,6 +24,7 @@ LAYERS: dict[str, int] = {
             "documents",
             "processes",
             "logs",
+            "awake_clock",
             "run_layout",
         ),
         0,

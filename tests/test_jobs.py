@@ -64,7 +64,7 @@ def stub(folder: Path) -> None:
     program.write_text(
         "#!/usr/bin/env bash\nread -ra codes <<<$CODES\n"
         'echo "rank $RANK local $LOCAL_RANK of $WORLD_SIZE, $LOCAL_WORLD_SIZE here, $MASTER_ADDR $MASTER_PORT: $*"\n'
-        'if [ "${codes[0]}" = wait ]; then trap "exit 75" TERM USR1; touch "$MARKS/$RANK"; while :; do sleep 0.05; done; fi\n'
+        'if [ "${codes[0]}" = wait ]; then trap "exit 75" TERM USR1 HUP; touch "$MARKS/$RANK"; while :; do sleep 0.05; done; fi\n'
         '[ -v SLURM_JOB_ID ] && number=${SLURM_RESTART_COUNT:-0} || number=$LOCAL_RANK\nexit "${codes[$number]}"\n'
     )
     program.chmod(0o755)
@@ -143,7 +143,7 @@ def test_a_host_ends_with_the_largest_code_of_its_ranks(codes: str, code: int, p
     assert host.returncode == code
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_host_that_is_asked_to_stop_stops_its_ranks(number: signal.Signals, place: Path) -> None:
     port = {"NODES": "1", "NODE": "0", "MASTER_PORT": "29500", "MARKS": str(place)}
     host = ranks_sh(place, ["jobs/ranks.sh", "launcher/train.py"], CODES="wait", **port)

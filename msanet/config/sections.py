@@ -27,7 +27,7 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of initialization, order and augmentation")
     record_samples: bool = Field(False, description="log the samples of each step to samples-<rank>.jsonl")
     preemption_grace_seconds: Above0 = Field(
-        60.0, le=1e7, description="seconds to save after SIGTERM, SIGUSR1 or Ctrl-C"
+        60.0, le=1e7, description="seconds to save after SIGTERM, SIGUSR1, SIGHUP or Ctrl-C"
     )
     heartbeat_timeout_seconds: Above0 = Field(
         60.0, le=1e7, description="seconds without a heartbeat until a rank counts as lost and the job ends"

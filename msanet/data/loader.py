@@ -12,6 +12,7 @@ import webdataset as wds
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from msanet import logs
+from msanet.awake_clock import awake_clock
 from msanet.config import Config, StorageConfig
 from msanet.data.decoded_cache import DecodedSource
 from msanet.data.manifest import Manifest
@@ -27,11 +28,20 @@ from msanet.data.pipeline import (
     predownload,
 )
 from msanet.data.shard_source import ShardSource
+from msanet.data.shared_memory import (
+    EVALUATION_PREFETCH,
+    explain_full,
+    is_bus_error,
+    share,
+    shared_memory_full,
+)
 from msanet.data.shuffle_order import ShuffleConfig, ShuffleOrder, evaluation_slice, rank_slice
 from msanet.data.storage import open_storage
 from msanet.data.storage.cache import NodeCache, cache_folder
 from msanet.errors import UserError
 from msanet.processes import block_stop_signals, exit_with_parent
+
+_SEMAPHORES_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -180,7 +190,7 @@ def evaluation_loader(
         *([partial(fetch_instances, source=source)] if instances else []),
         evaluation_samples,
     )
-    return _iterate(pipeline, workers, prefetch=2)
+    return _iterate(pipeline, workers, EVALUATION_PREFETCH)
 
 
 class _TrainPositions(IterableDataset):
@@ -221,7 +231,7 @@ class _CarryErrors(IterableDataset):
 
     def __iter__(self) -> Iterator[Any]:
         try:
-            yield from self.pipeline
+            yield from share(self.pipeline) if get_worker_info() else self.pipeline
         except UserError as error:
             yield error
 
@@ -239,7 +249,7 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # torch's own would be advanced by each start, also by a resume
     )
-    with block_stop_signals():
+    with block_stop_signals(), explain_full(_SEMAPHORES_BYTES):
         items = iter(loader)
     while True:
         try:
@@ -249,6 +259,8 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
         except (RuntimeError, ConnectionError, EOFError) as error:
             if not (workers and _is_lost_process(error)):
                 raise
+            if is_bus_error(error):
+                raise shared_memory_full("a loader process was killed when it wrote there") from error
             raise UserError(
                 "MSA-DATA-010",
                 "a loader process was killed, often because the host ran out of memory (see dmesg); lower data.num_workers "
@@ -269,6 +281,7 @@ def _is_lost_process(error: Exception) -> bool:
 
 def _start_worker(_: int) -> None:
     logs.configure()
+    awake_clock.tick_in_background()  # for downloads
     exit_with_parent()  # DataLoader's own watch looks at the fork server, which outlives a killed trainer
 
 

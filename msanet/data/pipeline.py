@@ -23,6 +23,8 @@ Positions = tuple[np.ndarray, np.ndarray]
 Sample = dict[str, Any]
 """A WebDataset sample: {extension: bytes or array}, with __key__ and __url__."""
 BAD_SAMPLE = "__bad_sample__"
+_SHARDS_GONE = "MSA-DATA-552"
+"""No sample is bad then."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def fetch(
         try:
             return {**source.read(number), "epoch": epoch, "number": number}
         except UserError as error:
-            if not skip_bad:
+            if not skip_bad or error.code == _SHARDS_GONE:
                 raise
             return {"epoch": epoch, "number": number, BAD_SAMPLE: str(error)}
 

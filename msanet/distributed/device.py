@@ -5,7 +5,7 @@ import os
 import torch
 
 from msanet.distributed.cores import available_cores, threads_of_rank
-from msanet.distributed.environment import local_rank, rank, world_size
+from msanet.distributed.environment import local_rank, local_world_size, rank
 from msanet.errors import UserError
 
 
@@ -34,5 +34,4 @@ def prepare_device() -> None:
         return
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     torch.set_flush_denormal(True)
-    ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", world_size())))
-    torch.set_num_threads(threads_of_rank(os.environ, available_cores(), ranks_here))
+    torch.set_num_threads(threads_of_rank(os.environ, available_cores(), local_world_size()))

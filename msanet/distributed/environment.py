@@ -21,6 +21,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK") or 0)
 
 
+def local_world_size() -> int:
+    """Number of ranks on this host."""
+    return int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", world_size())))
+
+
 def is_main() -> bool:
     """Whether this is rank 0, which logs and writes for all."""
     return rank() == 0

@@ -10,6 +10,8 @@ RESUME_HINT = "run the same command again to resume from the last checkpoint"
 
 LIVENESS_HEARTBEATS = 2.5
 """Heartbeats that a liveness check waits for."""
+PAUSE_HEARTBEATS = 5.0
+"""Heartbeats after which a pause of a rank is worth a line."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Heartbeat:
         idle_seconds: Seconds since its last progress; None while it waits for other ranks.
         slow: Whether what it is doing may take SLOW_STEP_FACTOR times as long as usual.
         error: What its collective failed with.
+        paused_seconds: How long its process was stopped, all in all.
     """
 
     sequence: int = 0
@@ -31,6 +34,7 @@ class Heartbeat:
     idle_seconds: float | None = 0.0
     slow: bool = True
     error: str | None = None
+    paused_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,14 +92,33 @@ def failed_collective(hosts: Sequence[str], ranks: Sequence[int], error: str) ->
     )
 
 
+def stopped_too_long(hosts: Sequence[str], rank: int, seconds: float, limit: float) -> FailureReport:
+    """The report of a rank on itself, whose process was stopped until the others had given it up."""
+    return FailureReport(
+        f"{describe_ranks(hosts, rank)} did not run for {seconds:.0f} s, longer than run.heartbeat_timeout_seconds={limit:g}, "
+        f"and the other ranks have ended without it; {RESUME_HINT}",
+        "MSA-DIST-551",
+    )
+
+
 class FailureDetector:
-    """Finds failures in the heartbeats of all ranks, on rank 0. now: seconds on any clock that only goes forward."""
+    """Finds failures in the heartbeats of all ranks, on rank 0.
+
+    now: seconds on any clock that only goes forward; it must stand still while this process is stopped, since it reads no
+    heartbeats meanwhile.
+    """
 
     def __init__(self, hosts: Sequence[str], timeouts: Timeouts, now: float) -> None:
         self._hosts, self._timeouts = hosts, timeouts
         self._sequences = [0] * len(hosts)
         self._last_seen = [now] * len(hosts)
         self._collective_failed_at: float | None = None
+        self._last_update, self._silent_seconds = now, 0.0
+        self._idle = [0.0] * len(hosts)
+        self._silent_before = [0.0] * len(hosts)
+        self._paused = [0.0] * len(hosts)
+        self._pauses: dict[int, float] = {}
+        self._paused_at = now
 
     @property
     def is_checking_liveness(self) -> bool:
@@ -104,10 +127,35 @@ class FailureDetector:
 
     def update(self, heartbeats: Sequence[Heartbeat], now: float) -> FailureReport | None:
         """What has failed, if anything, now that these are the last heartbeats of the ranks."""
+        if now - min(self._last_seen) > LIVENESS_HEARTBEATS * self._timeouts.heartbeat_interval:
+            self._silent_seconds += now - self._last_update
+        self._last_update = now
         for rank, heartbeat in enumerate(heartbeats):
             if heartbeat.sequence != self._sequences[rank]:
                 self._sequences[rank], self._last_seen[rank] = heartbeat.sequence, now
+                self._note_pause(rank, heartbeat.paused_seconds, now)
         return self._silence(now) or self._broken_collective(heartbeats, now) or self._stall(heartbeats)
+
+    def new_pauses(self) -> str | None:
+        """One sentence on the ranks that were stopped and run again; they wake up one after another, so it comes a bit later."""
+        wait = LIVENESS_HEARTBEATS * self._timeouts.heartbeat_interval
+        if not self._pauses or self._last_update - self._paused_at < wait:
+            return None
+        seconds, ranks = max(self._pauses.values()), sorted(self._pauses)
+        self._pauses = {}
+        return (
+            f"{describe_ranks(self._hosts, *ranks)} did not run for about {seconds:.0f} s: stopped (Ctrl-Z, docker pause, a "
+            "suspended job) or without a core; the run continues"
+        )
+
+    def _note_pause(self, rank: int, paused_seconds: float, now: float) -> None:
+        seconds = paused_seconds - self._paused[rank]
+        self._paused[rank] = paused_seconds
+        if rank == 0:  # in whose process this is: the others waited, although none was silent
+            self._silent_seconds += seconds
+        if seconds > PAUSE_HEARTBEATS * self._timeouts.heartbeat_interval:
+            self._paused_at = self._paused_at if self._pauses else now
+            self._pauses[rank] = seconds
 
     def _silence(self, now: float) -> FailureReport | None:
         silent = [rank for rank, seen in enumerate(self._last_seen) if now - seen > self._timeouts.heartbeat]
@@ -128,9 +176,20 @@ class FailureDetector:
             return lost_ranks(self._hosts, lost)
         return failed_collective(self._hosts, list(failed), next(iter(failed.values())))
 
+    def _own_idle_seconds(self, heartbeats: Sequence[Heartbeat]) -> dict[int, float]:
+        """Seconds without progress by rank, without those in which a rank was silent: the others wait for it."""
+        idle = {}
+        for rank, heartbeat in enumerate(heartbeats):
+            seconds, before = heartbeat.idle_seconds, self._idle[rank]
+            self._idle[rank] = seconds or 0.0
+            if seconds is None or seconds < before:  # progress, or waiting
+                self._silent_before[rank] = self._silent_seconds
+            if seconds is not None:
+                idle[rank] = seconds - (self._silent_seconds - self._silent_before[rank])
+        return idle
+
     def _stall(self, heartbeats: Sequence[Heartbeat]) -> FailureReport | None:
-        limit = self._timeouts.stall
-        idle = {rank: beat.idle_seconds for rank, beat in enumerate(heartbeats) if beat.idle_seconds is not None}
+        limit, idle = self._timeouts.stall, self._own_idle_seconds(heartbeats)
         if all(seconds <= limit * (SLOW_STEP_FACTOR if heartbeats[rank].slow else 1) for rank, seconds in idle.items()):
             return None
         waiting = [rank for rank, seconds in idle.items() if seconds > limit / 2]

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 
 import torch.distributed as dist
 
+from msanet.awake_clock import awake_clock
 from msanet.distributed.failure_detector import (
     LIVENESS_HEARTBEATS,
     FailureDetector,
@@ -23,6 +24,7 @@ from msanet.distributed.failure_detector import (
     failed_collective,
     lost_ranks,
     no_heartbeat,
+    stopped_too_long,
 )
 from msanet.distributed.process_exit import JobFailed
 from msanet.distributed.rendezvous import leave, new_connection
@@ -32,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_THREAD = "checkpoint"
 """Name of a thread that is waited for before a failure ends the process."""
+
+
+_MISSING_RANKS = ("MSA-DIST-006", "MSA-DIST-008", "MSA-DIST-009")
+"""Reports that follow from ranks that are gone."""
 
 
 class HeartbeatMonitor:
@@ -55,7 +61,8 @@ class HeartbeatMonitor:
         """The user error with which this rank ends, once it has one."""
         self._store, self._on_failure = store, on_failure
         self._heartbeat = Heartbeat()
-        self._last_progress = self._last_contact = time.monotonic()
+        self._last_progress = self._last_contact = awake_clock.now()
+        self._paused_before = awake_clock.paused_seconds
         self._wake, self._stopped, self._failed = threading.Event(), threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._barriers = 0
@@ -89,7 +96,7 @@ class HeartbeatMonitor:
 
     def report_progress(self, activity: str, slow: bool = False) -> None:
         """Progress of this rank alone, such as another image of its share."""
-        self._last_progress = time.monotonic()
+        self._last_progress = awake_clock.now()
         self._heartbeat = replace(self._heartbeat, activity=activity, idle_seconds=0.0, slow=slow)
 
     def barrier(self) -> None:
@@ -140,24 +147,27 @@ class HeartbeatMonitor:
         return describe_ranks(self.hosts, *ranks)
 
     def _send_heartbeats(self) -> None:
-        detector = FailureDetector(self.hosts, self.timeouts, time.monotonic()) if self.rank == 0 else None
+        detector = FailureDetector(self.hosts, self.timeouts, awake_clock.now()) if self.rank == 0 else None
         sequence = 0
         try:
             store = new_connection(self._store)
             while not self._stopped.is_set():
                 sequence += 1
-                heartbeat = replace(self._heartbeat, sequence=sequence)
+                paused = awake_clock.paused_seconds - self._paused_before
+                heartbeat = replace(self._heartbeat, sequence=sequence, paused_seconds=paused)
                 if heartbeat.idle_seconds is not None:
-                    heartbeat = replace(heartbeat, idle_seconds=time.monotonic() - self._last_progress)
+                    heartbeat = replace(heartbeat, idle_seconds=awake_clock.now() - self._last_progress)
                 store.set(f"heartbeat/{self.rank}", json.dumps(asdict(heartbeat)))
                 if detector:
                     values = store.multi_get([f"heartbeat/{rank}" for rank in range(len(self.hosts))])
-                    report = detector.update([Heartbeat(**json.loads(value)) for value in values], time.monotonic())
+                    report = detector.update([Heartbeat(**json.loads(value)) for value in values], awake_clock.now())
                     if report:
                         self._publish(report)
+                    elif pauses := detector.new_pauses():
+                        logger.warning(pauses)
                 if store.check(["failure"]):
                     return self.fail(FailureReport(**json.loads(store.get("failure"))))
-                self._last_contact = time.monotonic()
+                self._last_contact = awake_clock.now()
                 self._wake.wait(self.interval / 4 if detector and detector.is_checking_liveness else self.interval)
                 self._wake.clear()
         except RuntimeError:
@@ -166,10 +176,11 @@ class HeartbeatMonitor:
 
     def _watch_contact(self) -> None:
         """In a thread of its own, since a write to a host that has vanished never returns."""
-        while not self._stopped.wait(self.interval):
-            silence = time.monotonic() - self._last_contact
-            if silence > self.timeouts.heartbeat + self.interval:  # rank 0 is the first to report others
-                return self.fail(no_heartbeat(self.hosts, [0], silence))
+        with awake_clock.ticking(self.interval):
+            while not self._stopped.wait(self.interval):
+                silence = awake_clock.now() - self._last_contact
+                if silence > self.timeouts.heartbeat + self.interval:  # rank 0 is the first to report others
+                    return self.fail(no_heartbeat(self.hosts, [0], silence))
 
     def _publish(self, report: FailureReport) -> None:
         """To all ranks; the first report stands."""
@@ -181,14 +192,23 @@ class HeartbeatMonitor:
             if self._stopped.is_set():
                 return False
             self._stopped.set()
-            self.failure = report
+            own = self._own_pause(report)
+            self.failure = report = own or report
         here = self.hosts[self.rank]
         able = [rank for rank, host in enumerate(self.hosts) if host == here and rank not in report.lost_ranks]
-        if report.logged_on != here and self.rank in able[:1]:
+        if own or (report.logged_on != here and self.rank in able[:1]):
             logger.error(str(report))
         self._let_others_read()
         self._failed.set()
         return True
+
+    def _own_pause(self, report: FailureReport) -> FailureReport | None:
+        """Another report where ranks are missing because this one was stopped for too long, so that they gave it up."""
+        now, pause, limit = awake_clock.now(), awake_clock.last_pause, self.timeouts.heartbeat
+        is_missing = report.code in _MISSING_RANKS and self.rank not in report.lost_ranks and len(self.hosts) > 1
+        if is_missing and pause and pause.seconds > limit - 2 * self.interval and now - pause.ended < limit:
+            return stopped_too_long(self.hosts, self.rank, pause.seconds, limit)
+        return None
 
     def _let_others_read(self) -> None:
         """The store is in rank 0's process."""

@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 ATTEMPT_VARIABLE = "MSANET_ATTEMPT"
 """Environment variable: how often the job was started before, where a supervisor above this process counts."""
 
+_INITS = ("docker-init", "tini", "dumb-init", "catatonit")
 _action: Callable[[], None] | None = None
 
 
@@ -39,6 +40,21 @@ def start_parent_watchdog(default: Callable[[], None] | None = None) -> Callable
     if is_lost:
         threading.Thread(target=wait, daemon=True, name="parent-watchdog").start()
     return stopped.set
+
+
+def warn_of_unstoppable_launcher() -> None:
+    """Where `docker stop` would save nothing: `deepspeed` is process 1 of a container, or the only child of its init."""
+    try:
+        runner = psutil.Process().parents()[1]
+        first = psutil.Process(1).name()
+        is_runner = any("deepspeed" in word for word in runner.cmdline())
+        if is_runner and (runner.pid == 1 or (runner.ppid() == 1 and first in _INITS)):
+            logger.warning(
+                "`deepspeed` is the first process of this container, so that `docker stop` saves nothing; put `python "
+                "jobs/entrypoint.py` in front of it"
+            )
+    except (psutil.Error, OSError, IndexError):
+        return
 
 
 def _exit() -> None:

@@ -1,4 +1,4 @@
-"""Requests for a checkpoint out of turn: by signals (SLURM's SIGTERM or SIGUSR1, Ctrl-C), a lost launcher, or the clock."""
+"""Requests for a checkpoint out of turn: by signals (SIGTERM, SIGUSR1, Ctrl-C, SIGHUP), a lost launcher, or the clock."""
 
 import logging
 import signal
@@ -8,14 +8,17 @@ from enum import IntEnum
 from types import FrameType
 
 from msanet import distributed
+from msanet.awake_clock import awake_clock
 from msanet.distributed import parent_watchdog
 from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, Preempted, end_process, exit_now, is_command
 from msanet.distributed.progress import broadcast_failure
 from msanet.logs import EVERY_RANK
+from msanet.processes import stop_signals
 
 logger = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_SAME_INTERRUPT_SECONDS = 3.0
+"""Within which SIGINTs count as one Ctrl-C: a terminal sends it to each process, and torchrun to its ranks once more."""
 
 
 class StopRequest(IntEnum):
@@ -29,7 +32,8 @@ class StopRequest(IntEnum):
 class PreemptionHandler:
     """While it is entered, signals and a lost launcher do not end this rank but ask all ranks to save and stop.
 
-    Before it is entered SIGTERM and SIGUSR1 end all ranks at once, since there is nothing to save; a second Ctrl-C always does.
+    Before it is entered, SIGTERM, SIGUSR1 and SIGHUP end all ranks at once, since there is nothing to save; a second Ctrl-C
+    always does.
 
     Args:
         grace_seconds: After the first request a command ends within these in any case: with exit code 1, nothing saved.
@@ -40,12 +44,13 @@ class PreemptionHandler:
         self._grace_seconds, self._save_every_minutes = grace_seconds, save_every_minutes
         self._last_save = time.monotonic()
         self._reason: str | None = None
-        self._interrupts = 0
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        self._last_interrupt: float | None = None
+        self._signals = stop_signals()
+        for number in set(self._signals) - {signal.SIGINT}:
             signal.signal(number, _end_before_first_step)
 
     def __enter__(self) -> "PreemptionHandler":
-        self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        self._before = {number: signal.signal(number, self._on_signal) for number in self._signals}
         parent_watchdog.on_parent_exit(lambda: self._request("lost its launcher"))
         return self
 
@@ -69,9 +74,11 @@ class PreemptionHandler:
         return request
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._interrupts += number == signal.SIGINT
-        if self._interrupts > 1:  # launchers add a SIGTERM of their own to the first
-            end_process(128 + signal.SIGINT, KeyboardInterrupt())
+        if number == signal.SIGINT:  # launchers add a SIGTERM of their own
+            before, now = self._last_interrupt, time.monotonic()
+            if before is not None and now - before > _SAME_INTERRUPT_SECONDS:
+                end_process(128 + signal.SIGINT, KeyboardInterrupt())
+            self._last_interrupt = now if before is None else before
         self._request(f"got {signal.Signals(number).name}")
 
     def _request(self, reason: str) -> None:
@@ -80,11 +87,12 @@ class PreemptionHandler:
         self._reason = reason
         logger.warning(f"rank {distributed.rank()} {reason}: the run saves after this step and stops", extra=EVERY_RANK)
         if is_command():  # a Python program decides for itself
-            timer = threading.Timer(self._grace_seconds, self._on_grace_over)
-            timer.daemon = True
-            timer.start()
+            threading.Thread(target=self._end_after_grace, daemon=True, name="grace").start()
 
-    def _on_grace_over(self) -> None:
+    def _end_after_grace(self) -> None:
+        end = awake_clock.now() + self._grace_seconds
+        while (left := end - awake_clock.now()) > 0:
+            time.sleep(min(left, 1.0))
         logger.error(
             f"rank {distributed.rank()} {self._reason} and could not save within "
             f"run.preemption_grace_seconds={self._grace_seconds:g} s [MSA-DIST-011]"

@@ -2,14 +2,23 @@
 
 import os
 import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from datetime import timedelta
+from typing import TypeVar
 
 import torch.distributed as dist
 
+from msanet.awake_clock import awake_clock
+
+_T = TypeVar("_T")
+
 _LONGEST_PAUSE = 0.5
 """Seconds between two checks of who has joined."""
+_ANSWER_SECONDS = 3.0
+"""Seconds that a store which is there has for its answers beyond the timeout."""
 _PORT_GRACE_SECONDS = 10.0
 """For a port to become free, such as of a job that is just ending."""
 _stores: dict[tuple[str, int], dist.Store] = {}
@@ -38,10 +47,16 @@ def open_store(rank: int, world_size: int, timeout: float) -> dist.Store:
     if (host, port) in _stores:
         return _stores[host, port]
     is_keeper = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    try:
+
+    def connect() -> dist.Store:
         if not is_keeper:
             _wait_for_port(host, port, timeout)
-        store = _tcp_store(host, port, world_size, is_keeper, timeout)
+        return _tcp_store(host, port, world_size, is_keeper, timeout)
+
+    try:
+        store = call_within(timeout, connect)
+    except NoAnswer:
+        raise _silent_store(rank, timeout) from None
     except (dist.DistError, OSError) as error:
         if _is_port_in_use(error):
             raise RendezvousTimeout(
@@ -77,7 +92,9 @@ def _is_port_in_use(error: Exception) -> bool:
 def rendezvous(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[str]:
     """Wait for all ranks; the host of each. Raises RendezvousTimeout that names those who are missing after `timeout` seconds."""
     try:
-        return _wait_for_all(store, rank, world_size, timeout)
+        return call_within(timeout, lambda: _wait_for_all(store, rank, world_size, timeout))
+    except NoAnswer:
+        raise _silent_store(rank, timeout) from None
     except dist.DistError:  # rank 0 keeps the store; where it has given up, it has logged why
         raise RendezvousTimeout(
             "MSA-DIST-005",
@@ -86,13 +103,50 @@ def rendezvous(store: dist.Store, rank: int, world_size: int, timeout: float) ->
         ) from None
 
 
+class NoAnswer(Exception):
+    """A store did not answer in time."""
+
+
+def call_within(seconds: float, function: Callable[[], _T]) -> _T:
+    """What `function` returns or raises; called in a thread, since what has no time limit of its own may wait forever.
+
+    Raises NoAnswer some seconds after `seconds`, so that errors of the function's own come first.
+    """
+    answer: Future[_T] = Future()
+
+    def call() -> None:
+        try:
+            answer.set_result(function())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    with awake_clock.ticking(_LONGEST_PAUSE):
+        end = awake_clock.now() + seconds + _ANSWER_SECONDS
+        threading.Thread(target=call, daemon=True, name="store").start()
+        while awake_clock.now() < end:
+            wait([answer], _LONGEST_PAUSE)
+            if answer.done():
+                return answer.result()
+    raise NoAnswer
+
+
+def _silent_store(rank: int, timeout: float) -> RendezvousTimeout:
+    address = f"{os.environ['MASTER_ADDR']}, port {os.environ['MASTER_PORT']}"
+    return RendezvousTimeout(
+        "MSA-DIST-552",
+        f"{host_name()} got no answer from {address}, within run.rendezvous_timeout_seconds={timeout:g}, although something "
+        "listens there: rank 0 has stopped, or the port belongs to another program; use another MASTER_PORT (--master_port)",
+        should_log=rank == 0 or _is_first_besides_main(rank),
+    )
+
+
 def _wait_for_all(store: dist.Store, rank: int, world_size: int, timeout: float) -> list[str]:
     store.set(f"host/{rank}", host_name())
     keys = [f"host/{number}" for number in range(world_size)]
     store.add("joined", 1)
-    until, pause = time.monotonic() + timeout, 0.01
+    until, pause = awake_clock.now() + timeout, 0.01
     while store.add("joined", 0) < world_size:
-        if time.monotonic() > until:
+        if awake_clock.now() > until:
             store.set("timed_out", "")  # the others, who may have begun later, end with this one
         if store.check(["timed_out"]):
             missing = [number for number, key in enumerate(keys) if not store.check([key])]
@@ -112,13 +166,13 @@ def _wait_for_all(store: dist.Store, rank: int, world_size: int, timeout: float)
 
 def _wait_for_port(host: str, port: int, timeout: float) -> None:
     """Wait until something listens there: PyTorch's own wait takes up to two and a half times its timeout."""
-    until = time.monotonic() + timeout
+    until = awake_clock.now() + timeout
     while True:
         try:
-            socket.create_connection((host, port), max(0.1, until - time.monotonic())).close()
+            socket.create_connection((host, port), max(0.1, until - awake_clock.now())).close()
             return
         except OSError:
-            if time.monotonic() > until:
+            if awake_clock.now() > until:
                 raise
         time.sleep(0.1)
 

@@ -19,20 +19,22 @@ from msanet import logs
 from msanet.distributed import process_exit
 from msanet.distributed.collectives import set_host_group
 from msanet.distributed.device import prepare_device
-from msanet.distributed.environment import rank, set_default_environment, world_size
+from msanet.distributed.environment import is_main, rank, set_default_environment, world_size
 from msanet.distributed.failure_detector import FailureReport
 from msanet.distributed.heartbeat import CHECKPOINT_THREAD, HeartbeatMonitor
-from msanet.distributed.parent_watchdog import start_parent_watchdog
+from msanet.distributed.parent_watchdog import start_parent_watchdog, warn_of_unstoppable_launcher
 from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED, JobFailed, Preempted, exit_now
 from msanet.distributed.progress import monitor, set_monitor
 from msanet.distributed.rendezvous import RendezvousTimeout, open_store, rendezvous
 from msanet.distributed.timeouts import Timeouts
 from msanet.errors import EXIT_USER_ERROR, UserError, user_errors
-from msanet.processes import ignore_broken_pipe
+from msanet.processes import ignore_broken_pipe, stop_signals
 from msanet.secrets import without_secrets
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_PAUSE = timedelta(days=20)
+"""Its milliseconds have 31 bits, as poll() wants them."""
 _sessions = itertools.count()
 _INTERRUPT = signal.SIGUSR2
 """Sent by the heartbeat threads to the main thread of a session that was entered from Python."""
@@ -83,6 +85,8 @@ def exiting_session(timeouts: Timeouts) -> Iterator[None]:
     ensure_logging()
     set_default_environment()
     start_parent_watchdog()
+    if is_main():
+        warn_of_unstoppable_launcher()
     ignore_broken_pipe()
     code = 0
     try:
@@ -139,11 +143,13 @@ def _init_process_group(timeouts: Timeouts, on_failure: Callable[[FailureReport]
     heartbeat = HeartbeatMonitor(store, rank(), hosts, timeouts, on_failure)
     set_monitor(heartbeat)
     heartbeat.start()
-    limit = timedelta(seconds=timeouts.collective)
+    # A pause of all ranks may last longer than any limit, and heartbeats end a command whatever it waits for.
+    limit = _LONGEST_PAUSE if process_exit.is_command() else timedelta(seconds=timeouts.collective)
     # The `timeout=` below does not reach the groups that ZeRO clones (they would wait 10 and 30 minutes).
     dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = limit
     # NCCL's own watchdog would abort this process first, and rank 0's store with it: others would name the wrong rank.
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+    os.environ.setdefault("TORCH_NCCL_ENABLE_MONITORING", "0")  # it takes a pause of this process for a hang
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=limit)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)  # finds that group
@@ -216,7 +222,7 @@ def _interruptible(is_active: threading.Event) -> Iterator[Callable[[FailureRepo
             is_active.clear()
             raise _to_exception(pending[0])
 
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, _INTERRUPT)
+    numbers = (*stop_signals(), _INTERRUPT)
     before = {number: signal.getsignal(number) for number in numbers}
     signal.signal(_INTERRUPT, handle)
     try:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
@@ -24,10 +23,19 @@ from msanet.distributed import parent_watchdog
 from msanet.distributed.environment import set_default_environment
 from msanet.distributed.failure_detector import RESUME_HINT
 from msanet.distributed.process_exit import EXIT_FAILURE, EXIT_PREEMPTED
-from msanet.distributed.rendezvous import RendezvousTimeout, leave, new_connection, open_store, rendezvous
+from msanet.distributed.rendezvous import (
+    NoAnswer,
+    RendezvousTimeout,
+    call_within,
+    leave,
+    new_connection,
+    open_store,
+    rendezvous,
+)
 from msanet.distributed.session import ensure_logging
 from msanet.distributed.timeouts import Timeouts
 from msanet.errors import EXIT_USER_ERROR, user_errors
+from msanet.processes import stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +72,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Attempt until the job is done or is asked to stop. The exit code of this rank's last attempt."""
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for number in stop_signals():
             signal.signal(number, self._forward)
         parent_watchdog.on_parent_exit(lambda: self._forward(signal.SIGTERM))
         parent_watchdog.start_parent_watchdog()
@@ -142,19 +150,10 @@ class Supervisor:
         return self.child.wait()
 
     def _with_timeout(self, ask: Callable[[], _T], seconds: float | None = None) -> _T:
-        """What the store answers; asked in a thread, since a host that has vanished never answers."""
-        answer: Future[_T] = Future()
-
-        def run() -> None:
-            try:
-                answer.set_result(ask())
-            except (RuntimeError, RendezvousTimeout) as error:
-                answer.set_exception(error)
-
-        threading.Thread(target=run, daemon=True).start()
+        """What the store answers; a host that has vanished never does."""
         try:
-            return answer.result(seconds or 1.5 * self.timeouts.rendezvous)
-        except (RuntimeError, TimeoutError):
+            return call_within(seconds or 1.5 * self.timeouts.rendezvous, ask)
+        except (RuntimeError, NoAnswer):
             message = f"rank 0's host does not answer, so the job cannot be restarted; {RESUME_HINT}"
             raise RendezvousTimeout("MSA-DIST-013", message) from None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from msanet.config import Config
+from msanet.data import shared_memory
 from msanet.data.loader import BatchPlan, batch_plan, shuffle_config, shuffle_order
 from msanet.data.manifest import Manifest, SplitInfo
 from msanet.data.shard_source import ShardSource, read_manifest
@@ -177,11 +178,22 @@ def _network_diagnostics(case: Case, plan: BatchPlan, train: SplitInfo, statisti
         idle = needed.weights + needed.optimizer + 2 * needed.average  # the average is put into a copy of the network
         yield from memory.fits(needed, idle + maps, case.device_bytes, config)
         yield from memory.buckets(parameters, config)
-        batch = plan.micro_batch_size * size[0] * size[1] * 4
-        workers, prefetch, free = config.data.num_workers, config.data.prefetch_factor, machine.free_shared_memory()
-        yield from machine.shared_memory(free, case.ranks, workers, prefetch, batch)
+        yield from _shared_memory_diagnostics(case, plan, size, validation_size)
     buffers = sum(buffer.numel() for buffer in network.buffers())
     yield from _disk_diagnostics(case, parameters, buffers)
+
+
+def _shared_memory_diagnostics(
+    case: Case, plan: BatchPlan, size: tuple[int, int], validation_size: tuple[int, int] | None
+) -> list[Diagnostic]:
+    data, evaluation = case.config.data, case.config.evaluation
+    workers, prefetch = data.num_workers, data.prefetch_factor
+    training = shared_memory.training_bytes(size, plan.micro_batch_size, plan.accumulation, workers, prefetch)
+    with_instances = evaluation.protocol == "official-cityscapes"
+    validation = 0
+    if validation_size:
+        validation = shared_memory.evaluation_bytes(validation_size, evaluation.num_workers, with_instances)
+    return machine.shared_memory(shared_memory.free_bytes(), case.ranks, training, validation)
 
 
 def _disk_diagnostics(case: Case, parameters: int, buffers: int) -> list[Diagnostic]:

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import shutil
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -14,7 +13,6 @@ from msanet.doctor.diagnostics import Found, check
 
 _FILES_OF_A_PROCESS = 256
 _TENSORS_OF_A_BATCH = 5
-_SHARED_MEMORY = Path("/dev/shm")
 
 
 def nearest_existing(path: Path) -> Path:
@@ -121,21 +119,23 @@ def open_files(limit: int, workers: int, prefetch: int, connections: int) -> Fou
 
 
 @check("shared memory")
-def shared_memory(free: int | None, ranks: int, workers: int, prefetch: int, batch: int) -> Found:
-    """batch: bytes of a micro-batch, which lies there until it is used; free: bytes, None where there is no /dev/shm."""
-    needed = ranks * workers * prefetch * batch
-    if free is not None and needed > free:
+def shared_memory(free: int | None, ranks: int, training: int, validation: int) -> Found:
+    """training, validation: bytes of a rank's loader processes, which are there together; free: None without /dev/shm."""
+    needed = ranks * (training + validation)
+    what = (
+        f"the loader processes of {ranks} ranks need {needed / 1e6:.1f} MB of /dev/shm ({training / 1e6:.1f} MB of micro-batches "
+        f"and {validation / 1e6:.1f} MB of validation images a rank)"
+    )
+    if free is None or not needed:
+        return
+    if needed <= free:
+        yield "ok", f"{what}, of {free / 1e6:.1f} MB free"
+    else:
         text = (
-            f"{workers} loader processes with {prefetch} micro-batches each need {needed / 1e9:.2f} GB of /dev/shm for {ranks} "
-            f"ranks, which has {free / 1e9:.2f} GB free, expected enough; enlarge it (docker: --shm-size), or lower "
-            "data.prefetch_factor or data.num_workers"
+            f"{what}, which has {free / 1e6:.1f} MB free, expected enough; enlarge it (docker: --shm-size), or lower "
+            "data.prefetch_factor, data.num_workers or evaluation.num_workers"
         )
         yield "fault", text
-
-
-def free_shared_memory() -> int | None:
-    """Bytes free in /dev/shm."""
-    return shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None
 
 
 def file_limit() -> int:

@@ -8,6 +8,7 @@ import torch
 from msanet import distributed
 from msanet.config import Config
 from msanet.data.shard_source import ShardSource, read_manifest
+from msanet.data.shared_memory import require_shared_memory
 from msanet.data.storage import open_storage
 from msanet.distributed.preemption import PreemptionHandler, StopRequest
 from msanet.logs import ProgressBar
@@ -55,7 +56,9 @@ def _train(config: Config, model: SegmentationNetwork, val_split: ShardSource, p
     if saved is None and config.model.pretrained is not None:
         report = initialize(model, config.model.pretrained, manifest.classes)
         logger.info(report.text(config.data.mean, config.data.std))
-    trainer = Trainer(config, manifest, model, choose_batch_plan(config, manifest, saved), saved)
+    batches = choose_batch_plan(config, manifest, saved)
+    require_shared_memory(config.data, batches.micro_batch_size, batches.accumulation)
+    trainer = Trainer(config, manifest, model, batches, saved)
     state, schedule, global_batches = trainer.state, trainer.schedule, trainer.global_batches()
     done = partial(log_done, run.path, total_steps=schedule.total_steps)
     if schedule.is_done(state):

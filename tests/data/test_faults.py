@@ -179,6 +179,22 @@ def test_raise_names_shard_key_and_place(copy: Path, shards: Path, fault: str) -
     assert taken.isdisjoint(bad_samples(shards, which))
 
 
+@pytest.mark.parametrize("is_mount", [False, True])
+def test_shards_that_are_gone_are_not_skipped_as_bad_samples(copy: Path, is_mount: bool) -> None:
+    """The folder renamed, or unmounted so that its place is empty; afterwards every sample is there again."""
+    config, elsewhere = config_for(copy, "skip", workers=0), copy.with_name("elsewhere")
+    batches = loader(config)
+    copy.rename(elsewhere)
+    if is_mount:
+        copy.mkdir()
+    with raises_user_error("MSA-DATA-552", setting="data.path"):
+        next(batches)
+    if is_mount:
+        copy.rmdir()
+    elsewhere.rename(copy)
+    assert faults([next(loader(config))]) == []
+
+
 def failing_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.pread
 

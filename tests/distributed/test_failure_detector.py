@@ -1,9 +1,11 @@
 """The failure detector on heartbeats and times that are made up: each kind of failure, on time and by name."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 
+from msanet.awake_clock import AwakeClock
 from msanet.distributed.failure_detector import FailureDetector, FailureReport, Heartbeat
 from msanet.distributed.timeouts import Timeouts
 
@@ -96,3 +98,90 @@ def test_failed_collective_of_ranks_that_are_all_alive() -> None:
     report = job.run(10)
     assert report and report.code == "MSA-DIST-009" and report.lost_ranks == ()
     assert "rank 1 (host a)" in str(report) and "Connection reset by peer" in str(report)
+
+
+class PausedJob:
+    """Three ranks in lockstep, each with a clock of its own that notices when the rank is stopped; rank 0 has the detector.
+
+    pauses: rank -> (second at which it is stopped, seconds for which it is).
+    """
+
+    def __init__(self, timeouts: Timeouts, pauses: dict[int, tuple[float, float]]) -> None:
+        self.seconds, self.pauses, self.notes = 1000.0, pauses, list[str]()
+        self.clocks = [AwakeClock(lambda: self.seconds) for _ in HOSTS]
+        self.detector = FailureDetector(HOSTS, timeouts, self.clocks[0].now())
+        self.progress = [clock.now() for clock in self.clocks]
+        self.heartbeats = [Heartbeat(slow=False)] * len(HOSTS)
+
+    def is_stopped(self, rank: int) -> bool:
+        begin, length = self.pauses.get(rank, (0.0, 0.0))
+        return begin <= self.seconds - 1000 < begin + length
+
+    def run(self, seconds: int) -> FailureReport | None:
+        with ExitStack() as ticking:
+            for clock in self.clocks:
+                ticking.enter_context(clock.ticking(2.0))
+            for _ in range(seconds):
+                self.seconds += 1
+                running = [rank for rank in range(len(HOSTS)) if not self.is_stopped(rank)]
+                for rank in running:
+                    self.send_heartbeat(rank)
+                if 0 in running and (report := self.detector.update(self.heartbeats, self.clocks[0].now())):
+                    return report
+                if len(running) == len(HOSTS):  # the collective for which they waited ends after their heartbeats
+                    for rank in running:
+                        self.progress[rank] = self.clocks[rank].now()
+                self.notes += [note for note in [self.detector.new_pauses()] if note and 0 in running]
+        return None
+
+    def send_heartbeat(self, rank: int) -> None:
+        now = self.clocks[rank].now()
+        self.heartbeats[rank] = replace(
+            self.heartbeats[rank],
+            sequence=self.heartbeats[rank].sequence + 1,
+            idle_seconds=now - self.progress[rank],
+            paused_seconds=self.clocks[rank].paused_seconds,
+        )
+
+
+@pytest.mark.parametrize("length", [1, 5, 30, 61, 100, 3600])
+@pytest.mark.parametrize("late", [0, 1, 9, 40])
+@pytest.mark.parametrize("last", [0, 1])
+def test_a_pause_of_all_ranks_ends_nothing_however_long_it_is(length: int, late: int, last: int) -> None:
+    """They stop and wake up one after another, as on several hosts; the last one `late` seconds after the others."""
+    pauses = {rank: (10.0 + (late if rank == last else 0), float(length)) for rank in range(3)}
+    job = PausedJob(TIMEOUTS, pauses)
+    assert job.run(200 + length + late) is None
+    if late <= 1:
+        assert len(job.notes) == (length > 20), job.notes
+        assert all("rank 0 (host a), rank 1 (host a), rank 2 (host b) did not run for" in note for note in job.notes)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("length", [5, 30, 55])
+@pytest.mark.parametrize("stall", [20.0, 96.0])
+def test_the_others_wait_for_a_rank_that_is_stopped_for_less_than_the_timeout(
+    rank: int, length: int, stall: float
+) -> None:
+    """Also where they make no progress meanwhile for longer than run.stall_timeout_seconds."""
+    job = PausedJob(replace(TIMEOUTS, stall=stall), {rank: (10.0, float(length))})
+    assert job.run(200) is None
+
+
+def test_a_rank_that_is_stopped_for_longer_than_the_timeout_is_lost() -> None:
+    report = PausedJob(TIMEOUTS, {2: (10.0, 80.0)}).run(200)
+    assert report and report.code == "MSA-DIST-006" and report.lost_ranks == (2,)
+
+
+def test_a_stall_after_a_pause_is_found() -> None:
+    """Of rank 1, from second 100 on: it sends heartbeats, but makes no progress."""
+    job = PausedJob(TIMEOUTS, {2: (10.0, 40.0)})
+    assert job.run(100) is None
+    seconds, report = 0, None
+    while report is None and seconds < 120:
+        seconds += 1
+        job.seconds += 1
+        for rank in range(3):
+            job.send_heartbeat(rank)
+        report = job.detector.update(job.heartbeats, job.clocks[0].now())
+    assert report and report.code == "MSA-DIST-007" and 96 <= seconds <= 99

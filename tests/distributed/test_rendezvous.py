@@ -1,6 +1,7 @@
 """Ranks that wait for one another end on time, with a sentence, if one of them is lost."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -71,3 +72,40 @@ def test_a_port_in_use_is_waited_for_and_then_a_failure_that_a_restart_may_cure(
         assert fault.value.should_log
         threading.Timer(0.5, other.close).start()
         open_store(0, 2, timeout=60)
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.0 400 Bad Request\r\n\r\n"], ids=["nothing", "something else"])
+def test_a_listener_that_is_not_rank_0_ends_the_wait_on_time(says: bytes) -> None:
+    """PyTorch's own handshake has no time limit: it took 320 s at 10."""
+    with socket.create_server(("127.0.0.1", int(os.environ["MASTER_PORT"]))) as server:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connections.append(server.accept()[0])
+                    connections[-1].sendall(says)
+                except OSError:
+                    return
+
+        connections: list[socket.socket] = []
+        threading.Thread(target=answer, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(RendezvousTimeout, match="MSA-DIST-(552|003)") as fault:
+            open_store(1, 3, timeout=2)
+        assert time.monotonic() - began < 10
+        assert says or "127.0.0.1" in str(fault.value) and fault.value.code == "MSA-DIST-552"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_rank_0_that_is_stopped_while_ranks_meet_ends_the_wait_on_time() -> None:
+    keeper = subprocess.Popen([sys.executable, "-c", KEEP_STORE], cwd=REPOSITORY)
+    try:
+        store = open_store(1, 3, timeout=60)
+        keeper.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(RendezvousTimeout, match="MSA-DIST-552"):
+            rendezvous(store, 1, 3, timeout=2)
+        assert time.monotonic() - began < 10
+    finally:
+        keeper.kill()
+        keeper.wait()

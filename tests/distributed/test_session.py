@@ -14,7 +14,7 @@ from msanet import distributed
 from msanet.distributed.preemption import PreemptionHandler
 from msanet.errors import UserError
 
-numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 before, environment = [signal.getsignal(number) for number in numbers], {*os.environ}
 
 def assert_clean():

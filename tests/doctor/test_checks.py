@@ -297,8 +297,9 @@ def test_versions_where_msanet_is_not_installed(monkeypatch: pytest.MonkeyPatch)
 def test_processes_files_and_shared_memory() -> None:
     assert levels(machine.cores(4, 2, 1)) == ["ok"] and levels(machine.cores(4, 2, 2)) == ["advice"]
     assert machine.open_files(1024, 4, 2, 4) == [] and levels(machine.open_files(1024, 64, 4, 4)) == ["warning"]
-    assert machine.shared_memory(1000, 2, 5, 10, 10) == machine.shared_memory(None, 2, 5, 10, 10**9) == []
-    assert levels(machine.shared_memory(999, 2, 5, 10, 10)) == ["fault"]
+    assert levels(machine.shared_memory(1000, 2, 300, 200)) == ["ok"] and machine.shared_memory(None, 2, 10**9, 0) == []
+    (diagnostic,) = machine.shared_memory(64_000_000, 2, 30_000_000, 8_000_000)
+    assert diagnostic.level == "fault" and "need 76.0 MB" in diagnostic.text and "64.0 MB free" in diagnostic.text
 
 
 @pytest.fixture(name="shards_manifest")

@@ -14,6 +14,7 @@ import pytest
 from conftest import REPOSITORY
 from msanet.cli.doctor import main
 from msanet.cli.main import main as msanet
+from msanet.data import shared_memory
 from sharding.__main__ import main as shard
 from support.errors import error_codes
 from support.servers import nginx
@@ -68,6 +69,18 @@ def test_binary_masks_are_a_fault(binary: Path, tmp_path: Path, capsys: pytest.C
     code, found = run(capsys, f"data.path={binary}", f"run.dir={tmp_path}", *SMALL, "data.crop=[24,32]")
     assert code == 1 and "masks of 0 and 255" in found["fault", "labels"]
     assert ("fault", "shards") not in found and ("ok", "memory") in found
+
+
+def test_shared_memory_is_computed_with_validation_images(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [f"data.path={shards}", f"run.dir={tmp_path}", *SMALL, "data.num_workers=2", "evaluation.num_workers=3"]
+    training = shared_memory.training_bytes((32, 40), 8, 1, 2, 2)
+    validation = shared_memory.evaluation_bytes((36, 44), 3)
+    for free, level in ((training + validation, "ok"), (training + validation - 1, "fault")):
+        monkeypatch.setattr(shared_memory, "free_bytes", lambda free=free: free)
+        text = run(capsys, *words, "trainer.global_batch_size=8")[1][level, "shared memory"]
+        assert f"need {(training + validation) / 1e6:.1f} MB" in text, text
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def test_loader_processes_survive_a_stop_signal(shards: Path, tmp_path: Path) ->
     wait_until(lambda: steps_logged(tmp_path / "run") >= 3, [rank])
     helpers = psutil.Process(rank.pid).children(recursive=True)
     assert len(helpers) >= 2  # the fork server, a loader process
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
         for helper in helpers:
             helper.send_signal(number)
     before = steps_logged(tmp_path / "run")

@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import time
 from base64 import b64encode
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -22,6 +21,7 @@ from urllib3.exceptions import (
     TimeoutError,
 )
 
+from msanet.awake_clock import awake_clock
 from msanet.data.storage.base import require_size
 from msanet.data.storage.transfer import Transfer, TransientError, access_denied, changed, not_found, too_short
 from msanet.errors import UserError
@@ -202,7 +202,7 @@ def _receive(response: urllib3.BaseHTTPResponse, transfer: Transfer, skip: int, 
     while end is None or transfer.position < end:
         want = skip or (_CHUNK_BYTES if end is None else end - transfer.position)
         chunk = response.read1(min(want, _CHUNK_BYTES))
-        if time.monotonic() > transfer.deadline:
+        if awake_clock.now() > transfer.deadline:
             raise TransientError("the server was too slow")
         if not chunk:
             if end is not None:

@@ -60,18 +60,39 @@ class LocalStorage:
 
     def _descriptor(self, file: str) -> int:
         if file not in self._open:
-            try:
-                self._open[file] = os.open(self.folder / file, os.O_RDONLY)
-            except OSError as error:
-                raise UserError(
-                    "MSA-DATA-038",
-                    f"'{self.folder / file}' cannot be opened ({error.strerror}), though the manifest lists its shard; "
-                    "copy it too, or pack the dataset again",
-                ) from None
+            self._open[file] = self._opened(file)
             while len(self._open) > _OPEN_FILES:
                 os.close(self._open.popitem(last=False)[1])
         self._open.move_to_end(file)
         return self._open[file]
+
+    def _opened(self, file: str) -> int:
+        """Raises UserError, with a code of its own where it is not this file alone that is gone."""
+        try:
+            return os.open(self.folder / file, os.O_RDONLY)
+        except OSError as error:
+            if self._is_gone():
+                raise UserError(
+                    "MSA-DATA-552",
+                    f"'{self.folder / file}' cannot be opened ({error.strerror}): its folder and all shards are gone; mount it "
+                    "or move it back, and run the same command again",
+                    setting="data.path",
+                ) from None
+        try:  # it may have come back in between
+            return os.open(self.folder / file, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(
+                "MSA-DATA-038",
+                f"'{self.folder / file}' cannot be opened ({error.strerror}), though the manifest lists its shard; copy it too, "
+                "or pack the dataset again",
+            ) from None
+
+    def _is_gone(self) -> bool:
+        try:
+            with os.scandir(self.folder) as entries:
+                return next(entries, None) is None  # the place where it was mounted
+        except OSError:
+            return True
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalStorage, (self.folder,)  # descriptors and locks belong to one process

@@ -3,10 +3,10 @@
 import importlib.util
 import mmap
 import threading
-import time
 from collections import OrderedDict
 from typing import Any
 
+from msanet.awake_clock import awake_clock
 from msanet.config import StorageConfig
 from msanet.data.storage.base import ByteRange
 from msanet.data.storage.cache import NodeCache, cache_folder
@@ -53,7 +53,7 @@ class RemoteStorage:
 
     def read_file(self, file: str, limit: int) -> bytes:
         """See Storage."""
-        return bytes(self._download(file, 0, None, time.monotonic(), limit))
+        return bytes(self._download(file, 0, None, awake_clock.now(), limit))
 
     def read(self, byte_range: ByteRange, offset: int, length: int) -> bytes:
         """See Storage."""
@@ -75,7 +75,7 @@ class RemoteStorage:
         return True
 
     def _view(self, byte_range: ByteRange, limit: int | None = None) -> memoryview:
-        key, started = _key(byte_range), time.monotonic()
+        key, started = _key(byte_range), awake_clock.now()
         with self._lock:
             kept = self._uncached.get(key)
         if kept is not None:
@@ -92,10 +92,10 @@ class RemoteStorage:
 
     def _download(self, file: str, start: int, stop: int | None, started: float, limit: int | None = None) -> bytearray:
         """started: when the caller asked. Waiting for another process that fetches the same counts, queueing here does not."""
-        queued = time.monotonic()
+        queued = awake_clock.now()
         with self._slots:
             timeout = self._settings.download_timeout_seconds
-            deadline = started + time.monotonic() - queued + timeout
+            deadline = started + awake_clock.now() - queued + timeout
             return download_with_retries(self._transport, Transfer(file, start, stop, deadline, limit), timeout)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from msanet.awake_clock import awake_clock
 from msanet.errors import UserError
 from msanet.logs import once
 
@@ -31,7 +32,7 @@ class TransientError(Exception):
 class Transfer:
     """Bytes [start, stop) of a file, and those received so far.
 
-    deadline: of time.monotonic(). limit: the most bytes that the file may have.
+    deadline: of `awake_clock`. limit: the most bytes that the file may have.
     """
 
     file: str
@@ -47,7 +48,7 @@ class Transfer:
         return self.start + len(self.data)
 
     def time_left(self, most: float) -> float:
-        return min(most, max(self.deadline - time.monotonic(), _MIN_ATTEMPT_SECONDS))
+        return min(most, max(self.deadline - awake_clock.now(), _MIN_ATTEMPT_SECONDS))
 
 
 class Transport(Protocol):
@@ -67,7 +68,7 @@ class Transport(Protocol):
 def download_with_retries(transport: Transport, transfer: Transfer, timeout: float) -> bytearray:
     """Attempt a transfer until it is complete. timeout: the user's setting, for the error when the deadline has passed."""
     address = f"{transport.location}/{transfer.file}"
-    started, attempts, pause = time.monotonic(), 0, _PAUSE_SECONDS[0]
+    started, attempts, pause = awake_clock.now(), 0, _PAUSE_SECONDS[0]
     while True:
         before = len(transfer.data)
         attempts += 1
@@ -76,7 +77,7 @@ def download_with_retries(transport: Transport, transfer: Transfer, timeout: flo
             return transfer.data
         except TransientError as error:
             pause = _PAUSE_SECONDS[0] if len(transfer.data) > before else min(2 * pause, _PAUSE_SECONDS[1])
-            elapsed, left = time.monotonic() - started, transfer.deadline - time.monotonic()
+            elapsed, left = awake_clock.now() - started, transfer.deadline - awake_clock.now()
             wait = min(random.uniform(pause / 2, pause), left) if error.pause is None else error.pause
             if left <= 0 or wait > left:
                 wanted = "" if transfer.stop is None else f" of {transfer.stop - transfer.start}"
