@@ -10,12 +10,15 @@ from contextlib import contextmanager, nullcontext
 from msanet import __version__
 from msanet.cli.commands import COMMANDS, DISTRIBUTED, GROUPS, RESUMABLE
 from msanet.errors import UserError, nearest, user_errors
+from msanet.process_setup import prepare_process
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `msanet` with these words (the process's own unless given); returns the exit code. Raises SystemExit(2)."""
+    if argv is None:
+        prepare_process()
     words = list(sys.argv[1:] if argv is None else argv)
     with user_errors(should_print=is_first_rank):
         name, arguments = _split(words)
@@ -36,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_script(name: str) -> None:
     """The command `name` with this process's arguments, as the whole of a script."""
+    prepare_process()
     sys.exit(main([name, *sys.argv[1:]]))
 
 

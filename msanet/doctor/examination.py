@@ -9,6 +9,7 @@ from functools import cached_property
 from msanet.config import Config
 from msanet.data.loader import BatchPlan, batch_plan, shuffle_config, shuffle_order
 from msanet.data.manifest import Manifest, SplitInfo
+from msanet.data.open_files import file_limit
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import LocalStorage, Storage, open_storage
 from msanet.data.storage.cache import cache_folder
@@ -204,7 +205,8 @@ def _machine_diagnostics(case: Case) -> Iterator[Diagnostic]:
         yield from machine.cache_space(size, storage.cache_limit_bytes, shutil.disk_usage(folder).free, folder)
     yield from machine.versions()
     yield from machine.cores(len(os.sched_getaffinity(0)), case.ranks, data.num_workers)
-    yield from machine.open_files(machine.file_limit(), data.num_workers, data.prefetch_factor, storage.max_connections)
+    yield from machine.temporary_folder()
+    yield from machine.open_files(file_limit(), data.num_workers, data.prefetch_factor, storage.max_connections)
 
 
 def _faults_of(check: str, diagnostics: Callable[[], Iterator[Diagnostic] | list[Diagnostic]]) -> Iterator[Diagnostic]:

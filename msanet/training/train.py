@@ -14,6 +14,7 @@ from msanet.logs import ProgressBar
 from msanet.models import build_model
 from msanet.models.pretrained import initialize
 from msanet.training.memory.auto_batch_size import choose_batch_plan
+from msanet.training.memory.out_of_memory import out_of_memory_as_user_error
 from msanet.training.run_folder import RunFolder
 from msanet.training.trainer import Trainer
 from msanet.training.validation import validate
@@ -28,6 +29,11 @@ def train(config: Config) -> None:
         Preempted: After a checkpoint, if the run was asked to stop; a command then ends with exit code 75.
     """
     preemption = PreemptionHandler(config.run.preemption_grace_seconds, config.trainer.checkpoint_every_minutes)
+    with out_of_memory_as_user_error(config):
+        _train(config, preemption)
+
+
+def _train(config: Config, preemption: PreemptionHandler) -> None:
     shards = open_storage(config.data.path or "", config.storage)
     manifest = distributed.on_main(partial(read_manifest, shards))  # rank 0 reads it for all hosts
     val_split = ShardSource(shards, config.data.val_split, manifest)
