@@ -20,14 +20,18 @@ def prepare_process() -> None:
 
 
 def open_closed_streams() -> None:
-    """Put /dev/null where a shell has closed a standard stream (`>&-`): the next file would take its place, and get its output."""
-    if sys.stderr is None:
-        print_errors_to_stdout()
+    """Put /dev/null where a shell has closed a standard stream (`>&-`): the next file would take its place and its output.
+
+    Python itself may have a stream then whose file is closed, or None.
+    """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        was_closed = _fill(number)
         if getattr(sys, name) is None:
-            _fill(number)
             stream = open(os.devnull, mode, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
             setattr(sys, name, stream)
+            was_closed = True
+        if was_closed and name == "stderr":
+            print_errors_to_stdout()
 
 
 def raise_file_limit() -> None:
@@ -39,7 +43,8 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _fill(number: int) -> None:
+def _fill(number: int) -> bool:
+    """Open /dev/null as this file descriptor if it is closed; whether it was."""
     try:
         os.fstat(number)
     except OSError:
@@ -47,3 +52,5 @@ def _fill(number: int) -> None:
         if opened != number:
             os.dup2(opened, number)
             os.close(opened)
+        return True
+    return False

@@ -13,7 +13,9 @@ class DataConfig(Section):
 
     path: str | None = Field(None, description="shards (from msanet pack): folder or http(s)://, s3://, gs:// address")
     train_split: str = Field("train", description="split to train on")
-    val_split: str = Field("val", description="split to validate on")
+    val_split: str | None = Field(
+        "val", description="split to validate on; null: no validation, and no best checkpoint"
+    )
     resize: Size | None = Field(None, description="[height, width] that training images are resized to; null: own size")
     random_scale: tuple[float, float] = Field(
         (1.0, 1.0), description="[low, high] of the random scale after resize, uniform as in mmsegmentation"

@@ -35,8 +35,8 @@ def require_open_files(workers: int, prefetch: int) -> None:
     if needed > limit:
         raise UserError(
             "MSA-DATA-601",
-            f"`ulimit -n` is {limit} open files, expected {needed} or more for {workers} loader processes with {prefetch} batches "
-            "each; raise it before the start (docker: --ulimit nofile), or lower num_workers (data.num_workers, "
+            f"`ulimit -n` is {limit} open files, expected {needed} or more for {workers} loader processes with {prefetch} "
+            "batches each; raise it before the start (docker: --ulimit nofile), or lower num_workers (data.num_workers, "
             "evaluation.num_workers)",
             setting="data.num_workers",
         )

@@ -132,8 +132,8 @@ def temporary_folder() -> Found:
         yield "fault", str(refusal)
         return
     if str(folder) != tempfile.gettempdir():
-        text = f"the path of TMPDIR, '{tempfile.gettempdir()}', is too long for sockets, which go to '{folder}'; set a shorter one"
-        yield "advice", text
+        what = f"the path of TMPDIR, '{tempfile.gettempdir()}', is too long for sockets"
+        yield "advice", f"{what}, which go to '{folder}'; set a shorter one"
 
 
 @check("shared memory")

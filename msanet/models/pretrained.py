@@ -19,7 +19,7 @@ from msanet.models.io import ModelMetadata
 from msanet.models.network import SegmentationNetwork
 from msanet.models.resnet import BLOCKS, ResNet
 from msanet.models.vgg import VGG16
-from msanet.models.weight_files import EXPECTED, Weights, read_weights
+from msanet.models.weight_files import EXPECTED, Weights, read_weights, without_prefixes
 
 Rgb = tuple[float, float, float]
 
@@ -74,7 +74,7 @@ def initialize(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -
     classes: names by train id. A checkpoint of msanet must match the network tensor by tensor, but for the head
     (`classifier_names`) if it has other classes; it also loads into `AttentionToScale` around its network. Of torchvision's
     files the trunk must match; fc6 and fc7 of VGG-16 become convolutions, see `_as_convolution`. Raises UserError, and leaves
-    the model unchanged, on anything else.
+    the model unchanged, on anything else. Prefixes of wrappers (`PREFIXES`) before torchvision's names are removed.
     """
     file = path / "model.safetensors" if path.is_dir() else path
     weights, metadata = read_weights(file)
@@ -117,7 +117,10 @@ def _from_checkpoint(
 
 
 def _from_torchvision(model: SegmentationNetwork, weights: Weights, file: Path) -> _Mapping:
+    weights, removed = without_prefixes(weights)
     trunk, description, advice = _recognize_torchvision(weights, file)
+    if removed:
+        description += f", its names without {' and '.join(repr(prefix) for prefix in removed)}"
     prefix = "network." if isinstance(model, AttentionToScale) else ""
     if not isinstance(getattr(model.get_submodule(prefix[:-1]), "trunk", None), trunk):
         raise UserError(

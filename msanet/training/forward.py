@@ -43,8 +43,8 @@ def micro_batch_loss(
         raise UserError(
             "MSA-TRAIN-602",
             f"a BatchNorm layer has a single value per channel in micro-batches of {images} image of {height}x{width} pixels, "
-            "expected two or more to normalize; set trainer.micro_batch_size (or trainer.global_batch_size) to 2 or more, a larger "
-            "data.crop, or model.norm=group where the network has it",
+            "expected two or more to normalize; set trainer.micro_batch_size (or trainer.global_batch_size) to 2 or more, "
+            "a larger data.crop, or model.norm=group where the network has it",
             setting="trainer.micro_batch_size",
         ) from error
     return combined_loss(output, extra_weights, partial(loss, labels_NHW=batch.labels_NHW, counts_2=counts_2))

@@ -7,7 +7,7 @@ import torch
 
 from msanet import distributed
 from msanet.config import Config
-from msanet.data.shard_source import ShardSource, read_manifest
+from msanet.data.shard_source import read_manifest
 from msanet.data.storage import open_storage
 from msanet.distributed.preemption import PreemptionHandler, StopRequest
 from msanet.logs import ProgressBar
@@ -15,9 +15,10 @@ from msanet.models import build_model
 from msanet.models.pretrained import initialize
 from msanet.training.memory.auto_batch_size import choose_batch_plan
 from msanet.training.memory.out_of_memory import out_of_memory_as_user_error
+from msanet.training.monitoring.console import metrics_text
 from msanet.training.run_folder import RunFolder
 from msanet.training.trainer import Trainer
-from msanet.training.validation import validate
+from msanet.training.validation import log_validation, validate, validation_source
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def train(config: Config) -> None:
 def _train(config: Config, preemption: PreemptionHandler) -> None:
     shards = open_storage(config.data.path or "", config.storage)
     manifest = distributed.on_main(partial(read_manifest, shards))  # rank 0 reads it for all hosts
-    val_split = ShardSource(shards, config.data.val_split, manifest)
+    val_split = validation_source(config, shards, manifest)
 
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_model(config.model.name, manifest.num_classes, **config.model.options)
@@ -60,11 +61,14 @@ def _train(config: Config, preemption: PreemptionHandler) -> None:
                 trainer.train_step(micro_batches)
                 bar.update()
             if schedule.should_log(state) and trainer.throughput.steps:
-                run.log(trainer.position, trainer.metrics())
-            if schedule.should_validate(state):
+                metrics = trainer.metrics()
+                run.log(trainer.position, metrics)
+                bar.report(metrics_text(metrics))
+            if val_split and schedule.should_validate(state):
                 stop = preemption.stop_requested
                 result = validate(trainer.engine, trainer.ema, state, val_split, config, stop)
                 run.log_evaluation(trainer.position, result)
+                log_validation(result, state)
             request = preemption.poll()
             if request or schedule.should_save(state):
                 run.save(trainer.checkpoint())

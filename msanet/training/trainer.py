@@ -215,5 +215,6 @@ def _schedule(config: Config, epoch_length: int, batches: BatchPlan, state: Trai
         log_every_steps=trainer.log_every_steps,
         checkpoint_every_steps=trainer.checkpoint_every_steps,
         val_every_epochs=trainer.val_every_epochs,
-        keep_best=trainer.keep_best,
+        keep_best=trainer.keep_best and config.data.val_split is not None,
+        has_validation=config.data.val_split is not None,
     )
