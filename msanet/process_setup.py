@@ -27,8 +27,8 @@ def open_closed_streams() -> None:
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         was_closed = _fill(number)
         if getattr(sys, name) is None:
-            stream = open(os.devnull, mode, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-            setattr(sys, name, stream)
+            descriptor = os.open(os.devnull, os.O_RDWR)  # stays open, also under another stream
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
             was_closed = True
         if was_closed and name == "stderr":
             print_errors_to_stdout()
