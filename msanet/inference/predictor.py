@@ -242,5 +242,11 @@ def _softmax_of(highest_1HW: Tensor, logits_1KHW: Tensor) -> Tensor:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a GPU or the host is out of memory."""
-    known = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED", "std::bad_alloc")
+    known = (
+        "DefaultCPUAllocator",
+        "CUDA error: out of memory",
+        "ALLOC_FAILED",  # of cuBLAS and cuDNN
+        "std::bad_alloc",
+        "Insufficient memory",  # of OpenCV
+    )
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in known)

@@ -117,8 +117,9 @@ def _from_checkpoint(
 
 
 def _from_torchvision(model: SegmentationNetwork, weights: Weights, file: Path) -> _Mapping:
+    names = list(weights)
     weights, removed = without_prefixes(weights)
-    trunk, description, advice = _recognize_torchvision(weights, file)
+    trunk, description, advice = _recognize_torchvision(weights, names, file)
     if removed:
         description += f", its names without {' and '.join(repr(prefix) for prefix in removed)}"
     prefix = "network." if isinstance(model, AttentionToScale) else ""
@@ -167,8 +168,11 @@ def _as_convolution(weight: Tensor, side: int, shape: Sequence[int]) -> Tensor:
     return kernel_OCKK[::filters, ::inputs, ::taps, ::taps]
 
 
-def _recognize_torchvision(weights: Weights, file: Path) -> tuple[type[nn.Module], str, str]:
-    """The trunk that torchvision's file is for, what it contains, and where that fits. Raises UserError on anything else."""
+def _recognize_torchvision(weights: Weights, names: Sequence[str], file: Path) -> tuple[type[nn.Module], str, str]:
+    """The trunk that torchvision's file is for, what it contains, and where that fits. Raises UserError on anything else.
+
+    names: those in the file, with prefixes.
+    """
     if "features.0.weight" in weights:
         convolutions = sum(name.startswith("features.") and tensor.ndim == 4 for name, tensor in weights.items())
         without_norm = "features.1.weight" not in weights
@@ -189,7 +193,7 @@ def _recognize_torchvision(weights: Weights, file: Path) -> tuple[type[nn.Module
         return ResNet, f"a ResNet of {blocks} blocks", "use torchvision's resnet50 or resnet101"
     raise UserError(
         "MSA-MODEL-015",
-        f"'{file}' contains tensors such as {', '.join(list(weights)[:3])}; expected {EXPECTED}",
+        f"'{file}' contains tensors such as {', '.join(names[:3])}; expected {EXPECTED}",
         setting="model.pretrained",
     )
 

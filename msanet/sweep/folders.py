@@ -36,7 +36,7 @@ def ray_folders() -> Iterator[None]:
     """
     if "RAY_TMPDIR" not in os.environ:
         os.environ["RAY_TMPDIR"] = str(short_temporary_folder(_RAY_NAME_BYTES))
-    home = os.path.expanduser("~")
+    home = os.path.expanduser("~") if os.environ.get("HOME") != "" else ""
     if os.path.isabs(home) and os.path.isdir(home) and os.access(home, os.W_OK | os.X_OK):
         yield
         return

@@ -14,10 +14,15 @@ def out_of_memory_as_user_error(config: Config) -> Iterator[None]:
     """Raise UserError, with what to set, where memory could not be allocated inside of the `with` block, on a GPU or a host."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except UserError:
+        raise
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[-1 if lines[0].startswith("Caught ") else 0].strip()[
+            :200
+        ]  # a loader process's come with a traceback
         raise UserError(
             "MSA-TRAIN-601",
             f"out of memory on rank {distributed.rank()} ({reason}); set {', or '.join(memory_suggestions(config))}, and run the "
