@@ -15,6 +15,7 @@ import pytest
 from conftest import REPOSITORY
 from msanet import errors, files, processes
 from msanet.data import open_files
+from msanet.doctor.machine import temporary_folder
 from msanet.files import atomic_file
 from msanet.process_setup import raise_file_limit
 from support.errors import error_codes, raises_user_error
@@ -110,6 +111,15 @@ def test_no_short_folder_is_one_sentence(long_folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "access", lambda path, mode: str(path) == str(long_folder))
     with raises_user_error("MSA-FILE-602", setting="TMPDIR", mentions=str(long_folder)):
         processes.use_short_socket_paths()
+    (diagnostic,) = temporary_folder()
+    assert diagnostic.level == "fault"
+
+
+def test_doctor_says_where_sockets_go(long_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (diagnostic,) = temporary_folder()
+    assert diagnostic.level == "advice" and str(long_folder) in diagnostic.text
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    assert temporary_folder() == []
 
 
 def test_folders_that_cannot_be_synced_are_tolerated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from msanet.errors import UserError
@@ -34,18 +34,20 @@ def ray_folders() -> Iterator[None]:
 
     Raises UserError where the machine has no folder for temporary files with a path short enough.
     """
-    if "RAY_TMPDIR" not in os.environ:
-        os.environ["RAY_TMPDIR"] = str(short_temporary_folder(_RAY_NAME_BYTES))
-    home = os.path.expanduser("~") if os.environ.get("HOME") != "" else ""
-    if os.path.isabs(home) and os.path.isdir(home) and os.access(home, os.W_OK | os.X_OK):
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="msanet-home-", ignore_cleanup_errors=True) as folder:
-        before = os.environ.get("HOME")
-        os.environ["HOME"] = folder
+    with ExitStack() as stack:
+        changes = {}
+        folder = str(short_temporary_folder(_RAY_NAME_BYTES)) if "RAY_TMPDIR" not in os.environ else ""
+        if folder not in ("", tempfile.gettempdir()):
+            changes["RAY_TMPDIR"] = folder
+        home = os.path.expanduser("~") if os.environ.get("HOME") != "" else ""
+        if not (os.path.isabs(home) and os.path.isdir(home) and os.access(home, os.W_OK | os.X_OK)):
+            own = tempfile.TemporaryDirectory(prefix="msanet-home-", ignore_cleanup_errors=True)
+            changes["HOME"] = stack.enter_context(own)
+        before = {name: os.environ.get(name) for name in changes}
+        os.environ.update(changes)
         try:
             yield
         finally:
-            os.environ.pop("HOME")
-            if before is not None:
-                os.environ["HOME"] = before
+            for name, value in before.items():
+                os.environ.pop(name)
+                os.environ.update({name: value} if value is not None else {})

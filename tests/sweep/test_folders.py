@@ -58,6 +58,7 @@ def test_sockets_of_ray_go_to_a_folder_with_a_short_path(
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     with ray_folders():
         assert len(os.environ["RAY_TMPDIR"]) < 30
+    assert "RAY_TMPDIR" not in os.environ
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray[tune] is not installed")
