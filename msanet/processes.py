@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EIO, EPIPE
 from multiprocessing import resource_tracker, util
 from multiprocessing.connection import wait
@@ -75,7 +75,7 @@ def ignore_broken_pipe() -> None:
     """From now on, what this process prints after its terminal, ssh or pipe has gone, or is closed, is lost and no error."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is not None:
+        with suppress(io.UnsupportedOperation, AttributeError):  # None, or a notebook's own stream
             setattr(sys, name, _lossy(stream))
 
 
