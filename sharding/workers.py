@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from msanet.errors import UserError
-from msanet.processes import exit_with_parent, use_short_socket_paths
+from msanet.processes import exit_with_parent
 
 Item = TypeVar("Item")
 Shared = TypeVar("Shared")
@@ -76,7 +76,6 @@ def run_groups(
 def _run_parallel(
     work: Work[Shared, Item, Result], shared: Shared, groups: Sequence[Sequence[Item]], workers: int, progress: Progress
 ) -> Iterator[Result]:
-    use_short_socket_paths()
     # Not fork: a forked copy of a process that has used OpenCV's threads can hang.
     context = multiprocessing.get_context("spawn")
     # Without locks, since a worker killed while it holds one would hang the others: each group has its own counter.
