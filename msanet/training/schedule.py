@@ -60,4 +60,4 @@ class TrainSchedule:
 
     def is_done(self, state: TrainState) -> bool:
         """Whether nothing remains, neither steps nor the last validation."""
-        return state.step >= self.total_steps and not (self.has_validation and state.validation_pending)
+        return state.step >= self.total_steps and not state.validation_pending

@@ -67,6 +67,8 @@ class Trainer:
         self.ema = EMA(self.engine, decay, saved.ema if saved else None) if decay else None
         self.checkpointer = Checkpointer(config, manifest, shuffle, batches, self.engine, self.ema)
         self.state = self.checkpointer.restore(saved) if saved else TrainState()
+        if config.data.val_split is None:  # set so after a validation was interrupted
+            self.state.validation_pending = False
         self.schedule = _schedule(config, self.order.epoch_length, batches, self.state)
         if saved and saved.state.total_steps != self.schedule.total_steps:
             logger.warning(

@@ -53,7 +53,5 @@ def test_the_best_so_far_is_saved() -> None:
     assert not SCHEDULE.should_save(replace(best, step=6))
 
 
-def test_without_a_validation_split_none_is_due_or_pending() -> None:
-    schedule = replace(SCHEDULE, has_validation=False)
-    state = TrainState(step=SCHEDULE.total_steps, validation_pending=True)
-    assert not schedule.should_validate(state) and schedule.is_done(state)
+def test_without_a_validation_split_none_is_due() -> None:
+    assert steps_due(TrainSchedule.should_validate, replace(SCHEDULE, has_validation=False)) == []
