@@ -14,7 +14,9 @@ import pytest
 
 from conftest import REPOSITORY
 from msanet import errors, files, processes
-from msanet.data import open_files
+from msanet.data import loader, open_files
+from msanet.data.shard_source import ShardSource
+from msanet.data.storage import LocalStorage
 from msanet.doctor.machine import temporary_folder
 from msanet.files import atomic_file
 from msanet.process_setup import raise_file_limit
@@ -67,6 +69,26 @@ def test_too_many_loader_processes_for_the_limit_are_refused(monkeypatch: pytest
         open_files.require_open_files(workers=8, prefetch=2)
     monkeypatch.setattr(open_files, "file_limit", lambda: 1024)
     open_files.require_open_files(workers=8, prefetch=2)
+
+
+def test_a_loader_looks_at_the_limit_before_it_starts_processes(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ShardSource(LocalStorage(shards), "val")
+    monkeypatch.setattr(open_files, "file_limit", lambda: 64)
+    with raises_user_error("MSA-DATA-601", mentions="8 loader processes"):
+        next(loader.evaluation_loader(source, 0, 1, workers=8))
+
+
+@pytest.mark.parametrize("where", ["__iter__", "__next__"])
+def test_a_loader_that_reaches_the_limit_anyway_is_one_sentence(
+    where: str, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    own = {"__init__": lambda self, *_, **__: None, "__iter__": lambda self: self, where: fail}
+    monkeypatch.setattr(loader, "DataLoader", type("Full", (), own))
+    with raises_user_error("MSA-FILE-601", setting="data.num_workers"):
+        next(loader.evaluation_loader(ShardSource(LocalStorage(shards), "val"), 0, 1, workers=1))
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def largest_micro_batch(
     if before and share % before == 0 and needed(before).total <= free:
         return replace(most, micro_batch_size=before)
     sizes = [count for count in range(1, share + 1) if share % count == 0]
-    fitting = bisect_right(sizes, free, key=partial(_needed_bytes, needed))
+    fitting = bisect_right(sizes, free, key=lambda count: _with_margin(needed(count)))
     if not fitting:
         one = needed(1)
         raise UserError(
@@ -97,15 +97,6 @@ def _choose(config: Config, manifest: Manifest, most: BatchPlan, free: float, be
             f"over {images}"
         )
     return batches
-
-
-def _needed_bytes(needed: Callable[[int], StepMemory], count: int) -> float:
-    try:
-        return _with_margin(needed(count))
-    except UserError as error:
-        if error.code != "MSA-TRAIN-602":
-            raise
-        return 0.0  # too few images for BatchNorm, where more may do
 
 
 def _with_margin(memory: StepMemory) -> float:
