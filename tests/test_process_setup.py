@@ -54,8 +54,8 @@ def test_output_to_a_terminal_that_is_gone_is_lost(monkeypatch: pytest.MonkeyPat
 
 def test_the_soft_limit_of_open_files_is_raised() -> None:
     code = (
-        "import resource; from msanet.process_setup import raise_file_limit; resource.setrlimit(7, (50, 300))\n"
-        "raise_file_limit(); print(resource.getrlimit(7))"
+        "import resource; from msanet.process_setup import prepare_process; resource.setrlimit(7, (50, 300))\n"
+        "prepare_process(); print(resource.getrlimit(7))"
     )
     assert resource.RLIMIT_NOFILE == 7
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
