@@ -30,6 +30,15 @@ class UserError(ValueError):
         return self.message
 
 
+_error_stream = ["stderr"]
+"""Name of the standard stream that gets a command's error."""
+
+
+def print_errors_to_stdout() -> None:
+    """A shell has closed stderr (`2>&-`): what `user_errors` prints goes to stdout."""
+    _error_stream[0] = "stdout"
+
+
 @contextmanager
 def user_errors(should_print: Callable[[str], bool] = lambda sentence: True) -> Iterator[None]:
     """End the process with exit code 2 and one sentence, without a traceback, where the input is at fault.
@@ -44,17 +53,24 @@ def user_errors(should_print: Callable[[str], bool] = lambda sentence: True) -> 
     except UserError as error:
         sentence = f"{error} [{error.code}]"
     except OSError as error:
-        if error.errno is None or error.errno not in _OS_ERRORS or error.filename is None:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            sentence = f"{TOO_MANY_OPEN_FILES} [MSA-FILE-601]"
+        elif error.errno is None or error.errno not in _OS_ERRORS or error.filename is None:
             raise
-        code, advice = _OS_ERRORS[error.errno]
-        sentence = f"'{error.filename}': {os.strerror(error.errno).lower()}; {advice} [{code}]"
+        else:
+            code, advice = _OS_ERRORS[error.errno]
+            sentence = f"'{error.filename}': {os.strerror(error.errno).lower()}; {advice} [{code}]"
     else:
         return
     if should_print(sentence):
-        print(f"error: {without_secrets(sentence)}", file=sys.stderr, flush=True)
+        print(f"error: {without_secrets(sentence)}", file=getattr(sys, _error_stream[0]), flush=True)
     raise SystemExit(EXIT_USER_ERROR)
 
 
+TOO_MANY_OPEN_FILES = (
+    "too many open files for the limit of this process; raise it (`ulimit -n 4096` before the start, docker: --ulimit nofile), "
+    "or lower the number of workers"
+)
 _PERMISSIONS = "choose a path that you may read and write, or change its permissions"
 _SPACE = "free some space or choose another disk, then run the same command again"
 _OS_ERRORS = {

@@ -3,11 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import ENOTDIR
+from errno import EBADF, EINVAL, EISDIR, ENOSYS, ENOTDIR, ENOTSUP
 from pathlib import Path
 
 PARTIAL = ".partial"
 """Ends the name of what is not whole yet."""
+_NO_FOLDER_SYNC = {EBADF, EINVAL, EISDIR, ENOSYS, ENOTSUP}
+"""What network file systems answer that sync files but no folders; their renames last by themselves, or not at all."""
 
 
 _JUNK = {
@@ -61,9 +63,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or the renames in a folder, last."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make a file's content, or the renames in a folder, last. Does nothing for a folder that cannot be synced (CIFS, FUSE)."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in _NO_FOLDER_SYNC and path.is_dir():
+            return
+        raise
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)

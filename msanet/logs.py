@@ -59,6 +59,21 @@ def remove_rank_files() -> None:
             handler.close()
 
 
+def record_error(error: BaseException) -> None:
+    """Write what ends a run to this rank's files alone: the console shows it later, where there is one.
+
+    Args:
+        error: With a `code`, as of a UserError, only its sentence is written, else also its traceback.
+    """
+    code = getattr(error, "code", None)
+    message = f"{error} [{code}]" if code else f"ended by {type(error).__name__}"
+    details = None if code else (type(error), error, error.__traceback__)
+    record = _ROOT.makeRecord(_ROOT.name, logging.ERROR, __file__, 0, message, (), details)
+    for handler in _ROOT.handlers:
+        if isinstance(handler, _RankFileHandler):
+            handler.handle(record)
+
+
 def once(logger: logging.Logger, level: int, message: str, key: str | None = None) -> None:
     """Log on any rank, unless the message, or another with the same key, was logged by this before in this process."""
     if (key or message) not in _seen:
@@ -99,9 +114,19 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.update(count)
         elif self._logs and self._clock() - self._last >= self._interval:
-            self._last = self._clock()
-            total = f" of {self._total}" if self._total is not None else ""
-            logging.getLogger(__name__).info(f"{self._description}: {self._done}{total} {self._unit}")
+            self._log()
+
+    def report(self, values: str) -> None:
+        """The newest values: behind the bar, or with the position in a line of the log."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(values, refresh=False)
+        elif self._logs:
+            self._log(f", {values}")
+
+    def _log(self, more: str = "") -> None:
+        self._last = self._clock()
+        total = f" of {self._total}" if self._total is not None else ""
+        logging.getLogger(__name__).info(f"{self._description}: {self._done}{total} {self._unit}{more}")
 
     def __enter__(self) -> "ProgressBar":
         return self

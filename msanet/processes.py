@@ -1,22 +1,29 @@
 """Processes of a job: helpers end with their creator and ignore stop signals, ranks survive a broken pipe."""
 
-import errno
 import io
 import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from contextlib import contextmanager, suppress
+from errno import EIO, EPIPE
+from multiprocessing import resource_tracker, util
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
+
+from msanet.errors import UserError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+_SOCKET_PATH_BYTES = 107
+"""Of sun_path in unix(7), which ends with a zero."""
+SOCKET_NAME_BYTES = len("/pymp-12345678/listener-12345678")
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
@@ -71,18 +78,57 @@ def block_stop_signals() -> Iterator[None]:
 
 
 def ignore_broken_pipe() -> None:
-    """From now on, what this process prints after its terminal, ssh or pipe has gone is lost and no error."""
-    sys.stdout, sys.stderr = _lossy(sys.stdout), _lossy(sys.stderr)
+    """From now on, what this process prints after its terminal, ssh or pipe has gone, or is closed, is lost and no error."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        with suppress(io.UnsupportedOperation, AttributeError):  # None, or a notebook's own stream
+            setattr(sys, name, _lossy(stream))
+
+
+def use_short_socket_paths() -> None:
+    """Give `multiprocessing` a shorter folder for its sockets where TMPDIR is too long for them.
+
+    Call this before processes are started. Raises UserError where there is none.
+    """
+    if multiprocessing.current_process()._config.get("tempdir"):  # type: ignore[attr-defined]  # chosen before
+        return
+    folder = short_temporary_folder(SOCKET_NAME_BYTES)
+    if str(folder) != tempfile.gettempdir():
+        before, tempfile.tempdir = tempfile.tempdir, str(folder)
+        try:
+            util.get_temp_dir()  # made now, removed at exit
+        finally:
+            tempfile.tempdir = before
+
+
+def short_temporary_folder(name_bytes: int) -> Path:
+    """The folder for temporary files, or another if a socket in it had a path longer than the 107 bytes that systems allow.
+
+    Args:
+        name_bytes: What a program appends to the folder, its slash included.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    usual = tempfile.gettempdir()
+    for folder in (usual, "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108
+        fits = len(os.fsencode(folder)) + name_bytes <= _SOCKET_PATH_BYTES
+        if fits and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+            return Path(folder)
+    raise UserError(
+        "MSA-FILE-602",
+        f"the folder for temporary files '{usual}' has a path of {len(os.fsencode(usual))} bytes, expected at most "
+        f"{_SOCKET_PATH_BYTES - name_bytes}, since sockets lie in it, and /tmp cannot be written; set TMPDIR to a shorter path",
+        setting="TMPDIR",
+    )
 
 
 class _LossyFile(io.FileIO):
     def write(self, data: "ReadableBuffer") -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
-            return memoryview(data).nbytes
-        except OSError as error:  # a terminal that was closed
-            if error.errno != errno.EIO:
+        except OSError as error:
+            if error.errno not in (EPIPE, EIO):  # EIO: of a terminal
                 raise
             return memoryview(data).nbytes
 

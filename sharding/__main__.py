@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from msanet.cli.main import main as run
 from msanet.errors import UserError, nearest, user_errors
+from msanet.process_setup import prepare_process
 from sharding.readers import READERS
 
 TOOLS = {"verify": "verify", "inspect": "inspect", "synthetic": "generate"}
@@ -13,6 +14,8 @@ TOOLS = {"verify": "verify", "inspect": "inspect", "synthetic": "generate"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit code."""
+    if argv is None:
+        prepare_process()
     words = list(sys.argv[1:] if argv is None else argv)
     known = [*READERS, *TOOLS]
     with user_errors():

@@ -99,13 +99,19 @@ def evaluation_job(argv: Sequence[str] | None = None) -> EvaluationJob:
     if shards is None:
         message = "--data is not given, expected a folder of shards with --checkpoint; add --data SHARDS"
         raise UserError("MSA-CLI-007", message, setting="--data")
+    split = arguments.split or config.data.val_split
+    if split is None:
+        message = (
+            "the run has no validation split (data.val_split=null), expected a split to evaluate on; add --split SPLIT"
+        )
+        raise UserError("MSA-CLI-601", message, setting="--split")
     given: Path = arguments.run or arguments.checkpoint
     return EvaluationJob(
         partial(find_checkpoint, arguments),
         arguments.run,
         shards,
         arguments.run is not None and not arguments.data,
-        arguments.split or config.data.val_split,
+        split,
         arguments.out or (given if given.is_dir() else given.parent),
         config.evaluation,
         config.storage,

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from msanet import __version__
 from msanet.cli.commands import COMMANDS, DISTRIBUTED, GROUPS, RESUMABLE
 from msanet.errors import UserError, nearest, user_errors
+from msanet.process_setup import prepare_process
 from msanet.telemetry import disable_telemetry
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -18,6 +19,8 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `msanet` with these words (the process's own unless given); returns the exit code. Raises SystemExit(2)."""
     disable_telemetry()
+    if argv is None:
+        prepare_process()
     words = list(sys.argv[1:] if argv is None else argv)
     with user_errors(should_print=is_first_rank):
         name, arguments = _split(words)
@@ -38,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_script(name: str) -> None:
     """The command `name` with this process's arguments, as the whole of a script."""
+    prepare_process()
     sys.exit(main([name, *sys.argv[1:]]))
 
 

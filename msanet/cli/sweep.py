@@ -11,6 +11,7 @@ from msanet.config.recipes import find_config, find_sweep
 from msanet.distributed.preemption import EXIT_PREEMPTED
 from msanet.errors import UserError
 from msanet.sweep import tuning
+from msanet.sweep.folders import make_sweep_folder
 from msanet.sweep.lock import locked_sweep
 from msanet.sweep.plan import SweepPlan, plan_sweep
 from msanet.sweep.results import write_results
@@ -35,6 +36,7 @@ class SweepJob:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     job = sweep_job(argv)
+    make_sweep_folder(job.plan.folder)
     try:
         return _run(job)
     except KeyboardInterrupt:  # while Tune's own handler is not installed: Ray is joined, or the best is trained

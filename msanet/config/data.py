@@ -15,7 +15,9 @@ class DataConfig(Section):
         None, description="shards (from msanet pack): folder or http(s)://, s3://, gs:// address"
     )
     train_split: Text = Field("train", description="split to train on")
-    val_split: Text = Field("val", description="split to validate on")
+    val_split: Text | None = Field(
+        "val", description="split to validate on; null: no validation, and no best checkpoint"
+    )
     resize: Size | None = Field(None, description="[height, width] that training images are resized to; null: own size")
     random_scale: tuple[float, float] = Field(
         (1.0, 1.0), description="[low, high] of the random scale after resize, uniform as in mmsegmentation"

@@ -16,6 +16,7 @@ from msanet.awake_clock import awake_clock
 from msanet.config import Config, StorageConfig
 from msanet.data.decoded_cache import DecodedSource
 from msanet.data.manifest import Manifest
+from msanet.data.open_files import out_of_files, require_open_files
 from msanet.data.pipeline import (
     Batch,
     EvaluationSample,
@@ -39,7 +40,7 @@ from msanet.data.shuffle_order import ShuffleConfig, ShuffleOrder, evaluation_sl
 from msanet.data.storage import open_storage
 from msanet.data.storage.cache import NodeCache, cache_folder
 from msanet.errors import UserError
-from msanet.processes import block_stop_signals, exit_with_parent
+from msanet.processes import block_stop_signals, exit_with_parent, use_short_socket_paths
 
 _SEMAPHORES_BYTES = 4096
 
@@ -249,14 +250,23 @@ def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterato
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # torch's own would be advanced by each start, also by a resume
     )
-    with block_stop_signals(), explain_full(_SEMAPHORES_BYTES):
-        items = iter(loader)
+    if workers:
+        use_short_socket_paths()
+        require_open_files(workers, prefetch)
+    try:
+        with block_stop_signals(), explain_full(_SEMAPHORES_BYTES):
+            items = iter(loader)
+    except OSError as error:
+        raise out_of_files(error) or error from None
     while True:
         try:
             item = next(items)
         except StopIteration:
             return
-        except (RuntimeError, ConnectionError, EOFError) as error:
+        except (RuntimeError, OSError, EOFError) as error:
+            known = out_of_files(error)
+            if known:
+                raise known from error
             if not (workers and _is_lost_process(error)):
                 raise
             if is_bus_error(error):
@@ -276,7 +286,7 @@ def _is_lost_process(error: Exception) -> bool:
     """Whether a process died: DataLoader says so, or its connection broke. What a process raised begins with 'Caught'."""
     if isinstance(error, RuntimeError):
         return str(error).startswith(("DataLoader worker (pid", "Pin memory thread exited"))
-    return not str(error).startswith("Caught ")
+    return isinstance(error, ConnectionError | EOFError) and not str(error).startswith("Caught ")
 
 
 def _start_worker(_: int) -> None:

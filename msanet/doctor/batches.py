@@ -49,10 +49,13 @@ def intervals(config: Config, per_epoch: float, total: int) -> Found:
     if trainer.checkpoint_every_steps >= total:
         what = f"trainer.checkpoint_every_steps={trainer.checkpoint_every_steps} is never reached in {total} steps"
         yield "advice", f"{what}, so an interrupted run starts again from step 0; set it to about {max(1, total // 10)}"
-    if trainer.val_every_epochs * per_epoch >= total:
+    if config.data.val_split is None:
+        what = "data.val_split is null, so nothing is validated and there is no best checkpoint"
+        yield "advice", f"{what}, expected a split that training does not see; set one if there is one"
+    elif trainer.val_every_epochs * per_epoch >= total:
         what = f"trainer.val_every_epochs={trainer.val_every_epochs:g} is the full run of {total / per_epoch:.4g} epochs or more"
         yield "advice", f"{what}, so validation runs only at its end; lower it to follow the progress"
-    if 0 < trainer.val_every_epochs * per_epoch < 1:
+    if config.data.val_split is not None and 0 < trainer.val_every_epochs * per_epoch < 1:
         what = f"trainer.val_every_epochs={trainer.val_every_epochs:g} is below one step ({1 / per_epoch:.4g} epochs)"
         yield "warning", f"{what}, so each step ends with a validation, expected many steps between; raise it"
     if trainer.log_every_steps > total:

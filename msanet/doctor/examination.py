@@ -9,6 +9,7 @@ from msanet.config import Config
 from msanet.data import shared_memory
 from msanet.data.loader import BatchPlan, batch_plan, shuffle_config, shuffle_order
 from msanet.data.manifest import Manifest, SplitInfo
+from msanet.data.open_files import file_limit
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import LocalStorage, Storage, open_storage
 from msanet.data.storage.cache import cache_folder
@@ -59,9 +60,11 @@ class Case:
 def examine(case: Case) -> list[Diagnostic]:
     """All diagnostics. Raises UserError only where there is nothing to examine: no manifest or no such address."""
     data, manifest = case.config.data, case.manifest
-    names = {"data.train_split": data.train_split, "data.val_split": data.val_split}
+    names = {"data.train_split": data.train_split}
+    if data.val_split is not None:
+        names["data.val_split"] = data.val_split
     diagnostics = shards.splits_exist(manifest, names) + shards.skipped_samples(case.storage)
-    train, val = (_split(manifest, name) for name in names.values())
+    train, val = _split(manifest, data.train_split), _split(manifest, data.val_split)
     statistics = {name: _sample_statistics(case, name, diagnostics) for name in dict.fromkeys(names.values())}
     if train and val:
         diagnostics += _faults_of("shards", lambda: _train_val_overlap(case, train, val))
@@ -71,8 +74,8 @@ def examine(case: Case) -> list[Diagnostic]:
     return [*diagnostics, *_machine_diagnostics(case)]
 
 
-def _split(manifest: Manifest, name: str) -> SplitInfo | None:
-    split = manifest.splits.get(name)
+def _split(manifest: Manifest, name: str | None) -> SplitInfo | None:
+    split = manifest.splits.get(name or "")
     return split if split and split.samples else None
 
 
@@ -88,7 +91,11 @@ def _sample_statistics(case: Case, split: str, diagnostics: list[Diagnostic]) ->
 def _train_val_overlap(case: Case, *splits: SplitInfo) -> list[Diagnostic]:
     indexes = [shards.read_indexes(case.storage, split.shards) for split in splits]
     train, val = (shards.image_checksums(shards_of_split, _OVERLAP_SAMPLES) for shards_of_split in indexes)
-    return shards.train_val_overlap(train, val, is_all=max(split.samples for split in splits) <= _OVERLAP_SAMPLES)
+    names = (case.config.data.train_split, case.config.data.val_split or "")
+    readers = (shards.image_reader(ShardSource(case.storage, name, case.manifest)) for name in names)
+    overlap = shards.confirm_overlap(train, val, *readers)
+    is_all = max(split.samples for split in splits) <= _OVERLAP_SAMPLES
+    return shards.train_val_overlap(train, val, overlap, is_all)
 
 
 def _label_diagnostics(
@@ -173,7 +180,7 @@ def _network_diagnostics(case: Case, plan: BatchPlan, train: SplitInfo, statisti
     size = _training_size(config, statistics[config.data.train_split])
     if size:
         needed = step_memory(case.build, config, train.histogram, plan, size)
-        validation_size = _largest(statistics[config.data.val_split])
+        validation_size = _largest(statistics.get(config.data.val_split or "", []))
         maps = memory.evaluation_bytes(case.build, config.evaluation, validation_size) if validation_size else 0
         idle = needed.weights + needed.optimizer + 2 * needed.average  # the average is put into a copy of the network
         yield from memory.fits(needed, idle + maps, case.device_bytes, config)
@@ -216,7 +223,8 @@ def _machine_diagnostics(case: Case) -> Iterator[Diagnostic]:
         yield from machine.cache_space(size, storage.cache_limit_bytes, shutil.disk_usage(folder).free, folder)
     yield from machine.versions()
     yield from machine.cores(available_cores(), case.ranks, data.num_workers)
-    yield from machine.open_files(machine.file_limit(), data.num_workers, data.prefetch_factor, storage.max_connections)
+    yield from machine.temporary_folder()
+    yield from machine.open_files(file_limit(), data.num_workers, data.prefetch_factor, storage.max_connections)
 
 
 def _faults_of(check: str, diagnostics: Callable[[], Iterator[Diagnostic] | list[Diagnostic]]) -> Iterator[Diagnostic]:

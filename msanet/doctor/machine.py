@@ -1,7 +1,7 @@
 """Checks of this machine: disks, the run folder, versions, cores, open files, shared memory."""
 
 import os
-import resource
+import tempfile
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -9,10 +9,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from msanet.config import RunConfig
-from msanet.doctor.diagnostics import Found, check
+from msanet.data.open_files import TENSORS_OF_A_BATCH, needed_files
+from msanet.doctor.diagnostics import Found, Level, check
+from msanet.errors import UserError
+from msanet.processes import SOCKET_NAME_BYTES, short_temporary_folder
 
 _FILES_OF_A_PROCESS = 256
-_TENSORS_OF_A_BATCH = 5
 
 
 def nearest_existing(path: Path) -> Path:
@@ -112,10 +114,24 @@ def cores(available: int, ranks: int, workers: int) -> Found:
 @check("open files")
 def open_files(limit: int, workers: int, prefetch: int, connections: int) -> Found:
     """limit: `ulimit -n`. A batch from a loader process holds one open file for each of its tensors."""
-    needed = _FILES_OF_A_PROCESS + workers * prefetch * _TENSORS_OF_A_BATCH + workers * connections
+    needed = _FILES_OF_A_PROCESS + workers * prefetch * TENSORS_OF_A_BATCH + workers * connections
     if limit < needed:
         expected = f"expected {needed} or more for {workers} loader processes"
-        yield "warning", f"`ulimit -n` is {limit}, {expected}; raise it before the start"
+        level: Level = "fault" if workers and limit < needed_files(workers, prefetch) else "warning"
+        yield level, f"`ulimit -n` is {limit}, {expected}; raise it before the start, or lower data.num_workers"
+
+
+@check("temporary folder")
+def temporary_folder() -> Found:
+    """Whether sockets fit into the folder for temporary files (TMPDIR), or into another that is then used."""
+    try:
+        folder = short_temporary_folder(SOCKET_NAME_BYTES)
+    except UserError as refusal:
+        yield "fault", str(refusal)
+        return
+    if str(folder) != tempfile.gettempdir():
+        what = f"the path of TMPDIR, '{tempfile.gettempdir()}', is too long for sockets"
+        yield "advice", f"{what}, which go to '{folder}'; set a shorter one"
 
 
 @check("shared memory")
@@ -136,9 +152,3 @@ def shared_memory(free: int | None, ranks: int, training: int, validation: int) 
             "data.prefetch_factor, data.num_workers or evaluation.num_workers"
         )
         yield "fault", text
-
-
-def file_limit() -> int:
-    """The soft limit of open files of a process."""
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return soft if soft != resource.RLIM_INFINITY else 2**31

@@ -1,7 +1,8 @@
 """Checks of the shards: can they be read, and do the splits share images?"""
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,28 @@ from sharding.photo_check import check_photo
 
 _DUPLICATES = 0.01
 """Share of the validation images above which images that are also trained on are a fault; public datasets have a few."""
+_MOST_COMPARED, _MOST_COMPARED_BYTES = 2000, 2**28
+"""Images of a split that are read to compare their bytes."""
+Checksum = tuple[int, int]
+"""(length, crc32) of an image's bytes."""
+Image = tuple[int, str]
+"""(number in the split, key)."""
+Checksums = dict[Checksum, list[Image]]
+ReadImage = Callable[[int], bytes]
+"""The bytes of an image, by its number in the split."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Images of the validation split that are in the training split: keys, out of `compared` of all `candidates`.
+
+    is_complete: these were compared with all images of the training split that have the same checksum.
+    """
+
+    keys: tuple[str, ...]
+    compared: int
+    candidates: int
+    is_complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,32 +138,76 @@ def read_indexes(storage: Storage, shards: Iterable[ShardInfo]) -> Iterator[Shar
         yield validate_json(ShardIndex, data, f"{storage.location}/{extent.file}")
 
 
-def image_checksums(indexes: Iterable[ShardIndex], most: int) -> dict[tuple[int, int], str]:
-    """{(length, crc32) of the image's bytes: key} of at most `most` samples."""
-    names: dict[tuple[int, int], str] = {}
+def image_checksums(indexes: Iterable[ShardIndex], most: int) -> Checksums:
+    """{(length, crc32) of the image's bytes: [(number in the split, key)]} of at most `most` samples."""
+    found: Checksums = {}
+    number = 0
     for index in indexes:
         for sample in index.samples:
-            if len(names) == most:
-                return names
-            names[_image_checksum(sample)] = sample.key
-    return names
+            if number == most:
+                return found
+            found.setdefault(_image_checksum(sample), []).append((number, sample.key))
+            number += 1
+    return found
+
+
+def image_reader(source: ShardSource) -> ReadImage:
+    """Of the images of a split."""
+
+    def read(number: int) -> bytes:
+        sample = source.read(number)
+        return next((data for name, data in sample.items() if name.startswith("image.")), b"")
+
+    return read
+
+
+def confirm_overlap(train: Checksums, val: Checksums, read_train: ReadImage, read_val: ReadImage) -> Overlap:
+    """Compare the bytes of images with the same length and crc32.
+
+    PNGs of one length collide often: they end with the CRC of their pixels, which leaves 16 bits of the whole file's.
+    Of each split as many images are read as `_MOST_COMPARED_BYTES` allow, evenly spread.
+    """
+    common = [checksum for checksum in val if checksum in train]
+    candidates = [(checksum, image) for checksum in common for image in val[checksum]]
+    chosen = _affordable(candidates)
+    checksums = {checksum for checksum, _ in chosen}
+    opposite = [(checksum, image) for checksum in common if checksum in checksums for image in train[checksum]]
+    others = _affordable(opposite)
+    known = {_digest(read_train(number)) for _, (number, _) in others}
+    keys = [key for _, (number, key) in chosen if _digest(read_val(number)) in known]
+    is_complete = len(chosen) == len(candidates) and len(others) == len(opposite)
+    return Overlap(tuple(keys), len(chosen), len(candidates), is_complete)
+
+
+def _affordable(images: Sequence[tuple[Checksum, Image]]) -> list[tuple[Checksum, Image]]:
+    total = sum(length for (length, _), _ in images)
+    count = len(images) if total <= _MOST_COMPARED_BYTES else len(images) * _MOST_COMPARED_BYTES // total
+    return [images[place] for place in evenly_spread(len(images), max(1, min(count, _MOST_COMPARED)))] if images else []
 
 
 @check("overlap")
-def train_val_overlap(train: dict[tuple[int, int], str], val: dict[tuple[int, int], str], is_all: bool) -> Found:
+def train_val_overlap(train: Checksums, val: Checksums, overlap: Overlap, is_all: bool) -> Found:
     """Images of the same bytes in both splits; is_all: whether those are all images."""
-    shared = [val[name] for name in val if name in train]
-    compared = "" if is_all else f" of the first {len(train)} and {len(val)}"
-    if not shared:
-        same_key = len(set(train.values()) & set(val.values()))
+    sizes = [sum(map(len, images.values())) for images in (train, val)]
+    compared = "" if is_all else f" of the first {sizes[0]} and {sizes[1]}"
+    if not overlap.is_complete:
+        compared += f" (estimated from {overlap.compared} of {overlap.candidates} with a checksum in common)"
+    if not overlap.keys:
+        train_keys, val_keys = ({key for images in split.values() for _, key in images} for split in (train, val))
+        same_key = len(train_keys & val_keys)
         more = f", though {same_key} keys occur in both" if same_key else ""
         yield "ok", f"no image{compared} is in both splits{more}"
         return
-    what = f"{len(shared)}{compared} images of the validation split (such as {shared[0]}) are trained on too"
-    level: Level = "fault" if len(shared) > _DUPLICATES * len(val) else "warning"
+    shared = round(len(overlap.keys) / overlap.compared * overlap.candidates)
+    what = f"{shared} images{compared} of the validation split (such as {overlap.keys[0]}) are trained on too"
+    level: Level = "fault" if shared > _DUPLICATES * sizes[1] else "warning"
     yield level, f"{what}, byte for byte, expected none; fix the lists of the splits and pack again"
 
 
-def _image_checksum(sample: SampleIndex) -> tuple[int, int]:
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _image_checksum(sample: SampleIndex) -> Checksum:
     member = next((member for member in sample.members if member.extension.startswith("image.")), sample.members[0])
     return member.length, member.crc32

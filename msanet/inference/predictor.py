@@ -240,6 +240,13 @@ def _softmax_of(highest_1HW: Tensor, logits_1KHW: Tensor) -> Tensor:
     return torch.cat(sums, dim=1).reciprocal_()
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether a GPU or the host is out of memory."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    known = (
+        "DefaultCPUAllocator",
+        "CUDA error: out of memory",
+        "ALLOC_FAILED",  # of cuBLAS and cuDNN
+        "std::bad_alloc",
+        "Insufficient memory",  # of OpenCV
+    )
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in known)

@@ -22,7 +22,7 @@ from msanet.models.io import ModelMetadata
 from msanet.models.network import SegmentationNetwork
 from msanet.models.resnet import BLOCKS, ResNet
 from msanet.models.vgg import VGG16
-from msanet.models.weight_files import EXPECTED, Weights, read_weights
+from msanet.models.weight_files import EXPECTED, Weights, read_weights, without_prefixes
 
 Rgb = tuple[float, float, float]
 
@@ -77,7 +77,7 @@ def initialize(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -
     classes: names by train id. A checkpoint of msanet must match the network tensor by tensor, but for the head
     (`classifier_names`) if it has other classes; it also loads into `AttentionToScale` around its network. Of torchvision's
     files the trunk must match; fc6 and fc7 of VGG-16 become convolutions, see `_as_convolution`. Raises UserError, and leaves
-    the model unchanged, on anything else.
+    the model unchanged, on anything else. Prefixes of wrappers (`PREFIXES`) before torchvision's names are removed.
     """
     file = path / "model.safetensors" if path.is_dir() else path
     adapted = model if isinstance(model, AdaptedNetwork) else getattr(model, "network", None)
@@ -140,7 +140,11 @@ def _from_library(model: SegmentationNetwork, adapted: AdaptedNetwork, weights: 
 
 
 def _from_torchvision(model: SegmentationNetwork, weights: Weights, file: Path) -> _Mapping:
-    trunk, description, advice = _recognize_torchvision(weights, file)
+    names = list(weights)
+    weights, removed = without_prefixes(weights)
+    trunk, description, advice = _recognize_torchvision(weights, names, file)
+    if removed:
+        description += f", its names without {' and '.join(repr(prefix) for prefix in removed)}"
     prefix = "network." if isinstance(model, AttentionToScale) else ""
     if not isinstance(getattr(model.get_submodule(prefix[:-1]), "trunk", None), trunk):
         raise UserError(
@@ -187,8 +191,11 @@ def _as_convolution(weight: Tensor, side: int, shape: Sequence[int]) -> Tensor:
     return kernel_OCKK[::filters, ::inputs, ::taps, ::taps]
 
 
-def _recognize_torchvision(weights: Weights, file: Path) -> tuple[type[nn.Module], str, str]:
-    """The trunk that torchvision's file is for, what it contains, and where that fits. Raises UserError on anything else."""
+def _recognize_torchvision(weights: Weights, names: Sequence[str], file: Path) -> tuple[type[nn.Module], str, str]:
+    """The trunk that torchvision's file is for, what it contains, and where that fits. Raises UserError on anything else.
+
+    names: those in the file, with prefixes.
+    """
     if "features.0.weight" in weights:
         convolutions = sum(name.startswith("features.") and tensor.ndim == 4 for name, tensor in weights.items())
         without_norm = "features.1.weight" not in weights
@@ -209,7 +216,7 @@ def _recognize_torchvision(weights: Weights, file: Path) -> tuple[type[nn.Module
         return ResNet, f"a ResNet of {blocks} blocks", "use torchvision's resnet50 or resnet101"
     raise UserError(
         "MSA-MODEL-015",
-        f"'{file}' contains tensors such as {', '.join(list(weights)[:3])}; expected {EXPECTED}",
+        f"'{file}' contains tensors such as {', '.join(names[:3])}; expected {EXPECTED}",
         setting="model.pretrained",
     )
 

@@ -17,6 +17,9 @@ Weights = dict[str, Tensor]
 
 EXPECTED = "a checkpoint written by msanet, or torchvision's VGG-16, ResNet-50 or ResNet-101 as .pth or .safetensors"
 
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.")
+"""Of DataParallel, torch.compile, Lightning, and libraries that put a head on a network."""
+
 
 def read_weights(file: Path) -> tuple[Weights, ModelMetadata | None]:
     """All tensors by name, and the metadata if msanet wrote the file."""
@@ -70,7 +73,7 @@ def _read_pickle(file: Path, mmap: bool) -> Any:
 
 
 def _state_dict(found: Any, file: Path) -> Weights:
-    """The tensors by name in what training scripts save: also under `state_dict` or `model`, and from DataParallel."""
+    """The tensors by name in what training scripts save: also under `state_dict` or `model`."""
     for key in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
@@ -78,4 +81,21 @@ def _state_dict(found: Any, file: Path) -> Weights:
         raise UserError(
             "MSA-MODEL-015", f"'{file}' contains no tensors by name; expected {EXPECTED}", setting="model.pretrained"
         )
-    return {str(name).removeprefix("module."): tensor.detach() for name, tensor in found.items()}
+    return {str(name): tensor.detach() for name, tensor in found.items()}
+
+
+def without_prefixes(weights: Weights) -> tuple[Weights, list[str]]:
+    """The same tensors without what wrappers put before a network's names (`PREFIXES`), and the prefixes that were removed.
+
+    Unchanged where two tensors would get one name.
+    """
+    stripped: Weights = {}
+    removed: dict[str, None] = {}
+    for name, tensor in weights.items():
+        short, found = name, True
+        while found:
+            prefix = next((prefix for prefix in PREFIXES if short.startswith(prefix)), "")
+            short, found = short.removeprefix(prefix), bool(prefix)
+            removed |= {prefix: None} if prefix else {}
+        stripped[short] = tensor
+    return (stripped, list(removed)) if len(stripped) == len(weights) else (weights, [])

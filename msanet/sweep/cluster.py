@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,13 @@ from pathlib import Path
 from unittest import mock
 
 from msanet.errors import UserError
+from msanet.sweep.folders import ray_folders
 from msanet.sweep.plan import SweepPlan
 from msanet.telemetry import disable_telemetry
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Only settings and metrics go through it."""
+_CONNECT_SECONDS = 5.0
 _TOKEN_FILE = Path("~/.ray/auth_token")
 _RAY_ENVIRONMENT = {
     "RAY_kill_child_processes_on_worker_exit": "0",  # ranks get SIGTERM once their actor is gone, save and end
@@ -25,7 +28,7 @@ _RAY_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # seconds between two saves of the sweep's state
 }
 _JOIN_ENVIRONMENT = {  # Ray would try for 13 minutes
-    "RAY_NUM_REDIS_GET_RETRIES": "2",
+    "RAY_NUM_REDIS_GET_RETRIES": "1",
     "RAY_py_gcs_connect_timeout_s": "10",
 }
 _QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -39,6 +42,12 @@ def ray_for(plan: SweepPlan, address: str | None) -> Iterator[None]:
         UserError: Ray is not installed, there is no cluster, it refuses our token, or a trial can never be placed.
     """
     disable_telemetry()
+    with ray_folders(), _ray(plan, address):
+        yield
+
+
+@contextmanager
+def _ray(plan: SweepPlan, address: str | None) -> Iterator[None]:
     for name, value in (_RAY_ENVIRONMENT | (_JOIN_ENVIRONMENT if address else {})).items():  # read when Ray is imported
         os.environ.setdefault(name, value)
     if address and _has_token():  # with HOST:PORT Ray does not look for it by itself
@@ -78,17 +87,40 @@ def _join(address: str) -> None:
     import ray
 
     try:
+        _require_reachable(address)
         ray.init(address, **_QUIET)
+    except UserError:
+        raise
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if "InvalidAuthToken" in str(error.__cause__) or isinstance(error, ray.exceptions.AuthenticationError):
             found = "a different token" if _has_token() else "a token, and none was found"
             advice = "put what `ray get-auth-token` prints on its head into RAY_AUTH_TOKEN, or into ~/.ray/auth_token"
             message = f"the Ray cluster at --address '{address}' requires {found}; {advice}"
             raise UserError("MSA-SWEEP-002", message, setting="--address") from None
-        reason = str(error).splitlines()[0].rstrip(".")
-        advice = "run this on a node of a cluster, with HOST:PORT of its head or `auto`, or remove --address"
-        message = f"cannot join a Ray cluster at --address '{address}' from here ({reason}); {advice}"
-        raise UserError("MSA-SWEEP-003", message, setting="--address") from None
+        raise _cannot_join(address, str(error).splitlines()[0].rstrip(".")) from None
+
+
+def _require_reachable(address: str) -> None:
+    """Ray itself tries for most of a minute."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    host, _, port = (canonicalize_bootstrap_address(address) or address).rpartition(
+        ":"
+    )  # without names of this machine
+    if not host or not port.isdecimal() or int(port) >= 2**16:
+        return  # `auto`, or what Ray explains
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise _cannot_join(
+            address, os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        ) from None
+
+
+def _cannot_join(address: str, reason: str) -> UserError:
+    advice = "run this on a node of a cluster, with HOST:PORT of its head or `auto`, or remove --address"
+    message = f"cannot join a Ray cluster at --address '{address}' from here ({reason}); {advice}"
+    return UserError("MSA-SWEEP-003", message, setting="--address")
 
 
 def _has_token() -> bool:

@@ -106,6 +106,9 @@ def plan_sweep(file: SweepFile, name: str, overrides: list[str]) -> SweepPlan:
     base = load_config(path, words)
     if base.data.path is None:
         raise _missing("data.path", "a folder of shards")
+    if base.data.val_split is None:
+        found = "data.val_split is null, expected a split: a sweep compares trials by their validations"
+        raise UserError("MSA-SWEEP-602", f"{found}; set data.val_split", setting="data.val_split")
     if "://" not in base.data.path:  # trials run in other folders, on other nodes
         words = (*words, f"data.path={to_yaml(str(Path(base.data.path).resolve()))}")
     if base.model.pretrained:

@@ -18,7 +18,7 @@ def conditions_of(config: Config, manifest: Manifest) -> dict[str, str]:
     """What a validation's mean IoU depends on besides the weights: setting -> value, for comparisons and sentences."""
     evaluation = config.evaluation
     found = {
-        "data.val_split": config.data.val_split,
+        "data.val_split": config.data.val_split or "",
         "data.path": f"{manifest.name} {manifest.digest()[:12]}",
         "evaluation.crf": evaluation.crf.model_dump_json() if evaluation.crf.enabled else "off",
     }

@@ -9,6 +9,7 @@ from torch import Tensor
 from msanet.config import DataConfig
 from msanet.data.image.color import color_jitter, normalize
 from msanet.data.pipeline import Batch
+from msanet.errors import UserError
 from msanet.losses import SegmentationLoss
 from msanet.models.network import combined_loss
 
@@ -29,6 +30,21 @@ def micro_batch_loss(
     counts_2: Tensor,
     data: DataConfig,
 ) -> Tensor:
-    """The share of a micro-batch in the loss of its global batch, a scalar. counts_2: the loss's counts of that batch."""
-    output = network(network_input(batch, data))
+    """The share of a micro-batch in the loss of its global batch, a scalar. counts_2: the loss's counts of that batch.
+
+    Raises UserError where a BatchNorm of the network has a single value per channel.
+    """
+    try:
+        output = network(network_input(batch, data))
+    except ValueError as error:
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        images, height, width = batch.labels_NHW.shape
+        raise UserError(
+            "MSA-TRAIN-602",
+            f"a BatchNorm layer has a single value per channel in micro-batches of {images} image of {height}x{width} pixels, "
+            "expected two or more to normalize; set trainer.micro_batch_size (or trainer.global_batch_size) to 2 or more, "
+            "a larger data.crop, or model.norm=group where the network has it",
+            setting="trainer.micro_batch_size",
+        ) from error
     return combined_loss(output, extra_weights, partial(loss, labels_NHW=batch.labels_NHW, counts_2=counts_2))

@@ -48,8 +48,10 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Wait until all is on the disk."""
+        if isinstance(error, Exception) and not isinstance(error, distributed.Preempted):
+            logs.record_error(error)  # the console may be gone
         self._wait_for_save()
         logs.remove_rank_files()
 

@@ -29,6 +29,7 @@ class TrainSchedule:
     Args:
         total_steps: Optimizer steps of the whole run.
         steps_per_epoch: A fraction if a batch crosses the end of the training split.
+        has_validation: There is a split to validate on.
     """
 
     total_steps: int
@@ -37,6 +38,7 @@ class TrainSchedule:
     checkpoint_every_steps: int
     val_every_epochs: float
     keep_best: bool
+    has_validation: bool = True
 
     def is_due(self, step: int, interval: float) -> bool:
         """Whether something that happens every `interval` steps is due after `step`: always after the last one."""
@@ -48,7 +50,8 @@ class TrainSchedule:
 
     def should_validate(self, state: TrainState) -> bool:
         """Whether a validation is due after this step, or is pending."""
-        return state.validation_pending or self.is_due(state.step, self.val_every_epochs * self.steps_per_epoch)
+        is_due = state.validation_pending or self.is_due(state.step, self.val_every_epochs * self.steps_per_epoch)
+        return self.has_validation and is_due
 
     def should_save(self, state: TrainState) -> bool:
         """Whether a checkpoint is due after this step: by the number of steps, or as the best so far."""

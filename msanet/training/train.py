@@ -7,6 +7,7 @@ import torch
 
 from msanet import distributed
 from msanet.config import Config
+from msanet.data.manifest import Manifest
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.shared_memory import require_shared_memory
 from msanet.data.storage import open_storage
@@ -15,13 +16,15 @@ from msanet.logs import ProgressBar
 from msanet.models.network import SegmentationNetwork
 from msanet.models.pretrained import initialize
 from msanet.training.memory.auto_batch_size import choose_batch_plan
+from msanet.training.memory.out_of_memory import out_of_memory_as_user_error
+from msanet.training.monitoring.console import metrics_text
 from msanet.training.network import build_network, with_own_normalization
 from msanet.training.nonfinite.unlabeled import require_weighted_labels
 from msanet.training.resume import log_done, with_initial_weights
 from msanet.training.run_folder import RunFolder
 from msanet.training.run_lock import locked_run
 from msanet.training.trainer import Trainer
-from msanet.training.validation import validate
+from msanet.training.validation import log_validation, validate, validation_source
 
 logger = logging.getLogger(__name__)
 
@@ -38,18 +41,24 @@ def train(config: Config) -> None:
     manifest = distributed.on_main(partial(read_manifest, shards))  # rank 0 reads it for all hosts
     manifest.require_labels(config.data.train_split)
     require_weighted_labels(config.loss, config.data.train_split, manifest.split(config.data.train_split).histogram)
-    val_split = ShardSource(shards, config.data.val_split, manifest)
+    val_split = validation_source(config, shards, manifest)
 
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
-    model = build_network(config, manifest.num_classes)
-    assert config.run.dir is not None, "checked with the command line"
-    with locked_run(config.run.dir):
-        _train(config, model, val_split, preemption)
+    with out_of_memory_as_user_error(config):
+        model = build_network(config, manifest.num_classes)
+        assert config.run.dir is not None, "checked with the command line"
+        with locked_run(config.run.dir):
+            _train(config, manifest, model, val_split, preemption)
 
 
-def _train(config: Config, model: SegmentationNetwork, val_split: ShardSource, preemption: PreemptionHandler) -> None:
+def _train(
+    config: Config,
+    manifest: Manifest,
+    model: SegmentationNetwork,
+    val_split: ShardSource | None,
+    preemption: PreemptionHandler,
+) -> None:
     """The part that reads and writes the run folder."""
-    manifest = val_split.manifest
     saved = RunFolder(config, manifest).find_checkpoint()
     config = with_initial_weights(config, saved)
     run = RunFolder(config, manifest)
@@ -76,11 +85,14 @@ def _train(config: Config, model: SegmentationNetwork, val_split: ShardSource, p
                 trainer.train_step(micro_batches)
                 bar.update()
             if schedule.should_log(state) and trainer.throughput.steps:
-                run.log(trainer.position, trainer.metrics())
-            if schedule.should_validate(state):
+                metrics = trainer.metrics()
+                run.log(trainer.position, metrics)
+                bar.report(metrics_text(metrics))
+            if val_split and schedule.should_validate(state):
                 stop = preemption.stop_requested
                 result = validate(trainer.engine, trainer.ema, state, val_split, config, stop)
                 run.log_evaluation(trainer.position, result)
+                log_validation(result, state)
             request = preemption.poll()
             if request or schedule.should_save(state):
                 run.save(trainer.checkpoint())

@@ -67,6 +67,8 @@ class Trainer:
         self.ema = EMA(self.engine, decay, saved.ema if saved else None) if decay else None
         self.checkpointer = Checkpointer(config, manifest, shuffle, batches, self.engine, self.ema)
         self.state = self.checkpointer.restore(saved) if saved else TrainState()
+        if config.data.val_split is None:  # set so after a validation was interrupted
+            self.state.validation_pending = False
         self.schedule = _schedule(config, self.order.epoch_length, batches, self.state)
         if (
             saved and saved.state.total_steps != self.schedule.total_steps > self.state.step
@@ -217,5 +219,6 @@ def _schedule(config: Config, epoch_length: int, batches: BatchPlan, state: Trai
         log_every_steps=trainer.log_every_steps,
         checkpoint_every_steps=trainer.checkpoint_every_steps,
         val_every_epochs=trainer.val_every_epochs,
-        keep_best=trainer.keep_best,
+        keep_best=trainer.keep_best and config.data.val_split is not None,
+        has_validation=config.data.val_split is not None,
     )

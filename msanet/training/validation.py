@@ -1,5 +1,6 @@
 """A validation during training: it borrows the network's weights, or their EMA, and leaves the training as it was."""
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -8,7 +9,10 @@ import torch
 
 from msanet import distributed
 from msanet.config import Config
+from msanet.data.manifest import Manifest
 from msanet.data.shard_source import ShardSource
+from msanet.data.storage import Storage
+from msanet.errors import UserError
 from msanet.evaluation.evaluator import EvaluationInterrupted, evaluate
 from msanet.evaluation.result import EvaluationResult
 from msanet.models import build_model
@@ -21,6 +25,35 @@ from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
 from msanet.training.engine.device_settings import without_cudnn_benchmark
 from msanet.training.engine.ema import EMA
 from msanet.training.schedule import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+def validation_source(config: Config, shards: Storage, manifest: Manifest) -> ShardSource | None:
+    """The split to validate on, or None with `data.val_split=null`, which is said. Raises UserError if there is no such split."""
+    split = config.data.val_split
+    if split is None:
+        logger.info(
+            "data.val_split is null: nothing is validated and there is no best checkpoint; `msanet evaluate --run RUN --split "
+            "SPLIT` evaluates the network afterwards"
+        )
+        return None
+    try:
+        return ShardSource(shards, split, manifest)
+    except UserError as error:
+        advice = "set data.val_split to one of them, or to null to train without validation"
+        raise UserError(error.code, f"{error}; {advice}", setting="data.val_split") from None
+
+
+def log_validation(result: EvaluationResult | None, state: TrainState) -> None:
+    """A line on the console; nothing for an interrupted validation."""
+    if result is None:
+        return
+    best = "the best so far"
+    if state.best and state.best.step != state.step:
+        best = f"best so far {state.best.mean_iou:.4f} at step {state.best.step}"
+    mean_iou = result.protocol_scores.scores.mean_iou
+    logger.info(f"validation on '{result.split}' after step {state.step}: mean IoU {mean_iou:.4f} ({best})")
 
 
 def validate(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,8 @@ parent_watchdog.start_parent_watchdog()
 time.sleep(2.5)
 open("lives", "w").close()
 """
+SECONDS = 200.0
+"""That a process may take to start, or to end, on a busy machine."""
 LAUNCH = "import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}, 'rank'])"
 RUNNER = "import subprocess, sys; subprocess.run([sys.executable, '-c', {launch!r}, 'deepspeed.launcher.launch'])"
 """As deepspeed's own: one starts the other, and dies alone."""
@@ -43,21 +46,23 @@ def start(folder: Path, *command: str, **how: bool | int | None) -> subprocess.P
 
 def of(words: str, above: psutil.Process) -> psutil.Process:
     """The process below with such words at the end of its command."""
-    for _ in range(1000):
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
         for process in above.children(recursive=True):
-            if process.cmdline()[-1:] == [words]:
-                return process
+            with suppress(psutil.NoSuchProcess):
+                if process.cmdline()[-1:] == [words]:
+                    return process
         time.sleep(0.01)
     raise AssertionError(f"no {words} below {above}")
 
 
 def lives_on(folder: Path, rank: psutil.Process) -> bool:
-    """Whether the rank, which looks only now, is still there some seconds later."""
+    """Whether the rank, which looks only now, is still there some seconds later: it imports torch first, which may take long."""
     (folder / "look").touch()
-    for _ in range(1000):
-        if not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE:
-            break
-        time.sleep(0.01)
+    deadline = time.monotonic() + SECONDS
+    with suppress(psutil.NoSuchProcess):
+        while rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+            time.sleep(0.01)
     return (folder / "lives").exists()
 
 

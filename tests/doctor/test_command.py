@@ -95,6 +95,11 @@ def test_shared_memory_is_computed_with_validation_images(
         (["model.pretrained=/nowhere.pth"], "network", "nowhere.pth"),
         (["--device-memory", "0.001"], "memory", "expected at most 85%"),
         (["trainer.micro_batch_size=auto", "--device-memory", "0.001"], "steps", "one image takes about 1.0"),
+        (
+            ["trainer.global_batch_size=1", "model.name=unet", "data.crop=[16,16]"],
+            "network",
+            "single value per channel",
+        ),
         (["run.resume=must"], "run folder", "run.resume=auto"),
     ],
 )
@@ -103,6 +108,11 @@ def test_what_training_would_refuse_is_a_fault(
 ) -> None:
     code, found = run(capsys, f"data.path={shards}", f"run.dir={tmp_path}", *SMALL, *words)
     assert code == 1 and says in found["fault", check]
+
+
+def test_a_run_without_a_validation_split(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = run(capsys, f"data.path={shards}", f"run.dir={tmp_path}", *SMALL, "data.val_split=null")
+    assert code == 0 and "data.val_split is null" in found["advice", "intervals"]
 
 
 def test_damage_is_found(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

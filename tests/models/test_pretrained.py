@@ -205,6 +205,38 @@ def test_every_form_gives_the_same_network(form: str, vgg: PlainVGG, vgg_file: P
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=rtol, atol=atol)
 
 
+# --- prefixes of wrappers ---
+
+
+@pytest.mark.parametrize(
+    "prefix", ["backbone.", "model.", "module.", "_orig_mod.", "encoder.", "module._orig_mod.model."]
+)
+def test_prefixes_of_wrappers_are_removed_and_said(prefix: str, tmp_path: Path) -> None:
+    weights = resnet_weights()
+    wrapped = {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+    model, expected = network("deeplabv3"), network("deeplabv3")
+    report = initialize(model, saved(tmp_path / "wrapped.pth", wrapped), CLASSES)
+    assert report.loaded == initialize(expected, saved(tmp_path / "plain.pth", weights), CLASSES).loaded
+    assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert f"without '{prefix.split('.')[0]}.'" in report.text(MEAN, STD)
+
+
+def test_a_backbone_with_a_head_of_another_library_is_refused(tmp_path: Path) -> None:
+    weights = {f"backbone.{name}": tensor for name, tensor in resnet_weights().items()}
+    path = saved(tmp_path / "segmentor.pth", {**weights, "decode_head.conv_seg.weight": torch.rand(3, 8, 1, 1)})
+    with pytest.raises(UserError, match="decode_head"):
+        initialize(network("deeplabv3"), path, CLASSES)
+
+
+def test_prefixes_stay_where_two_tensors_would_get_one_name(tmp_path: Path) -> None:
+    weights = resnet_weights()
+    path = saved(
+        tmp_path / "two.pth", {**weights, **{f"encoder.{name}": tensor + 1 for name, tensor in weights.items()}}
+    )
+    with pytest.raises(UserError, match="encoder"):
+        initialize(network("deeplabv3"), path, CLASSES)
+
+
 # --- torchvision's ResNets ---
 
 

@@ -1,5 +1,6 @@
 """The run folder: what is not ours stays, what is written can be read in any locale, and a bug of a save is not silent."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pytest
 
 from conftest import REPOSITORY
 from msanet.data.manifest import load_manifest
+from msanet.distributed import Preempted
+from msanet.errors import UserError
 from msanet.training import run_folder as run_module
 from msanet.training.run_folder import RunFolder
 from support.small_runs import small_config, toy_checkpoint
@@ -38,6 +41,24 @@ def test_a_bug_in_a_save_ends_the_run(shards: Path, tmp_path: Path, monkeypatch:
     run.save(toy_checkpoint())
     with pytest.raises(RuntimeError, match="seven"):
         run.save(toy_checkpoint())
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("MSA-TRAIN-601", "out of memory"), "ERROR msanet: out of memory [MSA-TRAIN-601]"),
+        (RuntimeError("seven"), "RuntimeError: seven"),
+        (Preempted(), None),
+    ],
+)
+def test_what_ends_a_run_is_in_its_log(error: Exception, line: str | None, shards: Path, tmp_path: Path) -> None:
+    """Also where there is no console to show it."""
+    with pytest.raises(type(error)), folder(shards, tmp_path) as run:
+        run.begin(0)
+        logging.getLogger("msanet").info("begun")
+        raise error
+    log = (tmp_path / "logs" / "rank-00000.log").read_text()
+    assert (line in log) if line else ("ERROR" not in log), log
 
 
 def test_a_checkpoint_is_read_in_every_locale(tmp_path: Path) -> None:

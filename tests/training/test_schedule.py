@@ -51,3 +51,7 @@ def test_the_best_so_far_is_saved() -> None:
     best = TrainState(5, best=Best(step=5, mean_iou=0.3))
     assert SCHEDULE.should_save(best) and not replace(SCHEDULE, keep_best=False).should_save(best)
     assert not SCHEDULE.should_save(replace(best, step=6))
+
+
+def test_without_a_validation_split_none_is_due() -> None:
+    assert steps_due(TrainSchedule.should_validate, replace(SCHEDULE, has_validation=False)) == []
