@@ -23,6 +23,7 @@ LAYERS: dict[str, int] = {
             "processes",
             "logs",
             "run_layout",
+            "plugins",
         ),
         0,
     ),

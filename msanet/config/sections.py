@@ -50,6 +50,9 @@ class ModelConfig(BaseModel):
         None,
         description="initial weights: a checkpoint of msanet, or torchvision's VGG-16 or ResNet (.pth, .safetensors)",
     )
+    freeze: tuple[str, ...] = Field(
+        (), description="patterns of parameters and modules that are not trained, such as backbone.* or *.bn1"
+    )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -62,6 +65,18 @@ class LossConfig(Section):
     cross_entropy: NonNegative = Field(1.0, description="weight of the pixel-wise cross-entropy")
     dice: NonNegative = Field(0.0, description="weight of the Dice loss (mean over each image's classes)")
     lovasz: NonNegative = Field(0.0, description="weight of the Lovasz-Softmax loss (mean over each image's classes)")
+    focal: NonNegative = Field(0.0, description="weight of the focal loss (Lin et al. 2017), with class_weights too")
+    focal_gamma: NonNegative = Field(2.0, description="exponent of the focal loss; 0: cross-entropy")
+    tversky: NonNegative = Field(0.0, description="weight of the Tversky loss (mean over each image's classes)")
+    tversky_alpha: NonNegative = Field(0.3, description="weight of false positives in the Tversky loss")
+    tversky_beta: NonNegative = Field(0.7, description="weight of false negatives in the Tversky loss")
+    boundary: NonNegative = Field(
+        0.0, description="weight of the boundary loss (Bokhovkin and Burnaev 2019; mean over each image's classes)"
+    )
+    boundary_tolerance: Positive = Field(2, description="pixels within which a boundary counts as found")
+    custom: tuple[str, ...] = Field(
+        (), description="losses of your own, weight 1: package.module:callable or path/to/file.py:callable"
+    )
     class_weights: Literal["none", "median_frequency"] | tuple[NonNegative, ...] = Field(
         "none", description="of the cross-entropy: from the training split's class frequencies, or one for each class"
     )
@@ -71,33 +86,76 @@ class LossConfig(Section):
 
     @model_validator(mode="after")
     def _has_a_term(self) -> "LossConfig":
-        if not self.cross_entropy + self.dice + self.lovasz:
-            raise ValueError("loss has no term above 0; set loss.cross_entropy, loss.dice or loss.lovasz")
+        built_in = self.cross_entropy + self.dice + self.lovasz + self.focal + self.tversky + self.boundary
+        if not built_in and not self.custom:
+            raise ValueError("loss has no term above 0; set loss.cross_entropy, loss.dice, loss.lovasz or another")
+        if self.tversky and not self.tversky_alpha + self.tversky_beta:
+            raise ValueError("loss.tversky_alpha and loss.tversky_beta are both 0; set one of them above 0")
         return self
+
+
+class ParameterGroup(Section):
+    """Parameters with a learning rate and weight decay of their own: an entry of `optimizer.groups`."""
+
+    match: str = Field(description="pattern of parameters or modules, such as backbone.*")
+    lr_mult: Above0 = Field(1.0, description="factor on lr")
+    weight_decay: NonNegative | None = Field(None, description="weight decay; null: optimizer.weight_decay")
 
 
 class OptimizerConfig(Section):
     """The optimizer; defaults are the MSANet paper's (section 4.2)."""
 
-    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="adam: L2 weight decay; adamw: decoupled")
+    name: str = Field(
+        "adam",
+        description="adam: L2 weight decay; adamw: decoupled; sgd; any other of torch.optim, such as NAdam; or "
+        "package.module:Class",
+    )
+    options: dict[str, Any] = Field(
+        {}, description="further arguments of the optimizer's constructor, such as {nesterov: true} of sgd"
+    )
     lr: Above0 = Field(1e-3, description="initial learning rate")
     weight_decay: NonNegative = Field(0.0, description="weight decay")
     momentum: Share = Field(0.9, description="momentum of sgd")
     betas: tuple[Share, Share] = Field((0.9, 0.999), description="decay rates of adam's moments")
     classifier_lr_mult: Above0 = Field(1.0, description="factor on lr for classifier layers (Attention to Scale: 10)")
+    groups: tuple[ParameterGroup, ...] = Field(
+        (), description="list of {match: PATTERN, lr_mult: 0.1, weight_decay: 0.0}; the first that matches counts"
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="factor on lr from each layer (blocks.N, layers.N, stages.N) to the one before it"
+    )
+    decay_norms_and_biases: bool = Field(True, description="false: no weight decay on biases and parameters of norms")
     clip_grad_norm: NonNegative = Field(0.0, description="clip the gradient's norm to this; 0: no clipping")
+
+    @field_validator("name")
+    @classmethod
+    def _fused_names_in_lower_case(cls, name: str) -> str:
+        return name.lower() if name.lower() in ("adam", "adamw", "sgd") else name
 
 
 class ScheduleConfig(Section):
     """The learning rate over the steps of the run."""
 
-    name: Literal["poly", "step", "constant"] = Field(
-        "poly", description="poly: lr (1 - step/steps)^power; step: lr gamma^(step // decay_every_steps)"
+    name: Literal["poly", "step", "constant", "cosine", "one_cycle", "wsd"] = Field(
+        "poly",
+        description="poly: lr (1 - step/steps)^power; step: lr gamma^(step // decay_every_steps); cosine: to min_lr_mult; "
+        "one_cycle: up from lr / div_factor and down again, both by cosine; wsd: lr, then linear to min_lr_mult",
     )
     power: Above0 = Field(0.9, description="exponent of poly")
     decay_every_steps: Positive = Field(2000, description="steps between drops of the step schedule")
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor of each drop of the step schedule")
-    warmup_steps: Count = Field(0, description="steps of linear warm-up from 0")
+    min_lr_mult: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="factor on lr at the end: cosine, wsd")
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.2, description="share of the steps in which wsd decays"
+    )
+    pct_start: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.3, description="share of the steps in which one_cycle rises"
+    )
+    div_factor: Annotated[float, Field(ge=1)] = Field(25.0, description="one_cycle begins at lr / div_factor")
+    final_div_factor: Annotated[float, Field(ge=1)] = Field(
+        1e4, description="one_cycle ends at lr / div_factor / final_div_factor"
+    )
+    warmup_steps: Count = Field(0, description="steps of linear warm-up from 0, of any schedule")
 
 
 class TrainerConfig(Section):

@@ -24,7 +24,7 @@ from msanet.training.engine.device_prefetcher import DevicePrefetcher
 from msanet.training.engine.device_settings import log_attention_kernels
 from msanet.training.engine.ema import EMA
 from msanet.training.engine.initialize import start_engine
-from msanet.training.engine.optimizer import learning_rate, total_steps
+from msanet.training.engine.optimizer import learning_rate, optimizer_label, total_steps
 from msanet.training.forward import micro_batch_loss
 from msanet.training.monitoring.profiler import Profiler
 from msanet.training.monitoring.throughput import ThroughputMeter
@@ -60,7 +60,14 @@ class Trainer:
         self.order = shuffle_order(manifest, config.data.train_split, shuffle)
         if saved:  # the engine copies the weights when it is built
             metadata = model_metadata(config, manifest, saved.state.step)
-            check_resume_compatible(saved, shuffle, metadata, config.optimizer.name, config.run.allow_changes)
+            check_resume_compatible(
+                saved,
+                shuffle,
+                metadata,
+                optimizer_label(config.optimizer),
+                config.run.allow_changes,
+                config.model.freeze,
+            )
             apply_weights(model, saved.weights, "the checkpoint in run.dir")
         self.engine = start_engine(config, model, batches)
         decay = config.trainer.ema_decay

@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 from msanet.errors import UserError
 from msanet.models.blocks import bilinear, pad_to_multiple
 from msanet.models.external.probe import Layout, classifiers, find_layout, logits_of
-from msanet.models.external.sources import NetworkSource, Options, first_line
+from msanet.models.external.sources import NetworkSource, Options
 from msanet.models.network import HeadOutput, SegmentationNetwork, TrainingOutput
+from msanet.plugins import first_line
 
 ADAPTER_OPTIONS: Options = {"auxiliary_weights": (tuple[float, ...] | None, None), "classifier": (str, "")}
 """Options of `model` that every network from elsewhere has, in addition to its own: the weights of its auxiliary outputs in the

@@ -22,6 +22,7 @@ from msanet.training.engine.batchnorm_statistics import (
     running_statistics,
 )
 from msanet.training.engine.ema import EMA
+from msanet.training.engine.optimizer import optimizer_label
 from msanet.training.schedule import TrainState
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ class Checkpointer:
                 world_size=self._batches.world_size,
                 dataset=self._manifest.name,
                 dataset_digest=self._manifest.digest(),
-                optimizer=self._config.optimizer.name,
+                optimizer=optimizer_label(self._config.optimizer),
+                frozen=self._config.model.freeze,
                 versions=versions("torch", "deepspeed", "numpy", "msanet"),
                 best=state.best if self._config.trainer.keep_best else None,
                 validation_pending=state.validation_pending,
@@ -77,7 +79,7 @@ class Checkpointer:
         """Put back optimizer, running statistics and generators; the weights went in before the engine was built."""
         was = saved.state
         state = TrainState(was.step, was.consumed_samples, was.best, was.validation_pending)
-        if was.optimizer == self._config.optimizer.name:
+        if was.optimizer == optimizer_label(self._config.optimizer) and was.frozen == self._config.model.freeze:
             zero_state.scatter_optimizer_state(self._engine, saved.optimizer)
         restore_buffers(all_running_statistics(self._engine, self._ema), saved.buffers)
         group = self._batches.group(distributed.rank())

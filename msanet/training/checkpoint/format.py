@@ -24,10 +24,21 @@ class Best(BaseModel):
     mean_iou: float
 
 
+class EarlyStopping(BaseModel):
+    """Where early stopping stands: the best value of its metric, and how many validations have passed since."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: str
+    best: float | None = None
+    validations_since: int = 0
+
+
 class RunState(BaseModel):
     """state.json: the `TrainState`, and the run that it belongs to.
 
     total_steps: of the whole run, as it was configured then. micro_batch_size: None in checkpoints from before it was kept.
+    optimizer: its name and options. frozen: the patterns of `model.freeze`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +56,8 @@ class RunState(BaseModel):
     best: Best | None = None
     validation_pending: bool = False
     micro_batch_size: int | None = None
+    frozen: tuple[str, ...] = ()
+    early_stopping: EarlyStopping | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -23,6 +23,7 @@ from msanet.models.meta import on_meta_device
 from msanet.models.network import SegmentationNetwork
 from msanet.models.peak_memory import peak_bytes
 from msanet.training.engine.optimizer import bucket_size, setting
+from msanet.training.engine.other_optimizers import state_template
 from msanet.training.forward import micro_batch_loss
 
 _FP32 = 4
@@ -130,7 +131,13 @@ def bucket_bytes(config: Config, parameters: int) -> float:
 
 def moments(optimizer: OptimizerConfig) -> int:
     """Values that the optimizer keeps for each parameter."""
-    return 2 if optimizer.name != "sgd" else int(optimizer.momentum > 0)
+    match optimizer.name:
+        case "sgd":
+            return int(optimizer.momentum > 0)
+        case "adam" | "adamw":
+            return 3 if optimizer.options.get("amsgrad") else 2
+        case _:
+            return state_template(optimizer).full_size
 
 
 def suggestions(needed: StepMemory, config: Config) -> list[str]:

@@ -16,6 +16,7 @@ from msanet.losses import SegmentationLoss
 from msanet.models.activation_checkpointing import checkpoint_activations
 from msanet.models.io import apply_weights
 from msanet.training.engine.device_settings import apply_device_settings, set_memory_format
+from msanet.training.engine.freezing import freeze
 from msanet.training.forward import micro_batch_loss, network_input
 from msanet.training.nonfinite.failure_dump import BATCH_TENSORS, FailureDump, Sample
 
@@ -82,6 +83,7 @@ class _Replayer:
         apply_weights(self.model, dump.weights, "the failure dump")
         if dump.config.trainer.activation_checkpointing:
             checkpoint_activations(self.model)
+        freeze(self.model, dump.config.model.freeze)
         self.model.to(device).train()
         set_memory_format(self.model, dump.config.trainer)
         self.loss = SegmentationLoss(dump.config.loss, dump.about.histogram).to(device)
