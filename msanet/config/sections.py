@@ -65,7 +65,7 @@ class LossConfig(Section):
     cross_entropy: NonNegative = Field(1.0, description="weight of the pixel-wise cross-entropy")
     dice: NonNegative = Field(0.0, description="weight of the Dice loss (mean over each image's classes)")
     lovasz: NonNegative = Field(0.0, description="weight of the Lovasz-Softmax loss (mean over each image's classes)")
-    focal: NonNegative = Field(0.0, description="weight of the focal loss (Lin et al. 2017), with class_weights too")
+    focal: NonNegative = Field(0.0, description="weight of the focal loss (Lin et al. 2017), without class_weights")
     focal_gamma: NonNegative = Field(2.0, description="exponent of the focal loss; 0: cross-entropy")
     tversky: NonNegative = Field(0.0, description="weight of the Tversky loss (mean over each image's classes)")
     tversky_alpha: NonNegative = Field(0.3, description="weight of false positives in the Tversky loss")

@@ -123,7 +123,7 @@ class Trainer:
         with part("copying to the device"):
             batches = self.prefetcher.take(micro_batches)
         with part("counting labels"):
-            counts_2 = self._count_labels(batches)
+            counts_3 = self._count_labels(batches)
         factor = self.batches.groups * self.batches.accumulation  # groups: of ranks with the same images, mostly of one
         with part("non-finite guard"):
             self.guard.begin()
@@ -131,7 +131,7 @@ class Trainer:
             self._begin_stage("in the forward pass of")
             with part("forward"):
                 weights = self.engine.module.auxiliary_weights
-                loss = micro_batch_loss(self.engine, weights, self.loss, batch, counts_2, self.config.data)
+                loss = micro_batch_loss(self.engine, weights, self.loss, batch, counts_3, self.config.data)
                 self.guard.add(loss)
             self._begin_stage("in the backward pass of")
             with part("backward"):
@@ -146,7 +146,7 @@ class Trainer:
         self.state.step += 1
         if self.ema:
             self.ema.update(self.state.step, self.guard.skipped)
-        record = StepRecord(self.state.step, self.state.consumed_samples, stats, micro_batches, counts_2, rng)
+        record = StepRecord(self.state.step, self.state.consumed_samples, stats, micro_batches, counts_3, rng)
         self.anomalies.add(record)
         self.state.consumed_samples += self.batches.global_batch_size
         with part("sync: loss of the previous step"):  # this one's is read a step later, so that the GPU never idles
@@ -190,11 +190,11 @@ class Trainer:
         distributed.begin_stage(f"{activity} step {self.state.step + 1}", is_slow)
 
     def _count_labels(self, batches: Sequence[Batch]) -> Tensor:
-        """The loss's counts of labeled pixels in the global batch, (2,). Ends the run if too many samples were bad."""
+        """The loss's counts of labeled pixels in the global batch, (3,). Ends the run if too many samples were bad."""
         data = self.config.data
-        counts_2 = torch.stack([self.loss.counts(batch.labels_NHW) for batch in batches]).sum(dim=0)
-        bad = counts_2.new_full((1,), sum(len(batch.bad_samples) for batch in batches))
-        sums = torch.cat([counts_2, bad]) * self.batches.is_first(distributed.rank())  # each image once
+        counts_3 = torch.stack([self.loss.counts(batch.labels_NHW) for batch in batches]).sum(dim=0)
+        bad = counts_3.new_full((1,), sum(len(batch.bad_samples) for batch in batches))
+        sums = torch.cat([counts_3, bad]) * self.batches.is_first(distributed.rank())  # each image once
         distributed.all_reduce_sum(sums)
         if data.on_bad_sample == "skip":  # only then, since it makes a GPU wait
             self.bad_samples += int(sums[-1])

@@ -96,8 +96,8 @@ def _forward_and_backward(
 
     for _ in range(min(2, batches.accumulation)):  # in the second micro-batch gradients are there from the beginning
         batch = _batch(batches.micro_batch_size, size)
-        counts_2 = criterion.counts(batch.labels_NHW)
-        micro_batch_loss(forward, network.auxiliary_weights, criterion, batch, counts_2, config.data).backward()
+        counts_3 = criterion.counts(batch.labels_NHW)
+        micro_batch_loss(forward, network.auxiliary_weights, criterion, batch, counts_3, config.data).backward()
 
 
 def state_bytes(parameters: int, config: Config, batches: BatchPlan) -> StepMemory:

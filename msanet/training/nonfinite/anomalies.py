@@ -43,7 +43,7 @@ class StepRecord:
     start: int
     stats: PendingStepStats
     batches: Sequence[Batch]
-    counts_2: Tensor
+    counts_3: Tensor
     rng: dict[str, Tensor]
 
 

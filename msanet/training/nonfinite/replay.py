@@ -87,7 +87,8 @@ class _Replayer:
         self.model.to(device).train()
         set_memory_format(self.model, dump.config.trainer)
         self.loss = SegmentationLoss(dump.config.loss, dump.about.histogram).to(device)
-        self.counts_2 = torch.tensor(dump.about.counts, dtype=torch.float64, device=device)
+        counts = (*dump.about.counts, dump.about.counts[0])[:3]  # dumps from before losses of your own have two
+        self.counts_3 = torch.tensor(counts, dtype=torch.float64, device=device)
         together = list(zip(*(record.batches for record in dump.records.values()), strict=True))
         self.was_synchronized = dump.config.trainer.sync_batchnorm and len(dump.records) > 1
         sizes = [{batch.labels_NHW.shape[1:] for batch in batches} for batches in together]
@@ -119,7 +120,7 @@ class _Replayer:
 
     def _loss_of(self, batch: Batch) -> Tensor:
         data, extra_weights = self.dump.config.data, self.model.auxiliary_weights
-        return micro_batch_loss(self._forward, extra_weights, self.loss, batch, self.counts_2, data)
+        return micro_batch_loss(self._forward, extra_weights, self.loss, batch, self.counts_3, data)
 
     def _forward(self, image_NCHW: Tensor) -> Any:
         """As in the engine: autocast for the network, not for the loss."""
