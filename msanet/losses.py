@@ -218,8 +218,10 @@ def class_weights(chosen: str | Sequence[float], histogram: Sequence[int]) -> Te
 
 
 def _custom_loss(name: str) -> Callable[..., Any]:
-    found: Any = require_plugin(name, "loss.custom")
-    return found() if inspect.isclass(found) else found
+    loss: Any = require_plugin(name, "loss.custom")
+    if inspect.isclass(loss):
+        loss = loss()
+    return loss
 
 
 def _mean_of_classes(loss_NK: Tensor, is_present_NK: Tensor) -> Tensor:

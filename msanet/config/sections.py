@@ -37,6 +37,13 @@ class RunConfig(Section):
         "slow steps, such as the first, may take five times as long",
     )
     rendezvous_timeout_seconds: Above0 = Field(120.0, le=1e7, description="seconds to wait for all ranks at the start")
+    loggers: tuple[str, ...] = Field(
+        ("tensorboard",),
+        description="where metrics go besides metrics.jsonl: tensorboard, wandb, mlflow, comet, package.module:Class",
+    )
+    callbacks: tuple[str, ...] = Field(
+        (), description="code of your own that a run calls: package.module:Class or path/to/file.py:Class"
+    )
     profile: bool = Field(False, description="profile some early steps to run.dir/profile (also --profile)")
     max_restarts: Count = Field(0, description="restarts of the job after failures, from its last checkpoint")
 
@@ -184,6 +191,12 @@ class TrainerConfig(Section):
     keep_checkpoints: Positive = Field(2, description="how many of the latest checkpoints to keep")
     keep_best: bool = Field(True, description="also save and keep the checkpoint with the best validation mean IoU")
     val_every_epochs: NonNegative = Field(10.0, description="epochs between validations; 0: only at the end")
+    early_stopping_patience: Count = Field(
+        0, description="end the run after this many validations without a better early_stopping_metric; 0: never"
+    )
+    early_stopping_metric: Literal["mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou"] = Field(
+        "mean_iou", description="metric of the validation that early stopping watches"
+    )
     max_nonfinite_steps: Count = Field(
         10, description="consecutive non-finite steps that are skipped; one more ends the run"
     )

@@ -223,4 +223,5 @@ def _schedule(config: Config, epoch_length: int, batches: BatchPlan, state: Trai
         checkpoint_every_steps=trainer.checkpoint_every_steps,
         val_every_epochs=trainer.val_every_epochs,
         keep_best=trainer.keep_best,
+        early_stopping_patience=trainer.early_stopping_patience,
     )

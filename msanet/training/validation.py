@@ -19,7 +19,7 @@ from msanet.training.engine import zero_state
 from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
 from msanet.training.engine.device_settings import without_cudnn_benchmark
 from msanet.training.engine.ema import EMA
-from msanet.training.schedule import TrainState
+from msanet.training.schedule import TrainState, after_validation
 
 
 def validate(
@@ -66,4 +66,8 @@ def validate(
     mean_iou = result.protocol_scores.scores.mean_iou
     if state.best is None or mean_iou > state.best.mean_iou:
         state.best = Best(step=state.step, mean_iou=mean_iou)
+    if config.trainer.early_stopping_patience:
+        metric = config.trainer.early_stopping_metric
+        value = result.summary()[f"{result.split}/{metric}"]
+        state.early_stopping = after_validation(state.early_stopping, metric, value)
     return result

@@ -64,6 +64,7 @@ class Checkpointer:
                 versions=versions("torch", "deepspeed", "numpy", "msanet"),
                 best=state.best if self._config.trainer.keep_best else None,
                 validation_pending=state.validation_pending,
+                early_stopping=state.early_stopping,
                 micro_batch_size=self._batches.micro_batch_size,
             ),
             metadata=model_metadata(self._config, self._manifest, state.step),
@@ -78,7 +79,7 @@ class Checkpointer:
     def restore(self, saved: Checkpoint) -> TrainState:
         """Put back optimizer, running statistics and generators; the weights went in before the engine was built."""
         was = saved.state
-        state = TrainState(was.step, was.consumed_samples, was.best, was.validation_pending)
+        state = TrainState(was.step, was.consumed_samples, was.best, was.validation_pending, was.early_stopping)
         if was.optimizer == optimizer_label(self._config.optimizer) and was.frozen == self._config.model.freeze:
             zero_state.scatter_optimizer_state(self._engine, saved.optimizer)
         restore_buffers(all_running_statistics(self._engine, self._ema), saved.buffers)
