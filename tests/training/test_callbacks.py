@@ -1,6 +1,7 @@
 """Callbacks, loggers and early stopping in whole trainings on two ranks; each tracker's library is a fake one."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -142,6 +143,19 @@ def test_a_run_ends_early_and_a_callback_that_fails_ends_it(shards: Path, tmp_pa
     saved = newest(tmp_path / "run" / "checkpoints").state
     assert saved.step == 7 and saved.early_stopping and saved.early_stopping.validations_since == 2
     assert not (tmp_path / "run" / "tensorboard").exists() and (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def _examples(shards: str, folder: str) -> None:
+    os.environ["TARGET_MEAN_IOU"] = "0"
+    own, examples = {"steps": 2, "val_every_epochs": 0.0}, f"{REPOSITORY}/examples"
+    config = _config(shards, folder, own, callbacks=(f"{examples}/own_callback.py:TargetReached",))
+    losses = tuple(f"{examples}/own_loss.py:{name}" for name in ("poly_cross_entropy", "AreaLoss"))
+    train(config.model_copy(update={"loss": config.loss.model_copy(update={"cross_entropy": 0.0, "custom": losses})}))
+
+
+def test_the_examples_run(shards: Path, tmp_path: Path) -> None:
+    run_ranks(2, __file__, "_examples", {"shards": str(shards), "folder": str(tmp_path / "run")})
+    assert (tmp_path / "run" / "target.txt").read_text().startswith("step 2: 0.")
 
 
 @pytest.mark.parametrize(

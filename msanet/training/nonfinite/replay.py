@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from msanet.data.pipeline import Batch
 from msanet.losses import SegmentationLoss
 from msanet.models.activation_checkpointing import checkpoint_activations
+from msanet.models.external.trust import require_trust
 from msanet.models.io import apply_weights
 from msanet.training.engine.device_settings import apply_device_settings, set_memory_format
 from msanet.training.engine.freezing import freeze
@@ -86,6 +87,8 @@ class _Replayer:
         freeze(self.model, dump.config.model.freeze)
         self.model.to(device).train()
         set_memory_format(self.model, dump.config.trainer)
+        for name in dump.config.loss.custom:
+            require_trust(name, "the failure dump")
         self.loss = SegmentationLoss(dump.config.loss, dump.about.histogram).to(device)
         counts = (*dump.about.counts, dump.about.counts[0])[:3]  # dumps from before losses of your own have two
         self.counts_3 = torch.tensor(counts, dtype=torch.float64, device=device)
