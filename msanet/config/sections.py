@@ -177,7 +177,10 @@ class TrainerConfig(Section):
     context_parallel_size: Positive = Field(
         1, description="consecutive ranks that share an image's attention (MSANet); must divide the number of ranks"
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast with fp32 master weights")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="bf16: autocast with fp32 master weights; fp16: the same with dynamic loss scaling, for GPUs without bf16",
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     ema_decay: Share = Field(0.0, description="decay per step of the weights' EMA, which is then evaluated; 0: none")
     activation_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")

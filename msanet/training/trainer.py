@@ -24,6 +24,7 @@ from msanet.training.engine.device_prefetcher import DevicePrefetcher
 from msanet.training.engine.device_settings import log_attention_kernels
 from msanet.training.engine.ema import EMA
 from msanet.training.engine.initialize import start_engine
+from msanet.training.engine.loss_scaling import LossScaler
 from msanet.training.engine.optimizer import learning_rate, optimizer_label, total_steps
 from msanet.training.forward import micro_batch_loss
 from msanet.training.monitoring.profiler import Profiler
@@ -72,7 +73,10 @@ class Trainer:
         self.engine = start_engine(config, model, batches)
         decay = config.trainer.ema_decay
         self.ema = EMA(self.engine, decay, saved.ema if saved else None) if decay else None
-        self.checkpointer = Checkpointer(config, manifest, shuffle, batches, self.engine, self.ema)
+        self.scaler = None
+        if config.trainer.precision == "fp16":
+            self.scaler = LossScaler(self.engine.device, saved.state.loss_scale if saved else None)
+        self.checkpointer = Checkpointer(config, manifest, shuffle, batches, self.engine, self.ema, self.scaler)
         self.state = self.checkpointer.restore(saved) if saved else TrainState()
         self.schedule = _schedule(config, self.order.epoch_length, batches, self.state)
         if saved and saved.state.total_steps != self.schedule.total_steps:
@@ -135,14 +139,18 @@ class Trainer:
                 self.guard.add(loss)
             self._begin_stage("in the backward pass of")
             with part("backward"):
-                self.engine.backward(loss * factor)
+                self.engine.backward(loss * factor * (self.scaler.scale if self.scaler else 1))
             if self.engine.is_gradient_accumulation_boundary():
                 with part("non-finite guard"):
+                    if self.scaler:
+                        self.scaler.unscale(self.engine)
                     self.guard.decide()
             with part("optimizer"):
                 self.engine.step()
         with part("non-finite guard"):
             stats = self.guard.end()
+            if self.scaler:
+                self.scaler.update(self.guard.skipped)
         self.state.step += 1
         if self.ema:
             self.ema.update(self.state.step, self.guard.skipped)
@@ -167,6 +175,8 @@ class Trainer:
             **throughput,
             "peak_memory_gb": distributed.all_reduce_max(peak_memory(self.engine.device)) / 1e9,
         }
+        if self.scaler:
+            metrics["loss_scale"] = self.scaler.state().scale
         if self.anomalies.skipped:
             metrics["nonfinite_steps"] = self.anomalies.skipped
         return {**metrics, "bad_samples": self.bad_samples} if self.config.data.on_bad_sample == "skip" else metrics

@@ -1,5 +1,6 @@
 """Trackers with their real libraries, where these are installed: what they keep offline is read back."""
 
+import importlib
 import json
 import struct
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def test_mlflow_continues_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_wandb_continues_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
-    from wandb.proto.wandb_internal_pb2 import Record
+    Record: Any = importlib.import_module("wandb.proto.wandb_internal_pb2").Record
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     _two_starts("wandb", tmp_path)

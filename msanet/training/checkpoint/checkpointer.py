@@ -22,6 +22,7 @@ from msanet.training.engine.batchnorm_statistics import (
     running_statistics,
 )
 from msanet.training.engine.ema import EMA
+from msanet.training.engine.loss_scaling import LossScaler
 from msanet.training.engine.optimizer import optimizer_label
 from msanet.training.schedule import TrainState
 
@@ -39,9 +40,10 @@ class Checkpointer:
         batches: BatchPlan,
         engine: Any,
         ema: EMA | None,
+        scaler: LossScaler | None = None,
     ) -> None:
         self._config, self._manifest, self._shuffle, self._batches = config, manifest, shuffle, batches
-        self._engine, self._ema = engine, ema
+        self._engine, self._ema, self._scaler = engine, ema, scaler
 
     def capture(self, state: TrainState, total_steps: int) -> Checkpoint:
         """All that a resume needs, with tensors on rank 0 alone. A collective."""
@@ -65,6 +67,7 @@ class Checkpointer:
                 best=state.best if self._config.trainer.keep_best else None,
                 validation_pending=state.validation_pending,
                 early_stopping=state.early_stopping,
+                loss_scale=self._scaler.state() if self._scaler else None,
                 micro_batch_size=self._batches.micro_batch_size,
             ),
             metadata=model_metadata(self._config, self._manifest, state.step),

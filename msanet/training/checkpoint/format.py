@@ -34,6 +34,15 @@ class EarlyStopping(BaseModel):
     validations_since: int = 0
 
 
+class LossScale(BaseModel):
+    """Of trainer.precision=fp16: the factor on the loss, and the steps since it changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scale: float
+    good_steps: int
+
+
 class RunState(BaseModel):
     """state.json: the `TrainState`, and the run that it belongs to.
 
@@ -58,6 +67,7 @@ class RunState(BaseModel):
     micro_batch_size: int | None = None
     frozen: tuple[str, ...] = ()
     early_stopping: EarlyStopping | None = None
+    loss_scale: LossScale | None = None
 
     @model_validator(mode="before")
     @classmethod

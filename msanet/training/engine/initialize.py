@@ -17,6 +17,7 @@ from msanet.training.engine.compiling import compile_blocks, require_compiler
 from msanet.training.engine.context_parallel import other_images_group, parallelize_attention, same_image_group
 from msanet.training.engine.device_settings import apply_device_settings, set_memory_format
 from msanet.training.engine.freezing import freeze
+from msanet.training.engine.loss_scaling import autocast_training
 from msanet.training.engine.optimizer import build_optimizer, deepspeed_config
 from msanet.training.engine.sync_batchnorm import convert_sync_batchnorm
 
@@ -37,6 +38,8 @@ def start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan)
     freeze(model, config.model.freeze)  # again, since other layers may have taken the BatchNorm's place
     if config.trainer.activation_checkpointing:
         checkpoint_activations(model)
+    if config.trainer.precision == "fp16":
+        autocast_training(model, device)
     if config.trainer.compile:
         require_compiler(device)
         compile_blocks(model, config.data.fixed_size)

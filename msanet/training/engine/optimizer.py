@@ -114,6 +114,13 @@ def deepspeed_config(config: Config, batches: BatchPlan, parameters: int) -> dic
         "steps_per_print": 2**31,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice in each micro-batch
     }
+    if config.trainer.precision == "fp16" and setting(config.deepspeed, "zero_optimization.offload_optimizer"):
+        raise UserError(
+            "MSA-TRAIN-660",
+            "trainer.precision=fp16 with deepspeed.zero_optimization.offload_optimizer would clip gradients by a norm from "
+            "before they are unscaled; remove one of the two, or set trainer.precision=bf16",
+            setting="trainer.precision",
+        )
     for key, decided_by in _DECIDED_HERE.items():
         own, ours = setting(config.deepspeed, key), setting(derived, key)
         if own not in (None, "auto", ours):
@@ -138,7 +145,7 @@ _DECIDED_HERE = {
     "scheduler": "the section schedule",
     "torch_autocast": "trainer.precision",
     "bf16": "trainer.precision (DeepSpeed's bf16 mode breaks BatchNorm)",
-    "fp16": "trainer.precision (fp16 is not supported, use bf16)",
+    "fp16": "trainer.precision",
 }
 
 

@@ -22,6 +22,7 @@ from msanet.models.activation_checkpointing import checkpoint_activations
 from msanet.models.meta import on_meta_device
 from msanet.models.network import SegmentationNetwork
 from msanet.models.peak_memory import peak_bytes
+from msanet.training.engine.loss_scaling import autocast
 from msanet.training.engine.optimizer import bucket_size, setting
 from msanet.training.engine.other_optimizers import state_template
 from msanet.training.forward import micro_batch_loss
@@ -91,7 +92,7 @@ def _forward_and_backward(
     device: torch.device,
 ) -> None:
     def forward(image_NCHW: Tensor) -> Any:
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16"):
+        with autocast(device, config.trainer.precision):
             return network(image_NCHW)
 
     for _ in range(min(2, batches.accumulation)):  # in the second micro-batch gradients are there from the beginning

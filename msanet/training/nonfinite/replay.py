@@ -18,6 +18,7 @@ from msanet.models.external.trust import require_trust
 from msanet.models.io import apply_weights
 from msanet.training.engine.device_settings import apply_device_settings, set_memory_format
 from msanet.training.engine.freezing import freeze
+from msanet.training.engine.loss_scaling import autocast
 from msanet.training.forward import micro_batch_loss, network_input
 from msanet.training.nonfinite.failure_dump import BATCH_TENSORS, FailureDump, Sample
 
@@ -127,7 +128,7 @@ class _Replayer:
 
     def _forward(self, image_NCHW: Tensor) -> Any:
         """As in the engine: autocast for the network, not for the loss."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dump.config.trainer.precision == "bf16"):
+        with autocast(self.device, self.dump.config.trainer.precision):
             return self.model(image_NCHW)
 
     def _rewind(self) -> None:
@@ -165,6 +166,8 @@ class _Replayer:
         if was_on_gpu != (self.device.type == "cuda"):
             device = "GPUs" if was_on_gpu else "CPUs"
             remarks.append(f"the run was on {device}, this is not: numbers differ by rounding")
+        if self.dump.config.trainer.precision == "fp16":
+            remarks.append("the run scaled its loss, this does not: gradients that only overflowed are finite")
         if self.dump.config.trainer.compile:
             remarks.append("the run's blocks were compiled, these are not: numbers differ by rounding")
         if self.is_joined:
