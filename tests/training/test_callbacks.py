@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from conftest import REPOSITORY
 from msanet import distributed
-from msanet.config import Config
+from msanet.config import Config, parse_config
 from msanet.evaluation.result import EvaluationResult
 from msanet.training.callbacks import Callbacks
 from msanet.training.train import train
@@ -176,6 +177,23 @@ def test_what_cannot_be_attached_is_one_sentence(
 ) -> None:
     with raises_user_error(code, setting=setting, mentions=mentions):
         Callbacks(callbacks, loggers)
+
+
+def test_the_end_is_told_unless_the_run_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preempted run has ended too; loggers hear of a failure's end, to send what they have."""
+    monkeypatch.setenv("RANK", "0")
+    for kind, expected in ((None, 2), (distributed.Preempted, 2), (ValueError, 1)):
+        folder = tmp_path / str(kind)
+        folder.mkdir()
+        trainer: Any = SimpleNamespace(
+            config=parse_config({"run": {"dir": str(folder)}}, "test"), state=SimpleNamespace(step=7)
+        )
+        callbacks = Callbacks([f"{OWN}:Recorder"], [f"{OWN}:Recorder"])
+        with pytest.raises(kind) if kind else nullcontext(), callbacks.attached(trainer):
+            if kind:
+                raise kind
+        lines = (folder / "calls-0.jsonl").read_text().splitlines()
+        assert lines.count('["end", 7]') == expected and lines.count('["start", 7]') == 2
 
 
 def test_early_stopping_knows_the_metrics_of_a_validation() -> None:

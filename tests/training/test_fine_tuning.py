@@ -12,12 +12,15 @@ from conftest import REPOSITORY
 from msanet import distributed
 from msanet.config import Config, OptimizerConfig, parse_config
 from msanet.models import build_model
+from msanet.models.activation_checkpointing import checkpoint_activations
 from msanet.training.checkpoint.checkpointer import all_running_statistics
 from msanet.training.checkpoint.io import write_checkpoint
+from msanet.training.engine.compiling import compile_blocks
 from msanet.training.engine.freezing import freeze
 from msanet.training.engine.optimizer import build_optimizer
 from msanet.training.engine.other_optimizers import state_template
 from msanet.training.engine.parameter_groups import layer_depths, parameter_groups
+from msanet.training.engine.sync_batchnorm import CpuSyncBatchNorm, convert_sync_batchnorm
 from msanet.training.trainer import Trainer
 from support.errors import raises_user_error
 from support.ranks import run_ranks
@@ -49,6 +52,31 @@ def test_frozen_batchnorm_keeps_its_statistics_and_uses_them() -> None:
             x = torch.randn(2, 4, 3, 3)
             torch.testing.assert_close(layer(x), x, rtol=1e-4, atol=1e-4)  # mean 0, variance 1: not those of x
         assert own[3].training and own[3].running_mean.any()
+
+
+def test_a_frozen_batchnorm_stays_frozen_where_others_are_synchronized() -> None:
+    model: Any = nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4))
+    freeze(model, ["0"])
+    convert_sync_batchnorm(model, torch.device("cpu"))
+    freeze(model, ["0"])
+    model.train()(torch.randn(2, 4, 3, 3))
+    assert isinstance(model[0], CpuSyncBatchNorm) and not model[0].running_mean.any() and model[1].running_mean.any()
+
+
+def test_frozen_blocks_compile_and_recompute() -> None:
+    """Each as one graph; recomputed activations give the same gradients, and leave the statistics alone."""
+    model: Any = _unet().train()
+    freeze(model, ["encoder.0"])
+    image = torch.randn(2, 3, 32, 32)
+    results = []
+    for change in (lambda: None, lambda: checkpoint_activations(model), lambda: compile_blocks(model, True, "eager")):
+        change()
+        model.zero_grad()
+        model(image).square().mean().backward()
+        results.append([parameter.grad.clone() for parameter in model.parameters() if parameter.requires_grad])
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0])
+    assert not model.encoder[0][0][1].running_mean.any() and model.encoder[1][0][1].running_mean.any()
 
 
 def test_patterns_that_match_nothing_are_refused() -> None:
@@ -136,6 +164,9 @@ def test_optimizers_that_cannot_be_used_are_refused() -> None:
     refused("MSA-TRAIN-655", "optimizer.name", name="Muon", mentions="2D")  # the network has convolutions
     refused("MSA-TRAIN-655", "optimizer.options.bata", name="NAdam", options={"bata": 1}, mentions="betas")
     refused("MSA-TRAIN-655", "optimizer.options.betas", name="adam", options={"betas": [0.9, 0.9]})
+    refused(
+        "MSA-TRAIN-655", "optimizer.name", name="sgd", momentum=0.0, options={"nesterov": True}, mentions="Nesterov"
+    )
     refused("MSA-TRAIN-655", "optimizer.options.lr", name="NAdam", options={"lr": 1})
     refused("MSA-TRAIN-655", "optimizer.name", name="NAdam", options={"betas": [2.0, 0.9]})
     refused("MSA-TRAIN-655", "optimizer.weight_decay", name="Rprop", weight_decay=0.1)

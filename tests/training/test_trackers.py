@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from msanet.config import parse_config
-from msanet.training.monitoring.trackers import TRACKERS
+from msanet.training.monitoring.trackers import TRACKERS, MlflowTracker
 
 
 def _two_starts(name: str, folder: Path) -> None:
@@ -25,6 +25,21 @@ def _two_starts(name: str, folder: Path) -> None:
             tracker.on_log(step, {"loss": 1 / step, "grad": float("nan")})
         tracker.on_validation_end(steps[-1], {"val/mean_iou": 0.1 * steps[-1]})
         tracker.on_train_end(steps[-1])
+
+
+def test_passwords_are_not_sent(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    class Tracker(MlflowTracker):
+        module = "json"
+
+        def _begin(self, layout: Any, known: str | None, config: dict[str, Any]) -> str:
+            seen.append(config)
+            return "1"
+
+    config = parse_config({"run": {"dir": str(tmp_path)}, "data": {"path": "https://user:secret@host/shards"}}, "test")
+    Tracker().on_train_start(SimpleNamespace(config=config))
+    assert "host/shards" in str(seen) and "secret" not in str(seen)
 
 
 def test_mlflow_continues_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

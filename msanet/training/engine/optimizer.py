@@ -10,7 +10,13 @@ from msanet.config import Config, OptimizerConfig, ScheduleConfig
 from msanet.data.loader import BatchPlan
 from msanet.errors import UserError
 from msanet.models.network import SegmentationNetwork
-from msanet.training.engine.other_optimizers import FUSED, build_other_optimizer, constructor_arguments
+from msanet.training.engine.other_optimizers import (
+    FUSED,
+    build_other_optimizer,
+    constructor_arguments,
+    optimizer_class,
+    refused_optimizer,
+)
 from msanet.training.engine.parameter_groups import parameter_groups
 
 logger = logging.getLogger(__name__)
@@ -33,13 +39,11 @@ def build_optimizer(model: SegmentationNetwork, config: OptimizerConfig, zero_st
         )
         return optimizer
     arguments: dict[str, Any] = {**constructor_arguments(config), "fused": True}
-    match config.name:
-        case "adam":
-            return torch.optim.Adam(groups, betas=config.betas, **arguments)
-        case "adamw":
-            return torch.optim.AdamW(groups, betas=config.betas, **arguments)
-        case _:
-            return torch.optim.SGD(groups, momentum=config.momentum, **arguments)
+    own = {"momentum": config.momentum} if config.name == "sgd" else {"betas": config.betas}
+    try:
+        return optimizer_class(config.name)(groups, **own, **arguments)
+    except (ValueError, RuntimeError) as error:  # such as of two options that exclude each other
+        raise refused_optimizer(config, error) from error
 
 
 def optimizer_label(config: OptimizerConfig) -> str:

@@ -84,7 +84,7 @@ def build_other_optimizer(
     try:
         optimizer: torch.optim.Optimizer = skippable(groups, **arguments)
     except Exception as error:  # whatever its constructor checks
-        raise _refused(config, error) from error
+        raise refused_optimizer(config, error) from error
     shapes = [key for key, value in template.values.items() if isinstance(value, Tensor) and value.dim() > 0]
     if zero_stage > 0 and (not template.is_elementwise or optimizer.state):
         why = "starts with a state" if optimizer.state else f"needs whole parameters (its state is {', '.join(shapes)})"
@@ -147,7 +147,7 @@ def state_template(config: OptimizerConfig, device: torch.device | str = "cpu") 
         state, alone = _two_steps(kind, arguments, [whole])
         together = _divided(kind, arguments, whole)
     except Exception as error:
-        raise _refused(config, error) from error
+        raise refused_optimizer(config, error) from error
     others = {key: value for key, value in state.items() if not isinstance(value, Tensor | int | float | None)}
     if others:
         key, value = next(iter(others.items()))
@@ -180,7 +180,8 @@ def _two_steps(kind: Any, arguments: dict[str, Any], values: list[Tensor]) -> tu
     return dict(optimizer.state[parameters[0]]), result
 
 
-def _refused(config: OptimizerConfig, error: Exception) -> UserError:
+def refused_optimizer(config: OptimizerConfig, error: Exception) -> UserError:
+    """For an optimizer that raises when it is made, or in a step."""
     if isinstance(error, UserError):
         return error
     given = ", ".join(f"{key}={value}" for key, value in config.options.items())

@@ -15,6 +15,7 @@ from msanet.documents import parse_json
 from msanet.errors import UserError
 from msanet.files import write_text
 from msanet.run_layout import RunLayout
+from msanet.secrets import masked
 
 FORMAT_VERSION = 1
 """Of trackers.json."""
@@ -35,7 +36,7 @@ class Tracker:
         self._library = importlib.import_module(self.module)  # slow, and needed on one rank only
         known = _read_ids(layout)
         given = known.get(self.module)
-        own = self._begin(layout, given, trainer.config.model_dump(mode="json"))
+        own = self._begin(layout, given, masked(trainer.config.model_dump(mode="json")))
         if own != given:
             text = json.dumps({"format_version": FORMAT_VERSION, "ids": {**known, self.module: own}}, indent=1)
             write_text(layout.trackers, text + "\n")
