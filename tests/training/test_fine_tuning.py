@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 from conftest import REPOSITORY
 from msanet import distributed
-from msanet.config import Config, OptimizerConfig, parse_config
+from msanet.config import Config, OptimizerConfig, load_config, parse_config
 from msanet.models import build_model
 from msanet.models.activation_checkpointing import checkpoint_activations
 from msanet.training.checkpoint.checkpointer import all_running_statistics
 from msanet.training.checkpoint.io import write_checkpoint
 from msanet.training.engine.compiling import compile_blocks
 from msanet.training.engine.freezing import freeze
-from msanet.training.engine.optimizer import build_optimizer
+from msanet.training.engine.optimizer import build_optimizer, optimizer_label
 from msanet.training.engine.other_optimizers import state_template
 from msanet.training.engine.parameter_groups import layer_depths, parameter_groups
 from msanet.training.engine.sync_batchnorm import CpuSyncBatchNorm, convert_sync_batchnorm
+from msanet.training.memory.estimate import moments
 from msanet.training.trainer import Trainer
 from support.errors import raises_user_error
 from support.ranks import run_ranks
@@ -177,6 +178,18 @@ def test_optimizers_that_cannot_be_used_are_refused() -> None:
     for name in ("Adafactor", "Adagrad", f"{OPTIMIZERS}:NormOfTheParameter"):
         refused("MSA-TRAIN-656", "optimizer.name", name=name, stage=2)
         build_optimizer(_unet(), optimizer(name=name), zero_stage=0)
+
+
+def test_settings_come_from_a_command_line() -> None:
+    words = ['model.freeze=["*.bn1"]', "optimizer.groups=[{match: encoder.*, lr_mult: 1e-1}]", "optimizer.name=Adam"]
+    config = load_config(None, [*words, "optimizer.options={eps: 1e-6, amsgrad: true}"])
+    assert config.model.freeze == ("*.bn1",) and config.model.options == {}
+    built = build_optimizer(_unet(), config.optimizer)
+    assert type(built) is torch.optim.Adam and built.defaults["eps"] == 1e-6 and built.defaults["amsgrad"]
+    assert {group["lr_factor"] for group in built.param_groups} == {0.1, 1.0}
+    assert optimizer_label(config.optimizer) == "adam(amsgrad=True, eps=1e-6)" and moments(config.optimizer) == 3
+    nadam = optimizer(name="NAdam", options={"betas": ["8e-1", 0.9]})
+    assert build_optimizer(_unet(), nadam).defaults["betas"] == (0.8, 0.9)
 
 
 def test_the_state_of_an_optimizer_is_known() -> None:

@@ -134,9 +134,19 @@ def constructor_arguments(config: OptimizerConfig) -> dict[str, Any]:
             known = nearest(key, sorted(parameters.keys() - own.keys()))
             message = f"{setting} is not an option of {config.name}; {known}"
             raise UserError("MSA-TRAIN-655", message, setting=setting)
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in config.options.items()}
+    given = {key: _argument(value) for key, value in config.options.items()}
     settings = {"lr": config.lr, "weight_decay": config.weight_decay}
     return {key: value for key, value in settings.items() if key in parameters or takes_others} | given
+
+
+def _argument(value: Any) -> Any:
+    """A value of YAML, which has no tuples and reads `1e-6` as text, as a constructor takes it."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_argument, value))
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def state_template(config: OptimizerConfig, device: torch.device | str = "cpu") -> StateTemplate:
