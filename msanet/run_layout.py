@@ -8,6 +8,7 @@ RUN/samples-<rank>.jsonl        which samples each step took (run.record_samples
 RUN/bad-samples-<rank>.jsonl    samples that could not be read (data.on_bad_sample=skip)
 RUN/logs/rank-<rank>.log        what each rank logged, with times
 RUN/tensorboard/                the metrics as TensorBoard events
+RUN/trackers.json               the run's ids in run.loggers, to continue its curves
 RUN/checkpoints/                see `CheckpointLayout`
 RUN/evaluation-<split>.json     scores; evaluation-<split>.npz: counts of every image
 RUN/report.html                 the report of the last evaluation
@@ -33,6 +34,7 @@ class RunLayout:
         self.metrics = dir / "metrics.jsonl"
         self.anomalies = dir / "anomalies.jsonl"
         self.tensorboard = dir / "tensorboard"
+        self.trackers = dir / "trackers.json"
         self.checkpoints = dir / "checkpoints"
         self.report = dir / "report.html"
         self.profile = dir / "profile"

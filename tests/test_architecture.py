@@ -27,6 +27,7 @@ LAYERS: dict[str, int] = {
             "logs",
             "awake_clock",
             "run_layout",
+            "plugins",
         ),
         0,
     ),

@@ -15,6 +15,7 @@ from msanet.distributed.supervisor import supervise
 from msanet.documents import MAX_BYTES, parse_json
 from msanet.errors import UserError
 from msanet.models import MODELS, check_model, describe, model_options
+from msanet.training.engine.other_optimizers import constructor_arguments
 from msanet.training.train import train
 
 _SHORTCUTS = {
@@ -76,6 +77,7 @@ def config_of(arguments: argparse.Namespace) -> Config:
             message = f"{name} is not set, expected a folder; give it on the command line: {name}=FOLDER"
             raise UserError("MSA-CLI-007", message, setting=name)
     check_model(config.model.name, config.model.options)
+    constructor_arguments(config.optimizer)
     return _with_absolute_paths(config)
 
 

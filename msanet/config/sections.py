@@ -39,6 +39,13 @@ class RunConfig(Section):
         "slow steps, such as the first, may take five times as long",
     )
     rendezvous_timeout_seconds: Above0 = Field(120.0, le=1e7, description="seconds to wait for all ranks at the start")
+    loggers: tuple[str, ...] = Field(
+        ("tensorboard",),
+        description="where metrics go besides metrics.jsonl: tensorboard, wandb, mlflow, comet, package.module:Class",
+    )
+    callbacks: tuple[str, ...] = Field(
+        (), description="code of your own that a run calls: package.module:Class or path/to/file.py:Class"
+    )
     profile: bool = Field(False, description="profile some early steps to run.dir/profile (also --profile)")
     max_restarts: Count = Field(0, description="restarts of the job after failures, from its last checkpoint")
 
@@ -52,6 +59,9 @@ class ModelConfig(BaseModel):
         None,
         description="initial weights: a checkpoint of msanet, or torchvision's VGG-16 or ResNet (.pth, .safetensors)",
     )
+    freeze: tuple[str, ...] = Field(
+        (), description="patterns of parameters and modules that are not trained, such as backbone.* or *.bn1"
+    )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -64,6 +74,18 @@ class LossConfig(Section):
     cross_entropy: NonNegative = Field(1.0, description="weight of the pixel-wise cross-entropy")
     dice: NonNegative = Field(0.0, description="weight of the Dice loss (mean over each image's classes)")
     lovasz: NonNegative = Field(0.0, description="weight of the Lovasz-Softmax loss (mean over each image's classes)")
+    focal: NonNegative = Field(0.0, description="weight of the focal loss (Lin et al. 2017), without class_weights")
+    focal_gamma: NonNegative = Field(2.0, description="exponent of the focal loss; 0: cross-entropy")
+    tversky: NonNegative = Field(0.0, description="weight of the Tversky loss (mean over each image's classes)")
+    tversky_alpha: NonNegative = Field(0.3, description="weight of false positives in the Tversky loss")
+    tversky_beta: NonNegative = Field(0.7, description="weight of false negatives in the Tversky loss")
+    boundary: NonNegative = Field(
+        0.0, description="weight of the boundary loss (Bokhovkin and Burnaev 2019; mean over each image's classes)"
+    )
+    boundary_tolerance: Positive = Field(2, description="pixels within which a boundary counts as found")
+    custom: tuple[str, ...] = Field(
+        (), description="losses of your own, weight 1: package.module:callable or path/to/file.py:callable"
+    )
     class_weights: Literal["none", "median_frequency"] | tuple[NonNegative, ...] = Field(
         "none", description="of the cross-entropy: from the training split's class frequencies, or one for each class"
     )
@@ -71,37 +93,84 @@ class LossConfig(Section):
         1.0, description="OHEM: fraction of an image's labeled pixels, those with the largest loss, that count"
     )
 
+    @property
+    def has_other_terms(self) -> bool:
+        """Whether there is a term besides the cross-entropy, the only one that `class_weights` are of."""
+        return bool(self.dice or self.lovasz or self.focal or self.tversky or self.boundary or self.custom)
+
     @model_validator(mode="after")
     def _has_a_term(self) -> "LossConfig":
-        if not self.cross_entropy + self.dice + self.lovasz:
-            raise ValueError("loss has no term above 0; set loss.cross_entropy, loss.dice or loss.lovasz")
+        if not self.cross_entropy and not self.has_other_terms:
+            raise ValueError("loss has no term above 0; set loss.cross_entropy, loss.dice, loss.lovasz or another")
+        if self.tversky and not self.tversky_alpha + self.tversky_beta:
+            raise ValueError("loss.tversky_alpha and loss.tversky_beta are both 0; set one of them above 0")
         if self.cross_entropy and not isinstance(self.class_weights, str) and not any(self.class_weights):
             raise ValueError("loss.class_weights has no weight above 0, expected one for each class to learn")
         return self
 
 
+class ParameterGroup(Section):
+    """Parameters with a learning rate and weight decay of their own: an entry of `optimizer.groups`."""
+
+    match: str = Field(description="pattern of parameters or modules, such as backbone.*")
+    lr_mult: Above0 = Field(1.0, description="factor on lr")
+    weight_decay: NonNegative | None = Field(None, description="weight decay; null: optimizer.weight_decay")
+
+
 class OptimizerConfig(Section):
     """The optimizer; defaults are the MSANet paper's (section 4.2)."""
 
-    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="adam: L2 weight decay; adamw: decoupled")
+    name: str = Field(
+        "adam",
+        description="adam: L2 weight decay; adamw: decoupled; sgd; any other of torch.optim, such as NAdam; or "
+        "package.module:Class",
+    )
+    options: dict[str, Any] = Field(
+        {}, description="further arguments of the optimizer's constructor, such as {nesterov: true} of sgd"
+    )
     lr: Above0 = Field(1e-3, description="initial learning rate")
     weight_decay: NonNegative = Field(0.0, description="weight decay")
     momentum: Share = Field(0.9, description="momentum of sgd")
     betas: tuple[Share, Share] = Field((0.9, 0.999), description="decay rates of adam's moments")
     classifier_lr_mult: Above0 = Field(1.0, description="factor on lr for classifier layers (Attention to Scale: 10)")
+    groups: tuple[ParameterGroup, ...] = Field(
+        (), description="list of {match: PATTERN, lr_mult: 0.1, weight_decay: 0.0}; the first that matches counts"
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="factor on lr from each layer (blocks.N, layers.N, stages.N) to the one before it"
+    )
+    decay_norms_and_biases: bool = Field(True, description="false: no weight decay on biases and parameters of norms")
     clip_grad_norm: NonNegative = Field(0.0, description="clip the gradient's norm to this; 0: no clipping")
+
+    @field_validator("name")
+    @classmethod
+    def _fused_names_in_lower_case(cls, name: str) -> str:
+        return name.lower() if name.lower() in ("adam", "adamw", "sgd") else name
 
 
 class ScheduleConfig(Section):
     """The learning rate over the steps of the run."""
 
-    name: Literal["poly", "step", "constant"] = Field(
-        "poly", description="poly: lr (1 - step/steps)^power; step: lr gamma^(step // decay_every_steps)"
+    name: Literal["poly", "step", "constant", "cosine", "one_cycle", "wsd"] = Field(
+        "poly",
+        description="poly: lr (1 - step/steps)^power; step: lr gamma^(step // decay_every_steps); cosine: to min_lr_mult; "
+        "one_cycle: up from lr / div_factor and down again, both by cosine; wsd: lr, then linear to min_lr_mult",
     )
     power: Above0 = Field(0.9, description="exponent of poly")
     decay_every_steps: Positive = Field(2000, description="steps between drops of the step schedule")
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor of each drop of the step schedule")
-    warmup_steps: Count = Field(0, description="steps of linear warm-up from 0")
+    min_lr_mult: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="factor on lr at the end: cosine, wsd")
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.2, description="share of the steps in which wsd decays"
+    )
+    pct_start: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.3, description="share of the steps in which one_cycle rises"
+    )
+    div_factor: Annotated[float, Field(ge=1)] = Field(25.0, description="one_cycle begins at lr / div_factor")
+    final_div_factor: Annotated[float, Field(ge=1)] = Field(
+        1e4, description="one_cycle ends at lr / div_factor / final_div_factor"
+    )
+    warmup_steps: Count = Field(0, description="steps of linear warm-up from 0, of any schedule")
 
 
 class TrainerConfig(Section):
@@ -116,7 +185,10 @@ class TrainerConfig(Section):
     context_parallel_size: Positive = Field(
         1, description="consecutive ranks that share an image's attention (MSANet); must divide the number of ranks"
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast with fp32 master weights")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="bf16: autocast with fp32 master weights; fp16: the same with dynamic loss scaling, for GPUs without bf16",
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     ema_decay: Share = Field(0.0, description="decay per step of the weights' EMA, which is then evaluated; 0: none")
     activation_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
@@ -130,6 +202,12 @@ class TrainerConfig(Section):
     keep_checkpoints: Positive = Field(2, description="how many of the latest checkpoints to keep")
     keep_best: bool = Field(True, description="also save and keep the checkpoint with the best validation mean IoU")
     val_every_epochs: NonNegative = Field(10.0, description="epochs between validations; 0: only at the end")
+    early_stopping_patience: Count = Field(
+        0, description="end the run after this many validations without a better early_stopping_metric; 0: never"
+    )
+    early_stopping_metric: Literal["mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou"] = Field(
+        "mean_iou", description="metric of the validation that early stopping watches"
+    )
     max_nonfinite_steps: Count = Field(
         10, description="consecutive non-finite steps that are skipped; one more ends the run"
     )

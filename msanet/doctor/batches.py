@@ -6,9 +6,10 @@ from msanet.config import Config, OptimizerConfig, ScheduleConfig
 from msanet.data.loader import BatchPlan
 from msanet.doctor.diagnostics import Found, check
 from msanet.models.blocks import ImageBatchNorm2d
+from msanet.training.engine.freezing import FrozenStatistics
 
 _SMALL_NORM, _TINY_NORM = 4, 2
-_ADAM_MOST = 3e-3
+_ADAM_MOST, _ADAMS = 3e-3, ("adam", "adamw", "nadam", "radam", "adamax")
 _SGD_RATE, _SGD_IMAGES, _SGD_RANGE = 0.01, 16, 4.0
 _FINE_TUNING = 10
 _WARM_FROM = 64
@@ -85,7 +86,7 @@ def learning_rate(settings: OptimizerConfig, warmup: int, global_batch_size: int
     lowest = expected / _SGD_RANGE / (_FINE_TUNING if is_pretrained else 1)
     found = f"optimizer.lr={settings.lr:g} for {global_batch_size} images, expected about {expected:.2g}"
     rule = f"{_SGD_RATE:g} for {_SGD_IMAGES} images, in proportion (linear scaling, Goyal et al. 2017; a rule of thumb)"
-    if settings.name != "sgd" and settings.lr > _ADAM_MOST:
+    if settings.name.lower() in _ADAMS and settings.lr > _ADAM_MOST:
         what = f"optimizer.lr={settings.lr:g} is high for {settings.name}, expected at most {_ADAM_MOST:g}"
         yield "warning", f"{what}: a rule of thumb (MSANet paper: 1e-3); lower it if the loss jumps or does not fall"
     elif settings.name == "sgd" and settings.lr > expected * _SGD_RANGE:
@@ -118,7 +119,11 @@ def class_weights(weights: list[float], classes: tuple[str, ...]) -> Found:
 @check("batch norm")
 def batch_norm(network: nn.Module, batches: BatchPlan, is_synchronized: bool, has_option: bool) -> Found:
     """How many images BatchNorm's statistics are of. has_option: whether the network can have another norm."""
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, FrozenStatistics)
+    ]
     if not norms:
         yield "ok", "the network has none"
         return

@@ -19,7 +19,7 @@ from msanet.doctor.diagnostics import Diagnostic, has_fault
 from msanet.doctor.shards import SampleStatistics
 from msanet.errors import UserError
 from msanet.losses import class_weights
-from msanet.models import build_model, model_options
+from msanet.models import model_options
 from msanet.models.meta import on_meta_device
 from msanet.models.network import SegmentationNetwork
 from msanet.models.pretrained import initialize
@@ -28,6 +28,7 @@ from msanet.training.checkpoint.io import checkpoint_folders
 from msanet.training.engine.optimizer import deepspeed_config, total_steps
 from msanet.training.memory.auto_batch_size import largest_micro_batch, step_needs
 from msanet.training.memory.estimate import step_memory
+from msanet.training.network import build_for_estimate
 
 _OVERLAP_SAMPLES = 100_000
 """Samples of a split whose names are compared; their indexes have about 60 MB."""
@@ -54,7 +55,7 @@ class Case:
 
     def build(self) -> SegmentationNetwork:
         """The network, on torch's current device."""
-        return build_model(self.config.model.name, self.manifest.num_classes, **self.config.model.options)
+        return build_for_estimate(self.config, self.manifest.num_classes)
 
 
 def examine(case: Case) -> list[Diagnostic]:

@@ -15,6 +15,7 @@ from msanet.errors import UserError
 from msanet.models import check_model
 from msanet.sweep.settings import SweepConfig, SweepFile, flat
 from msanet.sweep.space import TrialParams, active_params, check_conditions, grid_points, params_to_check, to_yaml
+from msanet.training.engine.other_optimizers import constructor_arguments
 
 FORMAT_VERSION = 1
 """Of sweep.json."""
@@ -164,6 +165,7 @@ def _check_space(plan: SweepPlan) -> None:
             for full in (False, True):
                 config = plan.config(params, full)
                 check_network(config.model.name, json.dumps(config.model.options, sort_keys=True))
+                constructor_arguments(config.optimizer)
                 batch_plan(config, plan.sweep.ranks)
         except UserError as error:
             shown = ", ".join(f"{key}={text}" for key, text in params.items())

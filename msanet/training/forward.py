@@ -27,10 +27,10 @@ def micro_batch_loss(
     extra_weights: Sequence[float],
     loss: SegmentationLoss,
     batch: Batch,
-    counts_2: Tensor,
+    counts_3: Tensor,
     data: DataConfig,
 ) -> Tensor:
-    """The share of a micro-batch in the loss of its global batch, a scalar. counts_2: the loss's counts of that batch.
+    """The share of a micro-batch in the loss of its global batch, a scalar. counts_3: the loss's counts of that batch.
 
     Raises UserError where a BatchNorm of the network has a single value per channel.
     """
@@ -47,4 +47,4 @@ def micro_batch_loss(
             "a larger data.crop, or model.norm=group where the network has it",
             setting="trainer.micro_batch_size",
         ) from error
-    return combined_loss(output, extra_weights, partial(loss, labels_NHW=batch.labels_NHW, counts_2=counts_2))
+    return combined_loss(output, extra_weights, partial(loss, labels_NHW=batch.labels_NHW, counts_3=counts_3))

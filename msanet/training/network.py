@@ -7,6 +7,7 @@ from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.external import AdaptedNetwork, check_contract, find_source, is_external, trust
 from msanet.models.network import SegmentationNetwork
+from msanet.training.engine.freezing import freeze
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,14 @@ def build_network(config: Config, num_classes: int) -> SegmentationNetwork:
             logger.info(
                 f"model: {len(unused)} parameters of {config.model.name} get no gradient and stay as they are: {shown}"
             )
+    freeze(model, config.model.freeze)
+    return model
+
+
+def build_for_estimate(config: Config, num_classes: int) -> SegmentationNetwork:
+    """The network with what is frozen, unchecked, to count its memory on any device."""
+    model = build_model(config.model.name, num_classes, **config.model.options)
+    freeze(model, config.model.freeze)
     return model
 
 

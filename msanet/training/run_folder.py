@@ -19,7 +19,13 @@ from msanet.files import write_text
 from msanet.logs import EVERY_RANK
 from msanet.run_layout import LOG_PATTERNS, RunLayout
 from msanet.training.checkpoint.format import Checkpoint
-from msanet.training.checkpoint.io import checkpoint_folders, latest_valid, read_checkpoint, write_checkpoint
+from msanet.training.checkpoint.io import (
+    checkpoint_folders,
+    checkpoint_path,
+    latest_valid,
+    read_checkpoint,
+    write_checkpoint,
+)
 from msanet.training.monitoring.jsonl import JsonlLogger, append, cut_after
 from msanet.training.monitoring.tensorboard import TensorBoardLogger
 
@@ -98,9 +104,9 @@ class RunFolder:
             return
         line = {**position, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
         self._writer.add_line(self._layout.metrics, line)
-        assert self._tensorboard is not None, "begin comes first"
-        tags = {name if "/" in name else f"train/{name}": value for name, value in values.items()}
-        self._writer.write(self._layout.tensorboard, partial(self._tensorboard.add, int(position["step"]), tags))
+        if self._tensorboard is not None:
+            tags = {name if "/" in name else f"train/{name}": value for name, value in values.items()}
+            self._writer.write(self._layout.tensorboard, partial(self._tensorboard.add, int(position["step"]), tags))
 
     def log_evaluation(self, position: dict[str, float], evaluation: EvaluationResult | None) -> None:
         """A line of metrics, evaluation-<split>.json and a new report; nothing for an interrupted evaluation. A collective."""
@@ -143,6 +149,10 @@ class RunFolder:
             setting="run.dir",
         )
 
+    def checkpoint_folder(self, step: int) -> Path:
+        """Where the checkpoint of this step is, once it is complete."""
+        return checkpoint_path(self.checkpoints, step)
+
     def _wait_for_save(self) -> None:
         if self._saving:
             distributed.report_progress("writing a checkpoint", slow=True)
@@ -164,7 +174,8 @@ class RunFolder:
             self._save_failure = error
 
     def _prepare(self, step: int) -> None:
-        self._tensorboard = TensorBoardLogger(self._layout.tensorboard, first_step=step + 1)
+        if "tensorboard" in self._config.run.loggers:
+            self._tensorboard = TensorBoardLogger(self._layout.tensorboard, first_step=step + 1)
         self.path.mkdir(parents=True, exist_ok=True)
         config, command = self._layout.config, self._layout.command
         write_config = partial(write_text, config, self._config.to_yaml())

@@ -15,6 +15,7 @@ from msanet.distributed.preemption import PreemptionHandler, StopRequest
 from msanet.logs import ProgressBar
 from msanet.models.network import SegmentationNetwork
 from msanet.models.pretrained import initialize
+from msanet.training.callbacks import Callbacks
 from msanet.training.memory.auto_batch_size import choose_batch_plan
 from msanet.training.memory.out_of_memory import out_of_memory_as_user_error
 from msanet.training.monitoring.console import metrics_text
@@ -36,6 +37,7 @@ def train(config: Config) -> None:
         Preempted: After a checkpoint, if the run was asked to stop; a command then ends with exit code 75.
     """
     config = with_own_normalization(config)
+    callbacks = Callbacks(config.run.callbacks, config.run.loggers)
     preemption = PreemptionHandler(config.run.preemption_grace_seconds, config.trainer.checkpoint_every_minutes)
     shards = open_storage(config.data.path or "", config.storage)
     manifest = distributed.on_main(partial(read_manifest, shards))  # rank 0 reads it for all hosts
@@ -48,27 +50,27 @@ def train(config: Config) -> None:
         model = build_network(config, manifest.num_classes)
         assert config.run.dir is not None, "checked with the command line"
         with locked_run(config.run.dir):
-            _train(config, manifest, model, val_split, preemption)
+            run, trainer = _start(config, manifest, model)
+            _train(run, trainer, val_split, preemption, callbacks)
 
 
-def _train(
-    config: Config,
-    manifest: Manifest,
-    model: SegmentationNetwork,
-    val_split: ShardSource | None,
-    preemption: PreemptionHandler,
-) -> None:
-    """The part that reads and writes the run folder."""
+def _start(config: Config, manifest: Manifest, model: SegmentationNetwork) -> tuple[RunFolder, Trainer]:
+    """The run's folder, and the trainer at the step of its latest checkpoint, if there is one."""
     saved = RunFolder(config, manifest).find_checkpoint()
     config = with_initial_weights(config, saved)
-    run = RunFolder(config, manifest)
     if saved is None and config.model.pretrained is not None:
         report = initialize(model, config.model.pretrained, manifest.classes)
         logger.info(report.text(config.data.mean, config.data.std))
     batches = choose_batch_plan(config, manifest, saved)
     require_shared_memory(config.data, batches.micro_batch_size, batches.accumulation)
-    trainer = Trainer(config, manifest, model, batches, saved)
-    state, schedule, global_batches = trainer.state, trainer.schedule, trainer.global_batches()
+    return RunFolder(config, manifest), Trainer(config, manifest, model, batches, saved)
+
+
+def _train(
+    run: RunFolder, trainer: Trainer, val_split: ShardSource | None, preemption: PreemptionHandler, callbacks: Callbacks
+) -> None:
+    """Steps, and after each what is due: metrics, a validation, a checkpoint."""
+    config, state, schedule, global_batches = trainer.config, trainer.state, trainer.schedule, trainer.global_batches()
     done = partial(log_done, run.path, total_steps=schedule.total_steps)
     if schedule.is_done(state):
         return done(state.step, best=state.best, was_done=True)
@@ -77,26 +79,34 @@ def _train(
     logger.info(f"train: from step {state.step} to {schedule.total_steps}, {images} images a step")
 
     bar = ProgressBar(schedule.total_steps, "train", "step", state.step, disable=not distributed.is_main())
-    with preemption, run, bar:
+    with preemption, run, callbacks.attached(trainer), bar:
         while not schedule.is_done(state):
             if not state.validation_pending:  # one that was interrupted before the run was preempted comes first
                 micro_batches = next(global_batches)
                 run.record(state.step + 1, micro_batches)
                 trainer.train_step(micro_batches)
                 bar.update()
+                callbacks.call("on_step_end", state.step)
             if schedule.should_log(state) and trainer.throughput.steps:
                 metrics = trainer.metrics()
                 run.log(trainer.position, metrics)
+                callbacks.call("on_log", state.step, metrics)
                 bar.report(metrics_text(metrics))
             if val_split and schedule.should_validate(state):
                 stop = preemption.stop_requested
                 result = validate(trainer.engine, trainer.ema, state, val_split, config, stop)
                 run.log_evaluation(trainer.position, result)
                 log_validation(result, state)
+                if result is not None:
+                    callbacks.call("on_validation_end", state.step, result.summary())
             request = preemption.poll()
             if request or schedule.should_save(state):
                 run.save(trainer.checkpoint())
+                callbacks.call("on_checkpoint", state.step, run.checkpoint_folder(state.step))
             if request is StopRequest.STOP and not schedule.is_done(state):
                 raise distributed.Preempted
+    if schedule.stops_early(state) and state.early_stopping:
+        since, metric = state.early_stopping.validations_since, state.early_stopping.metric
+        logger.info(f"train: ends early at step {state.step}: no better {metric} in {since} validations")
     run.require_saved()
     done(state.step, best=state.best, was_done=False)

@@ -24,7 +24,8 @@ from msanet.training.engine.device_prefetcher import DevicePrefetcher
 from msanet.training.engine.device_settings import log_attention_kernels
 from msanet.training.engine.ema import EMA
 from msanet.training.engine.initialize import start_engine
-from msanet.training.engine.optimizer import learning_rate, total_steps
+from msanet.training.engine.loss_scaling import LossScaler
+from msanet.training.engine.optimizer import learning_rate, optimizer_label, total_steps
 from msanet.training.forward import micro_batch_loss
 from msanet.training.monitoring.profiler import Profiler
 from msanet.training.monitoring.throughput import ThroughputMeter
@@ -60,12 +61,22 @@ class Trainer:
         self.order = shuffle_order(manifest, config.data.train_split, shuffle)
         if saved:  # the engine copies the weights when it is built
             metadata = model_metadata(config, manifest, saved.state.step)
-            check_resume_compatible(saved, shuffle, metadata, config.optimizer.name, config.run.allow_changes)
+            check_resume_compatible(
+                saved,
+                shuffle,
+                metadata,
+                optimizer_label(config.optimizer),
+                config.run.allow_changes,
+                config.model.freeze,
+            )
             apply_weights(model, saved.weights, "the checkpoint in run.dir")
         self.engine = start_engine(config, model, batches)
         decay = config.trainer.ema_decay
         self.ema = EMA(self.engine, decay, saved.ema if saved else None) if decay else None
-        self.checkpointer = Checkpointer(config, manifest, shuffle, batches, self.engine, self.ema)
+        self.scaler = None
+        if config.trainer.precision == "fp16":
+            self.scaler = LossScaler(self.engine.device, saved.state.loss_scale if saved else None)
+        self.checkpointer = Checkpointer(config, manifest, shuffle, batches, self.engine, self.ema, self.scaler)
         self.state = self.checkpointer.restore(saved) if saved else TrainState()
         if config.data.val_split is None:  # set so after a validation was interrupted
             self.state.validation_pending = False
@@ -120,7 +131,7 @@ class Trainer:
         with part("copying to the device"):
             batches = self.prefetcher.take(micro_batches)
         with part("counting labels"):
-            counts_2 = self._count_labels(batches)
+            counts_3 = self._count_labels(batches)
         factor = self.batches.groups * self.batches.accumulation  # groups: of ranks with the same images, mostly of one
         with part("non-finite guard"):
             self.guard.begin()
@@ -128,22 +139,26 @@ class Trainer:
             self._begin_stage("in the forward pass of")
             with part("forward"):
                 weights = self.engine.module.auxiliary_weights
-                loss = micro_batch_loss(self.engine, weights, self.loss, batch, counts_2, self.config.data)
+                loss = micro_batch_loss(self.engine, weights, self.loss, batch, counts_3, self.config.data)
                 self.guard.add(loss)
             self._begin_stage("in the backward pass of")
             with part("backward"):
-                self.engine.backward(loss * factor)
+                self.engine.backward(loss * factor * (self.scaler.scale if self.scaler else 1))
             if self.engine.is_gradient_accumulation_boundary():
                 with part("non-finite guard"):
+                    if self.scaler:
+                        self.scaler.unscale(self.engine)
                     self.guard.decide()
             with part("optimizer"):
                 self.engine.step()
         with part("non-finite guard"):
             stats = self.guard.end()
+            if self.scaler:
+                self.scaler.update(self.guard.skipped)
         self.state.step += 1
         if self.ema:
             self.ema.update(self.state.step, self.guard.skipped)
-        record = StepRecord(self.state.step, self.state.consumed_samples, stats, micro_batches, counts_2, rng)
+        record = StepRecord(self.state.step, self.state.consumed_samples, stats, micro_batches, counts_3, rng)
         self.anomalies.add(record)
         self.state.consumed_samples += self.batches.global_batch_size
         with part("sync: loss of the previous step"):  # this one's is read a step later, so that the GPU never idles
@@ -164,6 +179,8 @@ class Trainer:
             **throughput,
             "peak_memory_gb": distributed.all_reduce_max(peak_memory(self.engine.device)) / 1e9,
         }
+        if self.scaler:
+            metrics["loss_scale"] = self.scaler.state().scale
         if self.anomalies.skipped:
             metrics["nonfinite_steps"] = self.anomalies.skipped
         return {**metrics, "bad_samples": self.bad_samples} if self.config.data.on_bad_sample == "skip" else metrics
@@ -187,11 +204,11 @@ class Trainer:
         distributed.begin_stage(f"{activity} step {self.state.step + 1}", is_slow)
 
     def _count_labels(self, batches: Sequence[Batch]) -> Tensor:
-        """The loss's counts of labeled pixels in the global batch, (2,). Ends the run if too many samples were bad."""
+        """The loss's counts of labeled pixels in the global batch, (3,). Ends the run if too many samples were bad."""
         data = self.config.data
-        counts_2 = torch.stack([self.loss.counts(batch.labels_NHW) for batch in batches]).sum(dim=0)
-        bad = counts_2.new_full((1,), sum(len(batch.bad_samples) for batch in batches))
-        sums = torch.cat([counts_2, bad]) * self.batches.is_first(distributed.rank())  # each image once
+        counts_3 = torch.stack([self.loss.counts(batch.labels_NHW) for batch in batches]).sum(dim=0)
+        bad = counts_3.new_full((1,), sum(len(batch.bad_samples) for batch in batches))
+        sums = torch.cat([counts_3, bad]) * self.batches.is_first(distributed.rank())  # each image once
         distributed.all_reduce_sum(sums)
         if data.on_bad_sample == "skip":  # only then, since it makes a GPU wait
             self.bad_samples += int(sums[-1])
@@ -221,4 +238,5 @@ def _schedule(config: Config, epoch_length: int, batches: BatchPlan, state: Trai
         val_every_epochs=trainer.val_every_epochs,
         keep_best=trainer.keep_best and config.data.val_split is not None,
         has_validation=config.data.val_split is not None,
+        early_stopping_patience=trainer.early_stopping_patience,
     )

@@ -24,7 +24,7 @@ from msanet.training.engine import zero_state
 from msanet.training.engine.batchnorm_statistics import averaged_over_ranks
 from msanet.training.engine.device_settings import without_cudnn_benchmark
 from msanet.training.engine.ema import EMA
-from msanet.training.schedule import TrainState
+from msanet.training.schedule import TrainState, after_validation
 
 logger = logging.getLogger(__name__)
 
@@ -101,4 +101,8 @@ def validate(
     state.best = comparable(state.best, conditions)
     if state.best is None or mean_iou > state.best.mean_iou:
         state.best = Best(step=state.step, mean_iou=mean_iou, conditions=conditions)
+    if config.trainer.early_stopping_patience:
+        metric = config.trainer.early_stopping_metric
+        value = result.summary()[f"{result.split}/{metric}"]
+        state.early_stopping = after_validation(state.early_stopping, metric, value)
     return result

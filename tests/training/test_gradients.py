@@ -21,7 +21,14 @@ from support.ranks import run_ranks
 from support.small_runs import run_steps, small_config, start, validate
 
 # Those that sort pixels have another gradient where rounding swaps two: tests/test_losses.py cuts batches for them.
-WEIGHTED = {"dice": 0.5, "class_weights": "median_frequency"}
+WEIGHTED = {
+    "dice": 0.5,
+    "class_weights": "median_frequency",
+    "focal": 0.5,
+    "tversky": 0.5,
+    "boundary": 0.5,
+    "custom": [f"{Path(__file__).parent.parent}/own_losses.py:{name}" for name in ("squared_error", "OfImages")],
+}
 
 
 def _step(shards: str, out: str, micro: int | None, norm: str, network: str = "msanet") -> None:

@@ -1,9 +1,12 @@
 """Learning rates by hand, and what DeepSpeed is told."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
-from msanet.config import Config, ScheduleConfig, parse_config
+from msanet.config import Config, OptimizerConfig, ScheduleConfig, parse_config
 from msanet.data.loader import BatchPlan
 from msanet.models import build_model
 from msanet.training.engine.optimizer import (
@@ -11,9 +14,9 @@ from msanet.training.engine.optimizer import (
     build_optimizer,
     deepspeed_config,
     learning_rate,
-    parameter_groups,
     total_steps,
 )
+from msanet.training.engine.parameter_groups import parameter_groups
 from support.errors import raises_user_error
 
 
@@ -34,6 +37,46 @@ def test_step_is_the_second_papers() -> None:
 def test_warm_up_is_linear() -> None:
     schedule = ScheduleConfig(name="constant", warmup_steps=4)
     assert [learning_rate(s, 10, 2.0, schedule) for s in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("total", [10, 97])
+def test_cosine_and_one_cycle_are_torchs(total: int) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+
+    def rates(make: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]) -> list[float]:
+        optimizer = torch.optim.SGD([parameter], lr=0.2)
+        scheduler, found = make(optimizer), []
+        for _ in range(total):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step() if len(found) < total else None
+        return found
+
+    schedulers = torch.optim.lr_scheduler
+    cosine = ScheduleConfig(name="cosine", min_lr_mult=0.1)
+    expected = rates(lambda optimizer: schedulers.CosineAnnealingLR(optimizer, total, eta_min=0.02))
+    assert [learning_rate(step, total, 0.2, cosine) for step in range(total)] == pytest.approx(expected)
+    cycle = ScheduleConfig(name="one_cycle", pct_start=0.4, div_factor=10, final_div_factor=100)
+    expected = rates(lambda o: schedulers.OneCycleLR(o, 0.2, total, None, None, 0.4, "cos", False, 1, 1, 10, 100))
+    assert [learning_rate(step, total, 0.2, cycle) for step in range(total)] == pytest.approx(expected)
+
+
+def test_warm_up_stable_decay_by_hand() -> None:
+    """The last 4 of 10 steps go from 1 down to 0.2 by a quarter of the way each; cosine is halfway down in the middle."""
+    schedule = ScheduleConfig(name="wsd", warmup_steps=2, decay_fraction=0.4, min_lr_mult=0.2)
+    expected = [0.5, 1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4]
+    assert [learning_rate(step, 10, 1.0, schedule) for step in range(10)] == pytest.approx(expected)
+    assert learning_rate(5, 10, 1.0, ScheduleConfig(name="cosine", min_lr_mult=0.5)) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("name", ["poly", "step", "constant", "cosine", "one_cycle", "wsd"])
+def test_any_schedule_warms_up_and_stays_in_its_bounds(name: Any) -> None:
+    for total in (1, 2, 3, 10):
+        plain, warm = (ScheduleConfig(name=name, warmup_steps=steps) for steps in (0, 4))
+        rates = [learning_rate(step, total, 1.0, plain) for step in range(total)]
+        assert all(0 < rate <= 1 for rate in rates)
+        expected = [rate * min(1, (step + 1) / 4) for step, rate in enumerate(rates)]
+        assert [learning_rate(step, total, 1.0, warm) for step in range(total)] == pytest.approx(expected)
 
 
 def test_optimizers() -> None:
@@ -100,10 +143,10 @@ def test_classifier_has_a_rate_of_its_own() -> None:
     """Both heads of a network with an auxiliary one, and nothing else; one group where the factor is 1."""
     model = build_model("deeplabv3", 3, width=0.02, auxiliary=True)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    trunk, classifier = parameter_groups(model, 10.0)
+    trunk, classifier = parameter_groups(model, OptimizerConfig(classifier_lr_mult=10.0))
     assert (trunk["lr_factor"], classifier["lr_factor"]) == (1.0, 10.0)
     heads = {f"{head}.{part}" for head in ("classifier", "auxiliary.1") for part in ("weight", "bias")}
     assert {names[id(parameter)] for parameter in classifier["params"]} == heads
     assert len(trunk["params"]) + len(classifier["params"]) == len(names)
-    (together,) = parameter_groups(model, 1.0)
+    (together,) = parameter_groups(model, OptimizerConfig())
     assert len(together["params"]) == len(names) and together["lr_factor"] == 1.0

@@ -1,12 +1,13 @@
 """What is due after which step, over grids: no trainer needed."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from msanet.training.checkpoint.format import Best
-from msanet.training.schedule import TrainSchedule, TrainState
+from msanet.training.checkpoint.format import Best, EarlyStopping
+from msanet.training.schedule import TrainSchedule, TrainState, after_validation
 
 SCHEDULE = TrainSchedule(
     total_steps=20,
@@ -55,3 +56,17 @@ def test_the_best_so_far_is_saved() -> None:
 
 def test_without_a_validation_split_none_is_due() -> None:
     assert steps_due(TrainSchedule.should_validate, replace(SCHEDULE, has_validation=False)) == []
+
+
+def test_early_stopping_counts_validations_without_a_better_metric() -> None:
+    seen, early = [], None
+    for value in (0.2, 0.1, 0.3, 0.3, math.nan, 0.29):
+        early = after_validation(early, "mean_iou", value)
+        seen.append(early.validations_since)
+    assert seen == [0, 1, 0, 1, 2, 3] and early == EarlyStopping(metric="mean_iou", best=0.3, validations_since=3)
+    schedule, state = replace(SCHEDULE, early_stopping_patience=3), TrainState(5, early_stopping=early)
+    assert schedule.is_done(state) and schedule.should_save(state) and not SCHEDULE.is_done(state)
+    assert not replace(schedule, early_stopping_patience=4).is_done(state)
+    assert not schedule.is_done(replace(state, validation_pending=True))
+    assert after_validation(early, "pixel_accuracy", 0.1) == EarlyStopping(metric="pixel_accuracy", best=0.1)
+    assert after_validation(None, "mean_iou", math.nan).validations_since == 1

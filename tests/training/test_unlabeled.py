@@ -15,7 +15,7 @@ def warnings_of(capsys: pytest.CaptureFixture[str]) -> int:
 
 def add(steps: UnlabeledSteps, *counts: tuple[float, float]) -> None:
     for one in counts:
-        steps.add(torch.tensor(one, dtype=torch.float64))
+        steps.add(torch.tensor((*one, one[0]), dtype=torch.float64))
     steps.check()
 
 

@@ -13,8 +13,9 @@ from msanet.errors import UserError
 from msanet.models.activation_checkpointing import recomputed
 from msanet.models.blocks import bilinear, pad_to_multiple
 from msanet.models.external.probe import Layout, classifiers, find_layout, logits_of
-from msanet.models.external.sources import NetworkSource, Normalization, Options, first_line
+from msanet.models.external.sources import NetworkSource, Normalization, Options
 from msanet.models.network import HeadOutput, SegmentationNetwork, TrainingOutput
+from msanet.plugins import first_line
 
 ADAPTER_OPTIONS: Options = {"auxiliary_weights": (tuple[float, ...] | None, None), "classifier": (str, "")}
 """Options of `model` that every network from elsewhere has, in addition to its own: the weights of its auxiliary outputs in the

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from msanet.errors import UserError, nearest
-from msanet.models.external.sources import NetworkSource, Normalization, first_line, signature_options
+from msanet.models.external.sources import NetworkSource, Normalization, signature_options
+from msanet.plugins import first_line
 
 _DISTRIBUTIONS = {
     "segmentation_models_pytorch": "smp",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from msanet.errors import UserError
-from msanet.models.external.sources import first_line
+from msanet.plugins import first_line
 
 _MULTIPLES = {
     1: (97, 131),

@@ -1,22 +1,17 @@
 """What stands behind a name such as `smp:Unet` or `my_package.networks:MyNet`: a factory, and its options with types."""
 
-import importlib
-import importlib.util
 import inspect
-import sys
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
-from pathlib import Path
-from types import ModuleType
 from typing import Any, get_type_hints
 
 from torch import nn
 
-from msanet.errors import UserError, nearest
+from msanet.errors import UserError
 from msanet.models.external.trust import LIBRARIES
+from msanet.plugins import PluginError, PluginNotFound, load_plugin
 
 Options = dict[str, tuple[Any, Any]]
 """{option: (type, default)}; `Any` and `inspect.Parameter.empty` where there is none."""
@@ -65,8 +60,7 @@ def find_source(name: str) -> NetworkSource:
         from msanet.models.external import libraries
 
         return libraries.SOURCES[prefix](name, rest)
-    module, _, attribute = name.rpartition(":")
-    return _of_factory(name, _attribute(name, _load_module(name, module), attribute))
+    return _of_factory(name, _load(name))
 
 
 def network_names() -> list[str]:
@@ -78,54 +72,13 @@ def _entry_points() -> dict[str, Any]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
-def _load_module(name: str, module: str) -> ModuleType:
+def _load(name: str) -> Callable[..., nn.Module]:
     try:
-        if module.endswith(".py"):
-            return _load_file(name, Path(module))
-        return importlib.import_module(module)
-    except UserError:
-        raise
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
-            message = f"model.name is '{name}', and there is no module '{error.name}'; install it, or give path/to/file.py:NAME"
-            raise UserError("MSA-MODEL-502", message, setting="model.name") from None
-        raise _import_failed(name, error) from error
-    except Exception as error:  # whatever a user's module does
-        raise _import_failed(name, error) from error
-
-
-def _import_failed(name: str, error: Exception) -> UserError:
-    message = (
-        f"model.name is '{name}', whose import raised {type(error).__name__}: {first_line(error)}; fix that module"
-    )
-    return UserError("MSA-MODEL-503", message, setting="model.name")
-
-
-def _load_file(name: str, path: Path) -> ModuleType:
-    if not path.is_file():
-        message = f"model.name is '{name}', and the file '{path}' does not exist; check the path"
-        raise UserError("MSA-MODEL-502", message, setting="model.name")
-    full = f"msanet_user_{path.stem}_{zlib.crc32(str(path.resolve()).encode())}"
-    spec = importlib.util.spec_from_file_location(full, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[full] = module  # dataclasses and pickle look it up
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[full]
-        raise
-    return module
-
-
-def _attribute(name: str, module: ModuleType, attribute: str) -> Callable[..., nn.Module]:
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        known = sorted(n for n, v in vars(module).items() if callable(v) and not n.startswith("_"))
-        what = "is not callable" if found is not None else "does not exist"
-        message = f"model.name is '{name}', and '{attribute}' {what} in {module.__name__}; {nearest(attribute, known)}"
-        raise UserError("MSA-MODEL-502", message, setting="model.name")
-    return found
+        return load_plugin(name)
+    except PluginNotFound as error:
+        raise UserError("MSA-MODEL-502", f"model.name is '{name}', {error}", setting="model.name") from None
+    except PluginError as error:
+        raise UserError("MSA-MODEL-503", f"model.name is '{name}', {error}", setting="model.name") from error
 
 
 def _of_factory(name: str, factory: Callable[..., nn.Module]) -> NetworkSource:
@@ -149,8 +102,3 @@ def signature_options(factory: Callable[..., Any]) -> tuple[Options, bool]:
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     options = {p.name: (hints.get(p.name, Any), p.default) for p in parameters if p.kind in kinds}
     return options, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-
-
-def first_line(error: BaseException) -> str:
-    """The start of an exception's message, for a sentence."""
-    return " ".join(str(error).split())[:200] or "no message"

@@ -25,7 +25,7 @@ def require_trust(name: str, origin: str) -> None:
     if is_user_code(name) and _canonical(name) not in _trusted:
         raise UserError(
             "MSA-MODEL-501",
-            f"'{origin}' is of the network '{name}', which is code that was not named on the command line; "
+            f"'{origin}' needs '{name}', which is code that was not named on the command line; "
             f"if you trust it, add --plugin {name}",
             setting="--plugin",
         )

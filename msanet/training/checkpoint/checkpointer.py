@@ -22,6 +22,8 @@ from msanet.training.engine.batchnorm_statistics import (
     running_statistics,
 )
 from msanet.training.engine.ema import EMA
+from msanet.training.engine.loss_scaling import LossScaler
+from msanet.training.engine.optimizer import optimizer_label
 from msanet.training.resume import initial_weights
 from msanet.training.schedule import TrainState
 
@@ -39,9 +41,10 @@ class Checkpointer:
         batches: BatchPlan,
         engine: Any,
         ema: EMA | None,
+        scaler: LossScaler | None = None,
     ) -> None:
         self._config, self._manifest, self._shuffle, self._batches = config, manifest, shuffle, batches
-        self._engine, self._ema = engine, ema
+        self._engine, self._ema, self._scaler = engine, ema, scaler
 
     def capture(self, state: TrainState, total_steps: int) -> Checkpoint:
         """All that a resume needs, with tensors on rank 0 alone. A collective."""
@@ -59,10 +62,13 @@ class Checkpointer:
                 world_size=self._batches.world_size,
                 dataset=self._manifest.name,
                 dataset_digest=self._manifest.digest(),
-                optimizer=self._config.optimizer.name,
+                optimizer=optimizer_label(self._config.optimizer),
+                frozen=self._config.model.freeze,
                 versions=versions("torch", "deepspeed", "numpy", "msanet"),
                 best=state.best if self._config.trainer.keep_best else None,
                 validation_pending=state.validation_pending,
+                early_stopping=state.early_stopping,
+                loss_scale=self._scaler.state() if self._scaler else None,
                 micro_batch_size=self._batches.micro_batch_size,
                 initial_weights=initial_weights(self._config),
             ),
@@ -78,8 +84,8 @@ class Checkpointer:
     def restore(self, saved: Checkpoint) -> TrainState:
         """Put back optimizer, running statistics and generators; the weights went in before the engine was built."""
         was = saved.state
-        state = TrainState(was.step, was.consumed_samples, was.best, was.validation_pending)
-        if was.optimizer == self._config.optimizer.name:
+        state = TrainState(was.step, was.consumed_samples, was.best, was.validation_pending, was.early_stopping)
+        if was.optimizer == optimizer_label(self._config.optimizer) and was.frozen == self._config.model.freeze:
             zero_state.scatter_optimizer_state(self._engine, saved.optimizer)
         restore_buffers(all_running_statistics(self._engine, self._ema), saved.buffers)
         group = self._batches.group(distributed.rank())

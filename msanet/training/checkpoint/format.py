@@ -25,11 +25,31 @@ class Best(BaseModel):
     conditions: dict[str, str] = {}
 
 
+class EarlyStopping(BaseModel):
+    """Where early stopping stands: the best value of its metric, and how many validations have passed since."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: str
+    best: float | None = None
+    validations_since: int = 0
+
+
+class LossScale(BaseModel):
+    """Of trainer.precision=fp16: the factor on the loss, and the steps since it changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scale: float
+    good_steps: int
+
+
 class RunState(BaseModel):
     """state.json: the `TrainState`, and the run that it belongs to.
 
     total_steps: of the whole run, as it was configured then. micro_batch_size: None in checkpoints from before it was kept.
     initial_weights: the file of model.pretrained, or `random`; empty in checkpoints from before it was kept.
+    optimizer: its name and options. frozen: the patterns of `model.freeze`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +68,9 @@ class RunState(BaseModel):
     validation_pending: bool = False
     micro_batch_size: int | None = None
     initial_weights: str = ""
+    frozen: tuple[str, ...] = ()
+    early_stopping: EarlyStopping | None = None
+    loss_scale: LossScale | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -90,6 +90,11 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Of the checkpoint of this step, there or not."""
+    return folder / _name(step)
+
+
 def _name(step: int) -> str:
     return f"step-{step:08d}"
 

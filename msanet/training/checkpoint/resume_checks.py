@@ -25,10 +25,15 @@ class _Difference:
 
 
 def check_resume_compatible(
-    saved: Checkpoint, shuffle: ShuffleConfig, now: ModelMetadata, optimizer: str, allow_changes: Collection[str] = ()
+    saved: Checkpoint,
+    shuffle: ShuffleConfig,
+    now: ModelMetadata,
+    optimizer: str,
+    allow_changes: Collection[str] = (),
+    frozen: tuple[str, ...] = (),
 ) -> None:
     """Refuse to resume a different run: raises UserError that names the first difference. allow_changes: kinds only logged."""
-    for found in _differences(saved, shuffle, now, optimizer):
+    for found in _differences(saved, shuffle, now, optimizer, frozen):
         before, after = found.values
         if before == after:
             continue
@@ -50,7 +55,9 @@ def check_resume_compatible(
         )
 
 
-def _differences(saved: Checkpoint, shuffle: ShuffleConfig, now: ModelMetadata, optimizer: str) -> list[_Difference]:
+def _differences(
+    saved: Checkpoint, shuffle: ShuffleConfig, now: ModelMetadata, optimizer: str, frozen: tuple[str, ...]
+) -> list[_Difference]:
     """All that may differ, whether it does or not."""
     state, was = saved.state, saved.metadata
     datasets = (f"{one.dataset} {one.dataset_digest[:12]}" for one in (was, now))
@@ -70,6 +77,7 @@ def _differences(saved: Checkpoint, shuffle: ShuffleConfig, now: ModelMetadata, 
         _Difference("model", "network", tuple(networks), "the section model", weights),
         _Difference("normalization", "normalization (mean, std)", tuple(inputs), "data.mean and data.std", unlike),
         _Difference("optimizer", "optimizer", (state.optimizer, optimizer), "optimizer.name", moments),
+        _Difference("optimizer", "frozen", (list(state.frozen), list(frozen)), "model.freeze", moments),
         _Difference("batch", "global batch", batches, "trainer.global_batch_size", twice),
         _Difference("order", "sample order", orders, order, twice),
     ]

@@ -12,14 +12,18 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from msanet import distributed
+from msanet.training.engine.freezing import FrozenStatistics
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """The running means and variances by name, not copies; without frozen layers, which are alike on all ranks."""
+    """The running means and variances by name, not copies; without frozen layers, which are alike on all ranks.
+
+    A mean over ranks would not have their bits.
+    """
     return {
         f"{prefix}.{name}".lstrip("."): module.get_buffer(name)
         for prefix, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, FrozenStatistics)
         for name in ("running_mean", "running_var")
     }
 

@@ -17,6 +17,8 @@ from msanet.training.engine.compiling import compile_blocks, require_compiler
 from msanet.training.engine.context_parallel import other_images_group, parallelize_attention, same_image_group
 from msanet.training.engine.deepspeed_keys import first_fault, require_known_keys
 from msanet.training.engine.device_settings import apply_device_settings, set_memory_format
+from msanet.training.engine.freezing import freeze
+from msanet.training.engine.loss_scaling import autocast_training
 from msanet.training.engine.optimizer import build_optimizer, deepspeed_config
 from msanet.training.engine.sync_batchnorm import convert_sync_batchnorm
 
@@ -35,8 +37,11 @@ def start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan)
     if config.trainer.sync_batchnorm and batches.groups > 1:
         group = other_images_group(batches) if batches.context_parallel_size > 1 else None
         convert_sync_batchnorm(model, device, group)
+    freeze(model, config.model.freeze)  # again, since other layers may have taken the BatchNorm's place
     if config.trainer.activation_checkpointing:
         checkpoint_activations(model)
+    if config.trainer.precision == "fp16":
+        autocast_training(model, device)
     if config.trainer.compile:
         require_compiler(device)
         compile_blocks(model, config.data.fixed_size)
@@ -45,7 +50,7 @@ def start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan)
     try:
         engine, *_ = deepspeed.initialize(
             model=model.to(device),
-            optimizer=build_optimizer(model, config.optimizer),
+            optimizer=build_optimizer(model, config.optimizer, config.trainer.zero_stage),
             config=deepspeed_config(config, batches, sum(parameter.numel() for parameter in model.parameters())),
             dist_init_required=not dist.is_initialized(),
         )

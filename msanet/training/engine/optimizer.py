@@ -1,55 +1,92 @@
 """Optimizer, learning rate and DeepSpeed's JSON, all derived from the run's settings."""
 
+import logging
 import math
 from typing import Any
 
 import torch
-from torch import nn
 
 from msanet.config import Config, OptimizerConfig, ScheduleConfig
 from msanet.data.loader import BatchPlan
 from msanet.errors import UserError
 from msanet.models.network import SegmentationNetwork
+from msanet.training.engine.other_optimizers import (
+    FUSED,
+    build_other_optimizer,
+    constructor_arguments,
+    optimizer_class,
+    refused_optimizer,
+)
+from msanet.training.engine.parameter_groups import parameter_groups
+
+logger = logging.getLogger(__name__)
 
 
-def build_optimizer(model: SegmentationNetwork, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """torch's own Adam, AdamW or SGD: DeepSpeed's `Adam` would silently be AdamW and compile a C++ extension on CPUs.
+def build_optimizer(model: SegmentationNetwork, config: OptimizerConfig, zero_stage: int = 0) -> torch.optim.Optimizer:
+    """torch's own optimizers: DeepSpeed's `Adam` would silently be AdamW and compile a C++ extension on CPUs.
 
-    Fused, since only then a step can be skipped without asking the device first (see `NonFiniteGuard`).
+    Adam, AdamW and SGD are fused, since only then a step can be skipped without asking the device first (see
+    `NonFiniteGuard`); others ask, once a step.
+
+    Raises:
+        UserError: There is no such optimizer or option, or it does not work at this ZeRO stage.
     """
-    parameters = parameter_groups(model, config.classifier_lr_mult)
-    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
-    match config.name:
-        case "adam":
-            return torch.optim.Adam(parameters, betas=config.betas, **common)
-        case "adamw":
-            return torch.optim.AdamW(parameters, betas=config.betas, **common)
-        case "sgd":
-            return torch.optim.SGD(parameters, momentum=config.momentum, **common)
+    groups = parameter_groups(model, config)
+    if config.name not in FUSED:
+        optimizer = build_other_optimizer(groups, config, zero_stage, groups[0]["params"][0].device)
+        logger.info(
+            f"optimizer {config.name} is not fused: each step waits for the device before it changes the weights"
+        )
+        return optimizer
+    arguments: dict[str, Any] = {**constructor_arguments(config), "fused": True}
+    own = {"momentum": config.momentum} if config.name == "sgd" else {"betas": config.betas}
+    try:
+        return optimizer_class(config.name)(groups, **own, **arguments)
+    except (ValueError, RuntimeError) as error:  # such as of two options that exclude each other
+        raise refused_optimizer(config, error) from error
 
 
-def parameter_groups(model: SegmentationNetwork, classifier_lr_mult: float) -> list[dict[str, Any]]:
-    """Groups with a key `lr_factor` for the learning rate: `classifier_lr_mult` for the network's classifiers, else 1."""
-    groups: dict[float, list[nn.Parameter]] = {}
-    prefixes = tuple(f"{name}." for name in model.classifier_names)
-    for name, parameter in model.named_parameters():
-        groups.setdefault(classifier_lr_mult if name.startswith(prefixes) else 1.0, []).append(parameter)
-    return [{"params": parameters, "lr_factor": factor} for factor, parameters in sorted(groups.items())]
+def optimizer_label(config: OptimizerConfig) -> str:
+    """The optimizer's name with its options, if any: what a checkpoint's optimizer state belongs to."""
+    options = ", ".join(f"{key}={value}" for key, value in sorted(config.options.items()))
+    return f"{config.name}({options})" if options else config.name
 
 
 def learning_rate(step: int, total_steps: int, base: float, schedule: ScheduleConfig) -> float:
-    """Learning rate of step `step` (0-based). A function of the step alone, so that a resume has nothing to restore.
-
-    poly: base (1 - step / total)^power (MSANet section 4.2). step: base gamma^(step // every) (Attention to Scale).
-    """
+    """Learning rate of step `step` (0-based). A function of the step alone, so that a resume has nothing to restore."""
     warm = min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else 1.0
+    return base * warm * _schedule_factor(step, total_steps, schedule)
+
+
+def _schedule_factor(step: int, total_steps: int, schedule: ScheduleConfig) -> float:
+    """poly: MSANet section 4.2. step: Attention to Scale section 4. cosine: Loshchilov and Hutter 2017, without restarts.
+
+    one_cycle: Smith and Topin 2018, as torch's OneCycleLR. wsd: warm-up, stable, decay (Hu et al. 2024, MiniCPM).
+    """
+    lowest = schedule.min_lr_mult
     match schedule.name:
         case "poly":
-            return base * warm * (1 - step / total_steps) ** schedule.power
+            return (1 - step / total_steps) ** schedule.power
         case "step":
-            return base * warm * schedule.gamma ** (step // schedule.decay_every_steps)
+            return schedule.gamma ** (step // schedule.decay_every_steps)
         case "constant":
-            return base * warm
+            return 1.0
+        case "cosine":
+            return _cosine(1.0, lowest, step / total_steps)
+        case "one_cycle":
+            start, top = 1 / schedule.div_factor, schedule.pct_start * total_steps - 1
+            if step < top:
+                return _cosine(start, 1.0, step / top)
+            return _cosine(1.0, start / schedule.final_div_factor, (step - top) / (total_steps - 1 - top))
+        case "wsd":
+            decaying = schedule.decay_fraction * total_steps
+            done = max(0.0, step - (total_steps - decaying)) / decaying
+            return 1 - (1 - lowest) * done
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    """Half a cosine wave from start to end, by the share of the way."""
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
 def total_steps(config: Config, num_samples: int) -> int:
@@ -81,6 +118,13 @@ def deepspeed_config(config: Config, batches: BatchPlan, parameters: int) -> dic
         "steps_per_print": 2**31,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice in each micro-batch
     }
+    if config.trainer.precision == "fp16" and setting(config.deepspeed, "zero_optimization.offload_optimizer"):
+        raise UserError(
+            "MSA-TRAIN-660",
+            "trainer.precision=fp16 with deepspeed.zero_optimization.offload_optimizer would clip gradients by a norm from "
+            "before they are unscaled; remove one of the two, or set trainer.precision=bf16",
+            setting="trainer.precision",
+        )
     for key, decided_by in _DECIDED_HERE.items():
         own, ours = setting(config.deepspeed, key), setting(derived, key)
         if own not in (None, "auto", ours):
@@ -105,7 +149,7 @@ _DECIDED_HERE = {
     "scheduler": "the section schedule",
     "torch_autocast": "trainer.precision",
     "bf16": "trainer.precision (DeepSpeed's bf16 mode breaks BatchNorm)",
-    "fp16": "trainer.precision (fp16 is not supported, use bf16)",
+    "fp16": "trainer.precision",
 }
 
 

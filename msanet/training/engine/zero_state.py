@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from msanet import distributed
 from msanet.training.checkpoint.format import OptimizerState
+from msanet.training.engine.other_optimizers import SkippableStep
 
 
 def local_weights(engine: Any) -> dict[str, Tensor]:
@@ -65,17 +66,20 @@ def gather_optimizer_state(engine: Any) -> OptimizerState:
 
 def scatter_optimizer_state(engine: Any, state: OptimizerState) -> None:
     """Restore a gathered state in a fresh engine, except for parameters without one (frozen, or SGD without momentum)."""
-    optimizer = _base(engine)
-    example = next((entry for entry in state.values() if entry), {})
+    optimizer, named = _base(engine), dict(engine.module.named_parameters())
+    saved = {name: entry for name, entry in state.items() if entry and name in named and named[name].requires_grad}
+    by_holder = {id(_holder(engine, named[name])): entry for name, entry in saved.items()}
+    example = next(iter(saved.values()), {})
     for flat in _flat_parameters(engine):
-        optimizer.state[flat] = {
-            key: torch.zeros_like(flat) if value.dim() else value.to(flat.device, copy=True)
-            for key, value in example.items()
+        entry = by_holder.get(id(flat), example)
+        scalars = {key: value for key, value in entry.items() if not value.dim()}
+        optimizer.state[flat] = _restored_scalars(optimizer, scalars, flat.device) | {
+            key: torch.zeros_like(flat) for key, value in entry.items() if value.dim()
         }
-    for name, parameter in engine.module.named_parameters():
-        for key, value in state.get(name, {}).items():
+    for name, entry in saved.items():
+        for key, value in entry.items():
             if value.dim():
-                _scatter(engine, parameter, key, value)
+                _scatter(engine, named[name], key, value)
 
 
 def local_gradients(engine: Any) -> list[Tensor]:
@@ -100,16 +104,15 @@ def has_refused_step(engine: Any) -> bool:
 def start_momentum(engine: Any) -> None:
     """Set SGD's momentum to 0 before the first step: torch leaves it uninitialized if that step is skipped."""
     optimizer = _base(engine)
-    if optimizer.defaults.get("momentum"):
+    if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"]:
         for flat in _flat_parameters(engine):
             optimizer.state[flat]["momentum_buffer"] = torch.zeros_like(flat)
 
 
 def _gather(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
     stage = engine.zero_optimization_stage()
-    holder = parameter if stage == 0 else _flat_parameters(engine)[0]
     gathered = {}
-    for key, value in _base(engine).state.get(holder, {}).items():
+    for key, value in _base(engine).state.get(_holder(engine, parameter), {}).items():
         if stage > 0 and isinstance(value, Tensor) and value.dim():
             gather = engine.optimizer.get_full_hp_param if stage == 3 else partial(_gather_fragments, engine)
             value = gather(parameter, key)
@@ -132,7 +135,8 @@ def _gather_fragments(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
 def _scatter(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
     stage = engine.zero_optimization_stage()
     if stage == 0:
-        _base(engine).state[parameter][key].copy_(value)
+        own = _base(engine).state[parameter]
+        own[key] = own[key].copy_(value) if own[key].shape == value.shape else value.to(parameter.device, copy=True)
     elif stage == 3:
         partition, _ = engine.optimizer._get_fp32_opt_state_partition(parameter, False, key)
         partition.copy_(_partition(value, partition.numel()))
@@ -154,6 +158,27 @@ def _fragment(engine: Any, mapping: Any, key: str) -> tuple[Any, Tensor]:
     return mapping.lp_fragment_address, _base(engine).state[flat][key].narrow(0, address.start, address.numel)
 
 
+def _holder(engine: Any, parameter: nn.Parameter) -> Tensor:
+    """The tensor that the inner optimizer steps on, of which the parameter is a part."""
+    optimizer = engine.optimizer
+    match engine.zero_optimization_stage():
+        case 0:
+            return parameter
+        case 1 | 2:
+            groups = enumerate(optimizer.bit16_groups)
+            number = next(number for number, group in groups if any(parameter is member for member in group))
+            return optimizer.single_partition_of_fp32_groups[number]
+        case _:
+            number = optimizer.grad_position[optimizer.get_param_id(parameter)][0]
+            return optimizer.fp32_partitioned_groups_flat[number]
+
+
+def _restored_scalars(optimizer: Any, scalars: dict[str, Tensor], device: torch.device) -> dict[str, Any]:
+    if isinstance(optimizer, SkippableStep):
+        return optimizer.state_template.restored(scalars, device)
+    return {key: value.to(device, copy=True) for key, value in scalars.items()}
+
+
 def _flat_parameters(engine: Any) -> list[Tensor]:
     """The tensors that the inner optimizer really steps on."""
     match engine.zero_optimization_stage():
@@ -170,4 +195,6 @@ def _base(engine: Any) -> torch.optim.Optimizer:
 
 
 def _on_cpu(value: Any) -> Tensor:
-    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else torch.tensor(float(value))
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)

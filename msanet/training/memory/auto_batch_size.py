@@ -11,10 +11,10 @@ from msanet.config import Config
 from msanet.data.loader import BatchPlan, batch_plan
 from msanet.data.manifest import Manifest
 from msanet.errors import UserError
-from msanet.models import build_model
 from msanet.training.checkpoint.format import Checkpoint
 from msanet.training.memory.available import smallest_free_memory
 from msanet.training.memory.estimate import StepMemory, gigabytes, step_memory, suggestions
+from msanet.training.network import build_for_estimate
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def step_needs(
     config: Config, manifest: Manifest, most: BatchPlan, size: tuple[int, int], device: str
 ) -> Callable[[int], StepMemory]:
     """The memory of a step by the images of its micro-batches; estimated once for each number."""
-    build = partial(build_model, config.model.name, manifest.num_classes, **config.model.options)
+    build = partial(build_for_estimate, config, manifest.num_classes)
     histogram = manifest.split(config.data.train_split).histogram
 
     @cache

@@ -22,7 +22,9 @@ from msanet.models.activation_checkpointing import checkpoint_activations
 from msanet.models.meta import on_meta_device
 from msanet.models.network import SegmentationNetwork
 from msanet.models.peak_memory import peak_bytes
+from msanet.training.engine.loss_scaling import autocast
 from msanet.training.engine.optimizer import bucket_size, setting
+from msanet.training.engine.other_optimizers import state_template
 from msanet.training.forward import micro_batch_loss
 
 _FP32 = 4
@@ -90,13 +92,13 @@ def _forward_and_backward(
     device: torch.device,
 ) -> None:
     def forward(image_NCHW: Tensor) -> Any:
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16"):
+        with autocast(device, config.trainer.precision):
             return network(image_NCHW)
 
     for _ in range(min(2, batches.accumulation)):  # in the second micro-batch gradients are there from the beginning
         batch = _batch(batches.micro_batch_size, size)
-        counts_2 = criterion.counts(batch.labels_NHW)
-        micro_batch_loss(forward, network.auxiliary_weights, criterion, batch, counts_2, config.data).backward()
+        counts_3 = criterion.counts(batch.labels_NHW)
+        micro_batch_loss(forward, network.auxiliary_weights, criterion, batch, counts_3, config.data).backward()
 
 
 def state_bytes(parameters: int, config: Config, batches: BatchPlan) -> StepMemory:
@@ -130,7 +132,13 @@ def bucket_bytes(config: Config, parameters: int) -> float:
 
 def moments(optimizer: OptimizerConfig) -> int:
     """Values that the optimizer keeps for each parameter."""
-    return 2 if optimizer.name != "sgd" else int(optimizer.momentum > 0)
+    match optimizer.name:
+        case "sgd":
+            return int(optimizer.momentum > 0)
+        case "adam" | "adamw":
+            return 3 if optimizer.options.get("amsgrad") else 2
+        case _:
+            return state_template(optimizer).full_size
 
 
 def suggestions(needed: StepMemory, config: Config) -> list[str]:

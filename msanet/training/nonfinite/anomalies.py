@@ -44,7 +44,7 @@ class StepRecord:
     start: int
     stats: PendingStepStats
     batches: Sequence[Batch]
-    counts_2: Tensor
+    counts_3: Tensor
     rng: dict[str, Tensor]
 
 
@@ -101,7 +101,7 @@ class AnomalyMonitor:
     def add(self, step: StepRecord) -> None:
         """A step that has been given to the device."""
         self._pending.append(step)
-        self._unlabeled.add(step.counts_2)
+        self._unlabeled.add(step.counts_3)
 
     def drain(self, pending: int = 0) -> tuple[StepRecord, StepStats] | None:
         """Read the statistics of all but the last `pending` steps, which waits for the device.

@@ -54,7 +54,7 @@ class DumpMetadata(BaseModel):
     step: int
     losses: tuple[float | None, ...]
     accumulation: int
-    counts: tuple[float, float]
+    counts: tuple[float, ...]
     histogram: tuple[int, ...]
     keys: dict[int, tuple[str | None, ...]]
     versions: dict[str, str]
@@ -110,7 +110,7 @@ def dump_and_raise(
             step=step.number,
             losses=tuple(loss if math.isfinite(loss) else None for loss in stats.losses),
             accumulation=len(step.batches),
-            counts=tuple(step.counts_2.tolist()),
+            counts=tuple(step.counts_3.tolist()),
             histogram=tuple(run.manifest.split(config.data.train_split).histogram),
             keys={rank: tuple(sample["key"] for sample in run.samples(step.start, rank)) for rank in ranks},
             versions=versions("msanet", "torch", "deepspeed", "numpy"),

@@ -14,8 +14,11 @@ from torch.utils._pytree import tree_leaves
 from msanet.data.pipeline import Batch
 from msanet.losses import SegmentationLoss
 from msanet.models.activation_checkpointing import checkpoint_activations
+from msanet.models.external.trust import require_trust
 from msanet.models.io import apply_weights
 from msanet.training.engine.device_settings import apply_device_settings, set_memory_format
+from msanet.training.engine.freezing import freeze
+from msanet.training.engine.loss_scaling import autocast
 from msanet.training.forward import micro_batch_loss, network_input
 from msanet.training.nonfinite.failure_dump import BATCH_TENSORS, FailureDump, Sample
 
@@ -82,10 +85,14 @@ class _Replayer:
         apply_weights(self.model, dump.weights, "the failure dump")
         if dump.config.trainer.activation_checkpointing:
             checkpoint_activations(self.model)
+        freeze(self.model, dump.config.model.freeze)
         self.model.to(device).train()
         set_memory_format(self.model, dump.config.trainer)
+        for name in dump.config.loss.custom:
+            require_trust(name, "the failure dump")
         self.loss = SegmentationLoss(dump.config.loss, dump.about.histogram).to(device)
-        self.counts_2 = torch.tensor(dump.about.counts, dtype=torch.float64, device=device)
+        counts = (*dump.about.counts, dump.about.counts[0])[:3]  # dumps from before losses of your own have two
+        self.counts_3 = torch.tensor(counts, dtype=torch.float64, device=device)
         together = list(zip(*(record.batches for record in dump.records.values()), strict=True))
         self.was_synchronized = dump.config.trainer.sync_batchnorm and len(dump.records) > 1
         sizes = [{batch.labels_NHW.shape[1:] for batch in batches} for batches in together]
@@ -117,11 +124,11 @@ class _Replayer:
 
     def _loss_of(self, batch: Batch) -> Tensor:
         data, extra_weights = self.dump.config.data, self.model.auxiliary_weights
-        return micro_batch_loss(self._forward, extra_weights, self.loss, batch, self.counts_2, data)
+        return micro_batch_loss(self._forward, extra_weights, self.loss, batch, self.counts_3, data)
 
     def _forward(self, image_NCHW: Tensor) -> Any:
         """As in the engine: autocast for the network, not for the loss."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dump.config.trainer.precision == "bf16"):
+        with autocast(self.device, self.dump.config.trainer.precision):
             return self.model(image_NCHW)
 
     def _rewind(self) -> None:
@@ -159,6 +166,8 @@ class _Replayer:
         if was_on_gpu != (self.device.type == "cuda"):
             device = "GPUs" if was_on_gpu else "CPUs"
             remarks.append(f"the run was on {device}, this is not: numbers differ by rounding")
+        if self.dump.config.trainer.precision == "fp16":
+            remarks.append("the run scaled its loss, this does not: gradients that only overflowed are finite")
         if self.dump.config.trainer.compile:
             remarks.append("the run's blocks were compiled, these are not: numbers differ by rounding")
         if self.is_joined:

@@ -19,7 +19,7 @@ _STEPS = 10
 def require_weighted_labels(loss: LossConfig, split: str, histogram: Sequence[int]) -> None:
     """Raise UserError if every class that occurs has the weight 0. histogram: labeled pixels per class of the split."""
     weights_K = class_weights(loss.class_weights, histogram)
-    if weights_K is None or loss.dice or loss.lovasz:
+    if weights_K is None or loss.has_other_terms:
         return
     if not sum(weight * count for weight, count in zip(weights_K, histogram, strict=True)):
         raise UserError(
@@ -34,13 +34,13 @@ class UnlabeledSteps:
     """Warns where steps in a row have no pixel that counts in the loss. Counts on the device, which waits only in `check`."""
 
     def __init__(self, loss: LossConfig) -> None:
-        self._counts_pixels, self._counts_images = loss.cross_entropy > 0, loss.dice + loss.lovasz > 0
+        self._counts_pixels, self._counts_images = loss.cross_entropy > 0, loss.has_other_terms
         self._in_a_row: Tensor | None = None
         self._steps, self._has_warned = 0, False
 
-    def add(self, counts_2: Tensor) -> None:
-        """A step. counts_2: the loss's counts of its global batch, on any device."""
-        pixels, images = counts_2.unbind()
+    def add(self, counts_3: Tensor) -> None:
+        """A step. counts_3: the loss's counts of its global batch, on any device."""
+        pixels, images, _ = counts_3.unbind()
         has_label = (pixels > 0) * self._counts_pixels + (images > 0) * self._counts_images
         before = torch.zeros_like(pixels) if self._in_a_row is None else self._in_a_row
         self._in_a_row = torch.where(has_label > 0, 0, before + 1)

@@ -1,0 +1,96 @@
+"""Objects that users name: `package.module:NAME` or `path/to/file.py:NAME`.
+
+Imported only when a user's own settings name them; nothing that is downloaded can.
+"""
+
+import importlib
+import importlib.util
+import sys
+import zlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from msanet.errors import UserError, nearest
+
+
+class PluginError(Exception):
+    """Why a module was not imported, as a clause that follows its name."""
+
+
+class PluginNotFound(PluginError):
+    """There is no such module, file or attribute."""
+
+
+def load_plugin(name: str) -> Any:
+    """The callable of that name.
+
+    Raises:
+        PluginNotFound: There is none.
+        PluginError: Its module could not be imported.
+    """
+    module, _, attribute = name.rpartition(":")
+    return _attribute(_load_module(module), attribute)
+
+
+def require_plugin(name: str, setting: str) -> Any:
+    """The callable that a setting names. Raises UserError that names the setting."""
+    if ":" not in name:
+        message = f"{setting} names '{name}', expected package.module:NAME or path/to/file.py:NAME; fix the name"
+        raise UserError("MSA-CONFIG-651", message, setting=setting)
+    try:
+        return load_plugin(name)
+    except PluginNotFound as error:
+        raise UserError("MSA-CONFIG-651", f"{setting} names '{name}', {error}", setting=setting) from None
+    except PluginError as error:
+        raise UserError("MSA-CONFIG-652", f"{setting} names '{name}', {error}", setting=setting) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The start of an exception's message, for a sentence."""
+    return " ".join(str(error).split())[:200] or "no message"
+
+
+def _load_module(module: str) -> ModuleType:
+    try:
+        return _load_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
+    except (PluginError, UserError):
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            found = f"and there is no module '{error.name}'; install it, or give path/to/file.py:NAME"
+            raise PluginNotFound(found) from None
+        raise _import_failed(error) from error
+    except Exception as error:  # whatever a user's module does
+        raise _import_failed(error) from error
+
+
+def _import_failed(error: Exception) -> PluginError:
+    return PluginError(f"whose import raised {type(error).__name__}: {first_line(error)}; fix that module")
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise PluginNotFound(f"and the file '{path}' does not exist; check the path")
+    full = f"msanet_user_{path.stem}_{zlib.crc32(str(path.resolve()).encode())}"
+    if full in sys.modules:
+        return sys.modules[full]
+    spec = importlib.util.spec_from_file_location(full, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[full] = module  # dataclasses and pickle look it up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[full]
+        raise
+    return module
+
+
+def _attribute(module: ModuleType, attribute: str) -> Any:
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        known = sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
+        what = "is not callable" if found is not None else "does not exist"
+        raise PluginNotFound(f"and '{attribute}' {what} in {module.__name__}; {nearest(attribute, known)}")
+    return found
