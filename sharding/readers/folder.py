@@ -90,12 +90,14 @@ def mask_reader(classes: _Classes, path: Path, tree: Tree, pairs: Splits) -> Mas
     spec, colors = _spec(classes), _colors(classes, path)
     certain = {id for found in classes.classes for id in found.ids}
     certain |= {entry for entry in classes.ignore if isinstance(entry, int)}
-    grey = grey_meaning(spec, dict(colors), frozenset(certain), _some_masks(tree, pairs))
+    grey = grey_meaning(spec, dict(colors), frozenset(certain), (mask for _, mask in _some_masks(tree, pairs)))
+    reader = MaskReader(spec, colors, grey, f"the classes file '{path}'")
+    reader.check_palettes(_some_masks(tree, pairs))
     take_notes()  # the same will be said of them when they are packed
-    return MaskReader(spec, colors, grey, f"the classes file '{path}'")
+    return reader
 
 
-def _some_masks(tree: Tree, splits: Splits) -> Iterator[MaskFile]:
+def _some_masks(tree: Tree, splits: Splits) -> Iterator[tuple[str, MaskFile]]:
     """Masks from all over the dataset, until enough were not all 0; unreadable ones are named when they are packed."""
     pairs = [pair for split in splits.values() for pair in split]
     step = max(1, len(pairs) // _LOOKED_AT)
@@ -105,7 +107,7 @@ def _some_masks(tree: Tree, splits: Splits) -> Iterator[MaskFile]:
             mask = read_mask(tree.read(pair.label), pair.label)
         except UserError:
             continue
-        yield mask
+        yield tree.show(pair.label), mask
         seen += bool(mask.pixels.any())
         if seen == _LOOKED_AT:
             return

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from msanet.data.image.codec import FORMATS, check_pixels, decode_image
 from msanet.data.image.damage import PNG_SIGNATURE, decoder_messages, deflate_damage, find_damage, jpeg_parts_damage
@@ -145,6 +145,8 @@ def tiff_damage(data: bytes) -> str | None:
         if compression == 7:
             return jpeg_parts_damage(data, tables, offsets, lengths)
         return deflate_damage(data, offsets, lengths) if compression in (8, 32946) else None
+    except UnidentifiedImageError:  # which the caller read in another way
+        return None
     except Exception as error:  # Pillow, and numbers of a wrong kind, raise any
         return f"its directory: {' '.join(str(error).split())[:100]}"
 
