@@ -26,6 +26,12 @@ logger = logging.getLogger(__name__)
 
 _USUAL = ("train", "val", "test")
 _EXAMPLE = "classes: [{id: 0, name: field}, {id: 1, name: road, color: [90, 90, 90]}]"
+_WORDS = {
+    "model_type": "expected a mapping such as {id: 0, name: field}",
+    "tuple_type": "expected a list",
+    "string_pattern_mismatch": "expected text of one line",
+}
+"""Instead of what pydantic says."""
 _Byte = Annotated[int, Field(strict=True, ge=0, le=255)]
 _Color = tuple[_Byte, _Byte, _Byte]
 
@@ -170,8 +176,10 @@ def _load(path: Path) -> _Classes:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
+        words = _WORDS.get(first["type"], first["msg"].lower())
+        found = "" if first["type"] == "missing" else f"found {str(first['input'])[:60]!r}, "
         raise UserError(
-            "MSA-PACK-031", f"classes file '{path}': {where}: {first['msg'].lower()}; {expected}", setting="--classes"
+            "MSA-PACK-031", f"classes file '{path}': {where}: {found}{words}; {expected}", setting="--classes"
         ) from error
     except ValueError as error:
         words = " ".join(str(error).split())
