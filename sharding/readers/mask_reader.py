@@ -73,16 +73,15 @@ class MaskReader:
 
     def _grey_ids(self, mask: MaskFile) -> np.ndarray | None:
         """The grey of each index, where all greys of a palette are ids and some are not their own index; None for any other."""
-        palette, used, classes = mask.palette, np.unique(mask.pixels), dict(self.colors)
+        palette, used = mask.palette, np.unique(mask.pixels)
+        classes, ids = dict(self.colors), self.spec.train_ids
         if palette is None or used[-1] >= len(palette) or (palette != palette[:, :1]).any():
             return None
         greys = palette[:, 0]
         shown = {*greys[used].tolist(), *greys[greys > 0].tolist()}
-        if not shown <= self.spec.train_ids.keys() or shown <= {0, 255} or (greys[used] == used).all():
+        if not shown <= ids.keys() or shown <= {0, 255} or (greys[used] == used).all():
             return None
-        is_color = any(
-            classes.get((grey, grey, grey), train_id) != train_id for grey, train_id in self.spec.train_ids.items()
-        )
+        is_color = any(classes.get((grey, grey, grey), ids[grey]) != ids[grey] for grey in shown)
         return None if is_color else greys
 
     def _palette(self, mask: MaskFile, palette: np.ndarray, name: str) -> np.ndarray:

@@ -124,6 +124,8 @@ def test_greys_that_are_ids_count_where_a_tool_made_a_palette_of_them() -> None:
     border = encoded(palette_mask(IDS, [(1, 1, 1), (0, 0, 0), (255, 255, 255)]))
     for read in (TWO, reader({(0, 0, 0): 0, (200, 0, 0): 1}, (0, 1))):
         assert np.array_equal(read(border, "a"), np.array([1, 0, 255], np.uint8)[IDS])
+    high = reader({(0, 0, 0): 0, (255, 255, 255): 1, (9, 0, 0): 2}, (1, 2, 3))
+    assert np.array_equal(high(encoded(palette_mask(IDS, [(k, k, k) for k in (1, 2, 3)])), "a"), IDS + 1)
     levels = [
         (0, 0, 0),
         (1, 1, 1),
