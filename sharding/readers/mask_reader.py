@@ -60,7 +60,7 @@ class MaskReader:
         for name, mask in masks:
             if self.colors or mask.palette is None:
                 return
-            for index in np.unique(mask.pixels).tolist() if self._grey_ids(mask) is None else ():
+            for index in _used(mask).tolist() if self._grey_ids(mask) is None else ():
                 color = _color(mask.palette, index)
                 other, where = first.setdefault(color, (index, name)) if color else (index, name)
                 if other != index and _color(mask.palette, other) != color:
@@ -73,9 +73,8 @@ class MaskReader:
 
     def _grey_ids(self, mask: MaskFile) -> np.ndarray | None:
         """The grey of each index, where all greys of a palette are ids and some are not their own index; None for any other."""
-        palette, used = mask.palette, np.unique(mask.pixels)
-        classes, ids = dict(self.colors), self.spec.train_ids
-        if palette is None or used[-1] >= len(palette) or (palette != palette[:, :1]).any():
+        palette, classes, ids = mask.palette, dict(self.colors), self.spec.train_ids
+        if palette is None or (palette != palette[:, :1]).any() or (used := _used(mask))[-1] >= len(palette):
             return None
         greys = palette[:, 0]
         shown = {*greys[used].tolist(), *greys[greys > 0].tolist()}
@@ -209,13 +208,14 @@ def grey_meaning(
         greys = {0: 0, 255: 1}
     if all(spec.train_ids.get(grey) == train_id for grey, train_id in greys.items()):
         return "ids"
-    meaning = "ids"
+    meaning, has_black = "ids", False
     for mask in masks:
         values_HW = mask.pixels if mask.pixels.ndim == 2 else _as_grey(mask.pixels)
         levels = mask.levels if mask.palette is None else _grey_ramp(mask)
         if values_HW is None or levels is None:
             continue
         for value in np.flatnonzero(np.bincount(values_HW.ravel(), minlength=256)).tolist():
+            has_black |= levels[value] == 0
             if value in certain and levels[value] not in greys:
                 return "ids"
             if value in certain and levels[value] != value and greys[levels[value]] != spec.train_ids[value]:
@@ -224,7 +224,11 @@ def grey_meaning(
                 meaning = "binary" if is_binary else "colors"
                 if value != IGNORE_INDEX:
                     return meaning
-    return meaning
+    return meaning if has_black or meaning != "binary" else "ids"  # 255 alone: nothing is labelled
+
+
+def _used(mask: MaskFile) -> np.ndarray:
+    return np.flatnonzero(np.bincount(mask.pixels.ravel(), minlength=256))
 
 
 def _as_grey(pixels_HWC: np.ndarray) -> np.ndarray | None:

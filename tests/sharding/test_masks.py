@@ -281,6 +281,14 @@ def test_what_grey_values_mean(
     assert grey_meaning(spec(*ids), colors, frozenset(certain), masks) == expected
 
 
+def test_255_alone_is_not_a_binary_mask() -> None:
+    masks = [read_mask(encoded(np.full((4, 4), 255, np.uint8)), "a") for _ in range(3)]
+    black = read_mask(encoded(np.zeros((4, 4), np.uint8)), "b")
+    certain = frozenset((0, 1))
+    assert grey_meaning(spec(0, 1), {}, certain, masks) == "ids"
+    assert grey_meaning(spec(0, 1), {}, certain, [*masks, black]) == "binary"
+
+
 def test_smoothed_edges_are_refused() -> None:
     smooth = cv2.GaussianBlur(WHITE_ON_BLACK, (5, 5), 0)
     for read in (MaskReader(spec(0, 1), (), "binary"), reader(BLACK_WHITE, (0, 1), "colors")):
