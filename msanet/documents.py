@@ -9,6 +9,7 @@ import yaml
 
 MAX_BYTES = 2**18
 _MAX_VALUES = 20_000
+_UNSEEN = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 _ALIAS_COST = 100
 """Values that an alias counts as: a merge copies all that it names."""
 
@@ -44,8 +45,11 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def is_line(text: str) -> bool:
-    """Whether a person can be shown it in one line; spaces of all kinds are fine, as are joiners (Persian, emoji)."""
-    return all(c.isprintable() or unicodedata.category(c) == "Zs" or c in "\u200c\u200d" for c in text)
+    """Whether a person can be shown it in one line; spaces of all kinds are fine, as are joiners (Persian, emoji).
+
+    Characters that are not seen are fine too, but for those that turn the direction of what follows.
+    """
+    return all(c.isprintable() or unicodedata.category(c) == "Zs" or c in _UNSEEN for c in text)
 
 
 def _check_size(text: str | bytes) -> None:

@@ -94,7 +94,7 @@ def refuse_bad_samples(bad: Sequence[BadSample], total: int, folder: Path) -> Us
         return UserError(bad[0].code, f"{bad[0].error}, then {again}")
     for one in bad[:_LOGGED]:
         logger.error(f"{one.error} [{one.code}]")
-    named = ", ".join(f"'{one.file}'" for one in bad[:_NAMED]) + (", ..." if len(bad) > _NAMED else "")
+    named = ", ".join(repr(one.file) for one in bad[:_NAMED]) + (", ..." if len(bad) > _NAMED else "")
     return UserError(
         "MSA-PACK-201",
         f"{len(bad)} of {total} samples cannot be packed ({named}; all in '{folder / BAD_SAMPLES_NAME}'), expected none; fix "

@@ -72,7 +72,8 @@ def open_tree(paths: Sequence[Path]) -> Tree:
         if path.suffix.lower() != ".zip" or not path.is_file():
             raise UserError(
                 "MSA-PACK-002",
-                f"source '{path}' is not a zip file, expected one folder or one or more zip files; fix it",
+                f"source '{path}' is not a zip file, expected one folder, or one or more zip files; unpack other archives, and "
+                "give the folder that holds all",
                 setting="--source",
             )
     return ZipTree.open(paths)
@@ -253,9 +254,14 @@ def checked_name(name: str, where: str) -> str:
     """`name` itself if it stays inside the source. Raises UserError for `..`, absolute and Windows paths."""
     parts = name.split("/")
     is_windows = "\\" in name or parts[0][1:2] == ":"
-    if name.startswith("/") or ".." in parts or is_windows or not is_line(name):
+    if name.startswith("/") or ".." in parts or is_windows:
         raise UserError(
             "MSA-PACK-009", f"'{where}' names the file {name[:200]!r}, expected a path inside the source; fix it"
+        )
+    if not is_line(name):
+        raise UserError(
+            "MSA-PACK-009",
+            f"'{where}' has the file {name[:200]!r}, expected a name in UTF-8 without control characters; rename it",
         )
     return name
 
@@ -277,6 +283,7 @@ def _unreadable(shown: str, error: OSError) -> UserError:
 
 
 def _damaged_zip(path: Path, error: Exception) -> UserError:
+    advice = "unpack it with its password, and give the folder" if "password" in str(error) else "download it again"
     return UserError(
-        "MSA-PACK-008", f"zip file '{path}' cannot be read ({error}), expected a complete archive; download it again"
+        "MSA-PACK-008", f"zip file '{path}' cannot be read ({error}), expected a complete archive; {advice}"
     )

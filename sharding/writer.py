@@ -279,7 +279,7 @@ def _header(spec: DatasetSpec, codec: str) -> Manifest:
         place = ".".join(map(str, first["loc"]))
         raise UserError(
             "MSA-PACK-015",
-            f"the dataset {spec.name[:100]!r} has {str(first['input'])[:100]!r} as {place} ({first['msg']}), expected text of up "
+            f"the dataset {spec.name[:100]!r} has {str(first['input'])[:100]!r} as {place}, expected text of up "
             "to 100 characters in one line; fix its description",
         ) from None
 

@@ -173,7 +173,7 @@ def _files_of(word: str, out: Path, skipped: list[Path]) -> Iterator[tuple[Path,
     path = Path(word)
     if path.is_dir():
         root = path
-        candidates = (file for folder in _folders(path) for file in _entries(folder) if file.is_file())
+        candidates = (file for folder in _folders(path) for file in _entries(folder) if _is_file(file))
     elif path.exists():
         yield path, Path(path.name)
         return
@@ -184,7 +184,7 @@ def _files_of(word: str, out: Path, skipped: list[Path]) -> Iterator[tuple[Path,
                 f"'{word}' has .. after a wildcard, which would lead results out of --out; write the pattern without it"
             )
             raise UserError("MSA-CLI-009", message, setting="--images")
-        candidates = (file for file in _matches(path) if file.is_file())
+        candidates = (file for file in _matches(path) if _is_file(file))
     else:
         message = f"'{word}' does not exist, expected an image, a video or a folder of them; check --images"
         raise UserError("MSA-CLI-009", message, setting="--images")
@@ -208,6 +208,11 @@ def _folders(root: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]
     for path in _entries(root):
         if path.is_dir() and not is_junk(path.name):
             yield from _folders(path, above | {real})
+
+
+def _is_file(path: Path) -> bool:
+    """Links to nothing too: what is left out has to be said, and is when it is read."""
+    return path.is_file() or not path.exists()
 
 
 def _entries(folder: Path) -> list[Path]:

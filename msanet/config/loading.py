@@ -271,6 +271,8 @@ def _schema_name(schema: dict[str, Any]) -> str:
         return " | ".join(map(str, schema["enum"]))
     if schema.get("format") == "path":
         return "path"
+    if "$ref" in schema:
+        return "mapping"
     if "items" in schema:
         return f"list of {_schema_name(schema['items'])}"
     if "prefixItems" in schema:

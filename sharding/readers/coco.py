@@ -3,8 +3,10 @@
 import argparse
 import logging
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from urllib.parse import unquote
 
 from msanet.datasets import COCO as SPEC
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
@@ -58,12 +60,12 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
             )
     files = {split: read_annotations(tree, present[name]) for split, name in splits.items()}
     spec, train_ids = _classes(list(files.values()))
-    pairs = {split: _pairs(tree, found, train_ids, subset.get(split), options.seed) for split, found in files.items()}
+    pairs = {split: _pairs(tree, found, train_ids, subset.get(split), options) for split, found in files.items()}
     return DatasetListing(spec, pairs, decode=DecodeObjects(options.crowd))
 
 
 def _pairs(
-    tree: Tree, found: AnnotationFile, ids: Mapping[int, int], count: int | None, seed: int
+    tree: Tree, found: AnnotationFile, ids: Mapping[int, int], count: int | None, options: argparse.Namespace
 ) -> list[SamplePaths]:
     images, shown = found.images, tree.show(found.path)
     if count is not None:
@@ -73,16 +75,16 @@ def _pairs(
                 f"--subset asks for {count} images of '{shown}', which has {len(images)}; ask for fewer",
                 setting="--subset",
             )
-        chosen = subset_of(list(images), count, seed)
+        chosen = subset_of(list(images), count, options.seed)
         images = {id: image for id, image in images.items() if id in chosen}
     folder = _image_folder(tree, found.name)
     paths = _image_paths(tree, folder, [image.file_name for image in images.values()])
     lacking = sorted(image.file_name for image in images.values() if image.file_name not in paths)
-    if lacking:
+    if lacking and not (options.skip_bad and paths):
         raise UserError(
             "MSA-PACK-038",
             f"'{shown}' names '{lacking[0]}', which is not in {found.name}/, images/{found.name}/ or images/ ({len(lacking)} of "
-            f"{len(images)} are not), expected all images; restore them",
+            f"{len(images)} are not), expected all images; restore them, or add --skip-bad",
             setting="--source",
         )
     stems = Counter(_stem(image.file_name) for image in images.values())
@@ -90,7 +92,10 @@ def _pairs(
     for image in images.values():
         stem = _stem(image.file_name)
         source_id = stem if stems[stem] == 1 else image.file_name  # a.jpg beside a.png
-        pairs.append(_pair(source_id, paths[image.file_name], found, image, ids))
+        path = paths.get(
+            image.file_name, f"{folder}/{image.file_name}"
+        )  # of a missing one, for the list of bad samples
+        pairs.append(_pair(source_id, path, found, image, ids))
     return sorted(pairs, key=lambda pair: pair.id)
 
 
@@ -103,20 +108,27 @@ def _image_folder(tree: Tree, name: str) -> str:
 
 def _image_paths(tree: Tree, folder: str, names: Sequence[str]) -> dict[str, str]:
     """{file name: path} of the images that are there: as named below the folder, or by the last part of the name alone."""
-    last_parts = Counter(name.rpartition("/")[2] for name in names)
+    last_parts = Counter(map(_plain, names))
     files = {
         below: set(tree.files(below))
         for below in {f"{folder}/{name}".rpartition("/")[0] for name in names if ".." not in name}
     }
     files[folder] = set(tree.files(folder))
+    spelled = {_plain(file): file for file in files[folder]}
     paths = {}
     for name in names:
         below, _, last = f"{folder}/{name}".rpartition("/")
+        own = last if last in files[folder] else spelled.get(_plain(last))
         if last in files.get(below, ()):
             paths[name] = f"{below}/{last}"
-        elif last in files[folder] and last_parts[last] == 1 and ".." not in name:
-            paths[name] = f"{folder}/{last}"
+        elif own and last_parts[_plain(last)] == 1:
+            paths[name] = f"{folder}/{own}"
     return paths
+
+
+def _plain(name: str) -> str:
+    """The last part of a file's name, however it is spelled: `%20` stands in URLs, and macOS takes letters apart (NFD)."""
+    return unicodedata.normalize("NFC", unquote(name.rpartition("/")[2]))
 
 
 def _stem(file_name: str) -> str:
@@ -134,7 +146,7 @@ def _pair(source_id: str, path: str, found: AnnotationFile, image: CocoImage, id
 def _classes(files: Sequence[AnnotationFile]) -> tuple[DatasetSpec, dict[int, int]]:
     """The classes, and {category id: its value in label maps}: those of MS-COCO, or where files have others, their own."""
     rows = [(file, *row) for file in files for row in file.categories.items()]
-    if all(CATEGORIES.get(id) == name for _, id, name in rows):
+    if all(CATEGORIES.get(id) == name for _, id, name in rows):  # of a file without objects, there may be none
         return SPEC, {id: id for id in CATEGORIES}
     names: dict[int, tuple[str, str]] = {}
     for file, id, name in rows:

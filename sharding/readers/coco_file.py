@@ -57,10 +57,11 @@ def read_annotations(tree: Tree, name: str) -> AnnotationFile:
         rows, found = _all(content["images"], CocoImage), _all(content["annotations"], CocoObject)
         categories = [(int(row["id"]), str(row["name"])) for row in content["categories"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
         raise UserError(
             "MSA-PACK-036",
-            f"'{shown}' cannot be read ({type(error).__name__}: {error}), expected COCO's instances as JSON with images, "
-            "annotations and categories; download it again",
+            f"'{shown}' cannot be read ({what}), expected COCO's instances as JSON: images with numbers as id, width and height, "
+            "annotations and categories; fix it, or export or download it again",
         ) from error
     _check_once(shown, "images", [(image.id, image.file_name) for image in rows])
     _check_once(shown, "categories", categories)
@@ -70,7 +71,7 @@ def read_annotations(tree: Tree, name: str) -> AnnotationFile:
         if each.image_id in images and each.rest:
             objects[each.image_id].append(each)
     _report_dropped(shown, found, images)
-    known = {*dict(categories), *CATEGORIES}
+    known = {*dict(categories), *(CATEGORIES if categories else ())}
     unknown = [each.category for each in found if each.category not in known]
     if unknown:
         raise UserError(
@@ -120,22 +121,38 @@ def _compact(found: dict[str, Any]) -> object:
     if "image_id" in found:
         category, outline = int(found["category_id"]), _drawable(found.get("segmentation"))
         rest = json.dumps([found.get("iscrowd", 0), outline], separators=(",", ":"))[1:-1] if outline else ""
-        return CocoObject(int(found["image_id"]), int(found["id"]), category, rest)
+        return CocoObject(int(found["image_id"]), int(found.get("id", 0)), category, rest)
     if "file_name" in found:
-        return CocoImage(int(found["id"]), str(found["file_name"]), int(found["height"]), int(found["width"]))
+        parts = str(found["file_name"]).replace("\\", "/").split("/")  # as Windows has it
+        name = "/".join(part for part in parts if part != ".")
+        return CocoImage(int(found["id"]), name, int(found["height"]), int(found["width"]))
     return found
 
 
 def _drawable(outline: Any) -> Any:
-    """The outline without polygons that enclose nothing; of those with two points, pycocotools would draw boxes."""
-    return [each for each in outline if not _is_empty(each)] if isinstance(outline, list) else outline
+    """The outline without polygons that enclose nothing; of those with two points, pycocotools would draw boxes.
+
+    One polygon without a list around it, and points as pairs, have one meaning only.
+    """
+    if not isinstance(outline, list):
+        return outline
+    if outline and (not isinstance(outline[0], list) or (len(outline) > 2 and all(map(_is_pair, outline)))):
+        outline = [outline]
+    polygons = [
+        sum(each, []) if isinstance(each, list) and each and all(map(_is_pair, each)) else each for each in outline
+    ]
+    return [each for each in polygons if not _is_empty(each)]
+
+
+def _is_pair(point: Any) -> bool:
+    return isinstance(point, list) and len(point) == 2
 
 
 def _is_empty(polygon: Any) -> bool:
-    if not isinstance(polygon, list) or len(polygon) % 2:
-        return False  # malformed, which is found when it is drawn
-    if len(polygon) > _MOST_LOOKED_AT:
+    if not isinstance(polygon, list) or len(polygon) % 2 or len(polygon) > _MOST_LOOKED_AT:
         return False
+    if not all(isinstance(number, int | float) for number in polygon):
+        return False  # malformed, which is found when it is drawn
     corners = list(zip(polygon[::2], polygon[1::2], strict=True))
     area = sum(
         x * y_next - x_next * y for (x, y), (x_next, y_next) in zip(corners, corners[1:] + corners[:1], strict=True)

@@ -10,9 +10,13 @@ import numpy as np
 from msanet.data.image.codec import MAX_PIXELS
 from msanet.datasets import IGNORE_INDEX
 from msanet.errors import UserError
+from sharding.notes import note
 from sharding.readers.labels import need
 
 CROWD = ("class", "ignore")
+NO_PIXEL = (
+    "objects are so small that they cover no pixel (if that is true of most, their coordinates are not in pixels)"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class DecodeObjects:
             try:
                 rle = _rle(mask, outline, height, width)
                 layers.append((not is_crowd, -int(mask.area(rle)), category, rle))
+                if not mask.area(rle):
+                    note(NO_PIXEL, f"{name}, object {number}")
             except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
                 raise UserError(
                     "MSA-PACK-040",

@@ -26,6 +26,12 @@ logger = logging.getLogger(__name__)
 
 _USUAL = ("train", "val", "test")
 _EXAMPLE = "classes: [{id: 0, name: field}, {id: 1, name: road, color: [90, 90, 90]}]"
+_WORDS = {
+    "model_type": "expected a mapping such as {id: 0, name: field}",
+    "tuple_type": "expected a list",
+    "string_pattern_mismatch": "expected text of one line",
+}
+"""Instead of what pydantic says."""
 _Byte = Annotated[int, Field(strict=True, ge=0, le=255)]
 _Color = tuple[_Byte, _Byte, _Byte]
 
@@ -90,12 +96,14 @@ def mask_reader(classes: _Classes, path: Path, tree: Tree, pairs: Splits) -> Mas
     spec, colors = _spec(classes), _colors(classes, path)
     certain = {id for found in classes.classes for id in found.ids}
     certain |= {entry for entry in classes.ignore if isinstance(entry, int)}
-    grey = grey_meaning(spec, dict(colors), frozenset(certain), _some_masks(tree, pairs))
+    grey = grey_meaning(spec, dict(colors), frozenset(certain), (mask for _, mask in _some_masks(tree, pairs)))
+    reader = MaskReader(spec, colors, grey, f"the classes file '{path}'")
+    reader.check_palettes(_some_masks(tree, pairs))
     take_notes()  # the same will be said of them when they are packed
-    return MaskReader(spec, colors, grey, f"the classes file '{path}'")
+    return reader
 
 
-def _some_masks(tree: Tree, splits: Splits) -> Iterator[MaskFile]:
+def _some_masks(tree: Tree, splits: Splits) -> Iterator[tuple[str, MaskFile]]:
     """Masks from all over the dataset, until enough were not all 0; unreadable ones are named when they are packed."""
     pairs = [pair for split in splits.values() for pair in split]
     step = max(1, len(pairs) // _LOOKED_AT)
@@ -105,7 +113,7 @@ def _some_masks(tree: Tree, splits: Splits) -> Iterator[MaskFile]:
             mask = read_mask(tree.read(pair.label), pair.label)
         except UserError:
             continue
-        yield mask
+        yield tree.show(pair.label), mask
         seen += bool(mask.pixels.any())
         if seen == _LOOKED_AT:
             return
@@ -168,8 +176,10 @@ def _load(path: Path) -> _Classes:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
+        words = _WORDS.get(first["type"], first["msg"].lower())
+        found = "" if first["type"] == "missing" else f"found {str(first['input'])[:60]!r}, "
         raise UserError(
-            "MSA-PACK-031", f"classes file '{path}': {where}: {first['msg'].lower()}; {expected}", setting="--classes"
+            "MSA-PACK-031", f"classes file '{path}': {where}: {found}{words}; {expected}", setting="--classes"
         ) from error
     except ValueError as error:
         words = " ".join(str(error).split())

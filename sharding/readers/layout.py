@@ -4,8 +4,9 @@ images/SPLIT + labels/SPLIT     SPLIT/images + SPLIT/labels     images + labels 
 """
 
 import logging
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from msanet.data.image.codec import IMAGE_EXTENSIONS
@@ -120,9 +121,9 @@ def _joined(images: dict[str, str], masks: dict[str, str], split: str) -> tuple[
     if images.keys() <= masks.keys():
         return images, masks
     some = dict(list(images.items())[:: -(-len(images) // _LOOKED_AT)])
-    bare = {suffix: {*_without(masks, suffix)} for suffix in MASK_SUFFIXES}
+    bare = {suffix: _composed(_without(masks, suffix)) for suffix in MASK_SUFFIXES}
     matches = {
-        (own, suffix): len(bare[suffix] & _without(some, own).keys()) for own in IMAGE_SUFFIXES for suffix in bare
+        (own, suffix): len(bare[suffix] & _composed(_without(some, own))) for own in IMAGE_SUFFIXES for suffix in bare
     }
     own, suffix = max(matches, key=lambda pair: matches[pair])  # the first of several: without any
     if not own + suffix or not matches[own, suffix]:
@@ -138,6 +139,10 @@ def _without(found: dict[str, str], suffix: str) -> dict[str, str]:
     if not suffix:
         return found
     return {stem[: -len(suffix)]: path for stem, path in found.items() if stem.lower().endswith(suffix)}
+
+
+def _composed(stems: Iterable[str]) -> set[str]:
+    return {unicodedata.normalize("NFC", stem) for stem in stems}  # macOS takes letters apart; pair_up joins them
 
 
 def _by_preference(tree: Tree, folder: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Lists of images: a name a line, as VOC has them, or what other tools make of them."""
 
+import logging
 import re
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ from msanet.data.image.codec import IMAGE_EXTENSIONS
 from msanet.documents import is_line
 from msanet.errors import UserError
 from sharding.tree import Tree
+
+logger = logging.getLogger(__name__)
 
 _FLAGS = ("1", "0", "-1")
 
@@ -45,7 +48,9 @@ def read_list(tree: Tree, path: str) -> ImageList:
             line = columns[0]
             labels[_name(line)] = _below(tree, columns[1])
         ids.append(_name(line))
-    return ImageList(tuple(ids), labels, excluded)
+    if again := len(ids) - len({*ids}):
+        logger.warning(f"list '{tree.show(path)}' repeats names ({again} of {len(ids)} lines); each is packed once")
+    return ImageList(tuple(dict.fromkeys(ids)), labels, excluded)
 
 
 def _name(path: str) -> str:

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from msanet.data.image.codec import FORMATS, check_pixels
 from msanet.data.image.damage import PNG_SIGNATURE, decoder_messages, find_damage, png_chunks
-from msanet.data.image.photo import damaged, exif_orientation, tiff_damage, upright
+from msanet.data.image.photo import damaged, exif_orientation, other_kind, tiff_damage, upright
 from msanet.errors import UserError
 from sharding.notes import note
 
@@ -136,14 +137,17 @@ def _read_other(data: bytes, name: str) -> MaskFile:
     except UserError:
         raise
     except Exception as error:  # Pillow raises any kind where a file is damaged
-        words = "not an image" if "identify" in str(error) else " ".join(str(error).split())[:100]
+        if (wide := _wide_tiff(data, name)) is not None:
+            return MaskFile(_narrow(wide, name))
+        is_other = "identify" in str(error)
+        words = other_kind(data) or "not an image" if is_other else " ".join(str(error).split())[:100]
         raise damaged(name, data, words) from error
     if several > 1:
         raise UserError(
             "MSA-PACK-102",
             f"label '{name}' holds {several} pictures, expected one mask; save each as a file of its own",
         )
-    if is_inverted and mode == "L":
+    if is_inverted and mode in ("L", "1"):
         raise UserError("MSA-PACK-102", f"label '{name}' is a TIFF of inverted values (white is 0); save it as PNG")
     pixels = upright(pixels, orientation)
     if mode == "P":
@@ -159,6 +163,24 @@ def _read_other(data: bytes, name: str) -> MaskFile:
         return _colored(pixels, name)
     values, levels = _unstretched(_narrow(pixels, name), bits if mode == "L" else 8)
     return MaskFile(values, levels=levels)
+
+
+def _wide_tiff(data: bytes, name: str) -> np.ndarray | None:
+    """The numbers of a TIFF of 64 bits, as NumPy has them unless told, which Pillow does not know."""
+    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return None
+    import tifffile  # slow to import
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page: Any = file.pages[0]
+            check_pixels(page.imagewidth, page.imagelength, name)
+            is_wide = page.bitspersample == 64 and len(page.shape) == 2 and len(file.pages) == 1
+            return np.asarray(page.asarray()) if is_wide else None
+    except UserError:
+        raise
+    except Exception:  # damaged, which the caller says
+        return None
 
 
 def _colored(pixels_HWC: np.ndarray, name: str) -> MaskFile:

@@ -19,7 +19,9 @@ IGNORED = -1
 COLORS_DECIDE = "palettes of masks are in another order than the ids of the classes, so their colors decide"
 GREY_COLORS = "grey masks hold the colors of the classes instead of their ids, and are read by them"
 BINARY = "masks of 0 and 255: 255 is read as the second class (`ignore: [255]` in the classes file would ignore it)"
+GREY_IDS = "palettes of masks are greys in another order than the indices, as tools make them of grey ids: the greys are the ids"
 TRANSPARENT = "masks have transparent pixels, whose own colors are used without the transparency"
+_IDENTITY = tuple(range(256))
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 
 
@@ -45,8 +47,41 @@ class MaskReader:
             return self._colored(mask, name)
         if mask.palette is None:
             return self._grey(mask.pixels, mask.levels, name)
+        greys = self._grey_ids(mask)
+        if greys is not None:
+            note(GREY_IDS, name)
+            return self._grey(greys[mask.pixels], _IDENTITY, name)
         levels = _grey_ramp(mask)
         return self._grey(mask.pixels, levels, name) if levels else self._palette(mask, mask.palette, name)
+
+    def check_palettes(self, masks: Iterable[tuple[str, MaskFile]]) -> None:
+        """Raise UserError where a color has another index in another file, and no colors are known to say which is right."""
+        first: dict[Color, tuple[int, str]] = {}
+        for name, mask in masks:
+            if self.colors or mask.palette is None:
+                return
+            for index in _used(mask).tolist() if self._grey_ids(mask) is None else ():
+                color = _color(mask.palette, index)
+                other, where = first.setdefault(color, (index, name)) if color else (index, name)
+                if other != index and _color(mask.palette, other) != color:
+                    raise UserError(
+                        "MSA-PACK-701",
+                        f"the color {_listed(color)} has the index {other} in '{where}' and {index} in '{name}', expected one "
+                        f"palette in all masks, or colors that say what is meant; give the classes their colors in {self.where}",
+                        setting="--classes",
+                    )
+
+    def _grey_ids(self, mask: MaskFile) -> np.ndarray | None:
+        """The grey of each index, where all greys of a palette are ids and some are not their own index; None for any other."""
+        palette, classes, ids = mask.palette, dict(self.colors), self.spec.train_ids
+        if palette is None or (palette != palette[:, :1]).any() or (used := _used(mask))[-1] >= len(palette):
+            return None
+        greys = palette[:, 0]
+        shown = {*greys[used].tolist(), *greys[greys > 0].tolist()}
+        if not shown <= ids.keys() or shown <= {0, 255} or (greys[used] == used).all():
+            return None
+        is_color = any(classes.get((grey, grey, grey), ids[grey]) != ids[grey] for grey in shown)
+        return None if is_color else greys
 
     def _palette(self, mask: MaskFile, palette: np.ndarray, name: str) -> np.ndarray:
         """Indices, or by their colors where these say something else; entries that no pixel uses do not matter."""
@@ -61,6 +96,14 @@ class MaskReader:
         if not self.colors or all(self._agree(index, color) for index, color in shown.items()):
             return mask.pixels
         classes = dict(self.colors)
+        ids = [index for index in shown if self.spec.train_ids.get(index, IGNORE_INDEX) != IGNORE_INDEX]
+        if alike := next((index for index in ids if any(shown[index] == shown[id] for id in ids if id < index)), None):
+            raise UserError(
+                "MSA-PACK-103",
+                f"label '{name}' has a palette that shows several of its indices as {_listed(shown[alike])}, expected one for "
+                f"each class; save the mask with another palette or as grey ids, or remove the colors from {self.where} if the "
+                "indices are right",
+            )
         unknown = [index for index, color in shown.items() if color not in classes]
         if len(unknown) == len(shown) and all(color == voc_color(index) for index, color in shown.items()):
             return mask.pixels  # the palette of VOC, with which labelme and others number classes
@@ -165,13 +208,14 @@ def grey_meaning(
         greys = {0: 0, 255: 1}
     if all(spec.train_ids.get(grey) == train_id for grey, train_id in greys.items()):
         return "ids"
-    meaning = "ids"
+    meaning, has_black = "ids", False
     for mask in masks:
         values_HW = mask.pixels if mask.pixels.ndim == 2 else _as_grey(mask.pixels)
         levels = mask.levels if mask.palette is None else _grey_ramp(mask)
         if values_HW is None or levels is None:
             continue
         for value in np.flatnonzero(np.bincount(values_HW.ravel(), minlength=256)).tolist():
+            has_black |= levels[value] == 0
             if value in certain and levels[value] not in greys:
                 return "ids"
             if value in certain and levels[value] != value and greys[levels[value]] != spec.train_ids[value]:
@@ -180,7 +224,11 @@ def grey_meaning(
                 meaning = "binary" if is_binary else "colors"
                 if value != IGNORE_INDEX:
                     return meaning
-    return meaning
+    return meaning if has_black or meaning != "binary" else "ids"  # 255 alone: nothing is labelled
+
+
+def _used(mask: MaskFile) -> np.ndarray:
+    return np.flatnonzero(np.bincount(mask.pixels.ravel(), minlength=256))
 
 
 def _as_grey(pixels_HWC: np.ndarray) -> np.ndarray | None:

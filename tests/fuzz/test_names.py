@@ -76,6 +76,17 @@ def test_links_in_a_folder_are_followed_but_none_is_walked_forever(tmp_path: Pat
     assert isinstance(outcome(tree.read, "loop"), UserError)
 
 
+def test_links_to_nothing_are_predicted_to_be_named(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.png")
+    for name, target in (("dead.png", "gone.png"), ("loop.png", "loop.png")):
+        (folder / name).symlink_to(target)
+    for word in (folder, folder / "*.png", folder / "**"):
+        found = find_files([str(word)], tmp_path / "out", None)
+        assert [path.name for path, _ in found] == ["dead.png", "loop.png"]
+
+
 def test_predictions_stay_under_out(tmp_path: Path) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     (tmp_path / "x.png").write_bytes(b"")

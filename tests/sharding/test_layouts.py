@@ -1,5 +1,7 @@
 """Folders, names and lists as annotation tools, cameras and people leave them: packed as meant, and nothing left out unsaid."""
 
+import os
+import re
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable
@@ -141,6 +143,13 @@ NAMES = {
     "of two forms": ("e\u0301te\u0301", "\u00e9t\u00e9", "\u212b"),
     "with dots and signs": ("a.b", "a-b", "a_b", "a,b", "a+b", "a~b", "a%20b", "(a)b"),
     "long": ("n" * 80, "n" * 81, "n" * 90 + "1", "n" * 90 + "2", "道" * 60),
+    "with characters that are not seen": (
+        "a\u200bb",
+        "ab",
+        "\ufeffab",
+        "a\u00adb",
+        "\u200f\u05ea\u05de\u05d5\u05e0\u05d4",
+    ),
     "of roboflow": tuple(f"IMG_{n}_jpg.rf.{n:032x}{'0' * 60}" for n in range(2)),
 }
 
@@ -187,6 +196,39 @@ def test_macos_takes_letters_apart_in_one_of_the_two_names(source: Source, shard
     composed, apart = "\u00e9t\u00e9", unicodedata.normalize("NFD", "\u00e9t\u00e9")
     source.add((f"images/train/{apart}.png", f"labels/train/{composed}.png"))
     assert shard(*source.words, "--out", source.out) == 0 and source.splits() == {"train": [apart]}
+
+
+def test_macos_takes_letters_apart_before_a_suffix(source: Source, shard: Shard) -> None:
+    apart = unicodedata.normalize("NFD", "\u00e9")
+    source.add(("images/\u00e9.png", f"masks/{apart}_mask.png"), (f"images/{apart}a.png", "masks/\u00e9a_mask.png"))
+    assert shard(*source.words, "--out", source.out) == 0 and source.splits() == {"train": [f"{apart}a", "\u00e9"]}
+
+
+def test_names_that_cannot_be_shown_are_refused_in_one_line(source: Source, capfd: Capture) -> None:
+    for name in ("a\nb", "a\u202eb", os.fsdecode(b"stra\xdfe")):
+        source.add((f"images/train/{name}.png", f"labels/train/{name}.png"))
+    said = refuse(source.words, source.out, capfd)  # which takes each line for a message of its own
+    assert error_codes(said) == ["MSA-PACK-009"] * 3 + ["MSA-PACK-201"] and said.count("rename it") == 3
+
+
+def test_archives_that_have_to_be_unpacked(source: Source, capfd: Capture) -> None:
+    source.add(("images/train/a.png", "labels/train/a.png"))
+    locked = archive(source.root, source.root.with_suffix(".zip"), str)
+    data = bytearray(locked.read_bytes())
+    for place in (found.start() for found in re.finditer(rb"PK\x01\x02", data)):
+        data[place + 8] |= 1  # encrypted
+    for place in (found.start() for found in re.finditer(rb"PK\x03\x04", data)):
+        data[place + 6] |= 1
+    locked.write_bytes(data)
+    tar = source.root.with_name("src.tar.gz")
+    tar.write_bytes(b"\x1f\x8b")
+    for path, code, advice in (
+        (locked, "MSA-PACK-008", "with its password"),
+        (tar, "MSA-PACK-002", "unpack other archives"),
+    ):
+        source.words[2] = path
+        said = refuse(source.words, source.out, capfd)
+        assert error_codes(said)[0] == code and advice in said
 
 
 JUNK = ("._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/a.png", "@eaDir/a.png")
@@ -397,6 +439,7 @@ LISTS: dict[str, str | bytes] = {
     "endings": "2007_000001.jpg\n\n2007_000002.png\n",
     "paths": "JPEGImages/2007_000001.JPG\nJPEGImages/2007_000002.png\n",
     "flags": "2007_000001  1\n2007_000002  0\n2007_000003 -1\n",
+    "repeated": "2007_000001\n2007_000002\n2007_000001\n",
     "classic": "2007_000001\r2007_000002\r",
 }
 
@@ -411,7 +454,9 @@ def test_lists(name: str, source: Source, shard: Shard, capfd: Capture) -> None:
     )
     assert shard("voc", "--source", source.root, "--splits", name, "--out", source.out) == 0
     assert source.splits() == {name: ["2007_000001", "2007_000002"]}
-    assert ("has 1 names with the flag -1" in capfd.readouterr().err) == (name == "flags")
+    said = capfd.readouterr().err
+    assert ("has 1 names with the flag -1" in said) == (name == "flags")
+    assert ("(1 of 3 lines)" in said) == (name == "repeated")
 
 
 def test_lists_with_spaces_and_of_nonsense(source: Source, shard: Shard, capfd: Capture) -> None:

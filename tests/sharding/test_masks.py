@@ -14,19 +14,21 @@ from PIL import Image
 
 from msanet.datasets import VOC, DatasetSpec
 from msanet.datasets.voc import voc_color
+from sharding.__main__ import main
 from sharding.notes import take_notes
 from sharding.readers.mask_file import SCALED, MaskFile, read_mask
 from sharding.readers.mask_reader import (
     BINARY,
     COLORS_DECIDE,
     GREY_COLORS,
+    GREY_IDS,
     TRANSPARENT,
     MaskReader,
     grey_meaning,
     reader_of,
 )
-from support.errors import raises_user_error
-from support.packing import packed_labels
+from support.errors import error_codes, raises_user_error
+from support.packing import packed_labels, refuse
 from support.pictures import encoded, exif, noise, put
 
 COLORS = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
@@ -105,6 +107,42 @@ def test_indices_count_where_the_palette_is_a_grey_ramp_or_no_colors_are_known()
         MaskReader(spec(0, 1, 2), ())(encoded(palette_mask(IDS, [(7, 1, 3), (1, 2, 250), (9, 4, 4)])), "a"), IDS
     )
     assert not take_notes()
+
+
+GREYS = [(5, 5, 5), (0, 0, 0), (7, 7, 7)]
+
+
+def test_greys_that_are_ids_count_where_a_tool_made_a_palette_of_them() -> None:
+    """pngquant and ImageMagick make palettes of grey masks, in the order in which they please."""
+    sparse = MaskReader(spec(0, 5, 7), ())
+    for image in (palette_mask(IDS, GREYS), palette_mask(IDS, [*GREYS, (0, 0, 0)])):
+        assert np.array_equal(sparse(encoded(image), "a"), np.array([5, 0, 7], np.uint8)[IDS])
+    assert np.array_equal(
+        sparse(encoded(Image.fromarray(np.array([0, 5, 7], np.uint8)[IDS]).convert("P")), "a"), IDS * 2 + (IDS > 0) * 3
+    )
+    assert take_notes()[GREY_IDS][1] == 2
+    border = encoded(palette_mask(IDS, [(1, 1, 1), (0, 0, 0), (255, 255, 255)]))
+    for read in (TWO, reader({(0, 0, 0): 0, (200, 0, 0): 1}, (0, 1))):
+        assert np.array_equal(read(border, "a"), np.array([1, 0, 255], np.uint8)[IDS])
+    high = reader({(0, 0, 0): 0, (255, 255, 255): 1, (9, 0, 0): 2}, (1, 2, 3))
+    assert np.array_equal(high(encoded(palette_mask(IDS, [(k, k, k) for k in (1, 2, 3)])), "a"), IDS + 1)
+    levels = [
+        (0, 0, 0),
+        (1, 1, 1),
+        (3, 3, 3),
+        (255, 255, 255),
+        (254, 254, 254),
+    ]  # shown greys, of which not all are ids
+    assert np.array_equal(MaskReader(spec(*range(200)), ())(encoded(palette_mask(IDS, levels)), "a"), IDS)
+
+
+def test_a_palette_that_shows_classes_alike_is_refused() -> None:
+    for colors in ([(0, 0, 0)] * 3, [COLORS[0], COLORS[1], COLORS[1]]):
+        with raises_user_error("MSA-PACK-103", mentions=str(list(colors[1]))):
+            THREE(encoded(palette_mask(IDS, colors)), "a")
+    extra = np.where(IDS == 2, 9, IDS)  # an index that is not an id may repeat a color
+    colors = [*COLORS, *[(9, 9, 9)] * 6, COLORS[2]]
+    assert np.array_equal(THREE(encoded(palette_mask(extra.astype(np.uint8), colors)), "a"), IDS)
 
 
 def test_the_palette_of_voc_numbers_classes_of_other_colors() -> None:
@@ -243,6 +281,14 @@ def test_what_grey_values_mean(
     assert grey_meaning(spec(*ids), colors, frozenset(certain), masks) == expected
 
 
+def test_255_alone_is_not_a_binary_mask() -> None:
+    masks = [read_mask(encoded(np.full((4, 4), 255, np.uint8)), "a") for _ in range(3)]
+    black = read_mask(encoded(np.zeros((4, 4), np.uint8)), "b")
+    certain = frozenset((0, 1))
+    assert grey_meaning(spec(0, 1), {}, certain, masks) == "ids"
+    assert grey_meaning(spec(0, 1), {}, certain, [*masks, black]) == "binary"
+
+
 def test_smoothed_edges_are_refused() -> None:
     smooth = cv2.GaussianBlur(WHITE_ON_BLACK, (5, 5), 0)
     for read in (MaskReader(spec(0, 1), (), "binary"), reader(BLACK_WHITE, (0, 1), "colors")):
@@ -281,6 +327,8 @@ def tiff(pixels: np.ndarray, **options: Any) -> bytes:
         tiff(IDS),
         tiff(IDS.astype(np.int32)),
         tiff(IDS.astype(np.float32)),
+        tiff(IDS.astype(np.int64)),
+        tiff(IDS.astype(np.float64), compression="deflate"),
         tiff(IDS, compression="lzw"),
         tiff(IDS, tile=(16, 16), compression="deflate"),
         tiff(IDS.astype(">u2"), byteorder=">"),
@@ -297,6 +345,8 @@ def tiff(pixels: np.ndarray, **options: Any) -> bytes:
         "TIFF",
         "int32",
         "float",
+        "int64",
+        "float64",
         "LZW",
         "tiles",
         "big-endian",
@@ -323,6 +373,8 @@ def test_16_bits_are_said_where_they_are_divided() -> None:
         encoded(np.full((40, 60), 3000, np.uint16)),
         tiff(IDS / np.float32(3)),
         tiff(np.stack([IDS] * 5)),
+        tiff(IDS.astype(np.int64) * 1000),
+        tiff(WHITE_ON_BLACK > 0),  # NumPy's true is 1 in the file, and shown as black
     ],
 )
 def test_values_that_are_no_ids_are_refused(data: bytes) -> None:
@@ -389,6 +441,22 @@ def test_a_folder_of_palettes_in_different_orders(
     )
     assert all(np.array_equal(label, IDS) for label in found.values()) and len(found) == 3
     assert capfd.readouterr().err.count(COLORS_DECIDE) == 1
+
+
+def test_a_folder_of_palettes_in_different_orders_without_colors_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "classes.yaml", b"classes: [{id: 0, name: a}, {id: 1, name: b}, {id: 2, name: c}]")
+    words = ["folder", "--source", tmp_path / "src", "--classes", tmp_path / "classes.yaml"]
+    for name, data in {"a": reordered((0, 1, 2)), "b": reordered((2, 0, 1))}.items():
+        put(tmp_path / f"src/images/train/{name}.png", encoded(noise()))
+        put(tmp_path / f"src/labels/train/{name}.png", encoded(data))
+    stderr = refuse(words, tmp_path / "out", capfd)
+    assert error_codes(stderr) == ["MSA-PACK-701"] and "a.png" in stderr and "b.png" in stderr
+    put(
+        tmp_path / "src/labels/train/b.png", encoded(palette_mask(IDS, [(3, 1, 2), COLORS[1], COLORS[2]]))
+    )  # other shades of one class
+    assert main([*map(str, words), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
 
 
 def test_a_folder_of_0_and_255(tmp_path: Path, shard: Any, capfd: pytest.CaptureFixture[str]) -> None:

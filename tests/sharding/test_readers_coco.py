@@ -15,7 +15,7 @@ from pycocotools.coco import COCO as CocoApi
 from msanet.data.manifest import load_manifest
 from msanet.datasets import COCO
 from sharding.readers.coco import subset_of
-from sharding.readers.coco_mask import _run_lengths
+from sharding.readers.coco_mask import NO_PIXEL, _run_lengths
 from support.errors import error_codes
 from support.packing import packed_labels, refuse
 
@@ -417,3 +417,78 @@ def test_exports_of_annotation_tools_have_no_year(
     assert list(load_manifest(tmp_path / "out").splits) == ["val" if split == "valid" else split]
     said = refuse(["coco", "--source", root, "--year", "2017"], tmp_path / "x", capfd)
     assert f"but instances_{split}.json" in said
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        rectangle(2, 2, 9, 9),
+        [[2, 2], [9, 2], [9, 9], [2, 9]],
+        [[[2, 2], [9, 2], [9, 9], [2, 9]]],
+    ],
+    ids=["one polygon without a list", "points", "polygons of points"],
+)
+def test_other_forms_of_polygons(outline: object, coco: Coco, shard: Shard, tmp_path: Path) -> None:
+    found = instance(1, 9, 1, outline)
+    del found["id"]  # which only says what lies on top of two objects of one size
+    coco.write("train2014", {**coco.train, "annotations": [found]})
+    assert shard("coco", "--source", coco.root, "--splits", "train", "--out", tmp_path / "out") == 0
+    label = packed_labels(tmp_path / "out", "train")["COCO_train2014_000000000009"]
+    assert np.array_equal(label, drawn(rectangle(2, 2, 9, 9)))
+
+
+def test_objects_of_less_than_a_pixel_are_said(coco: Coco, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
+    objects = [instance(n, 9, 1, [rectangle(0.1, 0.1, 0.2, 0.2 + n / 100)]) for n in (1, 2)]  # in shares of the size
+    coco.write("train2014", {**coco.train, "annotations": objects})
+    assert shard("coco", "--source", coco.root, "--splits", "train", "--out", tmp_path / "out") == 0
+    said = capfd.readouterr().err
+    assert said.count(NO_PIXEL) == 1 and "and 1 other" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "mentions"),
+    [
+        ({"categories": []}, "MSA-PACK-037", "category"),
+        ({"images": [{"id": 9, "file_name": "a.jpg", "width": 9}]}, "MSA-PACK-036", "'height' is missing"),
+        ({"annotations": [instance(1, 9, 1, [["1", "2", "3", "4", "5", "6"]])]}, "MSA-PACK-040", "object 1"),
+    ],
+)
+def test_what_a_file_lacks_is_said(
+    change: dict[str, object], code: str, mentions: str, coco: Coco, tmp_path: Path, capfd: Capture
+) -> None:
+    coco.write("train2014", {**coco.train, **change})
+    said = refuse(["coco", "--source", coco.root, "--splits", "train"], tmp_path / "out", capfd)
+    assert error_codes(said) == [code] and mentions in said
+
+
+@pytest.mark.parametrize(
+    ("listed", "file", "id"),
+    [
+        ("train2014\\a.jpg", "a.jpg", "train2014/a"),
+        ("C:\\data\\a.jpg", "a.jpg", "C:/data/a"),
+        ("./a.jpg", "a.jpg", "a"),
+        ("../images/a.jpg", "a.jpg", "../images/a"),
+        ("a%20b.jpg", "a b.jpg", "a%20b"),
+        ("caf\u00e9.jpg", "cafe\u0301.jpg", "caf\u00e9"),
+    ],
+)
+def test_names_as_other_systems_spell_them(
+    listed: str, file: str, id: str, coco: Coco, fake: Any, shard: Shard, tmp_path: Path, capfd: Capture
+) -> None:
+    fake.image(coco.root / "train2014" / file)
+    images = [{"id": 9, "file_name": listed, "height": HEIGHT, "width": WIDTH}]
+    coco.write("train2014", {**coco.train, "images": images, "annotations": []})
+    capfd.readouterr()
+    assert shard("coco", "--source", coco.root, "--out", tmp_path / "out", "--splits", "train") == 0
+    assert [*packed_labels(tmp_path / "out", "train")] == [id]
+    assert file not in capfd.readouterr().err
+
+
+def test_missing_images_can_be_skipped(coco: Coco, shard: Shard, tmp_path: Path, capfd: Capture) -> None:
+    (coco.root / "train2014" / coco.file_name("train2014", 25)).unlink()
+    words = ("coco", "--source", coco.root, "--splits", "train")
+    assert error_codes(refuse([*words], tmp_path / "out", capfd)) == ["MSA-PACK-038"]
+    assert shard(*words, "--skip-bad", "--out", tmp_path / "out") == 0
+    assert len(packed_labels(tmp_path / "out", "train")) == 2
+    (bad,) = (tmp_path / "out" / "bad-samples.jsonl").read_text().splitlines()
+    assert coco.file_name("train2014", 25) in bad and json.loads(bad)["code"] == "MSA-PACK-005"

@@ -147,6 +147,11 @@ FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
     "empty": (lambda fields: fields.write(""), ("classes.yaml': it", "expected a file such as")),
     "no classes": (classes(classes=[]), ("classes.yaml': classes", "at least 1")),
     "no id": (classes(classes=[{"name": "road"}]), ("classes.0.id",)),
+    "a list of names": (classes(classes=["road"]), ("classes.0", "found 'road'", "{id: 0")),
+    "a hexadecimal color": (
+        classes(classes=[{"id": 1, "name": "road", "color": "#ff0000"}]),
+        ("classes.0.color", "found '#ff0000', expected a list"),
+    ),
     "id 256": (classes(classes=[{"id": 256, "name": "road"}]), ("classes.0.id", "less than or equal to 255")),
     "unknown word": (classes(color="x"), ("color", "extra")),
     "a long name": (repeat(name="x" * 101), ("classes.2.name", "100 characters")),

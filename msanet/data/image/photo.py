@@ -5,12 +5,13 @@ What lies in shards is read by codec.py, which turns nothing: packing stores pho
 
 import io
 import logging
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from msanet.data.image.codec import FORMATS, check_pixels, decode_image
 from msanet.data.image.damage import PNG_SIGNATURE, decoder_messages, deflate_damage, find_damage, jpeg_parts_damage
@@ -21,11 +22,18 @@ TURNED = "photos are turned upright by their EXIF orientation"
 TRANSPARENT = "photos have transparent pixels, whose own colors are used without the transparency"
 FIRST_OF_SEVERAL = "files hold several pictures, of which the first is used"
 
-warnings.filterwarnings(
-    "ignore", "Corrupt EXIF data|Truncated File Read", UserWarning
-)  # Pillow's, of what is not pixels
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of what is not pixels
 
 _ORIENTATION, _BITS = 274, 258
+_OPENCV_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946)
+"""Of TIFF, which its libtiff has, unlike Pillow's Zstandard and LZMA."""
+_OTHER_KINDS = {
+    rb"GIF8": "a GIF", rb".{4}ftyp(avif|avis)": "an AVIF", rb".{4}ftyp(hei|hev|mif1|msf1)": "a HEIC",
+    rb".{4}(jP  |ftypjp)": "a JPEG 2000", rb".{4}ftyp": "a video", rb"%PDF": "a PDF", rb"8BPS": "a file of Photoshop",
+    rb"version https://git-lfs": "a pointer of Git LFS", rb"(?i)\s*(<!doctype html|<html)": "a web page",
+    rb"(?i)\s*(<svg|<\?xml)": "an SVG or other XML", rb"\0*$": "empty or only zeros",
+}  # fmt: skip
+"""Beginnings of files that are not images to us, and what they are: renamed, or not really downloaded."""
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -58,7 +66,7 @@ class PhotoFile:
             self.size = image.size[:: 1 if self.orientation > 4 and not is_tiff else -1]
             self._may_be_transparent = image.mode in _ALPHA_MODES or "transparency" in image.info
             # OpenCV reads only these as they are shown, or not at all.
-            self._is_usual = not is_tiff or (_is_usual_tiff(image) and not self._may_be_transparent)
+            self._is_usual = _is_usual(image, data) and not (is_tiff and self._may_be_transparent)
             self._is_several = image.format in ("TIFF", "WEBP", "PNG") and getattr(image, "is_animated", False)
             if is_tiff and self._is_several:
                 _refuse_stack(image, name)
@@ -137,6 +145,8 @@ def tiff_damage(data: bytes) -> str | None:
         if compression == 7:
             return jpeg_parts_damage(data, tables, offsets, lengths)
         return deflate_damage(data, offsets, lengths) if compression in (8, 32946) else None
+    except UnidentifiedImageError:  # which the caller read in another way
+        return None
     except Exception as error:  # Pillow, and numbers of a wrong kind, raise any
         return f"its directory: {' '.join(str(error).split())[:100]}"
 
@@ -147,8 +157,15 @@ def _open(data: bytes, name: str) -> Image.Image:
     except Exception as error:  # Pillow raises any kind where a file is damaged
         _explain(data, name)
         raise UserError(
-            "MSA-DATA-017", f"'{name}' cannot be read as an image ({len(data)} bytes); replace or remove the file"
+            "MSA-DATA-017",
+            f"'{name}' cannot be read as an image ({other_kind(data) or f'{len(data)} bytes'}); replace or remove the file",
         ) from error
+
+
+def other_kind(data: bytes) -> str | None:
+    """What a file is that is not an image: `a HEIC, not one of PNG, JPEG, ...`."""
+    found = next((kind for start, kind in _OTHER_KINDS.items() if re.match(start, data, re.DOTALL)), None)
+    return found and f"it is {found}, not one of {', '.join(FORMATS)}"
 
 
 def _explain(data: bytes, name: str) -> None:
@@ -164,6 +181,8 @@ def _explain(data: bytes, name: str) -> None:
         except Exception:  # damaged, which the caller says
             return
         _refuse(name, bits, channels)
+        what = f"{channels} channels, {page.photometric.name} and the compression {page.compression.name}"
+        raise UserError("MSA-DATA-701", f"'{name}' is a TIFF of {what}, expected a usual one; save it as an RGB image")
     elif data[:2] == b"\xff\xd8":
         for marker in (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2"):
             place = data.find(marker + b"\0")
@@ -178,6 +197,12 @@ def _check_depth(image: Image.Image, data: bytes, name: str) -> None:
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         found = image.tag_v2.get(_BITS, 1)
         bits, channels = int(np.max(found)), np.size(found)
+        if 4 >= channels > len(image.getbands()):
+            raise UserError(
+                "MSA-DATA-102",
+                f"'{name}' has {channels} channels, of which the last is not transparency, expected grey or RGB; save those that "
+                "you mean as an RGB image",
+            )
     elif image.mode.startswith(("I", "F")):
         bits = 16
     _refuse(name, bits, channels)
@@ -209,10 +234,13 @@ def _refuse_stack(image: Image.Image, name: str) -> None:
     image.seek(0)
 
 
-def _is_usual_tiff(image: Image.Image) -> bool:
+def _is_usual(image: Image.Image, data: bytes) -> bool:
+    if image.format != "TIFF":
+        return data[:2] != b"BM" or data[28:30] != b"\x10\0"  # a BMP of 16 bits a pixel
     fields = getattr(image, "tag_v2", {})
+    is_known = fields.get(259, 1) in _OPENCV_COMPRESSIONS and min(fields.get(322, 64), fields.get(323, 64)) >= 64
     photometric = {"RGB": 2, "L": 1}.get(image.mode)
-    return fields.get(262) == photometric and fields.get(_ORIENTATION, 1) == 1 and 338 not in fields
+    return is_known and fields.get(262) == photometric and fields.get(_ORIENTATION, 1) == 1 and 338 not in fields
 
 
 def _pillow_pixels(data: bytes, name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -76,8 +77,13 @@ def tiff(pixels: np.ndarray, **options: object) -> bytes:
         (imagecodecs.jpeg_encode(GREY_12, bitspersample=12), "MSA-DATA-101", "12 bits"),
         (tiff(noise(channels=5), photometric="minisblack", planarconfig="contig"), "MSA-DATA-102", "5 channels"),
         (tiff(np.stack([noise()[..., 0]] * 7)), "MSA-DATA-102", "7 pictures"),
+        (tiff(noise(channels=4), photometric="rgb", extrasamples=["unspecified"]), "MSA-DATA-102", "4 channels"),
+        (tiff(noise(channels=2), photometric="minisblack", planarconfig="contig"), "MSA-DATA-102", "2 channels"),
+        (tiff(noise(), photometric="minisblack", planarconfig="contig"), "MSA-DATA-701", "3 channels"),
+        (tiff(noise(), photometric="rgb", compression="lerc"), "MSA-DATA-701", "LERC"),
     ],
-    ids=["grey PNG", "grey TIFF", "RGB PNG", "RGB TIFF", "float", "12-bit JPEG", "five channels", "stack"],
+    ids=["grey PNG", "grey TIFF", "RGB PNG", "RGB TIFF", "float", "12-bit JPEG", "five channels", "stack"]
+    + ["infrared", "two channels", "three greys", "LERC"],
 )
 def test_more_than_8_bits_or_3_channels_are_refused(data: bytes, code: str, mentions: str) -> None:
     with raises_user_error(code, mentions=mentions):
@@ -110,6 +116,43 @@ def test_grey_photos_and_others_of_few_bits() -> None:
     for kind, options in (("PNG", {}), ("TIFF", {"compression": "group4"}), ("BMP", {})):
         pixels_HWC = read_photo(encoded(black_and_white, kind, **options), "a").pixels_HWC
         assert np.array_equal(pixels_HWC[..., 0], np.asarray(black_and_white) * 255), kind
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"compression": "zstd"}, {"compression": "lzma"}, {"tile": (16, 16)}, {"tile": (16, 16), "compression": "zstd"}],
+)
+def test_tiffs_that_opencv_cannot_read(options: dict[str, Any]) -> None:
+    photo = read_photo(tiff(noise(), photometric="rgb", **options), "a")
+    assert np.array_equal(photo.pixels_HWC, noise()) and not photo.is_stored_so
+
+
+def test_a_bmp_of_16_bits() -> None:
+    pixels = np.random.default_rng(0).integers(0, 2**15, (40, 60), np.uint16)
+    header = b"BM" + struct.pack("<IHHI", 54 + pixels.nbytes, 0, 0, 54)
+    data = header + struct.pack("<IiiHHIIiiII", 40, 60, 40, 1, 16, 0, pixels.nbytes, 0, 0, 0, 0) + pixels.tobytes()
+    shown = read_photo(data, "a").pixels_HWC
+    assert np.array_equal(shown, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    assert np.array_equal(shown[::-1, :, 0] >> 3, pixels >> 10)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (encoded(noise(), "GIF"), "GIF"),
+        (encoded(noise(), "AVIF"), "AVIF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (encoded(noise(), "JPEG2000"), "JPEG 2000"),
+        (b"\n<!DOCTYPE html><html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "Git LFS"),
+        (b"", "empty"),
+        (bytes(5000), "zeros"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_not_an_image_is_named(data: bytes, kind: str) -> None:
+    with raises_user_error("MSA-DATA-017", mentions=kind):
+        read_photo(data, "a.jpg")
 
 
 def test_a_thumbnail_in_a_tiff_is_noted() -> None:
