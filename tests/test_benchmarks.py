@@ -52,6 +52,9 @@ LIBRARIES = (
 )
 """Modules that the others import; every other file is a program."""
 
+SHIM = str(REPOSITORY / "tests/support/torchvision_shim")
+"""Of sitecustomize.py, for processes that import torchvision."""
+
 
 def test_every_benchmark_imports_and_has_a_help() -> None:
     """In one process, since each imports torch."""
@@ -67,7 +70,9 @@ def test_every_benchmark_imports_and_has_a_help() -> None:
         "            code = exit.code\n"
         "    assert code == 0 and 'usage: ' in shown.getvalue() and '--help' in shown.getvalue(), path\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *programs], cwd=REPOSITORY, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([SHIM, os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", code, *map(str, programs)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from msanet.config import Config
-from msanet.training.checkpoint.format import Best, Checkpoint
+from msanet.training.checkpoint.format import Checkpoint
+from msanet.training.schedule import TrainSchedule, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +35,18 @@ def with_initial_weights(config: Config, saved: Checkpoint | None) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update={"pretrained": pretrained})})
 
 
-def log_done(folder: Path, step: int, total_steps: int, best: Best | None, was_done: bool) -> None:
+def log_done(folder: Path, state: TrainState, schedule: TrainSchedule, was_done: bool) -> None:
     """The last line of a training; was_done: nothing remained to be done."""
+    step, total, best = state.step, schedule.total_steps, state.best
     score = f"; the best validation has mean IoU {best.mean_iou:.4f}, at step {best.step}" if best else ""
+    early, setting = state.early_stopping if schedule.stops_early(state) else None, "trainer.epochs or trainer.steps"
+    if early:
+        score = f", ended early after {early.validations_since} validations without a better {early.metric}{score}"
+        setting = "trainer.early_stopping_patience"
     if not was_done:
-        logger.info(f"done: {step} of {total_steps} steps{score}; the run is in '{folder}'")
+        logger.info(f"done: {step} of {total} steps{score}; the run is in '{folder}'")
         return
-    more = f" and now has {total_steps}" if total_steps < step else ""
+    more = f" and now has {total}" if total < step else ""
     logger.info(
-        f"the run in '{folder}' is done: it has taken {step} steps{more}, nothing remains{score}; to train on, raise "
-        "trainer.epochs or trainer.steps"
+        f"the run in '{folder}' is done: it has taken {step} steps{more}, nothing remains{score}; to train on, raise {setting}"
     )

@@ -71,9 +71,8 @@ def _train(
 ) -> None:
     """Steps, and after each what is due: metrics, a validation, a checkpoint."""
     config, state, schedule, global_batches = trainer.config, trainer.state, trainer.schedule, trainer.global_batches()
-    done = partial(log_done, run.path, total_steps=schedule.total_steps)
     if schedule.is_done(state):
-        return done(state.step, best=state.best, was_done=True)
+        return log_done(run.path, state, schedule, was_done=True)
     run.begin(state.step)
     images = trainer.batches.global_batch_size
     logger.info(f"train: from step {state.step} to {schedule.total_steps}, {images} images a step")
@@ -105,8 +104,5 @@ def _train(
                 callbacks.call("on_checkpoint", state.step, run.checkpoint_folder(state.step))
             if request is StopRequest.STOP and not schedule.is_done(state):
                 raise distributed.Preempted
-    if schedule.stops_early(state) and state.early_stopping:
-        since, metric = state.early_stopping.validations_since, state.early_stopping.metric
-        logger.info(f"train: ends early at step {state.step}: no better {metric} in {since} validations")
     run.require_saved()
-    done(state.step, best=state.best, was_done=False)
+    log_done(run.path, state, schedule, was_done=False)

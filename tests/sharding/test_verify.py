@@ -195,7 +195,7 @@ def test_missing_files(shards: Path, faults: Callable[[], list[str]]) -> None:
     (shards / "val-000000.idx.json").unlink()
     tar, index = faults()
     assert tar == f"{SECOND}: is missing, expected a file of {size} bytes"
-    assert index.startswith("val-000000.idx.json: index ") and "is missing" in index
+    assert index.startswith("val-000000.idx.json: ") and "is missing" in index
 
 
 def test_a_shard_that_cannot_be_read(

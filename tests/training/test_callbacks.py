@@ -140,7 +140,8 @@ def test_a_run_ends_early_and_a_callback_that_fails_ends_it(shards: Path, tmp_pa
     """At a rate of nothing no validation is better than the first, at step 3: those at 5 and 7 are two too many."""
     outputs = run_ranks(2, __file__, "_stops_early", {"shards": str(shards), "folder": str(tmp_path)})
     assert all("failed as it should" in said for said in outputs)
-    assert outputs[0].count("train: ends early at step 7: no better mean_iou in 2 validations") == 2
+    assert outputs[0].count("ended early after 2 validations without a better mean_iou") == 2
+    assert "done: 7 of 8 steps" in outputs[0] and "raise trainer.early_stopping_patience" in outputs[0]
     saved = newest(tmp_path / "run" / "checkpoints").state
     assert saved.step == 7 and saved.early_stopping and saved.early_stopping.validations_since == 2
     assert not (tmp_path / "run" / "tensorboard").exists() and (tmp_path / "run" / "metrics.jsonl").exists()

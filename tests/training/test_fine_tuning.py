@@ -62,8 +62,8 @@ def test_a_frozen_batchnorm_stays_frozen_where_others_are_synchronized() -> None
     freeze(model, ["0"])
     model.train()(torch.randn(2, 4, 3, 3))
     first, second = model
-    assert isinstance(first, CpuSyncBatchNorm) and first.running_mean is not None and not first.running_mean.any()
-    assert second.running_mean.any()
+    assert not isinstance(first, CpuSyncBatchNorm) and not first.running_mean.any()
+    assert isinstance(second, CpuSyncBatchNorm) and second.running_mean is not None and second.running_mean.any()
 
 
 def test_frozen_blocks_compile_and_recompute() -> None:

@@ -153,7 +153,7 @@ def test_limits_of_cgroups_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("value", ["many", 0, -1, 1.5, True])
 def test_what_is_no_micro_batch(value: Any) -> None:
-    with pytest.raises(UserError, match="expected auto, a number of images from 1, or null"):
+    with pytest.raises(UserError, match="expected auto, a number from 1, or null"):
         parse_config({"trainer": {"micro_batch_size": value}}, "test")
     kinds = {name: kind for name, kind, *_ in settings()}
     assert kinds["trainer.micro_batch_size"] == "int or auto or null"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from msanet.errors import UserError
 from msanet.models.blocks import ImageBatchNorm2d
+from msanet.training.engine.freezing import FrozenStatistics
 
 
 def convert_sync_batchnorm(model: nn.Module, device: torch.device, group: dist.ProcessGroup | None = None) -> None:
@@ -17,6 +18,8 @@ def convert_sync_batchnorm(model: nn.Module, device: torch.device, group: dist.P
     group: the ranks; None: all. Raises UserError for a subclass other than ours and timm's BatchNormAct2d.
     """
     for name, child in list(model.named_children()):
+        if isinstance(child, FrozenStatistics):  # needs no batch
+            continue
         if not isinstance(child, nn.BatchNorm2d):
             convert_sync_batchnorm(child, device, group)
             continue
