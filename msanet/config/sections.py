@@ -154,7 +154,8 @@ class ScheduleConfig(Section):
     name: Literal["poly", "step", "constant", "cosine", "one_cycle", "wsd"] = Field(
         "poly",
         description="poly: lr (1 - step/steps)^power; step: lr gamma^(step // decay_every_steps); cosine: to min_lr_mult; "
-        "one_cycle: up from lr / div_factor and down again, both by cosine; wsd: lr, then linear to min_lr_mult",
+        "one_cycle: up from lr / div_factor and down again, both by cosine; wsd (warmup-stable-decay): lr, then linear to "
+        "min_lr_mult",
     )
     power: Above0 = Field(0.9, description="exponent of poly")
     decay_every_steps: Positive = Field(2000, description="steps between drops of the step schedule")

@@ -67,8 +67,8 @@ def describe_ranks(hosts: Sequence[str], *ranks: int) -> str:
 def no_heartbeat(hosts: Sequence[str], ranks: Sequence[int], seconds: float) -> FailureReport:
     """The report on ranks without a heartbeat for so long."""
     return FailureReport(
-        f"no heartbeat from {describe_ranks(hosts, *ranks)} for {seconds:.0f} s: the process has stopped, or the host or "
-        f"network is down; {RESUME_HINT}",
+        f"no heartbeat from {describe_ranks(hosts, *ranks)} for {seconds:.0f} s: the process is suspended or hangs, or the host "
+        f"or network is down; {RESUME_HINT}",
         "MSA-DIST-006",
         lost_ranks=tuple(ranks),
     )

@@ -56,7 +56,7 @@ def _shown(size: tuple[int, int] | None) -> str:
     return "null" if size is None else f"[{size[0]},{size[1]}]"
 
 
-def with_own_normalization(config: Config) -> Config:
+def with_pretrained_normalization(config: Config) -> Config:
     """With data.mean and data.std as the network's pretrained weights expect them, where the settings leave both open."""
     if not is_external(config.model.name) or {"mean", "std"} & config.data.model_fields_set:
         return config

@@ -199,8 +199,10 @@ class RunFolder:
         if latest is None and (found or resume == "must"):
             raise UserError(
                 "MSA-CKPT-008",
-                f"'{self.checkpoints}' holds {len(found)} checkpoints, none of them valid, expected one to resume from; choose "
-                f"another run.dir, {'or remove them to start again' if found else 'or set run.resume=auto'}",
+                f"'{self.checkpoints}' has "
+                + (f"{len(found)} checkpoints, all damaged or incomplete" if found else "no checkpoint")
+                + ", expected one to resume from; choose another run.dir, or "
+                + ("remove them to start again" if found else "set run.resume=auto"),
                 setting="run.dir",
             )
         return latest

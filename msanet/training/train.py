@@ -1,4 +1,4 @@
-"""The story of a run: from shards to checkpoints, metrics and a report."""
+"""The training loop of a run: from shards to checkpoints, metrics and a report."""
 
 import logging
 from functools import partial
@@ -19,7 +19,7 @@ from msanet.training.callbacks import Callbacks
 from msanet.training.memory.auto_batch_size import choose_batch_plan
 from msanet.training.memory.out_of_memory import out_of_memory_as_user_error
 from msanet.training.monitoring.console import metrics_text
-from msanet.training.network import build_network, with_own_normalization
+from msanet.training.network import build_network, with_pretrained_normalization
 from msanet.training.nonfinite.unlabeled import require_weighted_labels
 from msanet.training.resume import log_done, with_initial_weights
 from msanet.training.run_folder import RunFolder
@@ -36,7 +36,7 @@ def train(config: Config) -> None:
     Raises:
         Preempted: After a checkpoint, if the run was asked to stop; a command then ends with exit code 75.
     """
-    config = with_own_normalization(config)
+    config = with_pretrained_normalization(config)
     callbacks = Callbacks(config.run.callbacks, config.run.loggers)
     preemption = PreemptionHandler(config.run.preemption_grace_seconds, config.trainer.checkpoint_every_minutes)
     shards = open_storage(config.data.path or "", config.storage)
@@ -80,7 +80,7 @@ def _train(
     bar = ProgressBar(schedule.total_steps, "train", "step", state.step, disable=not distributed.is_main())
     with preemption, run, callbacks.attached(trainer), bar:
         while not schedule.is_done(state):
-            if not state.validation_pending:  # one that was interrupted before the run was preempted comes first
+            if not state.validation_pending:  # a validation that a preemption interrupted comes first
                 micro_batches = next(global_batches)
                 run.record(state.step + 1, micro_batches)
                 trainer.train_step(micro_batches)

@@ -78,12 +78,11 @@ class Trainer:
             self.scaler = LossScaler(self.engine.device, saved.state.loss_scale if saved else None)
         self.checkpointer = Checkpointer(config, manifest, shuffle, batches, self.engine, self.ema, self.scaler)
         self.state = self.checkpointer.restore(saved) if saved else TrainState()
-        if config.data.val_split is None:  # set so after a validation was interrupted
+        if config.data.val_split is None:  # it was switched off while an interrupted validation was pending
             self.state.validation_pending = False
         self.schedule = _schedule(config, self.order.epoch_length, batches, self.state)
-        if (
-            saved and saved.state.total_steps != self.schedule.total_steps > self.state.step
-        ):  # train says if none remains
+        has_steps_left = self.schedule.total_steps > self.state.step  # otherwise `log_done` reports it
+        if saved and has_steps_left and saved.state.total_steps != self.schedule.total_steps:
             logger.warning(
                 f"the run was started for {saved.state.total_steps} steps and now has {self.schedule.total_steps}; from step "
                 f"{self.state.step} on the learning rate follows the new number"
@@ -121,8 +120,8 @@ class Trainer:
     def train_step(self, micro_batches: Sequence[Batch]) -> None:
         """Forward, backward and update with one global batch.
 
-        A micro-batch's loss is a sum over its pixels divided by the number of labeled pixels in the *global* batch. DeepSpeed
-        averages gradients over ranks and micro-batches, which would weight pixels by where they are; `factor` undoes that.
+        Each term of the loss is a sum over the micro-batch divided by that term's count (of pixels or images) in the *global*
+        batch, so that gradients have to be summed. DeepSpeed averages them over ranks and micro-batches; `factor` undoes that.
         """
         self._begin_stage("at the start of")
         part, rng = self.profiler.part, rng_state()
@@ -132,7 +131,7 @@ class Trainer:
             batches = self.prefetcher.take(micro_batches)
         with part("counting labels"):
             counts_3 = self._count_labels(batches)
-        factor = self.batches.groups * self.batches.accumulation  # groups: of ranks with the same images, mostly of one
+        factor = self.batches.groups * self.batches.accumulation  # groups of ranks with the same images
         with part("non-finite guard"):
             self.guard.begin()
         for batch in batches:
@@ -198,26 +197,30 @@ class Trainer:
             dump_and_raise(*last, self.anomalies, self.engine, metadata)
 
     def _begin_stage(self, activity: str) -> None:
-        """A step may be slow if it compiles or chooses kernels: the first one, or any if images come in many sizes."""
+        """Report progress to the stall detector. Slow: the first step, or any that may compile or choose kernels again."""
         is_first = self.state.consumed_samples == self._resumed_at
         is_slow = is_first or (self.config.trainer.compile and not self.config.data.fixed_size)
         distributed.begin_stage(f"{activity} step {self.state.step + 1}", is_slow)
 
     def _count_labels(self, batches: Sequence[Batch]) -> Tensor:
-        """The loss's counts of labeled pixels in the global batch, (3,). Ends the run if too many samples were bad."""
+        """What the loss's terms are divided by, (3,): pixels, images and labeled pixels of the global batch.
+
+        Raises UserError if too many samples were bad.
+        """
         data = self.config.data
         counts_3 = torch.stack([self.loss.counts(batch.labels_NHW) for batch in batches]).sum(dim=0)
         bad = counts_3.new_full((1,), sum(len(batch.bad_samples) for batch in batches))
         sums = torch.cat([counts_3, bad]) * self.batches.is_first(distributed.rank())  # each image once
         distributed.all_reduce_sum(sums)
-        if data.on_bad_sample == "skip":  # only then, since it makes a GPU wait
+        if data.on_bad_sample == "skip":  # int() waits for the GPU
             self.bad_samples += int(sums[-1])
-            taken = max(self.state.consumed_samples - self._resumed_at, self.order.epoch_length)
-            if self.bad_samples > data.max_bad_fraction * taken:
+            reference = max(self.state.consumed_samples - self._resumed_at, self.order.epoch_length)
+            if self.bad_samples > data.max_bad_fraction * reference:
                 raise UserError(
                     "MSA-TRAIN-001",
-                    f"{self.bad_samples} bad samples were skipped, expected at most {taken} x data.max_bad_fraction="
-                    f"{data.max_bad_fraction}; they are listed in run.dir/bad-samples-*.jsonl: repair the shards",
+                    f"{self.bad_samples} bad samples were skipped since this start, expected at most "
+                    f"data.max_bad_fraction={data.max_bad_fraction} of {reference} (an epoch, or what was read since, if more); "
+                    "they are listed in run.dir/bad-samples-*.jsonl: repair the shards",
                     setting="data.max_bad_fraction",
                 )
         return sums[:-1]

@@ -9,7 +9,7 @@ from conftest import REPOSITORY
 from msanet.config import Config, parse_config
 from msanet.models.external.sources import NetworkSource
 from msanet.training import network
-from msanet.training.network import build_network, with_own_normalization
+from msanet.training.network import build_network, with_pretrained_normalization
 from support.errors import raises_user_error
 
 FILE = f"{REPOSITORY}/tests/models/external_networks.py"
@@ -45,12 +45,12 @@ def test_normalization_is_the_networks_own_unless_it_is_set(monkeypatch: pytest.
     own = ((127.5, 127.5, 127.5), (100.0, 100.0, 100.0))
     monkeypatch.setattr(network, "is_external", lambda name: name == "timm:x")
     monkeypatch.setattr(network, "find_source", lambda name: NetworkSource(name, list, normalization=lambda _: own))  # type: ignore[arg-type]
-    found = with_own_normalization(config("timm:x")).data
+    found = with_pretrained_normalization(config("timm:x")).data
     assert (found.mean, found.std) == own
     given = config("timm:x", data={"mean": [1, 2, 3]})
-    assert with_own_normalization(given) is given
+    assert with_pretrained_normalization(given) is given
     ours = config("unet")
-    assert with_own_normalization(ours) is ours
+    assert with_pretrained_normalization(ours) is ours
 
 
 def test_a_run_folder_is_untouched_where_the_network_is_refused(tmp_path: Path, shards: Path) -> None:

@@ -119,16 +119,16 @@ def dump_and_raise(
         try:
             path = write_failure_dump(config.run.dir, FailureDump(about, config, before, weights, records))
         except OSError as error:
-            return f"its failure dump could not be written ({error})"
-        return f"find where with: msanet replay {path}"
+            return f"its failure dump could not be written ({error}); free some space,"
+        return f"find where with: msanet replay {path}; fix what it finds,"
 
     left = distributed.on_main(write)
     found = f"the loss of {describe(faulty)}" if faulty else "the gradients"
     raise UserError(
         "MSA-TRAIN-002",
         f"{run.in_a_row} steps in a row, up to step {step.number}, had a loss or gradients that are not finite (last {found}), "
-        f"expected at most trainer.max_nonfinite_steps={config.trainer.max_nonfinite_steps}; {left}; fix what it "
-        "finds or lower optimizer.lr, then run the same command again to resume from the last checkpoint",
+        f"expected at most trainer.max_nonfinite_steps={config.trainer.max_nonfinite_steps}; {left} "
+        "or lower optimizer.lr, then run the same command again to resume from the last checkpoint",
         setting="trainer.max_nonfinite_steps",
     )
 
