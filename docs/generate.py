@@ -18,7 +18,8 @@ def errors_page() -> str:
         "# Errors",
         "",
         "A command that cannot do what you ask for ends with exit code 2 (1 where trying again may help, as with most of",
-        "MSA-DIST) and one line, `error: SENTENCE [CODE]`. The sentence says what was found, what was expected and what to do. Its wording may change between versions; the code does not.",
+        "MSA-DIST) and one line, `error: SENTENCE [CODE]`. The sentence says what was found, what was expected and what to do.",
+        "Its wording may change between versions; the code does not.",
     ]
     for prefix, (title, entries) in AREAS.items():
         if entries:
