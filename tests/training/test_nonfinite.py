@@ -175,7 +175,7 @@ def test_anomalies_are_noted_with_their_samples(
 
     def take(number: int, *losses: float, skipped: bool = False) -> bool:
         figures: Any = Arrived(*losses, skipped=skipped)
-        found.add(StepRecord(number, 8 * (number - 1), figures, (), torch.zeros(2), {}))
+        found.add(StepRecord(number, 8 * (number - 1), figures, (), torch.zeros(3), {}))
         return found.drain() is not None
 
     for number in range(1, 61):

@@ -45,7 +45,7 @@ def test_what_a_library_raises_becomes_advice(
     allocate: Callable[[], object], mentions: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_config(str(shards), stage=0)
-    monkeypatch.setattr(story, "_train", lambda *_: allocate())
+    monkeypatch.setattr(story, "_start", lambda *_: allocate())
     with raises_user_error("MSA-TRAIN-601", mentions=mentions) as caught:
         story.train(config.model_copy(update={"run": config.run.model_copy(update={"dir": tmp_path})}))
     assert "trainer.activation_checkpointing=true" in str(caught.value) and "\n" not in str(caught.value)
@@ -53,10 +53,11 @@ def test_what_a_library_raises_becomes_advice(
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), UserError("MSA-X-001", "DefaultCPUAllocator")])
-def test_other_errors_stay(error: Exception, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(story, "_train", lambda *_: _fail(error))
+def test_other_errors_stay(error: Exception, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(story, "_start", lambda *_: _fail(error))
+    config = small_config(str(shards), stage=0)
     with pytest.raises(type(error)) as caught:
-        story.train(small_config(str(shards), stage=0))
+        story.train(config.model_copy(update={"run": config.run.model_copy(update={"dir": tmp_path})}))
     assert caught.value is error
 
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from msanet.data.shuffle_order import ShuffleConfig
 from msanet.models.io import ModelMetadata
+from msanet.training.engine.loss_scaling import LossScale
+from msanet.training.engine.zero_state import OptimizerState
 
 FORMAT_VERSION = 2
 """Of state.json. 1: without `format_version` in it, written by msanet 0.1 up to November 2026; still read."""
-OptimizerState = dict[str, dict[str, Tensor]]
-"""{parameter name: {state key such as `exp_avg`: full-size tensor, or 0-d `step`}}"""
 
 
 class Best(BaseModel):
@@ -33,15 +33,6 @@ class EarlyStopping(BaseModel):
     metric: str
     best: float | None = None
     validations_since: int = 0
-
-
-class LossScale(BaseModel):
-    """Of trainer.precision=fp16: the factor on the loss, and the steps since it changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    scale: float
-    good_steps: int
 
 
 class RunState(BaseModel):

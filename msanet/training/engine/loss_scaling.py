@@ -7,13 +7,22 @@ DeepSpeed's own way steps a GradScaler once for each of ZeRO's groups, which upd
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from msanet.training.checkpoint.format import LossScale
 from msanet.training.engine import zero_state
 
 _FIRST, _GROWTH_INTERVAL = 2.0**16, 2000
 """Those of torch's GradScaler: it halves the scale after a step that is not finite, and doubles it after so many that are."""
+
+
+class LossScale(BaseModel):
+    """Of trainer.precision=fp16: the factor on the loss, and the steps since it changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scale: float
+    good_steps: int
 
 
 def autocast(device: torch.device | str, precision: str) -> torch.autocast:

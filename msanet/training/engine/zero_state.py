@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msanet import distributed
-from msanet.training.checkpoint.format import OptimizerState
 from msanet.training.engine.other_optimizers import SkippableStep
+
+OptimizerState = dict[str, dict[str, Tensor]]
+"""{parameter name: {state key such as `exp_avg`: full-size tensor, or 0-d `step`}}"""
 
 
 def local_weights(engine: Any) -> dict[str, Tensor]:
