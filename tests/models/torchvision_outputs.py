@@ -28,7 +28,7 @@ STAGES = {
 
 def torchvision_trunk(name: str) -> nn.Module:
     """torchvision's network of that name, with the parameters of its trunk only, not yet filled."""
-    from torchvision import models  # type: ignore[import-not-found, unused-ignore]
+    from torchvision import models
 
     dilated = {"replace_stride_with_dilation": (False, True, True)} if name.endswith("stride 8") else {}
     with torch.device("meta"):
@@ -89,7 +89,7 @@ def stored(name: str) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     """Write the summaries of all trunks, the versions that gave them and the date."""
-    import torchvision  # type: ignore[import-not-found, unused-ignore]
+    import torchvision
 
     versions = {package.__name__: package.__version__ for package in (torch, torchvision, np)}
     content = {

@@ -5,7 +5,7 @@ import sys
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,7 @@ from sharding.tree import FolderTree
 from sharding.verify import find_problems
 from sharding.workers import group_items, run_groups
 from sharding.writer import PackOptions, pack
+from support.work import fail_at
 
 SIZES = (20, 40, 80)
 
@@ -164,19 +165,11 @@ def test_counters_are_added_up_now_and_then_only(monkeypatch: pytest.MonkeyPatch
     assert sum(told) == 100
 
 
-def failing(shared: int, group: Sequence[int], on_sample: Callable[[], object]) -> int:
-    for item in group:
-        if item == shared:
-            raise ValueError(f"{item}")
-        on_sample()
-    return len(group)
-
-
 @pytest.mark.parametrize("count", [1, 2])
 def test_results_come_in_order_up_to_the_first_error(count: int, light_environment: object) -> None:
     told: list[int] = []
     groups = group_items(list(range(100)), lambda _: 1, count)
-    assert list(run_groups(failing, -1, groups, count, told.append)) == [len(group) for group in groups]
+    assert list(run_groups(fail_at, -1, groups, count, told.append)) == [len(group) for group in groups]
     assert sum(told) == 100
     with pytest.raises(ValueError, match="50"):
-        list(run_groups(failing, 50, groups, count, told.append))
+        list(run_groups(fail_at, 50, groups, count, told.append))
