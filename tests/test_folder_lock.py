@@ -67,7 +67,9 @@ def test_a_holder_that_is_just_ending_is_waited_for(tmp_path: Path, monkeypatch:
     first.acquire()
     threading.Timer(0.3, first.release).start()
     second.acquire()
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
     second.release()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dead_process_of_this_machine_is_followed_at_once(

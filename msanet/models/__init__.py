@@ -91,7 +91,7 @@ _WIDEST = 64
 def build_model(name: str, num_classes: int, **options: Any) -> SegmentationNetwork:
     """The network `name` with its constructor's options. Raises UserError on an unknown name, option or value."""
     options = check_model_options(name, options)
-    if is_external(name):
+    if name not in MODELS:
         return adapt(find_source(name), num_classes, options)
     return MODELS[name](num_classes=num_classes, **options)
 
@@ -102,7 +102,7 @@ def check_model(name: str, options: dict[str, Any]) -> None:
     Of networks from elsewhere, which have no such width, the options are checked.
     """
     check_model_options(name, options)
-    if is_external(name):
+    if name not in MODELS:
         return
     build_model(name, num_classes=2, **{**options, "width": 0.01})
 
@@ -123,7 +123,7 @@ def check_model_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     known, checked = model_options(name), {}
     for key, value in options.items():
         if key not in known:
-            if is_external(name) and find_source(name).accepts_others:
+            if name not in MODELS and find_source(name).accepts_others:
                 checked[key] = value
                 continue
             raise UserError(
@@ -133,7 +133,7 @@ def check_model_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
             )
         kind, _ = known[key]
         try:
-            checked[key] = _converted(value, kind) if is_external(name) else _fitting(value, kind)
+            checked[key] = _fitting(value, kind) if name in MODELS else _converted(value, kind)
         except ValueError:
             raise UserError(
                 "MSA-MODEL-003", f"model.{key} is {value!r}, expected {describe(kind)}", setting=f"model.{key}"
@@ -156,7 +156,7 @@ def check_model_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def model_options(name: str) -> dict[str, tuple[Any, Any]]:
     """{option: (type, default)} of a network, read from its constructor."""
-    if is_external(name):
+    if name not in MODELS:
         return {**find_source(name).options, **ADAPTER_OPTIONS}
     network = MODELS[name]
     constructor = network.__init__ if inspect.isclass(network) else network

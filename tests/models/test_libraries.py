@@ -141,8 +141,11 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        build_model("smp:Unet", CLASSES, **SMALL)
-        build_model("torchvision:lraspp_mobilenet_v3_large", CLASSES)
+        built = [
+            build_model("smp:Unet", CLASSES, **SMALL),
+            build_model("torchvision:lraspp_mobilenet_v3_large", CLASSES),
+        ]
+    assert all(isinstance(model, AdaptedNetwork) for model in built)
 
 
 def test_weights_of_a_backbone_are_found_by_name_or_order(tmp_path: Path) -> None:
