@@ -35,7 +35,7 @@ LAYERS: dict[str, int] = {
     **dict.fromkeys(("data", "models", "losses", "report"), 2),
     "inference": 3,
     "evaluation": 4,
-    "training": 5,
+    **dict.fromkeys(("training", "metrics"), 5),
     **dict.fromkeys(("sweep", "doctor", "demo", "cli", "__main__"), 6),
 }
 SIDE_BY_SIDE = {

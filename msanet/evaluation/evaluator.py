@@ -15,14 +15,12 @@ from msanet.data.loader import evaluation_loader
 from msanet.data.pipeline import EvaluationSample
 from msanet.data.shard_source import ShardSource
 from msanet.data.shuffle_order import evaluation_slice
-from msanet.evaluation.boundary import BoundaryCounts
-from msanet.evaluation.calibration import Calibration
-from msanet.evaluation.confusion import confusion_matrix_with_void
 from msanet.evaluation.cost import Cost, peak_memory
 from msanet.evaluation.instances import instance_rows, no_instances
 from msanet.evaluation.metrics import scores
 from msanet.evaluation.per_image_counts import ImageCounts, collect_counts, image_counts
 from msanet.evaluation.result import EvaluatedImage, EvaluationResult
+from msanet.evaluation.segmentation_counts import SegmentationCounts
 from msanet.inference.panel_attention import panel_maps
 from msanet.inference.predictor import Predictor
 from msanet.logs import track
@@ -108,8 +106,7 @@ class EvaluationAccumulator:
         self.started = time.perf_counter()
         self.images: list[ImageCounts] = []
         self.instances: list[np.ndarray] | None = [] if settings.protocol == "official-cityscapes" else None
-        self.calibration = Calibration(device) if settings.calibration else None
-        self.boundary = BoundaryCounts(len(self.classes)) if settings.boundary else None
+        self.counts = SegmentationCounts(len(classes), settings.boundary, settings.calibration, device)
         self.spread = _spread(num_samples, settings.panels)
         self.panels: list[EvaluatedImage] = []
         self.worst: list[tuple[float, int, EvaluatedImage]] = []  # a heap whose first has the highest mIoU
@@ -117,12 +114,12 @@ class EvaluationAccumulator:
     def add(self, sample: EvaluationSample, predictor: Predictor) -> None:
         """Predict and count one image."""
         label_HW = sample.label_HW.to(self.device)
-        if self.calibration:
+        confidence_HW = None
+        if self.settings.calibration:
             prediction_HW, confidence_HW = predictor.labels_and_confidence(sample.image_HWC)
-            self.calibration.update(confidence_HW, prediction_HW, label_HW)
         else:
             prediction_HW = predictor.labels(sample.image_HWC)
-        matrix = confusion_matrix_with_void(label_HW, prediction_HW, len(self.classes)).cpu().numpy()
+        matrix = self.counts.update(label_HW, prediction_HW, confidence_HW).cpu().numpy()
         self.images.append(image_counts(sample.number, sample.key, matrix))
         if self.instances is not None:
             if sample.instance_ids_HW is None:
@@ -130,8 +127,6 @@ class EvaluationAccumulator:
             else:
                 ids_HW = sample.instance_ids_HW.to(self.device)
                 self.instances.append(instance_rows(sample.number, ids_HW, prediction_HW))
-        if self.boundary:
-            self.boundary.update(sample.label_HW.numpy(), prediction_HW.cpu().numpy())
         self._keep_for_report(sample, prediction_HW, matrix, predictor)
 
     def gather(self, source: ShardSource) -> EvaluationResult:
@@ -139,25 +134,20 @@ class EvaluationAccumulator:
         manifest = source.manifest
         distributed.barrier()
         costs = distributed.gather_objects(Cost(time.perf_counter() - self.started, peak_memory(self.device)))
-        times_seen = np.zeros(len(source), dtype=np.int64)
-        parts = distributed.gather_objects((self.images, self.instances, self.boundary and self.boundary.counts_7K))
-        images = [image for part, _, _ in parts for image in part]
-        for image in images:
-            times_seen[image.number] += 1
+        parts = distributed.gather_objects((self.images, self.instances))
+        images = [image for part, _ in parts for image in part]
         instances = None
-        if all(rows is not None for _, rows, _ in parts):
-            instances = np.concatenate([no_instances(), *(row for _, rows, _ in parts for row in rows)])
-        if self.boundary:
-            self.boundary.counts_7K = np.sum([counts for _, _, counts in parts], axis=0)
-        if self.calibration:
-            distributed.all_reduce_sum(self.calibration.histogram_2L)
+        if all(rows is not None for _, rows in parts):
+            instances = np.concatenate([no_instances(), *(row for _, rows in parts for row in rows)])
+        for total in self.counts.sums().values():
+            total.copy_(distributed.all_reduce_sum(total.to(self.device)))  # NCCL takes none in host memory
         return EvaluationResult(
             collect_counts(manifest.name, manifest.digest(), source.split, self.classes, images, instances),
-            times_seen,
+            np.bincount([image.number for image in images], minlength=len(source)),
             distributed.world_size(),
             self.settings.protocol,
-            self.boundary.scores() if self.boundary else None,
-            self.calibration.bins() if self.calibration else (),
+            self.counts.boundary.scores() if self.counts.boundary else None,
+            self.counts.calibration.bins() if self.counts.calibration else (),
             self._gather_images(),
             Cost(max(cost.seconds for cost in costs), max(cost.peak_memory for cost in costs)),
         )

@@ -17,7 +17,7 @@ from msanet.evaluation.cost import Cost
 from msanet.evaluation.metrics import constant_baseline, mean_of_defined, ratio
 from msanet.evaluation.per_image_counts import PerImageCounts, write_per_image_counts
 from msanet.evaluation.protocols import NAMED, Protocol, ProtocolScores, compute_scores
-from msanet.evaluation.statistics import bootstrap, dice, worst
+from msanet.evaluation.statistics import METRICS, bootstrap, dice, worst
 from msanet.files import write_text
 from msanet.inference.panel_attention import PanelMaps
 from msanet.run_layout import RunLayout
@@ -91,8 +91,21 @@ class EvaluationResult:
 
     def summary(self) -> dict[str, float]:
         """The metrics that go into metrics.jsonl."""
-        names = ("mean_iou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
-        return {f"{self.split}/{name}": getattr(self.protocol_scores.scores, name) for name in names}
+        return {f"{self.split}/{name}": getattr(self.protocol_scores.scores, name) for name in METRICS}
+
+    def flat_metrics(self) -> dict[str, float]:
+        """Every metric but intervals as one number: means by name, those of a class as `iou/road`; NaN where undefined."""
+        named = {kind: found for kind in NAMED if (found := getattr(self.protocol_scores, kind))}
+        means = {name: getattr(self.protocol_scores.scores, name) for name in METRICS}
+        means["mean_dice"] = mean_of_defined(self._columns["dice"])
+        if self.boundary:
+            means |= {"mean_boundary_iou": self.boundary.mean_iou, "mean_boundary_f1": self.boundary.mean_f1}
+        if self.calibration:
+            means["expected_calibration_error"] = expected_calibration_error(self.calibration)
+        means |= {f"mean_{kind}": found.mean for kind, found in named.items()}
+        tables = {name: dict(zip(self.classes, row.tolist(), strict=True)) for name, row in self._columns.items()}
+        tables |= {kind: found.values for kind, found in named.items()}
+        return means | {f"{table}/{name}": float(x) for table, row in tables.items() for name, x in row.items()}
 
     def to_json(self) -> dict[str, Any]:
         """The content of `evaluation-<split>.json`; undefined values are null."""
@@ -107,7 +120,7 @@ class EvaluationResult:
             "mean_accuracy": scores.mean_accuracy,
             "pixel_accuracy": scores.pixel_accuracy,
             "frequency_weighted_iou": scores.frequency_weighted_iou,
-            "mean_dice": mean_of_defined(dice(self.per_image_counts.class_counts().sum())),
+            "mean_dice": mean_of_defined(self._columns["dice"]),
             "classes": self._classes(),
             **{
                 kind: {"mean": named.mean, "values": named.values}
@@ -137,7 +150,9 @@ class EvaluationResult:
         mean = found.metrics["mean_iou"]
         return [mean.low, mean.high], {name: [iou.low, iou.high] for name, iou in found.iou.items()}
 
-    def _classes(self) -> dict[str, dict[str, Any]]:
+    @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        """(K,) by name: what there is of each class."""
         scores, counts = self.protocol_scores.scores, self.per_image_counts.class_counts().sum()
         columns = {
             "iou": scores.iou_K,
@@ -148,8 +163,11 @@ class EvaluationResult:
         }
         if self.boundary:
             columns |= {"boundary_iou": self.boundary.iou_K, "boundary_f1": self.boundary.f1_K}
+        return columns
+
+    def _classes(self) -> dict[str, dict[str, Any]]:
         rows = {
-            name: {column: values[i].item() for column, values in columns.items()}
+            name: {column: values[i].item() for column, values in self._columns.items()}
             for i, name in enumerate(self.classes)
         }
         if self._bootstrap:
