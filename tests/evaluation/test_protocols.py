@@ -16,6 +16,7 @@ from msanet.datasets.cityscapes import CATEGORIES, LABELS
 from msanet.evaluation.confusion import confusion_matrix_with_void
 from msanet.evaluation.instances import AVERAGE_INSTANCE_PIXELS, instance_rows, no_instances
 from msanet.evaluation.protocols import ProtocolScores, compute_scores
+from msanet.metrics import SegmentationScores
 from support.errors import raises_user_error
 
 VOID = 255
@@ -175,6 +176,25 @@ def test_damaged_real_label_maps_equal_cityscapesscripts(
         images.append((ids, damage(TRAIN_IDS[label_ids(ids)], rng)))
     assert len(images) == 7
     assert_equal(ours(images, rng.permutation(7)), official(script, tmp_path, images))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_metric_equals_cityscapesscripts(seed: int, script: Any, tmp_path: Path) -> None:
+    """`msanet.metrics`, image by image; all but iIoU, for which it has no instances."""
+    rng = np.random.default_rng(seed)
+    images = [random_image(rng) for _ in range(4)]
+    metric = SegmentationScores(19, protocol="official-cityscapes")
+    for ids, prediction in images:
+        metric.update(torch.from_numpy(prediction)[None], torch.from_numpy(TRAIN_IDS[label_ids(ids)])[None])
+    found, expected = metric.compute(), official(script, tmp_path, images)
+    assert same(found["mean_iou"].item(), expected["averageScoreClasses"])
+    assert same(found["mean_categories"].item(), expected["averageScoreCategories"])
+    for kind, table, names in (
+        ("iou", "classScores", CITYSCAPES.classes),
+        ("categories", "categoryScores", CATEGORIES),
+    ):
+        for name in names:
+            assert same(found[f"{kind}/{name}"].item(), expected[table][name]), name
 
 
 def test_the_tables_are_those_of_cityscapesscripts(script: Any) -> None:
