@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from msanet.errors import UserError
@@ -98,7 +99,7 @@ def unique_images(images: list[ImageCounts], num_classes: int) -> tuple[list[Ima
                 setting="numbers",
             )
     times_seen = np.bincount([image.number for image in images])
-    if len(first) < len(images):
+    if len(first) < len(images) and (not dist.is_initialized() or dist.get_rank() == 0):
         again = np.flatnonzero(times_seen > 1)
         logger.warning(
             f"{len(again)} images were counted more than once (numbers {', '.join(map(str, again[:5]))}, ...), as "
