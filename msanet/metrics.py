@@ -64,6 +64,7 @@ class SegmentationScores(Metric):
 
     full_state_update = False
     is_differentiable = False
+    confusion_matrix: Tensor
     image_cells: list[Tensor] | Tensor
 
     def __init__(
@@ -153,7 +154,7 @@ class SegmentationScores(Metric):
         if not self.per_image:
             raise UserError(
                 "MSA-EVAL-724",
-                "the metric keeps no per-image counts, expected per_image=True; construct it so",
+                "the metric keeps no per-image counts, expected per_image=True; construct it with that",
                 "per_image",
             )
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self.sync_on_compute):
@@ -227,7 +228,9 @@ class SegmentationScores(Metric):
         highest, labels = scores_1KHW.max(dim=1)
         if highest.isnan().any():
             raise UserError(
-                "MSA-EVAL-001", "preds contains NaN; the network has diverged, use an earlier checkpoint", "preds"
+                "MSA-EVAL-001",
+                "preds contains NaN, expected numbers; the network has diverged, use an earlier checkpoint",
+                "preds",
             )
         confidence = None
         if self.calibration:
