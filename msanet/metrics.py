@@ -152,11 +152,8 @@ class SegmentationScores(Metric):
             UserError: MSA-EVAL-724 without `per_image`, 723 if there are fewer keys than images.
         """
         if not self.per_image:
-            raise UserError(
-                "MSA-EVAL-724",
-                "the metric keeps no per-image counts, expected per_image=True; construct it with that",
-                "per_image",
-            )
+            problem = "the metric keeps no per-image counts, expected per_image=True; construct it with that"
+            raise UserError("MSA-EVAL-724", problem, setting="per_image")
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self.sync_on_compute):
             return self._result(keys, dataset, split)
 

@@ -158,7 +158,8 @@ def test_in_a_collection_with_others() -> None:
     assert (
         found["ours_mean_iou"] == found["more_mean_iou"] == values(SegmentationScores(3), (logits, labels))["mean_iou"]
     )
-    assert collection["more"].evaluation().per_image_counts.keys == ("0", "1", "2", "3")
+    more = collection["more"]
+    assert isinstance(more, SegmentationScores) and more.evaluation().per_image_counts.keys == ("0", "1", "2", "3")
 
 
 def test_a_batch_with_an_error_is_not_counted() -> None:
