@@ -117,7 +117,9 @@ def _check(out: Path, images: int, size: tuple[int, int], seed: int, workers: in
         )
     if not 0 < rare <= 10:
         raise UserError(
-            "MSA-PACK-046", f"factor is {rare:g}, expected above 0 and at most 10; choose such a number", setting="--rare"
+            "MSA-PACK-046",
+            f"factor is {rare:g}, expected above 0 and at most 10; choose such a number",
+            setting="--rare",
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         found = "a folder with files in it" if out.is_dir() else "a file"

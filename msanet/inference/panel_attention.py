@@ -95,7 +95,7 @@ def _averaged(map_1QHW: Tensor) -> np.ndarray:
 
 
 def _shades(map_QHW: np.ndarray) -> UInt8:
-    """Linear and logarithmic, (2, Q, h, w): a softmax over many positions is a few peaks, and what lies between them counts too."""
+    """Linear and logarithmic, (2, Q, h, w): a softmax over many positions is a few peaks, and much lies between them."""
     map_QHW = np.nan_to_num(map_QHW).astype(np.float64)  # of a network that has diverged
     largest_Q11 = map_QHW.max(axis=(1, 2), keepdims=True)
     mean_Q11 = map_QHW.mean(axis=(1, 2), keepdims=True)

@@ -29,7 +29,7 @@ def _image(height: int, width: int) -> torch.Tensor:
 
 
 def test_attention_is_that_of_the_networks_input() -> None:
-    """Computed again by hand for one query: image resized and normalized, equation 1's map, its share or its logarithm, 16 steps."""
+    """Computed again by hand for one query: image resized and normalized, equation 1, two scales, 16 steps."""
     predictor, image_HWC = _predictor("msanet", resize=(48, 64)), _image(90, 120)
     found = panel_maps(predictor, image_HWC)
     assert found and set(found.attention) == {"quarter", "half"} and not found.scales
@@ -44,7 +44,9 @@ def test_attention_is_that_of_the_networks_input() -> None:
     for name, map_1QHW in expected.items():
         map_HW = map_1QHW[0, 0].double()
         share_HW = map_HW / map_HW.max()
-        log_HW = (torch.log10(map_HW / map_HW.mean()) / 4 + 0.5).clip(0, 1)  # 0: 1 / 100 of uniform attention; 1: 100 times
+        log_HW = (torch.log10(map_HW / map_HW.mean()) / 4 + 0.5).clip(
+            0, 1
+        )  # 0: 1 / 100 of uniform attention; 1: 100 times
         assert log_HW.min() < 0.5 < log_HW.max()
         for levels_HW, expected_HW in zip(found.attention[name][:, row, column], (share_HW, log_HW), strict=True):
             difference_HW = levels_HW / 255 * (LEVELS - 1) - expected_HW.numpy() * (LEVELS - 1)
