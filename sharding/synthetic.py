@@ -39,6 +39,7 @@ class _Job:
     seed: int
     index: int
     size: tuple[int, int]
+    rare: float
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -55,14 +56,14 @@ def parse_size(text: str) -> tuple[int, int]:
     return size
 
 
-def generate(out: Path, images: int, size: tuple[int, int], seed: int = 0, workers: int = 1) -> None:
+def generate(out: Path, images: int, size: tuple[int, int], seed: int = 0, workers: int = 1, rare: float = 1.0) -> None:
     """Write `images` scenes of `size` (height, width) under `out`; the last 20 percent (at least one) are val.
 
-    The same `seed` gives the same bytes for any number of `workers`.
+    The same `seed` and `rare` (see `render`) give the same bytes for any number of `workers`.
     """
-    _check(out, images, size, seed, workers)
+    _check(out, images, size, seed, workers, rare)
     with _atomic_folder(out) as partial:
-        jobs = _plan(partial, images, size, seed)
+        jobs = _plan(partial, images, size, seed, rare)
         for folder in {path.parent for job in jobs for path in _paths(job)}:
             folder.mkdir(parents=True)
         with ProgressBar(images, "synthetic", unit="images") as bar:
@@ -77,11 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", required=True, metavar="WxH", help="width x height in pixels, such as 512x256")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default 0)")
     parser.add_argument("--workers", type=int, default=1, help="processes to draw with (default 1)")
+    rare = "how many times as often there are walls, fences, cycles, riders, buses and trucks (default 1)"
+    parser.add_argument("--rare", type=float, default=1.0, metavar="FACTOR", help=rare)
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what `add_arguments` declared and return the exit status; UserError where an option is wrong."""
-    generate(args.out, args.images, parse_size(args.size), args.seed, args.workers)
+    generate(args.out, args.images, parse_size(args.size), args.seed, args.workers, args.rare)
     return 0
 
 
@@ -95,7 +98,7 @@ def _check_size(size: tuple[int, int]) -> None:
         )
 
 
-def _check(out: Path, images: int, size: tuple[int, int], seed: int, workers: int) -> None:
+def _check(out: Path, images: int, size: tuple[int, int], seed: int, workers: int, rare: float) -> None:
     """UserError for the first argument of `generate` that cannot be used."""
     if images < 2:
         raise UserError(
@@ -111,6 +114,12 @@ def _check(out: Path, images: int, size: tuple[int, int], seed: int, workers: in
     if workers < 1:
         raise UserError(
             "MSA-PACK-046", f"workers is {workers}, expected 1 or more; choose such a number", setting="--workers"
+        )
+    if not 0 < rare <= 10:
+        raise UserError(
+            "MSA-PACK-046",
+            f"factor is {rare:g}, expected above 0 and at most 10; choose such a number",
+            setting="--rare",
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         found = "a folder with files in it" if out.is_dir() else "a file"
@@ -142,14 +151,14 @@ def _atomic_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def _plan(root: Path, images: int, size: tuple[int, int], seed: int) -> list[_Job]:
+def _plan(root: Path, images: int, size: tuple[int, int], seed: int, rare: float) -> list[_Job]:
     """Which scene goes where: equal runs of the train scenes to each train city, then the val scenes."""
     val = max(1, images // 5)
     jobs: list[_Job] = []
     for split, cities, count in (("train", TRAIN_CITIES, images - val), ("val", VAL_CITIES, val)):
         for city, part in zip(cities, np.array_split(np.arange(count), len(cities)), strict=True):
             for sequence in range(len(part)):
-                jobs.append(_Job(root, split, city, sequence, seed, len(jobs), size))
+                jobs.append(_Job(root, split, city, sequence, seed, len(jobs), size, rare))
     return jobs
 
 
@@ -168,7 +177,7 @@ def _paths(job: _Job) -> tuple[Path, Path, Path]:
 def _draw(_: None, jobs: Sequence[_Job], on_image: OnSample) -> None:
     """Render each job and write its three files."""
     for job in jobs:
-        scene = render(job.seed, job.index, job.size)
+        scene = render(job.seed, job.index, job.size, job.rare)
         arrays: tuple[npt.NDArray[np.integer], ...] = (scene.image_HWC[..., ::-1], scene.label_HW, scene.instance_HW)
         for path, array in zip(_paths(job), arrays, strict=True):
             with atomic_file(path, lasting=False) as temporary:

@@ -12,7 +12,7 @@ class DataConfig(Section):
     """What is read, and what is done to an image before it reaches the network."""
 
     path: Location | None = Field(
-        None, description="shards (from msanet pack): folder or http(s)://, s3://, gs:// address"
+        None, description="shards (from msanet pack): folder, or http(s)://, hf://, s3://, gs://, az:// address"
     )
     train_split: Text = Field("train", description="split to train on")
     val_split: Text | None = Field(

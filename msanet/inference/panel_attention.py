@@ -27,13 +27,17 @@ LONGEST_SIDE = 80
 LEVELS = 16
 """Shades of a map, for a small file."""
 
+LOG_RANGE = 2
+"""Decades below and above uniform attention on the logarithmic scale."""
+
 
 @dataclass(frozen=True)
 class PanelMaps:
     """AttentionMaps of one image, uint8.
 
-    attention: {module: (R, C, h, w)}, where the module looks for the query of each part of GRID: the square root of a
-    weight's share in the map's largest, in LEVELS steps from 0 to 255. scales: {scale: (h, w)}, its weight times 255.
+    attention: {module: (2, R, C, h, w)}, where the module looks for the query of each part of GRID, in LEVELS steps from 0 to
+    255 and at two scales: linear, a weight's share in the map's largest, and logarithmic, a weight relative to a uniform map's,
+    from 1 / 100 to 100. scales: {scale: (h, w)}, its weight times 255.
     """
 
     attention: dict[str, UInt8] = field(default_factory=dict)
@@ -77,7 +81,7 @@ class _GridMaps(AttentionMaps):
             ]
             found = self.model.attention_maps(x_1CHW, queries_Q2)
             small = {name: _averaged(map_1QHW) for name, map_1QHW in found.items()}
-        return {name: _shades(map_QHW).reshape(*GRID, *map_QHW.shape[1:]) for name, map_QHW in small.items()}
+        return {name: _shades(map_QHW).reshape(2, *GRID, *map_QHW.shape[1:]) for name, map_QHW in small.items()}
 
 
 def _averaged(map_1QHW: Tensor) -> np.ndarray:
@@ -91,11 +95,14 @@ def _averaged(map_1QHW: Tensor) -> np.ndarray:
 
 
 def _shades(map_QHW: np.ndarray) -> UInt8:
-    """The square root, since a softmax over many positions is a few peaks."""
-    map_QHW = np.nan_to_num(map_QHW)  # of a network that has diverged
+    """Linear and logarithmic, (2, Q, h, w): a softmax over many positions is a few peaks, and much lies between them."""
+    map_QHW = np.nan_to_num(map_QHW).astype(np.float64)  # of a network that has diverged
     largest_Q11 = map_QHW.max(axis=(1, 2), keepdims=True)
-    share_QHW = np.sqrt(map_QHW / np.maximum(largest_Q11, 1e-30))
-    return (np.rint(share_QHW * (LEVELS - 1)) * (255 / (LEVELS - 1))).round().astype(np.uint8)
+    mean_Q11 = map_QHW.mean(axis=(1, 2), keepdims=True)
+    linear_QHW = map_QHW / np.maximum(largest_Q11, 1e-30)
+    log_QHW = np.log10(np.maximum(map_QHW / np.maximum(mean_Q11, 1e-30), 1e-30)) / (2 * LOG_RANGE) + 0.5
+    levels = np.rint(np.stack([linear_QHW, log_QHW.clip(0, 1)]) * (LEVELS - 1))
+    return (levels * (255 / (LEVELS - 1))).round().astype(np.uint8)
 
 
 def _weight(map_HW: np.ndarray) -> UInt8:

@@ -30,8 +30,9 @@ _FOLDER = Path(__file__).parent
 class Panel:
     """What the report shows of one sample.
 
-    images: {caption: (H, W, 3) uint8 RGB}, the input first. iou: its own mean IoU. attention: {module: (R, C, h, w) uint8}, a map
-    for each of R x C queries in the centers of equal parts of the image. scales: {scale: (h, w) uint8}, its weight times 255.
+    images: {caption: (H, W, 3) uint8 RGB}, the input first. iou: its own mean IoU. attention: {module: (2, R, C, h, w) uint8},
+    a linear and a logarithmic map for each of R x C queries in the centers of equal parts of the image. scales: {scale: (h, w)
+    uint8}, its weight times 255.
     """
 
     key: str

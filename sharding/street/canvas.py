@@ -28,10 +28,13 @@ class Surface(NamedTuple):
 
 
 class Canvas:
-    """The camera and the buffers: colour (H, W, 3), surface numbers (H, W), cast and contact shadow (H, W)."""
+    """The camera and the buffers: colour (H, W, 3), surface numbers (H, W), cast and contact shadow (H, W).
 
-    def __init__(self, rng: Rng, size: tuple[int, int], light: Light) -> None:
-        self.rng, self.light = rng, light
+    rare: How many times as often as usual there are things that take few pixels of a data set.
+    """
+
+    def __init__(self, rng: Rng, size: tuple[int, int], light: Light, rare: float = 1.0) -> None:
+        self.rng, self.light, self.rare = rng, light, rare
         self.height, self.width = size
         self.focal = 0.92 * max(self.width, 1.2 * self.height) * rng.uniform(0.92, 1.12)
         self.cx = self.width * rng.uniform(0.43, 0.57)

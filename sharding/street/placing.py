@@ -20,7 +20,7 @@ Task = tuple[float, Callable[[], object]]
 def place_frontage(canvas: Canvas, street: Street, side: int) -> Iterator[Task]:
     """Buildings of one side, and what stands in the gaps between them."""
     rng = canvas.rng
-    z, built = rng.uniform(-6, 2), rng.uniform(0.4, 1.0)
+    z, built = rng.uniform(-6, 2), rng.uniform(0.4, 1.0) / canvas.rare
     while z < street.end:
         length = rng.uniform(9, 22)
         if street.crossed(z, z + length, 1.5):
@@ -87,18 +87,18 @@ def place_people(canvas: Canvas, street: Street) -> Iterator[Task]:
             yield z, partial(draw_person, canvas, float(x), float(z))
             if chance(rng, 0.3):
                 yield z + 0.1, partial(draw_person, canvas, float(x + rng.uniform(0.5, 0.7)), float(z + 0.1))
-        if chance(rng, 0.4):
+        if chance(rng, 0.4 * canvas.rare):
             start, x = rng.uniform(6, 22), street.kerb(side) + side * 0.9
             for z in start + np.arange(int(rng.integers(1, 5))) * 0.7:
                 yield z, partial(draw_bicycle, canvas, x, float(z), True)
-        if chance(rng, 0.16):
+        if chance(rng, 0.16 * canvas.rare):
             z = rng.uniform(6, 20)
             yield z, partial(draw_motorcycle, canvas, street.kerb(side) + side * 1.1, z)
     if street.crossing < 60:
         for x in rng.uniform(street.left, street.right, int(rng.integers(0, 5))):
             z = street.crossing - rng.uniform(1.2, 3.0)
             yield z, partial(draw_person, canvas, float(x), z)
-    for _ in range(int(rng.integers(0, 3))):
+    for _ in range(int(rng.integers(0, 3) * canvas.rare)):
         side = int(rng.choice([-1, 1]))
         z = rng.uniform(7, 30)
         yield z, partial(draw_rider, canvas, (1.1 if side > 0 else -street.lane) + rng.uniform(-0.2, 0.3), z)
@@ -119,7 +119,7 @@ def place_traffic(canvas: Canvas, street: Street) -> tuple[list[Task], list[Task
         z = first + rng.uniform(0, 6)
         while z < min(street.end, 80):
             kind, long = draw_car, 4.8
-            if chance(rng, 0.1) and z > 10:
+            if chance(rng, 0.1 * canvas.rare) and z > 10:
                 kind, long = (draw_bus, 11.5) if chance(rng, 0.45) else (draw_truck, 7.6)
             middle = z + long / 2
             if chance(rng, share) and not street.crossed(z, z + long, 4.5):

@@ -22,10 +22,13 @@ class Scene:
     instance_HW: npt.NDArray[np.uint16]
 
 
-def render(seed: int, index: int, size: tuple[int, int]) -> Scene:
-    """Scene `index` of the series `seed`, of `size` (height, width) in pixels; depends on nothing else."""
+def render(seed: int, index: int, size: tuple[int, int], rare: float = 1.0) -> Scene:
+    """Scene `index` of the series `seed`, of `size` (height, width) in pixels; depends on nothing else.
+
+    rare: How many times as often as usual there are walls, fences, cycles, riders, buses and trucks.
+    """
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
-    canvas = Canvas(rng, size, random_light(rng))
+    canvas = Canvas(rng, size, random_light(rng), rare)
     street = random_street(rng)
     draw_sky(canvas)
     draw_ground(canvas, street)

@@ -29,11 +29,12 @@ def _image(height: int, width: int) -> torch.Tensor:
 
 
 def test_attention_is_that_of_the_networks_input() -> None:
-    """Computed again by hand for one query: image resized and normalized, equation 1's map, root of the share, 16 steps."""
+    """Computed again by hand for one query: image resized and normalized, equation 1, two scales, 16 steps."""
     predictor, image_HWC = _predictor("msanet", resize=(48, 64)), _image(90, 120)
     found = panel_maps(predictor, image_HWC)
     assert found and set(found.attention) == {"quarter", "half"} and not found.scales
-    assert found.attention["quarter"].shape == (*GRID, 12, 16) and found.attention["half"].shape == (*GRID, 24, 32)
+    assert found.attention["quarter"].shape == (2, *GRID, 12, 16)
+    assert found.attention["half"].shape == (2, *GRID, 24, 32)
     x_1CHW = F.interpolate(
         normalize(image_HWC.unsqueeze(0), MEAN, STD), (48, 64), mode="bilinear", align_corners=False, antialias=True
     )
@@ -41,17 +42,23 @@ def test_attention_is_that_of_the_networks_input() -> None:
     model: Any = predictor.model
     expected = model.attention_maps(x_1CHW, [(row * 8 + 4, column * 8 + 4)])
     for name, map_1QHW in expected.items():
-        share_HW = (map_1QHW[0, 0] / map_1QHW.max()).sqrt().numpy()
-        levels_HW = found.attention[name][row, column] / 255 * (LEVELS - 1)
-        assert levels_HW.max() == LEVELS - 1
-        assert np.abs(levels_HW - share_HW * (LEVELS - 1)).max() < 0.51 + 0.05  # 0.05: 255 is no multiple of 15 steps
-    assert not np.array_equal(found.attention["half"][row, column], found.attention["half"][0, 0])
+        map_HW = map_1QHW[0, 0].double()
+        share_HW = map_HW / map_HW.max()
+        log_HW = (torch.log10(map_HW / map_HW.mean()) / 4 + 0.5).clip(
+            0, 1
+        )  # 0: 1 / 100 of uniform attention; 1: 100 times
+        assert log_HW.min() < 0.5 < log_HW.max()
+        for levels_HW, expected_HW in zip(found.attention[name][:, row, column], (share_HW, log_HW), strict=True):
+            difference_HW = levels_HW / 255 * (LEVELS - 1) - expected_HW.numpy() * (LEVELS - 1)
+            assert np.abs(difference_HW).max() < 0.51 + 0.05  # 0.05: 255 is no multiple of 15 steps
+        assert found.attention[name][0, row, column].max() == 255
+    assert not np.array_equal(found.attention["half"][1, row, column], found.attention["half"][1, 0, 0])
 
 
 def test_large_maps_are_averaged() -> None:
     found = panel_maps(_predictor("msanet"), _image(100, 400))
-    assert found and found.attention["half"].shape[2:] == (LONGEST_SIDE // 4, LONGEST_SIDE)
-    assert found.attention["quarter"].shape[2:] == (LONGEST_SIDE // 4, LONGEST_SIDE)
+    assert found and found.attention["half"].shape[3:] == (LONGEST_SIDE // 4, LONGEST_SIDE)
+    assert found.attention["quarter"].shape[3:] == (LONGEST_SIDE // 4, LONGEST_SIDE)
 
 
 def test_weights_of_scales_are_those_of_predict() -> None:

@@ -43,7 +43,12 @@ def _report() -> ReportData:
         "worst_images": [{"key": "worst-of-all", "mean_iou": 0.01, "cost": 0.002}],
     }
     panels = [
-        *(Panel(f"sample-{n}", drawn, 0.5, attention={"quarter": maps, "half": maps}) for n in range(2)),
+        *(
+            Panel(
+                f"sample-{n}", drawn, 0.5, attention={"quarter": np.stack([maps, maps]), "half": np.stack([maps, maps])}
+            )
+            for n in range(2)
+        ),
         Panel("weighed", drawn, 0.4, scales={"1": maps[1, 2], "0.5": maps[2, 2]}),
         Panel("worst-of-all", drawn, 0.01, is_worst=True),
     ]

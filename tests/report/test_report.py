@@ -174,7 +174,7 @@ def test_hostile_text_is_escaped_everywhere() -> None:
     evaluation["worst_images"] = [{"key": HOSTILE, "mean_iou": 0.1, "cost": 0.0}]
     evaluation |= {"notes": [HOSTILE], "protocol": HOSTILE, "split": HOSTILE, "num_images": HOSTILE}
     evaluation["constant_baseline"] = {"class": name, "mean_iou": 0.1}
-    black, maps = np.zeros((4, 4, 3), np.uint8), np.zeros((2, 2, 3, 3), np.uint8)
+    black, maps = np.zeros((4, 4, 3), np.uint8), np.zeros((2, 2, 2, 3, 3), np.uint8)
     report = _report(
         title=HOSTILE,
         config_yaml=HOSTILE + "\ud800",
@@ -187,7 +187,7 @@ def test_hostile_text_is_escaped_everywhere() -> None:
     )
     text = render(report)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert text.count("<img") == 3  # the panel's image, a scale's weights, and under the attention map
+    assert text.count("<img") == 4  # the panel's image, a scale's weights, and under the attention map at two scales
     assert text.count("</pre>") == 2
     script = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     assert text.count("<script") == len(script) == 1, "ours alone"
@@ -278,7 +278,7 @@ def test_the_largest_usual_report_can_be_mailed(tmp_path: Path) -> None:
         labels = generator.integers(0, 3, (2, 64, 128), dtype=np.uint8).repeat(16, axis=1).repeat(16, axis=2)
         drawn = comparison_images(image, labels[0], labels[1], PALETTE)
         shades = np.linspace(0, 255, LEVELS).astype(np.uint8)
-        maps = shades[generator.integers(0, LEVELS, (2, *GRID, LONGEST_SIDE // 2, LONGEST_SIDE))]
+        maps = shades[generator.integers(0, LEVELS, (2, 2, *GRID, LONGEST_SIDE // 2, LONGEST_SIDE))]
         attention = {} if index > 7 else {"quarter": maps[0], "half": maps[1]}
         panels.append(Panel(f"sample-{index}", drawn, 0.5, index > 7, attention))
     write_report(tmp_path / "report.html", _report(panels=panels))

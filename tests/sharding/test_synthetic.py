@@ -37,6 +37,14 @@ def _files(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.png"))}
 
 
+def test_rare_things_are_more_frequent_where_asked_for() -> None:
+    ids = [label.id for label in LABELS if label.name in ("truck", "bus", "motorcycle", "bicycle", "rider")]
+    usual, more = (
+        sum(int(np.isin(render(3, index, SIZE, rare).label_HW, ids).sum()) for index in range(6)) for rare in (1.0, 3.0)
+    )
+    assert more > 1.3 * usual > 0
+
+
 def test_render_is_a_pure_function_of_its_arguments() -> None:
     first, again, other = _scene(2), render(3, 2, SIZE), render(4, 2, SIZE)
     assert np.array_equal(first.image_HWC, again.image_HWC)
@@ -87,7 +95,7 @@ def test_cars_are_told_apart() -> None:
     assert max(counts) >= 4
 
 
-def _blank(seed: int, index: int, size: tuple[int, int]) -> Scene:
+def _blank(seed: int, index: int, size: tuple[int, int], rare: float = 1.0) -> Scene:
     """A black scene of the promised types."""
     return Scene(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), np.zeros(size, np.uint16))
 
@@ -144,6 +152,7 @@ def test_files_hold_the_rendered_scene_in_rgb(tmp_path: Path) -> None:
         (["--size", "axb"], "WIDTHxHEIGHT"),
         (["--seed", "-1"], "seed is -1"),
         (["--workers", "0"], "workers is 0"),
+        (["--rare", "0"], "factor is 0"),
     ],
 )
 def test_bad_values_are_refused_and_leave_nothing(tmp_path: Path, options: list[str], words: str) -> None:
@@ -166,7 +175,7 @@ def test_a_folder_with_files_is_refused_and_kept(tmp_path: Path) -> None:
 
 
 def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(seed: int, index: int, size: tuple[int, int]) -> Scene:
+    def fail(seed: int, index: int, size: tuple[int, int], rare: float) -> Scene:
         if index == 1:
             raise MemoryError
         return _blank(seed, index, size)
@@ -217,7 +226,7 @@ def test_run_writes_width_by_height(tmp_path: Path) -> None:
 
 
 def test_the_last_fifth_is_val(tmp_path: Path) -> None:
-    jobs = _plan(tmp_path, 23, SIZE, 0)
+    jobs = _plan(tmp_path, 23, SIZE, 0, 1.0)
     assert [job.split for job in jobs] == ["train"] * 19 + ["val"] * 4
     assert [job.index for job in jobs] == list(range(23))
     assert len({(job.city, job.sequence) for job in jobs}) == 23

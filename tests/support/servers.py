@@ -1,4 +1,4 @@
-"""Servers for tests: a real nginx, an HTTP server whose faults are scripted, an S3 server."""
+"""Servers for tests: a real nginx, an HTTP server whose faults are scripted, an S3 and an Azure server."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import urllib3
@@ -220,3 +222,70 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield client
     finally:
         server.stop()
+
+
+AZURE_ACCOUNT = "account"
+
+
+class AzureServer(ThreadingHTTPServer):
+    """The two calls of Azure's blob service that reading needs, on `blobs` of {"container/path": content}.
+
+    Anything else, and what is not there, is answered as by the service: 404, BlobNotFound. `status` is every answer's, if set.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, blobs: dict[str, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), _AzureHandler)
+        self.blobs, self.status = blobs, 0
+
+    @property
+    def connection_string(self) -> str:
+        endpoint = f"http://127.0.0.1:{self.server_port}/{AZURE_ACCOUNT}"
+        return f"DefaultEndpointsProtocol=http;AccountName={AZURE_ACCOUNT};AccountKey=a2V5;BlobEndpoint={endpoint};"
+
+
+class _AzureHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: AzureServer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        path = unquote(urlsplit(self.path).path).removeprefix(f"/{AZURE_ACCOUNT}/")
+        content = self.server.blobs.get(path)
+        status, body, headers = (
+            200,
+            content or b"",
+            {"x-ms-blob-type": "BlockBlob", "ETag": f'"0x{zlib.crc32(content or b""):X}"'},
+        )
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("x-ms-range", ""))
+        if match and content:
+            status, body = 206, content[int(match[1]) : int(match[2]) + 1]
+            headers["Content-Range"] = f"bytes {match[1]}-{int(match[1]) + len(body) - 1}/{len(content)}"
+        if content is None or self.server.status:
+            status, body = self.server.status or 404, b""
+            headers = {"x-ms-error-code": "BlobNotFound" if content is None else "AuthorizationFailure"}
+        self.send_response(status)
+        headers |= {"Content-Length": str(len(body)), "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD
+
+
+@contextmanager
+def azure_server(monkeypatch: pytest.MonkeyPatch, blobs: dict[str, bytes]) -> Iterator[AzureServer]:
+    """An AzureServer to which the environment points."""
+    server = AzureServer(blobs)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", server.connection_string)
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -36,9 +36,16 @@ _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 class HttpTransport:
-    """A folder of an HTTP(S) server. Credentials in the address go into a header, proxies come from the environment."""
+    """A folder of an HTTP(S) server. Credentials in the address go into a header, proxies come from the environment.
 
-    def __init__(self, address: str, connections: int) -> None:
+    Args:
+        address: Of the folder.
+        connections: How many are kept open.
+        token: Sent as `Authorization: Bearer`, to the address's own host only.
+        location: How messages name the folder, if not by its address.
+    """
+
+    def __init__(self, address: str, connections: int, token: str | None = None, location: str | None = None) -> None:
         try:
             parts = urlsplit(address)
         except ValueError as error:
@@ -69,6 +76,9 @@ class HttpTransport:
         if parts.username is not None:
             secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers["Authorization"] = "Basic " + b64encode(secret.encode()).decode()
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self.location = location or self.location
         self._etags: dict[str, str] = {}
         self._pool: urllib3.PoolManager | None = None
         self._process = 0

@@ -1,4 +1,4 @@
-"""Ranges of files of an object store (s3://, gs://), with fsspec."""
+"""Ranges of files of an object store (s3://, gs://, az://), with fsspec."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ _READ_TIMEOUT = 30  # seconds without a byte after which a connection is closed
 
 
 class ObjectTransport:
-    """A folder of an object store, read by s3fs or gcsfs, which find the credentials."""
+    """A folder of an object store, read by s3fs, gcsfs or adlfs, which find the credentials."""
 
     def __init__(self, address: str) -> None:
         self.location = masked(address.rstrip("/"))
@@ -46,9 +46,11 @@ class ObjectTransport:
             raise  # the last four are bugs, not the store's answer
         except Exception as error:  # each library has its own
             what = without_secrets(f"{type(error).__name__}: {' '.join(str(error).split())}").removesuffix(": ")
-            if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
+            denied = isinstance(error, PermissionError) or getattr(error, "status_code", None) in (401, 403)
+            if denied or "Credential" in type(error).__name__:
                 raise access_denied(address, what, "check the credentials and permissions") from None
-            if isinstance(error, OSError) and error.errno == errno.EINVAL:
+            # adlfs: ValueError where no account is named
+            if (isinstance(error, OSError) and error.errno == errno.EINVAL) or isinstance(error, ValueError):
                 raise UserError(
                     "MSA-DATA-035",
                     f"'{address}' cannot be read ({what}); check data.path and the credentials",

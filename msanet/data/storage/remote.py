@@ -1,4 +1,4 @@
-"""Shards at an address (http(s)://, s3://, gs://), read by byte ranges through a cache that the node shares."""
+"""Shards at an address (http(s)://, hf://, s3://, gs://, az://), read by byte ranges through a cache that the node shares."""
 
 import importlib.util
 import mmap
@@ -11,12 +11,13 @@ from msanet.config import StorageConfig
 from msanet.data.storage.base import ByteRange
 from msanet.data.storage.cache import NodeCache, cache_folder
 from msanet.data.storage.http import HttpTransport
+from msanet.data.storage.hub import hub_address, hub_token
 from msanet.data.storage.object_store import ObjectTransport
 from msanet.data.storage.transfer import Transfer, Transport, download_with_retries
 from msanet.errors import UserError
 from msanet.secrets import masked
 
-_LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}
+_LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 
 
 def open_remote(location: str, settings: StorageConfig) -> "RemoteStorage":
@@ -24,6 +25,9 @@ def open_remote(location: str, settings: StorageConfig) -> "RemoteStorage":
     scheme = location.partition("://")[0]
     if scheme in ("http", "https"):
         return RemoteStorage(location, HttpTransport(location, settings.max_connections), settings)
+    if scheme == "hf":
+        transport = HttpTransport(hub_address(location), settings.max_connections, hub_token(), location.rstrip("/"))
+        return RemoteStorage(location, transport, settings)
     if scheme in _LIBRARIES:
         library = _LIBRARIES[scheme]
         if importlib.util.find_spec(library) is None:
@@ -34,8 +38,8 @@ def open_remote(location: str, settings: StorageConfig) -> "RemoteStorage":
         return RemoteStorage(location, ObjectTransport(location), settings)
     raise UserError(
         "MSA-DATA-026",
-        f"addresses that start with '{scheme}://' cannot be read, expected file://, http://, https://, s3://, gs:// or a "
-        "path; copy the shards to one of these",
+        f"addresses that start with '{scheme}://' cannot be read, expected file://, http://, https://, hf://, s3://, gs://, "
+        "az:// or a path; copy the shards to one of these",
         setting="data.path",
     )
 

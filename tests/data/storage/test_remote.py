@@ -25,7 +25,7 @@ from msanet.data.storage.remote import RemoteStorage, open_remote
 from msanet.errors import UserError
 from support.errors import raises_user_error
 from support.ranks import free_port
-from support.servers import Answer, FaultyServer, nginx, s3_server, write_certificate
+from support.servers import Answer, AzureServer, FaultyServer, azure_server, nginx, s3_server, write_certificate
 
 CONTENT = np.random.default_rng(0).bytes(400_000)
 WHOLE = ByteRange("train-000000.tar", "0" * 64, 0, len(CONTENT))
@@ -329,7 +329,7 @@ def test_a_huge_file_is_not_read_whole_for_a_part(
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("ftp://host/x", "start with 'ftp://' cannot be read, expected file://, http://, https://, s3://, gs://"),
+        ("ftp://host/x", "start with 'ftp://' cannot be read, expected file://, http://, https://, hf://"),
         ("https://host/x?sig=1", "'https://host/x' has a query"),
         ("http:///x", "no host"),
         ("http://[host/x", "'http://[host/x' is not a valid address (Invalid IPv6 URL); fix data.path"),
@@ -529,8 +529,84 @@ def test_s3_that_does_not_answer_ends_at_the_deadline(s3: Any, tmp_path: Path, m
     assert time.monotonic() - begun < 1 + SLOW_STEP_FACTOR
 
 
+@pytest.fixture
+def azure(monkeypatch: pytest.MonkeyPatch, shards: Path) -> Iterator[AzureServer]:
+    """An Azure server that holds the shards below az://shards/camvid."""
+    pytest.importorskip("adlfs", reason="adlfs is not installed: pip install adlfs")
+    with azure_server(
+        monkeypatch, {f"shards/camvid/{path.name}": path.read_bytes() for path in shards.iterdir()}
+    ) as server:
+        yield server
+
+
+def test_azure_serves_every_sample(azure: AzureServer, shards: Path, settings: StorageConfig) -> None:
+    storage = open_storage("az://shards/camvid/", settings)
+    assert_same(storage, shards)
+    assert_same(pickle.loads(pickle.dumps(storage)), shards)
+
+
+def test_azure_errors_name_the_cause(
+    azure: AzureServer, shards: Path, settings: StorageConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, extent = open_storage("az://shards/camvid", settings), extents(shards)[1]
+    with raises_user_error("MSA-DATA-029", setting="data.path", mentions="az://shards/nothing/dataset.json"):
+        open_storage("az://shards/nothing", settings).read_file(MANIFEST_NAME, 10**6)
+    read(storage, extent)
+    azure.blobs[f"shards/camvid/{extent.file}"] = bytes(10**5)
+    assert storage.invalidate(extent)
+    with raises_user_error("MSA-DATA-031", mentions=f"az://shards/camvid/{extent.file}"):
+        read(storage, extent)
+    azure.status = 403
+    with raises_user_error("MSA-DATA-030", setting="data.path", mentions="az://shards/camvid/dataset.json"):
+        open_storage("az://shards/camvid", settings).read_file(MANIFEST_NAME, 10**6)
+    monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING")
+    with raises_user_error("MSA-DATA-035", setting="data.path", mentions="account"):
+        open_storage("az://shards/camvid", settings).read_file(MANIFEST_NAME, 10**6)
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("hf://datasets/owner/name/shards/", "/hub/datasets/owner/name/resolve/main/shards/train-000000.tar"),
+        ("hf://owner/name@refs%2Fpr%2F1", "/hub/owner/name/resolve/refs%2Fpr%2F1/train-000000.tar"),
+    ],
+)
+def test_the_hub_is_read_by_ranges_and_the_token_stays_with_it(
+    server: FaultyServer, settings: StorageConfig, monkeypatch: pytest.MonkeyPatch, location: str, path: str
+) -> None:
+    """The Hub redirects large files to other hosts, which must not see the token."""
+    with FaultyServer(b"") as hub:
+        hub.always = Answer(
+            status=302, headers={"Location": f"http://localhost:{server.server_port}/bytes", "ETag": ""}
+        )
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.server_port}/hub/")
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        storage = open_storage(location, settings)
+        assert storage.location == location.rstrip("/")
+        assert read(storage, WHOLE._replace(start=1000, stop=50_000)) == CONTENT[1000:50_000]
+        assert hub.requests[0].path == path and hub.requests[0].headers["Authorization"] == "Bearer hf_secret"
+        assert server.requests[0].path == "/bytes" and "Authorization" not in server.requests[0].headers
+        assert server.requests[0].first == 1000
+
+
+def test_the_hub_refuses_as_other_servers_do(
+    server: FaultyServer, settings: StorageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.location)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    (tmp_path / "token").write_text("hf_stored\n")
+    server.always = Answer(status=401)
+    with raises_user_error("MSA-DATA-030", setting="data.path", mentions="hf://datasets/owner/name/dataset.json"):
+        open_storage("hf://datasets/owner/name", settings).read_file(MANIFEST_NAME, 10**6)
+    assert server.requests[0].headers["Authorization"] == "Bearer hf_stored"
+    for wrong in ("hf://", "hf://datasets/owner", "hf://name", "hf://datasets/owner/name//x"):
+        with raises_user_error("MSA-DATA-025", setting="data.path", mentions=wrong):
+            open_storage(wrong, settings)
+
+
 def test_a_library_that_is_missing_is_named(settings: StorageConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote.importlib.util, "find_spec", lambda name: None)
-    for scheme, library in (("gs", "gcsfs"), ("s3", "s3fs")):
+    for scheme, library in (("gs", "gcsfs"), ("s3", "s3fs"), ("az", "adlfs")):
         with pytest.raises(UserError, match=f"needs the package {library}, .* run: pip install {library}"):
             open_remote(f"{scheme}://bucket/x", settings)
