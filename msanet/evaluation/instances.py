@@ -31,7 +31,14 @@ AVERAGE_INSTANCE_PIXELS = {
 
 _PER_LABEL = 1000
 """An instance id is its label id times this, plus a number; a label id as it is marks a group, or no instance."""
-_CATEGORY_IDS = [np.array(CATEGORIES.get(label.category, ()), dtype=np.int64) for label in LABELS]
+OTHER_VEHICLE = 254
+"""In a prediction: caravan or trailer, which are no classes, but in the script right for the category of a vehicle."""
+OTHER_VEHICLE_IDS = tuple(label.id for label in LABELS if label.has_instances and label.train_id == IGNORE_INDEX)
+"""Label ids of caravan and trailer."""
+_CATEGORY_IDS = [
+    np.array([*CATEGORIES.get(label.category, ()), *[OTHER_VEHICLE] * (label.category == "vehicle")], dtype=np.int64)
+    for label in LABELS
+]
 """By label id: the train ids of the classes in its category."""
 
 
@@ -45,13 +52,17 @@ def instance_rows(number: int, instance_ids_HW: Tensor, prediction_HW: Tensor) -
 
     Columns: `number` of the image in the split, instance id, its pixels, those predicted as its class, those predicted
     as any class of its category. Rows of several images may be concatenated in any order.
-    instance_ids_HW: int32, the values of an `_instanceIds.png`. prediction_HW: train ids or 255, on the same device.
+    instance_ids_HW: int32, the values of an `_instanceIds.png`. prediction_HW: train ids, OTHER_VEHICLE or 255, on the same
+    device.
     Raises UserError if an id has no label, or a label without instances.
     """
     assert instance_ids_HW.shape == prediction_HW.shape, f"{instance_ids_HW.shape} and {prediction_HW.shape}"
-    is_instance = instance_ids_HW > _PER_LABEL
-    present, place = torch.unique(instance_ids_HW[is_instance], return_inverse=True)
-    pairs = place * 256 + prediction_HW[is_instance]
+    where = (instance_ids_HW > _PER_LABEL).flatten().nonzero().flatten()  # found once, and not by each of two masks
+    ids, predicted = instance_ids_HW.flatten()[where], prediction_HW.flatten()[where]
+    present = torch.bincount(ids).nonzero().flatten()  # of 16 bits at most; sorting the pixels takes ten times as long
+    place = torch.zeros(int(present[-1]) + 1 if len(present) else 0, dtype=torch.int32, device=ids.device)
+    place[present] = torch.arange(len(present), dtype=torch.int32, device=ids.device)
+    pairs = place[ids] * 256 + predicted
     counts = torch.bincount(pairs, minlength=256 * len(present)).reshape(-1, 256).cpu().numpy()  # by train id
     rows = [
         (number, instance, pixels.sum(), pixels[LABELS[label].train_id], pixels[_CATEGORY_IDS[label]].sum())
