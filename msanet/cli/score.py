@@ -3,12 +3,11 @@
 import argparse
 import hashlib
 import logging
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -16,10 +15,11 @@ import numpy as np
 import torch
 
 from msanet.cli.parser import Parser, at_least, new_parser, parse
+from msanet.cli.score_count import ScoringJob, count_all
 from msanet.cli.score_files import Matches, find_predictions, match
-from msanet.cli.score_problems import DOUBLED, MISSING, UNREADABLE, WRONG_SIZE, WRONG_VALUES, Problem, refuse
-from msanet.cli.score_truth import DEFAULT_SPLIT, FolderTruth, ShardTruth, find_images, find_truth, shard_truth
-from msanet.cli.score_values import VALUES, Files, ValueReader, candidates, choose, forced, read_map
+from msanet.cli.score_problems import DOUBLED, MISSING, Problem, refuse
+from msanet.cli.score_truth import DEFAULT_SPLIT, FolderTruth, ShardTruth, Truth, find_images, find_truth, shard_truth
+from msanet.cli.score_values import VALUES, Files, candidates, choose, forced
 from msanet.config import EvaluationConfig
 from msanet.data.manifest import MANIFEST_NAME, Manifest
 from msanet.data.shard_source import ShardSource, read_manifest
@@ -27,15 +27,13 @@ from msanet.data.storage import open_storage
 from msanet.datasets import CITYSCAPES, DATASETS, IGNORE_INDEX, VOC, DatasetSpec
 from msanet.errors import UserError
 from msanet.evaluation.cost import Cost, peak_memory
-from msanet.evaluation.folder_scores import MapCounts, collect_maps, count_map
+from msanet.evaluation.folder_scores import collect_maps
 from msanet.evaluation.protocols import Protocol, compute_scores
-from msanet.evaluation.result import EvaluatedImage, EvaluationResult, require_writable, write_evaluation
+from msanet.evaluation.result import EvaluationResult, require_writable, write_evaluation
 from msanet.evaluation.run_report import score_table, write_run_report
-from msanet.logs import ProgressBar
-from sharding.notes import Notes, add_notes, log_notes, take_notes
+from sharding.notes import log_notes
 from sharding.readers.folder import FolderClasses, classes_of, spec_of
 from sharding.tree import FolderTree
-from sharding.workers import OnSample, group_items, run_groups
 
 logger = logging.getLogger(__name__)
 
@@ -48,54 +46,7 @@ The truth is a folder of label maps, or shards (a folder or address with {MANIFE
 --classes, of --protocol, or of the layout of Cityscapes or VOC."""
 _PROTOCOL_SPECS: dict[str, DatasetSpec] = {"official-cityscapes": CITYSCAPES, "official-voc": VOC}
 
-Truth = FolderTruth | ShardTruth
 Classes = tuple[FolderClasses, Path] | None
-
-
-@dataclass(frozen=True)
-class ScoringJob:
-    """What all processes need to count label maps. predictions: {number of an image: path}, by `reader`."""
-
-    truth: Truth
-    predictions: dict[int, Path]
-    reader: ValueReader
-    num_classes: int
-    with_instances: bool
-    boundary: bool
-
-    def count(self, number: int) -> MapCounts | Problem:
-        """Count one image, or say what is wrong with its files."""
-        path = self.predictions[number]
-        try:
-            truth_HW = self.truth.label(number)
-            instances_HW = self.truth.instances(number) if self.with_instances else None
-        except UserError as error:
-            return Problem(UNREADABLE, f"truth of {self.truth.keys[number]}", str(error))
-        try:
-            mask = read_map(path.read_bytes(), str(path))
-        except (UserError, OSError) as error:
-            return Problem(UNREADABLE, str(path), str(error))
-        if mask.pixels.shape[:2] != truth_HW.shape:
-            sizes = (f"{width}x{height}" for height, width in (mask.pixels.shape[:2], truth_HW.shape))
-            return Problem(WRONG_SIZE, str(path), ", expected ".join(sizes))
-        try:
-            prediction_HW = self.reader.train_ids(mask, str(path))
-        except UserError as error:
-            return Problem(WRONG_VALUES, str(path), f"as {self.reader.kind}, {error}")
-        key = self.truth.keys[number]
-        return count_map(number, key, truth_HW, prediction_HW, self.num_classes, instances_HW, self.boundary)
-
-    def show(self, number: int, is_worst: bool) -> EvaluatedImage:
-        """What the report shows of an image."""
-        truth_HW, path = self.truth.label(number), self.predictions[number]
-        prediction_HW = self.reader.train_ids(read_map(path.read_bytes(), str(path)), str(path))
-        prediction_HW = np.where(prediction_HW < self.num_classes, prediction_HW, np.uint8(IGNORE_INDEX))
-        image_HWC = None
-        with suppress(UserError, OSError):  # only a picture
-            image_HWC = self.truth.image(number)
-        if image_HWC is not None and image_HWC.shape[:2] != truth_HW.shape:
-            image_HWC = None
-        return EvaluatedImage(number, self.truth.keys[number], image_HWC, truth_HW, prediction_HW, is_worst)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,7 +73,7 @@ def score(args: argparse.Namespace) -> tuple[EvaluationResult, DatasetSpec]:
         refuse(_unmatched(truth, matches), len(truth.keys))
     with _output_folder(args.out):
         job = _job(args, truth, spec, classes, files, matches)
-        counted, problems, notes = _count(job, args.workers)
+        counted, problems, notes = count_all(job, args.workers)
         refuse([*_unmatched(truth, matches), *problems], len(truth.keys))
         log_notes(notes)
         settings = EvaluationConfig()
@@ -139,30 +90,6 @@ def score(args: argparse.Namespace) -> tuple[EvaluationResult, DatasetSpec]:
         )
         result.to_json()  # raises where the protocol does not allow what was predicted
     return replace(result, cost=Cost(time.perf_counter() - started, peak_memory(torch.device("cpu")))), spec
-
-
-def count_maps(job: ScoringJob, numbers: Sequence[int], on_sample: OnSample) -> tuple[list[MapCounts | Problem], Notes]:
-    """Count these images, in a process of its own or not. on_sample is called after each."""
-    if multiprocessing.parent_process():
-        torch.set_num_threads(1)  # the processes share the cores already
-    counted = []
-    for number in numbers:
-        counted.append(job.count(number))
-        on_sample()
-    return counted, take_notes()
-
-
-def _count(job: ScoringJob, workers: int) -> tuple[list[MapCounts], list[Problem], Notes]:
-    take_notes()
-    groups = group_items(sorted(job.predictions), lambda _: 1, workers)
-    found: list[MapCounts | Problem] = []
-    notes: Notes = {}
-    with ProgressBar(len(job.predictions), "score", unit="image") as bar:
-        for part, said in run_groups(count_maps, job, groups, workers, bar.update):
-            found += part
-            add_notes(notes, said)
-    problems = [one for one in found if isinstance(one, Problem)]
-    return [one for one in found if isinstance(one, MapCounts)], problems, notes
 
 
 def _open_truth(args: argparse.Namespace) -> tuple[Truth, DatasetSpec, Classes]:
@@ -241,11 +168,13 @@ def _job(
     how = "city, sequence and frame" if matches.is_cityscapes else "path or name"
     as_truth = f", the truth as {truth.reader.kind}" if isinstance(truth, FolderTruth) and truth.reader else ""
     logger.info(
-        f"{len(numbers)} of {len(truth.keys)} images of '{truth.split}' have a prediction (by {how}); predictions are read as "
-        f"{reader.kind} of {spec.name}{' (--values)' if reader.forced else ', as their values show'}{as_truth}"
+        f"{len(numbers)} of {len(truth.keys)} images of '{truth.split}' have a prediction (by {how}); predictions "
+        f"{reader.describe(found.path(0))} of {spec.name}{' (--values)' if reader.forced else ''}{as_truth}"
     )
     if matches.extra:
-        logger.warning(f"{len(matches.extra)} files of no image are ignored: '{matches.extra[0]}', ...")
+        logger.warning(
+            f"{len(matches.extra)} of {len(files.names)} files are of no image, such as '{matches.extra[0]}': ignored"
+        )
     if args.protocol == "official-cityscapes" and not with_instances:
         logger.warning("the truth has no map of instances for each image (*_instanceIds.png): there is no iIoU")
     predictions = {number: files.root / path for number, path in matches.found.items()}
@@ -254,9 +183,9 @@ def _job(
 
 
 def _unmatched(truth: Truth, matches: Matches) -> list[Problem]:
-    missing = [Problem(MISSING, truth.keys[number]) for number in matches.missing]
+    missing = [Problem(MISSING, f"'{truth.keys[number]}'") for number in matches.missing]
     doubled = matches.doubled.items()
-    return missing + [Problem(DOUBLED, truth.keys[number], ", ".join(paths)) for number, paths in doubled]
+    return missing + [Problem(DOUBLED, f"'{truth.keys[number]}': {', '.join(paths)}") for number, paths in doubled]
 
 
 def _digest(truth: Truth, spec: DatasetSpec) -> str:

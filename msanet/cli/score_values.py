@@ -81,6 +81,16 @@ class ValueReader:
             train_ids_HW[is_void_HW] = IGNORE_INDEX
         return train_ids_HW
 
+    def describe(self, path: Path) -> str:
+        """How files such as this one are read, in words."""
+        try:
+            mask = read_map(path.read_bytes(), str(path))
+        except (UserError, OSError):  # said when it is counted
+            return f"are read as {self.kind}"
+        if self.kind == "colors" or mask.pixels.ndim == 3:
+            return "are read by the colors"
+        return f"({'grey values' if mask.palette is None else 'indices of a palette'}) are read as {self.kind}"
+
     def _ids(self, mask: MaskFile, name: str) -> np.ndarray:
         if not self.forced:
             return self.masks.ids(mask, name)
