@@ -51,7 +51,7 @@ Classes = tuple[FolderClasses, Path] | None
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    args = parse(_parser(), argv)
+    args = parse(parser(), argv)
     result, spec = score(args)
     print(score_table(result))
     if args.out:
@@ -210,26 +210,29 @@ def _output_folder(folder: Path | None) -> Iterator[None]:
         raise
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """The options of the command."""
     example = "score --predictions DIR --truth gtFine/val --protocol official-cityscapes --out SCORES"
-    parser = new_parser("score", example, _DETAILS)
-    parser.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="folder of predicted label maps")
-    parser.add_argument("--truth", required=True, metavar="DIR|SHARDS", help="folder of label maps, or shards")
-    parser.add_argument("--split", help=f"split of the truth (default: {DEFAULT_SPLIT}, or that of the folder)")
-    parser.add_argument("--protocol", choices=get_args(Protocol), default="default", help="whose rules")
+    options = new_parser("score", example, _DETAILS)
+    options.add_argument(
+        "--predictions", type=Path, required=True, metavar="DIR", help="folder of predicted label maps"
+    )
+    options.add_argument("--truth", required=True, metavar="DIR|SHARDS", help="folder of label maps, or shards")
+    options.add_argument("--split", help=f"split of the truth (default: {DEFAULT_SPLIT}, or that of the folder)")
+    options.add_argument("--protocol", choices=get_args(Protocol), default="default", help="whose rules")
     classes = f"file with the classes, as msanet pack folder takes it, or one of {', '.join(DATASETS)}"
-    parser.add_argument("--classes", type=Path, metavar="FILE", help=classes)
+    options.add_argument("--classes", type=Path, metavar="FILE", help=classes)
     values = "how predictions are meant (default: found out by their values, and logged)"
-    parser.add_argument("--values", choices=VALUES, default="auto", help=values)
-    parser.add_argument(
+    options.add_argument("--values", choices=VALUES, default="auto", help=values)
+    options.add_argument(
         "--truth-values", choices=VALUES, default="auto", help="the same of the label maps of the truth"
     )
     images = "folder of photos for the report (default: those of the layout of Cityscapes or VOC, or of the shards)"
-    parser.add_argument("--images", type=Path, metavar="DIR", help=images)
-    parser.add_argument("--boundary", action="store_true", help="measure boundaries too (Boundary IoU, boundary F1)")
-    parser.add_argument(
+    options.add_argument("--images", type=Path, metavar="DIR", help=images)
+    options.add_argument("--boundary", action="store_true", help="measure boundaries too (Boundary IoU, boundary F1)")
+    options.add_argument(
         "--out", type=Path, metavar="DIR", help="write the results here (default: only print the scores)"
     )
     cpus = len(os.sched_getaffinity(0))
-    parser.add_argument("--workers", type=at_least(1), default=cpus, help="processes (default: one per CPU)")
-    return parser
+    options.add_argument("--workers", type=at_least(1), default=cpus, help="processes (default: one per CPU)")
+    return options

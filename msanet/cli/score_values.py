@@ -74,7 +74,7 @@ class ValueReader:
         if ids_HW.dtype != np.uint8:
             is_void_HW = ids_HW < 0
             ids_HW = np.where(is_void_HW, next(iter(self.masks.spec.train_ids)), ids_HW).astype(np.uint8)
-        if cv2.countNonZero(cv2.LUT(ids_HW, self._is_unknown)):
+        if ids_HW.max() >= self._is_unknown.argmax() and cv2.countNonZero(cv2.LUT(ids_HW, self._is_unknown)):
             self.masks.spec.to_train_ids(ids_HW)  # raises: it says which values
         train_ids_HW = np.asarray(cv2.LUT(ids_HW, self._table), np.uint8)
         if is_void_HW is not None:
