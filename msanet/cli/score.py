@@ -44,6 +44,7 @@ evaluation-<split>.json, evaluation-<split>.npz (for msanet compare, worst and r
 
 The truth is a folder of label maps, or shards (a folder or address with {MANIFEST_NAME}). Classes are those of the shards, of
 --classes, of --protocol, or of the layout of Cityscapes or VOC."""
+_LEAST_MAPS = 50
 _PROTOCOL_SPECS: dict[str, DatasetSpec] = {"official-cityscapes": CITYSCAPES, "official-voc": VOC}
 
 Classes = tuple[FolderClasses, Path] | None
@@ -73,7 +74,7 @@ def score(args: argparse.Namespace) -> tuple[EvaluationResult, DatasetSpec]:
         refuse(_unmatched(truth, matches), len(truth.keys))
     with _output_folder(args.out):
         job = _job(args, truth, spec, classes, files, matches)
-        counted, problems, notes = count_all(job, args.workers)
+        counted, problems, notes = count_all(job, args.workers or _default_workers(len(matches.found)))
         refuse([*_unmatched(truth, matches), *problems], len(truth.keys))
         log_notes(notes)
         settings = EvaluationConfig()
@@ -90,6 +91,10 @@ def score(args: argparse.Namespace) -> tuple[EvaluationResult, DatasetSpec]:
         )
         result.to_json()  # raises where the protocol does not allow what was predicted
     return replace(result, cost=Cost(time.perf_counter() - started, peak_memory(torch.device("cpu")))), spec
+
+
+def _default_workers(num_images: int) -> int:
+    return max(1, min(len(os.sched_getaffinity(0)), num_images // _LEAST_MAPS))
 
 
 def _open_truth(args: argparse.Namespace) -> tuple[Truth, DatasetSpec, Classes]:
@@ -233,6 +238,6 @@ def parser() -> Parser:
     options.add_argument(
         "--out", type=Path, metavar="DIR", help="write the results here (default: only print the scores)"
     )
-    cpus = len(os.sched_getaffinity(0))
-    options.add_argument("--workers", type=at_least(1), default=cpus, help="processes (default: one per CPU)")
+    workers = f"processes (default: one per CPU, if each has {_LEAST_MAPS} images: a process takes seconds to start)"
+    options.add_argument("--workers", type=at_least(1), help=workers)
     return options

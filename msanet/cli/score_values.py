@@ -35,6 +35,8 @@ _SAMPLES = 16
 """So many files are looked at to find out how values are meant; all others are checked when they are counted."""
 _CLEARLY = 2.0
 """By how much the agreement with the truth must be higher, where values fit two meanings."""
+_LEAST = 0.1
+"""Share of labeled pixels that must agree then."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def choose(
     shares = {kind: sum(trial.right.get(kind, 0) for trial in trials) / labeled for kind in fits}
     best, other = sorted(fits, key=lambda kind: -shares[kind])
     how = f"agree with the truth on {shares[best]:.1%} of its pixels as {best} and on {shares[other]:.1%} as {other}"
-    if shares[best] <= _CLEARLY * shares[other]:
+    if shares[best] < max(_LEAST, _CLEARLY * shares[other]):
         raise UserError(
             "MSA-SCORE-009",
             f"the values of '{files.path(0)}' and others fit both {best} and {other}{f' (they {how})' * bool(truth_of)}, "

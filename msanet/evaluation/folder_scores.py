@@ -12,7 +12,7 @@ import torch
 from msanet.datasets import IGNORE_INDEX
 from msanet.evaluation.boundary import BoundaryCounts
 from msanet.evaluation.confusion import confusion_matrix_with_void
-from msanet.evaluation.instances import OTHER_VEHICLE, instance_rows, no_instances
+from msanet.evaluation.instances import OTHER_VEHICLE, instance_rows, no_instances, other_vehicle_rows
 from msanet.evaluation.per_image_counts import ImageCounts, PerImageCounts, collect_counts, image_counts
 from msanet.evaluation.protocols import Protocol
 from msanet.evaluation.result import EvaluatedImage, EvaluationResult
@@ -54,6 +54,8 @@ def count_map(
     truth, prediction = torch.from_numpy(truth_HW), torch.from_numpy(prediction_HW)
     rows = None if instance_ids_HW is None else instance_rows(number, torch.from_numpy(instance_ids_HW), prediction)
     if (prediction_HW == OTHER_VEHICLE).any():
+        if rows is not None:
+            rows = np.concatenate([rows, other_vehicle_rows(number, truth_HW, prediction_HW)])
         prediction_HW = np.where(prediction_HW == OTHER_VEHICLE, np.uint8(IGNORE_INDEX), prediction_HW)
         prediction = torch.from_numpy(prediction_HW)
     matrix = confusion_matrix_with_void(truth, prediction, num_classes).numpy()

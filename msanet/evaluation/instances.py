@@ -71,12 +71,29 @@ def instance_rows(number: int, instance_ids_HW: Tensor, prediction_HW: Tensor) -
     return np.array(rows, dtype=np.int64) if rows else no_instances()
 
 
+def other_vehicle_rows(number: int, truth_HW: np.ndarray, prediction_HW: np.ndarray) -> np.ndarray:
+    """At most one row more, of the instance id 0: the pixels of other categories that were predicted as OTHER_VEHICLE.
+
+    The script counts them against the category of vehicles, though caravan and trailer are no classes.
+    truth_HW: uint8 train ids; 255 is ignored.
+    """
+    counts = np.bincount(truth_HW[prediction_HW == OTHER_VEHICLE], minlength=256)
+    counts[[*CATEGORIES["vehicle"], IGNORE_INDEX]] = 0
+    return np.array([(number, 0, counts.sum(), 0, 0)], dtype=np.int64) if counts.any() else no_instances()
+
+
+def invented_vehicles(rows: np.ndarray) -> int:
+    """The pixels of `other_vehicle_rows`."""
+    return int(rows[rows[:, 1] == 0, 2].sum())
+
+
 def are_valid(rows: np.ndarray) -> bool:
     """Whether rows (N, 5) int64 could come from `instance_rows`; for those out of a file."""
     _, instance, size, right, right_category = rows.T
     known = [label.id for label in LABELS if label.name in AVERAGE_INSTANCE_PIXELS]
     is_sized = (size > 0) & (size < 2**40) & (right >= 0) & (right <= right_category) & (right_category <= size)
-    return bool((np.isin(instance // _PER_LABEL, known) & (instance > _PER_LABEL) & is_sized).all())
+    is_instance = np.isin(instance // _PER_LABEL, known) & (instance > _PER_LABEL)
+    return bool(((is_instance | (instance == 0)) & is_sized).all())
 
 
 def weighted_pixels(rows: np.ndarray) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:
@@ -85,6 +102,7 @@ def weighted_pixels(rows: np.ndarray) -> tuple[dict[str, tuple[float, float]], d
     An instance's pixels are weighted by the average size of its class over its own size.
     """
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    rows = rows[rows[:, 1] > 0]
     _, instance, size, right, right_category = rows.T
     label = instance // _PER_LABEL
     weight = np.array([AVERAGE_INSTANCE_PIXELS[LABELS[i].name] for i in label]) / size
