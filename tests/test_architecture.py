@@ -73,7 +73,7 @@ PRINTS_RESULTS = (
 CODES_OF = {
     "msanet.config": {"CONFIG"}, "msanet.datasets": {"PACK", "DATA"}, "msanet.data": {"DATA"}, "msanet.models": {"MODEL"},
     "msanet.inference": {"INFER"}, "msanet.evaluation": {"EVAL"}, "msanet.training": {"TRAIN", "CKPT"},
-    "msanet.distributed": {"DIST"}, "msanet.sweep": {"SWEEP"}, "msanet.demo": {"DEMO"}, "msanet.cli": {"CLI", "CONFIG"},
+    "msanet.distributed": {"DIST"}, "msanet.sweep": {"SWEEP"}, "msanet.demo": {"DEMO"}, "msanet.cli": {"CLI", "CONFIG", "SCORE"},
     "sharding": {"PACK"}, "sharding.__main__": {"CLI"},
 }  # fmt: skip
 """Areas of the codes in a package; elsewhere any of the catalog's."""

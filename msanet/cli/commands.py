@@ -16,6 +16,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Evaluation": {
         "evaluate": "evaluate a trained network on a split",
+        "score": "score label maps that any program predicted: all figures of an evaluation, without a network",
         "rescore": "compute the metrics of an evaluation again, by another protocol or with merged classes",
         "compare": "compare two evaluations on the same images, with confidence intervals",
         "worst": "list the images with the lowest IoU of an evaluation",

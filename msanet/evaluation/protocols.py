@@ -15,7 +15,7 @@ import numpy as np
 from msanet.datasets import CITYSCAPES, VOC, DatasetSpec
 from msanet.datasets.cityscapes import CATEGORIES
 from msanet.errors import UserError
-from msanet.evaluation.instances import weighted_pixels
+from msanet.evaluation.instances import invented_vehicles, weighted_pixels
 from msanet.evaluation.metrics import Scores, class_notes, scores
 
 Protocol = Literal["default", "official-cityscapes", "official-voc"]
@@ -89,13 +89,17 @@ def _scores_cityscapes(matrix: np.ndarray, default_scores: Scores, instances: np
         return replace(protocol_scores, scores=replace(protocol_scores.scores, notes=(*default_scores.notes, note)))
     by_class, by_category = weighted_pixels(instances)
 
-    def iiou(members: tuple[int, ...], right: float, missed: float) -> float:
-        return _iou(right, _pixels(matrix, members)[1], missed)
+    also_invented = {"vehicle": invented_vehicles(instances)}
+
+    def iiou(members: tuple[int, ...], right: float, missed: float, more: int = 0) -> float:
+        return _iou(right, _pixels(matrix, members)[1] + more, missed)
 
     return replace(
         protocol_scores,
         class_instances=_named({name: iiou((CITYSCAPES.classes.index(name),), *by_class[name]) for name in by_class}),
-        category_instances=_named({name: iiou(CATEGORIES[name], *by_category[name]) for name in by_category}),
+        category_instances=_named(
+            {name: iiou(CATEGORIES[name], *by_category[name], also_invented.get(name, 0)) for name in by_category}
+        ),
     )
 
 

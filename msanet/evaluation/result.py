@@ -27,14 +27,14 @@ WORST_LISTED = 20
 
 @dataclass(frozen=True)
 class EvaluatedImage:
-    """One image that the report shows, uint8 RGB, and its labels of train ids.
+    """One image that the report shows, uint8 RGB (None where only label maps are known), and its labels of train ids.
 
     is_worst: one of the worst images, not of those spread over the split, which have `maps` if the network has any.
     """
 
     number: int
     key: str
-    image_HWC: np.ndarray
+    image_HWC: np.ndarray | None
     ground_truth_HW: np.ndarray
     prediction_HW: np.ndarray
     is_worst: bool = False

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from msanet import versions
@@ -18,7 +19,7 @@ from msanet.evaluation.metrics import scores
 from msanet.evaluation.protocols import NAMED
 from msanet.inference.panel_attention import PanelMaps
 from msanet.report.html_report import Panel, ReportData, write_report
-from msanet.report.panels import comparison_images
+from msanet.report.panels import COLUMNS, comparison_images
 from msanet.run_layout import RunLayout
 from msanet.secrets import masked, without_secrets
 
@@ -102,7 +103,10 @@ def _panel(shown: result.EvaluatedImage, palette: Sequence[tuple[int, int, int]]
     matrix = confusion_matrix_with_void(
         torch.from_numpy(shown.ground_truth_HW), torch.from_numpy(shown.prediction_HW), len(classes)
     ).numpy()
-    drawn = comparison_images(shown.image_HWC, shown.ground_truth_HW, shown.prediction_HW, palette)
+    image_HWC = np.zeros((*shown.ground_truth_HW.shape, 3), np.uint8) if shown.image_HWC is None else shown.image_HWC
+    drawn = comparison_images(image_HWC, shown.ground_truth_HW, shown.prediction_HW, palette)
+    if shown.image_HWC is None:
+        del drawn[COLUMNS[0]]
     maps = shown.maps or PanelMaps()
     is_labeled_K = matrix.sum(axis=1) > 0  # over these, as the worst images are found
     iou_K = scores(matrix, classes).iou_K[is_labeled_K]

@@ -42,7 +42,10 @@ class MaskReader:
     where: str = field(default="the dataset's description", repr=False)
 
     def __call__(self, data: bytes, name: str) -> np.ndarray:
-        mask = read_mask(data, name)
+        return self.ids(read_mask(data, name), name)
+
+    def ids(self, mask: MaskFile, name: str) -> np.ndarray:
+        """The ids of a mask that was read, like a call with its bytes."""
         if mask.pixels.ndim == 3:
             return self._colored(mask, name)
         if mask.palette is None:
