@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +29,7 @@ from msanet.run_layout import RunLayout
 OnWritten = Callable[[EvaluationResult, Path, Path], object]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Metrics of one split, with what intervals and comparisons need.
 
@@ -44,8 +44,11 @@ class Evaluation:
     """
 
     metrics: Mapping[str, Any]
-    counts: PerImageCounts = field(repr=False)
+    counts: PerImageCounts
     report: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"<Evaluation of '{self.metrics['split']}': {len(self.counts)} images, mean IoU {self.mean_iou:.2%}>"
 
     @classmethod
     def read(cls, folder: PathLike, split: str) -> "Evaluation":

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from msanet.cli.main import interrupts_end_the_process, is_first_rank
 from msanet.distributed.environment import free_port
@@ -20,7 +20,7 @@ from msanet.distributed.process_exit import EXIT_PREEMPTED, JobFailed, Preempted
 from msanet.errors import EXIT_USER_ERROR, UserError, user_errors
 from msanet.process_setup import prepare_process
 
-_EXIT_GRACE_SECONDS = 60.0
+_EXIT_GRACE_SECONDS = 300.0
 """For the other ranks to end by themselves, once one of them has failed: their heartbeats tell them."""
 _POLL_SECONDS = 0.1
 _ERROR = re.compile(r"(?:\d\d:\d\d:\d\d )?error: (.+?)(?: \[(MSA-[A-Z]+-\d{3})\])?$")
@@ -47,24 +47,31 @@ def run_local_ranks(ranks: int, function: Callable[[Any], object], argument: Any
         file = Path(folder) / "call"
         file.write_bytes(pickle.dumps((function, argument, sys.argv)))
         job = _LocalJob(ranks, file)
-        while job.is_running():
+        codes = None
+        while codes is None:
             try:
-                time.sleep(_POLL_SECONDS)
+                codes = job.wait()
             except KeyboardInterrupt:  # a second one ends them at once
                 interrupted = True
                 job.send(signal.SIGINT)
-        codes = job.codes()
     if interrupted:
         raise KeyboardInterrupt("the ranks have ended; run the same call again to resume from the last checkpoint")
     if any(codes):
         raise job.error(codes)
 
 
+class _LoggedError(NamedTuple):
+    """What a rank has logged; a code only where the sentence has one."""
+
+    message: str
+    code: str | None
+
+
 class _LocalJob:
     """The processes of the ranks."""
 
     def __init__(self, ranks: int, file: Path) -> None:
-        self._errors: list[tuple[str, str | None]] = []
+        self._errors: list[_LoggedError] = []
         self._last_line = ""
         self._deadline: float | None = None
         common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
@@ -74,8 +81,8 @@ class _LocalJob:
                 [sys.executable, "-m", __name__, str(file)],
                 env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
                 process_group=0,  # so that Ctrl-C reaches it once, through this process
@@ -83,19 +90,22 @@ class _LocalJob:
             for rank in range(ranks)
         ]
         self._relays = [
-            threading.Thread(target=self._relay, args=(process.stderr,), daemon=True) for process in self._processes
+            threading.Thread(target=self._relay, args=(process.stdout,), daemon=True) for process in self._processes
         ]
         for relay in self._relays:
             relay.start()
 
-    def is_running(self) -> bool:
-        """Whether a rank is; those that outlive a failed one for too long are killed."""
-        codes = [process.poll() for process in self._processes]
-        if self._deadline is None and any(codes):
-            self._deadline = time.monotonic() + _EXIT_GRACE_SECONDS
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            self.send(signal.SIGKILL)
-        return None in codes
+    def wait(self) -> list[int]:
+        """Exit codes of all ranks, once they have ended; those that outlive a failed one for too long are killed."""
+        while None in (codes := [process.poll() for process in self._processes]):
+            if self._deadline is None and any(codes):
+                self._deadline = time.monotonic() + _EXIT_GRACE_SECONDS
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                self.send(signal.SIGKILL)
+            time.sleep(_POLL_SECONDS)
+        for relay in self._relays:
+            relay.join(5)  # a helper that outlives its rank may hold the pipe open
+        return [process.wait() for process in self._processes]
 
     def send(self, number: signal.Signals) -> None:
         """A signal to all ranks that still run."""
@@ -103,20 +113,14 @@ class _LocalJob:
             if process.poll() is None:
                 process.send_signal(number)
 
-    def codes(self) -> list[int]:
-        """Exit codes of ranks that have ended; what they have printed is read first."""
-        for relay in self._relays:
-            relay.join(5)  # a helper that outlives its rank may hold the pipe open
-        return [process.wait() for process in self._processes]
-
     def error(self, codes: Sequence[int]) -> Exception:
         """The exception that the ranks' output and exit codes stand for."""
-        message, code = self._errors[0] if self._errors else (self._last_line, None)
-        if EXIT_USER_ERROR in codes and code:
-            return UserError(code, message)
+        found = self._errors[0] if self._errors else _LoggedError(self._last_line, None)
+        if EXIT_USER_ERROR in codes and found.code:
+            return UserError(found.code, found.message)
         if EXIT_PREEMPTED in codes:
             return Preempted()
-        shown = f"{message} [{code}]" if code else message
+        shown = f"{found.message} [{found.code}]" if found.code else found.message
         return JobFailed(f"the ranks ended with exit codes {list(codes)}: {shown}")
 
     def _relay(self, stream: IO[str]) -> None:
@@ -125,7 +129,7 @@ class _LocalJob:
                 sys.stderr.write(line)
             self._last_line = line.strip() or self._last_line
             if match := _ERROR.match(line.strip()):
-                self._errors.append((match[1], match[2]))
+                self._errors.append(_LoggedError(match[1], match[2]))
 
 
 def _run_rank(file: Path) -> None:

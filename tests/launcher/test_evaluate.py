@@ -14,6 +14,7 @@ from msanet import distributed
 from msanet.api.evaluation import run_evaluation
 from msanet.cli import evaluate, predict, serve
 from msanet.cli.main import main
+from msanet.evaluation import evaluator
 from msanet.models.io import save_network
 from support.errors import error_codes, raises_user_error
 from support.metadata import metadata
@@ -47,7 +48,7 @@ def asked(
         "predict": ["--images", tmp_path / "a.png", "--out", tmp_path / "out"],
     }
     monkeypatch.setattr(serve, "Segmenter", caught)
-    monkeypatch.setattr(evaluate, "evaluate", caught)
+    monkeypatch.setattr(evaluator, "evaluate", caught)
     monkeypatch.setattr(predict, "PredictionWriter", caught)
     monkeypatch.setattr(distributed, "run_and_exit", lambda function, _: function())
 
