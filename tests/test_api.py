@@ -147,6 +147,7 @@ def test_weights_are_found_or_refused(tmp_path: Path) -> None:
 
 def test_settings_are_sections_or_dotted_names(tmp_path: Path) -> None:
     assert nested({"trainer.steps": 3, "trainer": {"epochs": 2}}) == {"trainer": {"steps": 3, "epochs": 2}}
+    assert nested({"data": {"path": Path("a")}}) == {"data": {"path": "a"}}
     settings = {"trainer.steps": 3, "data.crop": (64, 80), "model": {"width": 0.5}}
     config = training_config("camvid", tmp_path, tmp_path / "run", settings)
     assert (config.data.path, config.run.dir) == (str(tmp_path), tmp_path / "run")

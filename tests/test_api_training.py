@@ -20,7 +20,7 @@ import msanet
 settings = {
     "data": {"path": sys.argv[1], "crop": [32, 40], "num_workers": 1},
     "model": {"name": "unet", "width": 0.05},
-    "trainer": {"global_batch_size": 4, "log_every_steps": 1, "steps": 12, "val_every_epochs": 0},
+    "trainer.global_batch_size": 4, "trainer.log_every_steps": 1, "trainer.steps": 12, "trainer.val_every_epochs": 0,
     "evaluation": {"num_workers": 1, "panels": 0},
 }
 """
@@ -31,33 +31,35 @@ def state():
     loggers = [logging.getLogger(name) for name in ("msanet", "sharding")]
     logs = [(logger.level, logger.propagate, logger.parent.name, list(logger.handlers)) for logger in loggers]
     numerics = torch.get_num_threads(), torch.initial_seed(), torch.get_rng_state().sum().item()
-    return dict(os.environ), [signal.getsignal(number) for number in numbers], threading.enumerate(), logs, numerics
+    handlers = [signal.getsignal(number) for number in numbers]
+    return sorted(os.environ.items()), sys.excepthook, handlers, threading.enumerate(), logs, numerics
 
 environment, handlers = dict(os.environ), [signal.getsignal(number) for number in (2, 15, 1, 10, 12)]
 msanet.train  # imports it all
 assert (dict(os.environ), [signal.getsignal(number) for number in (2, 15, 1, 10, 12)]) == (environment, handlers)
 before, folder = state(), sys.argv[2]
+def require_same(after):
+    assert state() == before, (after, [set(x) ^ set(y) for x, y in zip(state()[:1], before)], state()[1:], before[1:])
 short = {**settings, "trainer.steps": 2}
 for name in ("first", "second"):
     run = msanet.train(**short, dir=f"{folder}/{name}")
-    assert state() == before, [(x, y) for x, y in zip(state(), before) if x != y]
+    require_same(name)
     assert [line["step"] for line in run.metrics if "loss" in line] == [1, 2] and run.best["step"] == 2
 evaluation = msanet.evaluate(run)
+require_same("evaluate")
 model = run.load()
+require_same("load")
 in_memory = model.evaluate(sys.argv[1])
 assert 0 <= evaluation.mean_iou == in_memory.mean_iou == run.best["val/mean_iou"] and len(evaluation.counts) == 7
 assert evaluation.compare(in_memory).metrics["mean_iou"].difference.value == 0
 assert len(evaluation.worst(3)) == 3 and run.report.is_file() and len(model.classes) == len(model.palette) == 11
+require_same("model.evaluate")
 assert {found.level for found in msanet.doctor(**short, dir=run.dir)} & {"ok", "advice"}
-try:
-    msanet.train(**short, dir=f"{folder}/first", data={"path": f"{folder}/nothing"})
-except TypeError:
-    pass
 try:
     msanet.train(**{**short, "data": {"path": f"{folder}/nothing"}}, dir=f"{folder}/third")
 except msanet.UserError as error:
     print("caught", error.code)
-assert state() == before
+require_same("error")
 print("end of script")
 """
 INTERRUPTED = """
@@ -72,7 +74,8 @@ except KeyboardInterrupt:
 """
 SLOW = """
 import time
-class Slow:
+from msanet.training.callbacks import Callback
+class Slow(Callback):
     def on_step_end(self, step):
         time.sleep(0.3)
 """
@@ -122,11 +125,10 @@ def test_ctrl_c_raises_after_the_save_and_the_same_call_resumes(ranks: int, shar
 @pytest.mark.full
 def test_errors_of_ranks_come_back_and_so_does_an_evaluation(shards: Path, tmp_path: Path) -> None:
     text = """
-for name, value in (("data.train_split", "nothing"), ("trainer.global_batch_size", 3)):
-    try:
-        msanet.train(**{**settings, name: value}, dir=sys.argv[2], ranks=2)
-    except msanet.UserError as error:
-        print("caught", error.code, flush=True)
+try:
+    msanet.train(**{**settings, "trainer.global_batch_size": 3}, dir=sys.argv[2], ranks=2)
+except msanet.UserError as error:
+    print("caught", error.code, flush=True)
 run = msanet.train(**{**settings, "trainer.steps": 1}, dir=sys.argv[2], ranks=2)
 evaluation = msanet.evaluate(run, ranks=2)
 print("ranks", evaluation.metrics["world_size"], evaluation.metrics["num_images"])
@@ -134,4 +136,4 @@ print("ranks", evaluation.metrics["world_size"], evaluation.metrics["num_images"
     process = start(tmp_path / "script.py", text, shards, tmp_path / "run")
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0 and "ranks 2 7" in output, output
-    assert re.findall(r"^caught (.*)", output, re.MULTILINE) == ["MSA-DATA-012", "MSA-DATA-007"], output
+    assert re.findall(r"^caught (.*)", output, re.MULTILINE) == ["MSA-DATA-007"], output

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from msanet import distributed
 from msanet.api.local_ranks import run_local_ranks
 from msanet.api.process_state import api_call
-from msanet.api.settings import PathLike, config_of, find_checkpoint, is_run, with_metadata_resize
+from msanet.api.settings import PathLike, config_of, find_checkpoint, is_run, with_metadata_resize, words_of
 from msanet.config import Config, EvaluationConfig, StorageConfig
 from msanet.data.manifest import Manifest
 from msanet.data.shard_source import ShardSource, read_manifest
@@ -136,16 +136,33 @@ def evaluate(
         return Evaluation.read(job.out, job.split)
 
 
-def score(predictions: PathLike, truth: PathLike, **options: Any) -> Any:
-    """Score a folder of predictions of any framework, as `msanet score` does.
+def score(
+    predictions: PathLike, truth: PathLike, *, out: PathLike | None = None, split: str | None = None, **options: Any
+) -> Evaluation:
+    """Score label maps that any program has predicted, by all figures that our own networks get.
 
     Args:
-        predictions: Folder of PNGs: train ids, dataset ids, or colors.
-        truth: Folder of labels, or shards.
-        options: See `msanet score --help`.
+        predictions: Folder of PNGs: train ids, the dataset's own ids, or colors.
+        truth: Folder of label maps, or folder or address of shards.
+        out: Folder for evaluation-<split>.json, .npz and report.html; None writes nothing.
+        split: Of the truth.
+        options: Of `msanet score --help`, with underscores: `protocol="official-cityscapes"`, `classes="classes.yaml"`.
+
+    Raises:
+        UserError: Missing, doubled or wrong files, or unknown options.
+
+    Example:
+        >>> msanet.score("predictions", "gtFine/val", protocol="official-cityscapes").mean_iou
     """
     with api_call():
-        return import_module("msanet.evaluation.folder_scores").score_folder(Path(predictions), truth, **options)
+        command = import_module("msanet.cli.score")
+        words = words_of({"predictions": predictions, "truth": truth, "split": split, "out": out, **options})
+        result, spec = command.score(command.parser().parse_args(words))
+        if out is None:
+            return Evaluation(result.to_json(), result.per_image_counts)
+        write_evaluation(Path(out), result)
+        write_run_report(Path(out), spec.palette, result)
+        return Evaluation.read(out, result.split)
 
 
 def new_job(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from msanet.api.process_state import api_call
-from msanet.api.settings import PathLike
+from msanet.api.settings import PathLike, words_of
 from msanet.errors import UserError
 from sharding.readers import Reader, open_source
 from sharding.readers.contents import left_out
@@ -39,8 +39,7 @@ def pack(dataset: str, source: PathLike | Sequence[PathLike], out: PathLike, **o
 
     sources = [source] if isinstance(source, str | Path) else list(source)
     reader = find_reader(dataset)
-    words = [word for name, value in options.items() for word in _words(f"--{name.replace('_', '-')}", value)]
-    arguments = parser_of(reader).parse_args([*words, "--source", *map(str, sources), "--out", str(out)])
+    arguments = parser_of(reader).parse_args(words_of({"source": sources, "out": out, **options}))
     with api_call():
         return pack_dataset(reader, arguments)
 
@@ -56,11 +55,3 @@ def pack_dataset(reader: Reader, args: argparse.Namespace) -> Packed:
         raise UserError("MSA-CLI-006", message, setting="--max-bad-fraction")
     options = PackOptions(args.codec, args.shard_bytes, args.workers, args.skip_bad, args.max_bad_fraction)
     return write(found, tree, args.out, options)
-
-
-def _words(option: str, value: Any) -> list[str]:
-    """An option as a command line has it; None and False are not given."""
-    if value is None or value is False:
-        return []
-    values = value if isinstance(value, list | tuple) else [] if value is True else [value]
-    return [option, *map(str, values)]

@@ -87,9 +87,13 @@ def _torch() -> Iterator[None]:
     threads, cv2_threads, rng = torch.get_num_threads(), cv2.getNumThreads(), torch.get_rng_state()
     cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     flushes_denormal = float(torch.tensor(1e-310, dtype=torch.float64) * 1) == 0.0
-    backends = [(torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32")]
-    backends.append((torch.backends.cudnn, "benchmark"))
-    flags = [(backend, name, getattr(backend, name)) for backend, name in backends]
+    attributes: tuple[tuple[Any, str], ...] = (
+        (torch.backends.cuda.matmul, "allow_tf32"),
+        (torch.backends.cudnn, "allow_tf32"),
+        (torch.backends.cudnn, "benchmark"),
+        (sys, "excepthook"),  # torch.distributed prefixes tracebacks with the rank
+    )
+    values = [getattr(owner, name) for owner, name in attributes]
     try:
         yield
     finally:
@@ -99,5 +103,5 @@ def _torch() -> Iterator[None]:
         if cuda_rng:
             torch.cuda.set_rng_state_all(cuda_rng)
         cv2.setNumThreads(cv2_threads)
-        for backend, name, value in flags:
-            setattr(backend, name, value)
+        for (owner, name), value in zip(attributes, values, strict=True):
+            setattr(owner, name, value)

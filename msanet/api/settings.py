@@ -83,6 +83,16 @@ def checkpoint_of_run(run: Path, best: bool) -> Path:
     return chosen / CheckpointLayout.MODEL
 
 
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """Options of a command as its command line has them; None and False are not given, True has no value."""
+    words: list[str] = []
+    for name, value in options.items():
+        if value is not None and value is not False:
+            values = value if isinstance(value, list | tuple) else [] if value is True else [value]
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return words
+
+
 def with_metadata_resize(settings: EvaluationConfig, metadata: ModelMetadata) -> EvaluationConfig:
     """With the metadata's size of the network's input where none is given; null is given, and means the image's own."""
     is_given = "resize" in settings.model_fields_set

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msanet
 from msanet import distributed
 from msanet.api.local_ranks import run_local_ranks
 from msanet.api.process_state import api_call
@@ -62,9 +63,7 @@ class Run:
 
     def load(self, best: bool = False) -> "Model":
         """The trained network: of the latest checkpoint, or of the one with the best validation. See `msanet.load`."""
-        from msanet.api.model import load
-
-        return load(self.dir, best=best)
+        return msanet.load(self.dir, best=best)
 
 
 def train(

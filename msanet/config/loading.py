@@ -84,6 +84,7 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a Python program, `{"trainer.steps": 3}` or `{"trainer": {"steps": 3}}`, as the latter."""
     tree: dict[str, Any] = {}
     for name, value in settings.items():
+        value = _without_paths(value)
         for part in reversed(name.split(".")):
             value = {part: value}
         tree = _merged(tree, value)
@@ -109,6 +110,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         message = f"config '{path}' has a {type(tree).__name__}, expected sections such as data: and trainer:"
         raise UserError("MSA-CONFIG-003", message)
     return tree or {}
+
+
+def _without_paths(value: Any) -> Any:
+    """With text in place of `Path`."""
+    if isinstance(value, Mapping):
+        return {key: _without_paths(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
 
 
 def settings(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
