@@ -29,7 +29,9 @@ def test_it_is_committed_as_it_was_executed_with_small_pictures(path: Path) -> N
 def test_the_notebooks_use_every_function_but_the_export_and_folder_scores() -> None:
     sources = "\n".join(cell["source"] for path in NOTEBOOKS for cell in _code(path))
     used = {node.attr for node in ast.walk(ast.parse(sources)) if isinstance(node, ast.Attribute)}
-    assert {"pack", "train", "evaluate", "doctor", "load", "predict", "attention", "compare"} <= used and len(NOTEBOOKS) == 3
+    assert {"pack", "train", "evaluate", "doctor", "load", "predict", "attention", "compare"} <= used and len(
+        NOTEBOOKS
+    ) == 3
 
 
 @pytest.mark.full
@@ -40,4 +42,6 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     book = nbformat.read(path, 4)
-    client.NotebookClient(book, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    client.NotebookClient(
+        book, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
