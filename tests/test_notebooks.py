@@ -3,6 +3,7 @@
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: pi
 NOTEBOOKS = sorted((REPOSITORY / "examples").glob("*.ipynb"))
 
 
-def _code(path: Path) -> list[dict]:  # type: ignore[type-arg]  # cells are dictionaries with attributes
+def _code(path: Path) -> list[Any]:
     return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
 
 
