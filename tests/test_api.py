@@ -175,3 +175,22 @@ def test_packing_takes_the_options_of_the_command(tmp_path: Path) -> None:
         msanet.pack("camvid", source, tmp_path / "other", split="val")
     with raises_user_error("MSA-CLI-002"):
         msanet.pack("camvit", source, tmp_path / "other")
+
+
+def test_predictions_of_any_program_are_scored(tmp_path: Path) -> None:
+    pytest.importorskip("msanet.cli.score", reason="this version has no msanet score")
+    truth_HW = np.random.default_rng(0).integers(0, 2, (20, 30)).astype(np.uint8)
+    for folder, label_HW in (("truth/labels/val", truth_HW), ("predictions", truth_HW * (np.arange(30) > 5))):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.fromarray(label_HW.astype(np.uint8)).save(tmp_path / folder / "a.png")
+    (tmp_path / "classes.yaml").write_text("name: x\nclasses: [{id: 0, name: a}, {id: 1, name: b}]\n")
+    options: dict[str, Any] = {"classes": tmp_path / "classes.yaml", "workers": 1}
+    paths = tmp_path / "predictions", tmp_path / "truth/labels/val"
+    scored, written = msanet.score(*paths, **options), msanet.score(*paths, out=tmp_path / "out", **options)
+    assert (
+        scored.mean_iou == written.mean_iou
+        and 0.5 < scored.mean_iou < 1
+        and written.report == tmp_path / "out/report.html"
+    )
+    with raises_user_error("MSA-CLI-001"):
+        msanet.score(*paths, clases="x")
