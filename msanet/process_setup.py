@@ -14,9 +14,18 @@ _MOST_OPEN_FILES = 2**20
 
 def prepare_process() -> None:
     """For the process of a command; nothing here is undone."""
+    quiet_torch()
     open_closed_streams()
     ignore_broken_pipe()
     raise_file_limit()
+
+
+def quiet_torch() -> None:
+    """Before torch is imported: its C++ prints a page of stack for each connection that breaks.
+
+    msanet.distributed.heartbeat names the lost rank in one line.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def open_closed_streams() -> None:

@@ -36,7 +36,7 @@ LAYERS: dict[str, int] = {
     "inference": 3,
     "evaluation": 4,
     **dict.fromkeys(("training", "metrics"), 5),
-    **dict.fromkeys(("sweep", "doctor", "demo", "cli", "__main__"), 6),
+    **dict.fromkeys(("sweep", "doctor", "demo", "api", "cli", "__main__"), 6),
 }
 SIDE_BY_SIDE = {
     ("data", "models"),
@@ -73,7 +73,8 @@ PRINTS_RESULTS = (
 CODES_OF = {
     "msanet.config": {"CONFIG"}, "msanet.datasets": {"PACK", "DATA"}, "msanet.data": {"DATA"}, "msanet.models": {"MODEL"},
     "msanet.inference": {"INFER"}, "msanet.evaluation": {"EVAL"}, "msanet.training": {"TRAIN", "CKPT"},
-    "msanet.distributed": {"DIST"}, "msanet.sweep": {"SWEEP"}, "msanet.demo": {"DEMO"}, "msanet.cli": {"CLI", "CONFIG", "SCORE"},
+    "msanet.distributed": {"DIST"}, "msanet.sweep": {"SWEEP"}, "msanet.demo": {"DEMO"}, "msanet.api": {"API", "CLI"},
+    "msanet.cli": {"CLI", "CONFIG", "SCORE"},
     "sharding": {"PACK"}, "sharding.__main__": {"CLI"},
 }  # fmt: skip
 """Areas of the codes in a package; elsewhere any of the catalog's."""
@@ -150,7 +151,7 @@ def import_faults(module: Module) -> Iterator[str]:
         elif module.is_in("launcher"):
             fine = name.startswith("msanet")
         elif name.split(".")[0] != "msanet":
-            fine = name.startswith("sharding") and own in ("cli", "demo", "doctor")
+            fine = name.startswith("sharding") and own in ("api", "cli", "demo", "doctor")
         else:
             fine = own is None or other is None or (LAYERS[other] <= LAYERS[own] and (own, other) not in SIDE_BY_SIDE)
         if not fine:

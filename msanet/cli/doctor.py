@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
-
+from msanet.api.examination import SAMPLES, examine_run
 from msanet.cli.output import print_result
 from msanet.cli.parser import new_parser, parse, require_positive
 from msanet.cli.train import add_training_arguments, config_of
 from msanet.doctor.diagnostics import as_text, as_tree, has_fault
-from msanet.doctor.examination import Case, examine
 
-_SAMPLES = 50
 _DETAILS = "Takes what msanet train takes. Exit code 0: no fault; 1: a fault; 2: nothing to examine."
 
 
@@ -22,17 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ranks", type=int, metavar="N", help=ranks)
     memory = "memory of a rank's device in 10^9 bytes (default: that of the GPU here, else memory is not checked)"
     parser.add_argument("--device-memory", type=float, metavar="GB", help=memory)
-    samples = f"samples of each split that are decoded (default {_SAMPLES})"
-    parser.add_argument("--samples", type=int, default=_SAMPLES, metavar="N", help=samples)
+    samples = f"samples of each split that are decoded (default {SAMPLES})"
+    parser.add_argument("--samples", type=int, default=SAMPLES, metavar="N", help=samples)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     arguments = parse(parser, argv)
     require_positive(arguments, "--ranks", "--samples", "--device-memory")
-    device_bytes = arguments.device_memory * 1e9 if arguments.device_memory else _device_bytes()
-    number_of_ranks = arguments.ranks or max(1, torch.cuda.device_count())
-    found = examine(Case(config_of(arguments), number_of_ranks, device_bytes, arguments.samples))
+    found = examine_run(config_of(arguments), arguments.ranks, arguments.device_memory, arguments.samples)
     print_result(as_tree(found) if arguments.json else as_text(found))
     return int(has_fault(found))
-
-
-def _device_bytes() -> float | None:
-    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None

@@ -27,10 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name is None:
             print(_help())
             return 0
-        with _interrupts_end_the_process():
+        with interrupts_end_the_process():
             command = importlib.import_module(f"msanet.cli.{name}")
         try:
-            with _interrupts_end_the_process() if name in DISTRIBUTED else nullcontext():
+            with interrupts_end_the_process() if name in DISTRIBUTED else nullcontext():
                 code: int = command.main(arguments)
         except KeyboardInterrupt:
             hint = "; run the same command again to continue" if name in RESUMABLE else ""
@@ -76,7 +76,7 @@ def _help() -> str:
 
 
 @contextmanager
-def _interrupts_end_the_process() -> Iterator[None]:
+def interrupts_end_the_process() -> Iterator[None]:
     """Meanwhile an interrupt (Ctrl-C) ends the process at once, without a traceback, unless a handler is installed.
 
     As an exception it would be raised in the middle of some import, and there are libraries that catch it and continue with

@@ -1,11 +1,11 @@
 """`msanet pack NAME`: a dataset on disk becomes WebDataset shards."""
 
 import argparse
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from msanet.api.packing import pack_dataset
 from msanet.cli.commands import COMMANDS
 from msanet.cli.parser import Parser, at_least, new_parser, parse
 from msanet.data.image.codec import CODECS
@@ -13,11 +13,8 @@ from msanet.data.manifest import BAD_SAMPLES_NAME
 from msanet.errors import UserError, nearest
 from sharding.bad_samples import ALWAYS_ALLOWED, DEFAULT_MAX_BAD_FRACTION
 from sharding.plan import DEFAULT_SHARD_BYTES, parse_bytes
-from sharding.readers import READERS, Reader, open_source
-from sharding.readers.contents import left_out
-from sharding.writer import Packed, PackOptions, pack
-
-logger = logging.getLogger(__name__)
+from sharding.readers import READERS, Reader
+from sharding.writer import Packed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,26 +23,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(_help())
         return 0
+    reader = find_reader(name)
+    print(_summary(pack_dataset(reader, parse(parser_of(reader), words[:-1]))))
+    return 0
+
+
+def find_reader(name: str) -> Reader:
+    """The reader of a dataset. Raises UserError where the name is unknown."""
     if name not in READERS:
         found = f"unknown dataset '{name}'" if name else "no dataset is given"
         raise UserError("MSA-CLI-002", f"{found}; {nearest(name, list(READERS))}")
-    reader = READERS[name]
-    return pack_dataset(reader, parse(_parser(reader), words[:-1]))
-
-
-def pack_dataset(reader: Reader, args: argparse.Namespace) -> int:
-    """Pack what the options say; returns the exit code."""
-    tree = open_source(reader, args.source)
-    found = reader.read(tree, args)
-    if unused := left_out(found.tree or tree, found):
-        logger.info(f"not packed: {unused}")
-    if args.max_bad_fraction is not None and not (args.skip_bad and 0 <= args.max_bad_fraction < 1):
-        message = f"--max-bad-fraction is {args.max_bad_fraction:g}, expected 0 to below 1, with --skip-bad; fix it"
-        raise UserError("MSA-CLI-006", message, setting="--max-bad-fraction")
-    options = PackOptions(args.codec, args.shard_bytes, args.workers, args.skip_bad, args.max_bad_fraction)
-    packed = pack(found, tree, args.out, options)
-    print(_summary(packed))
-    return 0
+    return READERS[name]
 
 
 def _help() -> str:
@@ -56,7 +44,8 @@ def _help() -> str:
     return "\n".join([title, "datasets:", *datasets, "", example, "Options of a dataset: msanet pack DATASET --help"])
 
 
-def _parser(reader: Reader) -> Parser:
+def parser_of(reader: Reader) -> Parser:
+    """The options of `msanet pack NAME`."""
     parser = new_parser("pack", f"pack {reader.name} --source DIR --out SHARDS", name=reader.name)
     parser.description = f"{reader.summary}. The same command again continues where it stopped."
     source = f"folder or zip files with {reader.layout.replace('%', '%%')}"

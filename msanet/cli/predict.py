@@ -9,8 +9,9 @@ from itertools import takewhile
 from pathlib import Path
 
 from msanet import distributed
+from msanet.api.settings import with_metadata_resize
 from msanet.cli.parser import new_parser, parse
-from msanet.cli.run_arguments import add_run_arguments, find_checkpoint, run_config, with_metadata_resize
+from msanet.cli.run_arguments import add_run_arguments, find_checkpoint, run_config
 from msanet.config import EvaluationConfig
 from msanet.data.image.codec import IMAGE_EXTENSIONS
 from msanet.errors import UserError, nearest

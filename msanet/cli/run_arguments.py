@@ -4,12 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from msanet.config import Config, EvaluationConfig, load_config, load_run_config
+from msanet.api.settings import checkpoint_of_run
+from msanet.config import Config, load_config, load_run_config
 from msanet.errors import UserError
 from msanet.models.external import trust
-from msanet.models.io import ModelMetadata
 from msanet.run_layout import CheckpointLayout, RunLayout
-from msanet.training.checkpoint.io import best_valid, latest_valid
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, settings: bool = True) -> None:
@@ -50,15 +49,4 @@ def find_checkpoint(arguments: argparse.Namespace) -> Path:
     if arguments.checkpoint:
         path: Path = arguments.checkpoint
         return path / CheckpointLayout.MODEL if path.is_dir() else path
-    checkpoints = RunLayout(arguments.run).checkpoints
-    chosen = best_valid(checkpoints) if arguments.best else latest_valid(checkpoints)
-    if chosen is None:
-        message = f"'{arguments.run}' has no complete checkpoint, expected at least one; train until the first is saved"
-        raise UserError("MSA-CLI-005", message, setting="--run")
-    return chosen / CheckpointLayout.MODEL
-
-
-def with_metadata_resize(settings: EvaluationConfig, metadata: ModelMetadata) -> EvaluationConfig:
-    """With the metadata's size of the network's input where none is given; null is given, and means the image's own."""
-    is_given = "resize" in settings.model_fields_set
-    return settings if is_given else settings.model_copy(update={"resize": metadata.resize})
+    return checkpoint_of_run(arguments.run, arguments.best)

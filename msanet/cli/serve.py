@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msanet import distributed
+from msanet.api.settings import with_metadata_resize
 from msanet.cli.parser import new_parser, parse, require_positive
-from msanet.cli.run_arguments import add_run_arguments, find_checkpoint, run_config, with_metadata_resize
+from msanet.cli.run_arguments import add_run_arguments, find_checkpoint, run_config
 from msanet.config import EvaluationConfig
 from msanet.demo.segmenter import Limits, Segmenter
 from msanet.demo.server import serve

@@ -3,20 +3,17 @@
 import argparse
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from msanet import distributed
+from msanet.api.settings import complete
+from msanet.api.training import train_and_exit
 from msanet.cli.parser import Parser, new_parser, option_value, parse
 from msanet.config import Config, load_config
 from msanet.config.loading import as_typed, help_lines
-from msanet.distributed.supervisor import supervise
 from msanet.documents import MAX_BYTES, parse_json
 from msanet.errors import UserError
-from msanet.models import MODELS, check_model, describe, model_options
-from msanet.training.engine.other_optimizers import constructor_arguments
-from msanet.training.train import train
+from msanet.models import MODELS, describe, model_options
 
 _SHORTCUTS = {
     "--work-dir": ("run.dir", "DIR"),
@@ -35,11 +32,7 @@ The same command again resumes. A signal (SIGTERM, SIGUSR1, SIGHUP, Ctrl-C) make
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; every rank does. Returns its exit code."""
-    config = train_config(argv)
-    timeouts = distributed.Timeouts.from_config(config.run)
-    if supervise(config.run.max_restarts, timeouts):  # started again after a failure: whatever run.resume says
-        config = config.model_copy(update={"run": config.run.model_copy(update={"resume": "auto"})})
-    distributed.run_and_exit(partial(train, config), timeouts)
+    train_and_exit(train_config(argv))
 
 
 def train_config(argv: Sequence[str] | None = None) -> Config:
@@ -71,14 +64,7 @@ def config_of(arguments: argparse.Namespace) -> Config:
         file = words.pop(0)
     words += [*arguments.cfg_options, *_options_as_settings(arguments)]
     extra = {"deepspeed": _read_json(arguments.deepspeed_config)} if arguments.deepspeed_config else None
-    config = load_config(file, words, extra)
-    for name, value in (("data.path", config.data.path), ("run.dir", config.run.dir)):
-        if value is None:
-            message = f"{name} is not set, expected a folder; give it on the command line: {name}=FOLDER"
-            raise UserError("MSA-CLI-007", message, setting=name)
-    check_model(config.model.name, config.model.options)
-    constructor_arguments(config.optimizer)
-    return _with_absolute_paths(config)
+    return complete(load_config(file, words, extra))
 
 
 def _options_as_settings(arguments: argparse.Namespace) -> list[str]:
@@ -88,16 +74,6 @@ def _options_as_settings(arguments: argparse.Namespace) -> list[str]:
         if value is not None:  # a folder may be called 1e3
             words.append(f"{setting}={json.dumps(value) if setting == 'run.dir' else value}")
     return words
-
-
-def _with_absolute_paths(config: Config) -> Config:
-    """So that RUN/config.yaml means the same wherever evaluate and predict are started."""
-    path, folder = config.data.path or "", config.run.dir or Path()
-    data = config.data if "://" in path else config.data.model_copy(update={"path": str(Path(path).resolve())})
-    run = config.run.model_copy(update={"dir": folder.resolve()})
-    start = config.model.pretrained
-    model = config.model.model_copy(update={"pretrained": start.resolve()}) if start else config.model
-    return config.model_copy(update={"data": data, "run": run, "model": model})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

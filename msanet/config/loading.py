@@ -1,7 +1,7 @@
 """Settings from YAML and the command line, and the errors of wrong ones."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -26,6 +26,8 @@ _MOST_SHOWN = 200
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _DOTTED = re.compile(r"\b[a-z_]+(?:\.[a-z_]+)+")
 _COMMAND_LINE = "the command line"
+PYTHON = "the arguments"
+"""Origin of settings that a Python program gives."""
 _ANYTHING = frozenset[str]()
 
 
@@ -48,24 +50,45 @@ class _Layer:
         return True
 
 
-def load_config(path: Path | str | None, overrides: Sequence[str] = (), extra: dict[str, Any] | None = None) -> Config:
+def load_config(
+    path: Path | str | None,
+    overrides: Sequence[str] = (),
+    extra: dict[str, Any] | None = None,
+    origin: str = "--deepspeed_config",
+) -> Config:
     """Read YAML, apply `key.subkey=value` overrides (values are YAML) and check all of it.
 
     Args:
         path: A file, or the name of a recipe. Its top-level `config: OTHER` names one on which it builds.
         overrides: Words of a command line.
-        extra: Nested settings applied between the two, those of --deepspeed_config.
+        extra: Nested settings applied between the two.
+        origin: Where these came from, for errors.
 
     Raises:
         UserError: For the first fault.
     """
     layers = _read_layers(find_config(path)) if path else []
-    return _check([*layers, _Layer("--deepspeed_config", extra or {}), _command_line(overrides)])
+    return _check([*layers, _Layer(origin, extra or {}), _command_line(overrides)])
 
 
-def load_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The settings that a run has written (RUN/config.yaml), also by version 0.1, with overrides. Raises UserError."""
-    return _check([_Layer(str(path), translate_old_names(read_yaml(path))), _command_line(overrides)])
+def load_run_config(path: Path, overrides: Sequence[str] = (), extra: dict[str, Any] | None = None) -> Config:
+    """The settings that a run has written (RUN/config.yaml), also by version 0.1, with overrides. Raises UserError.
+
+    extra: nested settings of a Python program, applied before the overrides.
+    """
+    written = _Layer(str(path), translate_old_names(read_yaml(path)))
+    return _check([written, _Layer(PYTHON, extra or {}), _command_line(overrides)])
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a Python program, `{"trainer.steps": 3}` or `{"trainer": {"steps": 3}}`, as the latter."""
+    tree: dict[str, Any] = {}
+    for name, value in settings.items():
+        value = _without_paths(value)
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        tree = _merged(tree, value)
+    return tree
 
 
 def parse_config(tree: dict[str, Any], origin: str) -> Config:
@@ -87,6 +110,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         message = f"config '{path}' has a {type(tree).__name__}, expected sections such as data: and trainer:"
         raise UserError("MSA-CONFIG-003", message)
     return tree or {}
+
+
+def _without_paths(value: Any) -> Any:
+    """With text in place of `Path`."""
+    if isinstance(value, Mapping):
+        return {key: _without_paths(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
 
 
 def settings(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:

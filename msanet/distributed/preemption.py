@@ -45,7 +45,8 @@ class PreemptionHandler:
         self._last_save = time.monotonic()
         self._reason: str | None = None
         self._last_interrupt: float | None = None
-        self._signals = stop_signals()
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        self._signals = stop_signals() if is_main_thread else ()  # Python allows no handlers elsewhere
         for number in set(self._signals) - {signal.SIGINT}:
             signal.signal(number, _end_before_first_step)
 
@@ -62,6 +63,10 @@ class PreemptionHandler:
     def stop_requested(self) -> bool:
         """Whether this rank was asked to stop."""
         return self._reason is not None
+
+    def stopped(self) -> Preempted:
+        """What the training raises once it has saved."""
+        return Preempted(interrupted=self._last_interrupt is not None)
 
     def poll(self) -> StopRequest:
         """What any rank requests, the same on all. A collective, for after each step."""

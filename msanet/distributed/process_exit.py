@@ -14,10 +14,18 @@ EXIT_PREEMPTED = 75
 
 
 class Preempted(Exception):
-    """The job was asked to stop, by a signal or because its launcher is gone, and has saved what there was to save."""
+    """The job was asked to stop, by a signal or because its launcher is gone, and has saved what there was to save.
 
-    def __init__(self, message: str = "the run was asked to stop; run the same command again to resume") -> None:
+    interrupted: by Ctrl-C on this rank.
+    """
+
+    def __init__(
+        self,
+        message: str = "the run was asked to stop; run the same command again to resume",
+        interrupted: bool = False,
+    ) -> None:
         super().__init__(message)
+        self.interrupted = interrupted
 
 
 class JobFailed(Exception):

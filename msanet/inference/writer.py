@@ -74,7 +74,7 @@ class PredictionWriter:
         if is_video(path):
             self._write_video(path, stem)
         else:
-            image_HWC = _read_image(path)
+            image_HWC = read_image(path)
             with _named(f"'{path}'"):
                 self._write_image(image_HWC, stem, self.kinds)
 
@@ -128,7 +128,8 @@ def _named(what: str) -> Iterator[None]:
         raise UserError(error.code, f"{what}: {error}", error.setting) from error
 
 
-def _read_image(path: Path) -> UInt8:
+def read_image(path: Path) -> UInt8:
+    """A photo of a file as it is shown: (H, W, 3) RGB. Raises UserError."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -103,6 +103,6 @@ def _train(
                 run.save(trainer.checkpoint())
                 callbacks.call("on_checkpoint", state.step, run.checkpoint_folder(state.step))
             if request is StopRequest.STOP and not schedule.is_done(state):
-                raise distributed.Preempted
+                raise preemption.stopped()
     run.require_saved()
     log_done(run.path, state, schedule, was_done=False)

@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 
 from msanet import distributed
+from msanet.api.evaluation import run_evaluation
 from msanet.cli import evaluate, predict, serve
 from msanet.cli.main import main
+from msanet.evaluation import evaluator
 from msanet.models.io import save_network
 from support.errors import error_codes, raises_user_error
 from support.metadata import metadata
@@ -46,7 +48,7 @@ def asked(
         "predict": ["--images", tmp_path / "a.png", "--out", tmp_path / "out"],
     }
     monkeypatch.setattr(serve, "Segmenter", caught)
-    monkeypatch.setattr(evaluate, "evaluate", caught)
+    monkeypatch.setattr(evaluator, "evaluate", caught)
     monkeypatch.setattr(predict, "PredictionWriter", caught)
     monkeypatch.setattr(distributed, "run_and_exit", lambda function, _: function())
 
@@ -99,6 +101,6 @@ def test_figures_have_a_place_before_they_are_worked_for(
 def test_shards_of_a_run_that_were_moved_are_asked_for_by_name(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(f"data: {{path: {tmp_path / 'gone'}}}\nrun: {{dir: {tmp_path}}}\n")
     with raises_user_error("MSA-CLI-401", "--data", str(tmp_path / "gone")):
-        evaluate.run_evaluation(evaluate.evaluation_job(["--run", str(tmp_path)]))
+        run_evaluation(evaluate.evaluation_job(["--run", str(tmp_path)]))
     with raises_user_error("MSA-DATA-002"):
-        evaluate.run_evaluation(evaluate.evaluation_job(["--run", str(tmp_path), "--data", str(tmp_path / "here")]))
+        run_evaluation(evaluate.evaluation_job(["--run", str(tmp_path), "--data", str(tmp_path / "here")]))

@@ -1,0 +1,248 @@
+"""`msanet.evaluate` and `msanet.score`: metrics with intervals, and the counts of every image for comparisons."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from msanet import distributed
+from msanet.api.local_ranks import run_local_ranks
+from msanet.api.process_state import api_call
+from msanet.api.settings import PathLike, config_of, find_checkpoint, is_run, with_metadata_resize, words_of
+from msanet.config import Config, EvaluationConfig, StorageConfig
+from msanet.data.manifest import Manifest
+from msanet.data.shard_source import ShardSource, read_manifest
+from msanet.data.storage import Storage, open_storage
+from msanet.distributed import Timeouts
+from msanet.errors import UserError
+from msanet.evaluation import evaluator
+from msanet.evaluation.per_image_counts import PerImageCounts, read_per_image_counts
+from msanet.evaluation.result import EvaluationResult, require_complete, require_writable, write_evaluation
+from msanet.evaluation.run_report import write_run_report
+from msanet.evaluation.statistics import RESAMPLES, Comparison, WorstImage, paired_difference, worst
+from msanet.models.io import load_network, require_same_classes
+from msanet.run_layout import RunLayout
+
+OnWritten = Callable[[EvaluationResult, Path, Path], object]
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """Metrics of one split, with what intervals and comparisons need.
+
+    Args:
+        metrics: The content of evaluation-<split>.json: `mean_iou`, `mean_iou_interval`, `classes` and others, from 0 to 1.
+        counts: The confusion counts of every image.
+        report: The HTML page, if one was written.
+
+    Example:
+        >>> first, second = msanet.evaluate("run"), msanet.evaluate("run2")
+        >>> first.compare(second).metrics["mean_iou"].difference
+    """
+
+    metrics: Mapping[str, Any]
+    counts: PerImageCounts
+    report: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"<Evaluation of '{self.metrics['split']}': {len(self.counts)} images, mean IoU {self.mean_iou:.2%}>"
+
+    @classmethod
+    def read(cls, folder: PathLike, split: str) -> "Evaluation":
+        """What an evaluation, or the last validation of a training, has written into a folder. Raises UserError."""
+        layout = RunLayout(Path(folder))
+        counts = read_per_image_counts(layout.per_image_counts(split))
+        metrics = json.loads(layout.evaluation(split).read_text(encoding="utf-8"))
+        return cls(metrics, counts, layout.report if layout.report.is_file() else None)
+
+    @property
+    def mean_iou(self) -> float:
+        """Of the whole split, by its protocol."""
+        return float(self.metrics["mean_iou"])
+
+    def compare(self, other: "Evaluation", resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+        """The other evaluation minus this one, on the same images, with 95 % intervals. Raises UserError for other images."""
+        return paired_difference(self.counts, other.counts, resamples, seed)
+
+    def worst(self, count: int = 10) -> list[WorstImage]:
+        """The images with the lowest mean IoU."""
+        return worst(self.counts, count)
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """What is to be evaluated, and where results go.
+
+    find_checkpoint: Takes a while, since it verifies checkpoints.
+    has_shards_of_run: The shards are those of --run, which may have been moved since.
+    """
+
+    find_checkpoint: Callable[[], Path]
+    run: Path | None
+    shards: str
+    has_shards_of_run: bool
+    split: str
+    out: Path
+    settings: EvaluationConfig
+    storage: StorageConfig
+    timeouts: Timeouts
+
+
+def evaluate(
+    source: Any,
+    *,
+    data: PathLike | None = None,
+    split: str | None = None,
+    out: PathLike | None = None,
+    best: bool = False,
+    ranks: int = 1,
+    **settings: Any,
+) -> Evaluation:
+    """Measure a trained network on a split; each image counts exactly once, on any number of ranks.
+
+    Writes evaluation-<split>.json, evaluation-<split>.npz and report.html, as `msanet evaluate` does.
+
+    Args:
+        source: A `Run`, a run folder, a folder with model.safetensors, or that file.
+        data: Folder or address of shards; None for those of the run.
+        split: None for the run's validation split.
+        out: Where to write; None for the run, or the folder of the weights.
+        best: Of a run the checkpoint with the best validation, not the latest.
+        ranks: Processes to evaluate with; see `msanet.train`.
+        settings: `evaluation` settings that override the run's, such as `evaluation={"flip": True}`.
+
+    Returns:
+        The evaluation.
+
+    Raises:
+        UserError: Bad input, or an image was missed.
+
+    Example:
+        >>> msanet.evaluate("run", split="test", evaluation={"flip": True}).mean_iou
+    """
+    with api_call():
+        given = Path(getattr(source, "dir", source))
+        run = given if is_run(given) else None
+        find, config = partial(find_checkpoint, given, best), config_of(given, settings)
+        job = new_job(config, find, given, run, data, split, out)
+        if ranks > 1:
+            run_local_ranks(ranks, evaluate_and_exit, job)
+        else:
+            with distributed.session(job.timeouts):
+                run_evaluation(job)
+        return Evaluation.read(job.out, job.split)
+
+
+def score(
+    predictions: PathLike, truth: PathLike, *, out: PathLike | None = None, split: str | None = None, **options: Any
+) -> Evaluation:
+    """Score label maps that any program has predicted, by all figures that our own networks get.
+
+    Args:
+        predictions: Folder of PNGs: train ids, the dataset's own ids, or colors.
+        truth: Folder of label maps, or folder or address of shards.
+        out: Folder for evaluation-<split>.json, .npz and report.html; None writes nothing.
+        split: Of the truth.
+        options: Of `msanet score --help`, with underscores: `protocol="official-cityscapes"`, `classes="classes.yaml"`.
+
+    Raises:
+        UserError: Missing, doubled or wrong files, or unknown options.
+
+    Example:
+        >>> msanet.score("predictions", "gtFine/val", protocol="official-cityscapes").mean_iou
+    """
+    with api_call():
+        from msanet.cli import score as command  # the command calls this package
+
+        words = words_of({"predictions": predictions, "truth": truth, "split": split, "out": out, **options})
+        result, spec = command.score(command.parser().parse_args(words))
+        if out is None:
+            return Evaluation(result.to_json(), result.per_image_counts)
+        write_evaluation(Path(out), result)
+        write_run_report(Path(out), spec.palette, result)
+        return Evaluation.read(out, result.split)
+
+
+def new_job(
+    config: Config,
+    find: Callable[[], Path],
+    given: Path,
+    run: Path | None,
+    data: PathLike | None,
+    split: str | None,
+    out: PathLike | None,
+) -> EvaluationJob:
+    """With the run's own shards and split, and a place for the results, where none are given. Raises UserError.
+
+    Args:
+        config: Of the run, or the defaults.
+        find: The checkpoint; see `EvaluationJob`.
+        given: What the user has named: a run folder, or weights.
+        run: The run folder, if it is one.
+        data: Shards.
+        split: To evaluate on.
+        out: Folder for the results.
+    """
+    shards = data or config.data.path
+    if shards is None:
+        message = "--data is not given, expected a folder of shards with --checkpoint; add --data SHARDS"
+        raise UserError("MSA-CLI-007", message, setting="--data")
+    split = split or config.data.val_split
+    if split is None:
+        found = "the run has no validation split (data.val_split=null)"
+        message = f"{found}, expected a split to evaluate on; add --split SPLIT"
+        raise UserError("MSA-CLI-601", message, setting="--split")
+    return EvaluationJob(
+        find,
+        run,
+        str(shards),
+        run is not None and not data,
+        split,
+        Path(out or (given if given.is_dir() else given.parent)),
+        config.evaluation,
+        config.storage,
+        Timeouts.from_config(config.run),
+    )
+
+
+def evaluate_and_exit(job: EvaluationJob, on_written: OnWritten = lambda *_: None) -> NoReturn:
+    """The evaluation of one rank, as the whole of its process."""
+    distributed.run_and_exit(partial(run_evaluation, job, on_written), job.timeouts)
+
+
+def run_evaluation(job: EvaluationJob, on_written: OnWritten = lambda *_: None) -> None:
+    """From a checkpoint and shards to metrics; every rank runs this.
+
+    on_written: called on rank 0 with the result and the files of the metrics and the report.
+    """
+    shards = open_storage(job.shards, job.storage)
+    manifest = distributed.on_main(lambda: _read_manifest(job, shards))
+    checkpoint = distributed.on_main(job.find_checkpoint)  # its hashes are verified once for all
+    model, metadata = load_network(checkpoint, distributed.device())
+    require_same_classes(metadata, manifest.classes, shards.location)
+    source = ShardSource(shards, job.split, manifest)
+    settings = with_metadata_resize(job.settings, metadata)
+    distributed.on_main(lambda: require_writable(job.out))  # now, not after the work
+
+    result = evaluator.evaluate(model, source, settings, metadata.mean, metadata.std)
+    if distributed.is_main():
+        metrics = write_evaluation(job.out, result)
+        report = write_run_report(job.out, metadata.palette, result, run=job.run)
+        on_written(result, metrics, report)
+    require_complete(result, source)
+
+
+def _read_manifest(job: EvaluationJob, shards: Storage) -> Manifest:
+    try:
+        return read_manifest(shards)
+    except (UserError, OSError) as error:
+        if not job.has_shards_of_run:
+            raise
+        raise UserError(
+            "MSA-CLI-401",
+            f"the shards that the run '{job.run}' was trained on cannot be read ({error}); if they were moved, give their new "
+            "place: --data SHARDS",
+            setting="--data",
+        ) from None

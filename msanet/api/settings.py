@@ -1,0 +1,109 @@
+"""Settings of a training from what a program or a command line gives, and the checkpoint that is meant by a path."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msanet.config import Config, EvaluationConfig, load_config, load_run_config
+from msanet.config.loading import PYTHON, nested
+from msanet.errors import UserError
+from msanet.models import check_model
+from msanet.models.io import ModelMetadata
+from msanet.run_layout import CheckpointLayout, RunLayout
+from msanet.training.checkpoint.io import best_valid, latest_valid
+from msanet.training.engine.other_optimizers import constructor_arguments
+
+PathLike = str | Path
+Data = PathLike | Mapping[str, Any]
+"""A folder or address of shards, or settings of the section `data`."""
+
+
+def training_config(
+    config: PathLike | None, data: Data | None, dir: PathLike | None, settings: Mapping[str, Any]
+) -> Config:
+    """The run that the arguments of `msanet.train` ask for. Raises UserError."""
+    given = dict(settings)
+    if data is not None:
+        given |= {"data": data} if isinstance(data, Mapping) else {"data.path": str(data)}
+    if dir is not None:
+        given["run.dir"] = dir
+    return complete(load_config(config, extra=nested(given), origin=PYTHON))
+
+
+def complete(config: Config) -> Config:
+    """Checked as far as it can be without data, with absolute paths. Raises UserError."""
+    for name, value in (("data.path", config.data.path), ("run.dir", config.run.dir)):
+        if value is None:
+            message = f"{name} is not set, expected a folder; give it on the command line: {name}=FOLDER"
+            raise UserError("MSA-CLI-007", message, setting=name)
+    check_model(config.model.name, config.model.options)
+    constructor_arguments(config.optimizer)
+    return _with_absolute_paths(config)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether this is the folder of a run, and not of a checkpoint or exported weights."""
+    return RunLayout(folder).checkpoints.is_dir()
+
+
+def config_of(source: Path, settings: Mapping[str, Any]) -> Config:
+    """The settings of a run, or the defaults where `source` is not one, with those of a Python program. Raises UserError."""
+    if is_run(source):
+        return load_run_config(RunLayout(source).config, extra=nested(settings))
+    return load_config(None, extra=nested(settings), origin=PYTHON)
+
+
+def find_checkpoint(source: Path, best: bool = False) -> Path:
+    """The file of weights in a run folder, a folder with model.safetensors, or the file itself.
+
+    Args:
+        source: What the user means.
+        best: Of a run the checkpoint with the best validation, not the latest.
+
+    Raises:
+        UserError: There is none. Checkpoints of a run are verified, which takes a while.
+    """
+    if is_run(source):
+        return checkpoint_of_run(source, best)
+    if not source.is_dir():
+        return source
+    if not (source / CheckpointLayout.MODEL).is_file():
+        message = f"'{source}' has neither checkpoints of a run nor {CheckpointLayout.MODEL}"
+        raise UserError("MSA-API-001", f"{message}; give the run.dir of a training, or a folder or file of weights")
+    return source / CheckpointLayout.MODEL
+
+
+def checkpoint_of_run(run: Path, best: bool) -> Path:
+    """The weights of a run's latest complete checkpoint, or of its best one. Raises UserError."""
+    checkpoints = RunLayout(run).checkpoints
+    chosen = best_valid(checkpoints) if best else latest_valid(checkpoints)
+    if chosen is None:
+        message = f"'{run}' has no complete checkpoint, expected at least one; train until the first is saved"
+        raise UserError("MSA-CLI-005", message, setting="--run")
+    return chosen / CheckpointLayout.MODEL
+
+
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """Options of a command as its command line has them; None and False are not given, True has no value."""
+    words: list[str] = []
+    for name, value in options.items():
+        if value is not None and value is not False:
+            values = value if isinstance(value, list | tuple) else [] if value is True else [value]
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return words
+
+
+def with_metadata_resize(settings: EvaluationConfig, metadata: ModelMetadata) -> EvaluationConfig:
+    """With the metadata's size of the network's input where none is given; null is given, and means the image's own."""
+    is_given = "resize" in settings.model_fields_set
+    return settings if is_given else settings.model_copy(update={"resize": metadata.resize})
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """So that RUN/config.yaml means the same wherever evaluate and predict are started."""
+    path, folder = config.data.path or "", config.run.dir or Path()
+    data = config.data if "://" in path else config.data.model_copy(update={"path": str(Path(path).resolve())})
+    run = config.run.model_copy(update={"dir": folder.resolve()})
+    start = config.model.pretrained
+    model = config.model.model_copy(update={"pretrained": start.resolve()}) if start else config.model
+    return config.model_copy(update={"data": data, "run": run, "model": model})
