@@ -13,8 +13,9 @@ from msanet.data.manifest import BAD_SAMPLES_NAME
 from msanet.errors import UserError, nearest
 from sharding.bad_samples import ALWAYS_ALLOWED, DEFAULT_MAX_BAD_FRACTION
 from sharding.plan import DEFAULT_SHARD_BYTES, parse_bytes
-from sharding.readers import READERS, Reader, open_source
+from sharding.readers import READERS, Reader, find_reader, installed_readers, is_reader_name, open_source
 from sharding.readers.contents import left_out
+from sharding.readers.splitting import add_split_options, random_split
 from sharding.writer import Packed, PackOptions, pack
 
 logger = logging.getLogger(__name__)
@@ -26,19 +27,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(_help())
         return 0
-    if name not in READERS:
+    if not is_reader_name(name):
         found = f"unknown dataset '{name}'" if name else "no dataset is given"
-        raise UserError("MSA-CLI-002", f"{found}; {nearest(name, list(READERS))}")
-    reader = READERS[name]
-    return pack_dataset(reader, parse(_parser(reader), words[:-1]))
+        raise UserError("MSA-CLI-002", f"{found}; {nearest(name, [*READERS, *installed_readers()])}")
+    reader = find_reader(name)
+    return pack_dataset(reader, parse(_parser(reader, name), words[:-1]))
 
 
 def pack_dataset(reader: Reader, args: argparse.Namespace) -> int:
     """Pack what the options say; returns the exit code."""
+    split = random_split(args)
     tree = open_source(reader, args.source)
     found = reader.read(tree, args)
     if unused := left_out(found.tree or tree, found):
         logger.info(f"not packed: {unused}")
+    found = split.apply(found) if split else found
     if args.max_bad_fraction is not None and not (args.skip_bad and 0 <= args.max_bad_fraction < 1):
         message = f"--max-bad-fraction is {args.max_bad_fraction:g}, expected 0 to below 1, with --skip-bad; fix it"
         raise UserError("MSA-CLI-006", message, setting="--max-bad-fraction")
@@ -51,13 +54,23 @@ def pack_dataset(reader: Reader, args: argparse.Namespace) -> int:
 def _help() -> str:
     width = max(map(len, READERS))
     datasets = [f"  {name:<{width}}  {reader.summary}" for name, reader in READERS.items()]
+    datasets += [
+        f"  {name:<{width}}  reader of an installed package ({value})" for name, value in installed_readers().items()
+    ]
     title = f"usage: msanet pack DATASET --source PATH --out SHARDS [options]\n\n{COMMANDS['pack'].capitalize()}.\n"
-    example = "Example:\n  msanet pack camvid --source CAMVID --out SHARDS\n"
-    return "\n".join([title, "datasets:", *datasets, "", example, "Options of a dataset: msanet pack DATASET --help"])
+    own = "A dataset of your own: path/to/reader.py:READER or package.module:READER instead of a name (examples/own_reader.py).\n"
+    example = (
+        "Examples:\n  msanet pack camvid --source CAMVID --out SHARDS\n"
+        "  msanet pack labelme --source ANNOTATED --out SHARDS --random-split val=0.2 --group-by 'video\\d+'\n"
+        "  msanet pack examples/own_reader.py:READER --source FIELDS --out SHARDS\n"
+    )
+    return "\n".join(
+        [title, "datasets:", *datasets, "", own, example, "Options of a dataset: msanet pack DATASET --help"]
+    )
 
 
-def _parser(reader: Reader) -> Parser:
-    parser = new_parser("pack", f"pack {reader.name} --source DIR --out SHARDS", name=reader.name)
+def _parser(reader: Reader, name: str) -> Parser:
+    parser = new_parser("pack", f"pack {name} --source DIR --out SHARDS", name=name)
     parser.description = f"{reader.summary}. The same command again continues where it stopped."
     source = f"folder or zip files with {reader.layout.replace('%', '%%')}"
     parser.add_argument("--source", type=Path, nargs="+", required=True, metavar="PATH", help=source)
@@ -75,6 +88,7 @@ def _parser(reader: Reader) -> Parser:
     parser.add_argument("--skip-bad", action="store_true", help=skip)
     most = f"with --skip-bad: most of them (default {DEFAULT_MAX_BAD_FRACTION:g}, and always up to {ALWAYS_ALLOWED} samples)"
     parser.add_argument("--max-bad-fraction", type=float, metavar="SHARE", help=most)
+    add_split_options(parser)
     reader.add_options(parser)
     return parser
 

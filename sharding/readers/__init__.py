@@ -1,23 +1,25 @@
-"""How each dataset lies on disk. A new one is a file here with a `Reader`, and its line in READERS."""
+"""How each dataset lies on disk. A new one is a file here with a `Reader`, and its line in registry.py."""
 
 import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
 from msanet.errors import UserError
-from sharding.readers.camvid import CAMVID
-from sharding.readers.cityscapes import CITYSCAPES
-from sharding.readers.coco import COCO
 from sharding.readers.contents import describe, files_of, folders_of
-from sharding.readers.folder import FOLDER
-from sharding.readers.person_part import PERSON_PART
 from sharding.readers.reader import DatasetListing, Reader, SamplePaths
-from sharding.readers.voc import VOC
+from sharding.readers.registry import READERS, find_reader, installed_readers, is_reader_name
 from sharding.tree import Tree, open_tree
 
-READERS: dict[str, Reader] = {reader.name: reader for reader in (CAMVID, CITYSCAPES, COCO, FOLDER, PERSON_PART, VOC)}
-
-__all__ = ["READERS", "DatasetListing", "SamplePaths", "Reader", "open_source"]
+__all__ = [
+    "READERS",
+    "DatasetListing",
+    "SamplePaths",
+    "Reader",
+    "find_reader",
+    "installed_readers",
+    "is_reader_name",
+    "open_source",
+]
 
 _SEARCH_DEPTH = 2
 """Archives wrap a dataset in up to two folders (VOCdevkit/VOC2012), and users name any of them."""
@@ -36,7 +38,7 @@ def open_source(reader: Reader, paths: Sequence[Path]) -> Tree:
     expected = (
         f"'{shown}' is not laid out as {reader.name}: it holds {describe(open_tree(paths))}, expected {reader.layout}"
     )
-    for other in sorted(READERS.values(), key=lambda other: other is FOLDER):  # whose layout others have too
+    for other in sorted(READERS.values(), key=lambda other: other.name == "folder"):  # whose layout others have too
         if other is not reader and _looks_like(other, paths):
             raise UserError(
                 "MSA-PACK-003",

@@ -40,7 +40,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SPLIT=N",
         help="take N images of a split at random, such as train=10000 val=1500",
     )
-    parser.add_argument("--seed", type=int, default=0, help="for --subset: which images (default 0)")
     crowd = "how groups annotated as one (iscrowd) are painted: as their class or as 255 (default class)"
     parser.add_argument("--crowd", choices=CROWD, default=CROWD[0], help=crowd)
 

@@ -3,7 +3,7 @@
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from sharding.readers.class_files import find_classes
 from sharding.readers.layout import find_places, pairs_of
 from sharding.readers.mask_file import MaskFile, read_mask
 from sharding.readers.mask_reader import MaskReader, grey_meaning
-from sharding.readers.reader import DatasetListing, Reader, Splits, choose_splits
+from sharding.readers.reader import DatasetListing, Reader, Splits, choose_splits, only_split
 from sharding.tree import Tree
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     classes, path = _classes_of(tree, options.classes)
     places = find_places(tree)
     if "" in places:
-        places = {_only_split(options.splits): places[""]}
+        places = {only_split(options.splits): places[""]}
     splits = choose_splits(options.splits, [*places], _USUAL, tree.show(""))
     pairs = {split: pairs_of(tree, places[name], split) for split, name in splits.items()}
     return DatasetListing(_spec(classes), pairs, decode=mask_reader(classes, path, tree, pairs))
@@ -117,20 +117,6 @@ def _some_masks(tree: Tree, splits: Splits) -> Iterator[tuple[str, MaskFile]]:
         seen += bool(mask.pixels.any())
         if seen == _LOOKED_AT:
             return
-
-
-def _only_split(asked: Sequence[str] | None) -> str:
-    """The name of the split where the source has no names for them."""
-    if asked and len(asked) > 1:
-        raise UserError(
-            "MSA-PACK-021",
-            f"the splits {', '.join(asked)} are asked for, but the source has its images in one folder, expected a folder for "
-            "each split; give one name to --splits",
-            setting="--splits",
-        )
-    split = asked[0] if asked else _USUAL[0]
-    logger.info(f"the source has no folders of splits: all images are packed as split '{split}'")
-    return split
 
 
 def _classes_of(tree: Tree, path: Path | None) -> tuple[_Classes, Path]:

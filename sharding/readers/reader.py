@@ -184,6 +184,20 @@ def choose_splits(
     return chosen
 
 
+def only_split(asked: Sequence[str] | None) -> str:
+    """The name of the split where the source has no names for them."""
+    if asked and len(asked) > 1:
+        raise UserError(
+            "MSA-PACK-021",
+            f"the splits {', '.join(asked)} are asked for, but the source has its images in one folder, expected a folder for "
+            "each split; give one name to --splits",
+            setting="--splits",
+        )
+    split = asked[0] if asked else "train"
+    logger.info(f"the source has no folders of splits: all images are packed as split '{split}'")
+    return split
+
+
 def _own_name(split: str, present: Sequence[str]) -> str | None:
     """What the source calls a split."""
     if split in present:
