@@ -259,6 +259,7 @@ class ImageFinder:
 
 
 def join(*parts: str) -> str:
+    """A path of the parts that are not empty."""
     return "/".join(filter(None, parts))
 
 

@@ -48,9 +48,8 @@ class AnnotationFile:
     categories: dict[int, str]
 
 
-def read_annotations(tree: Tree, name: str) -> AnnotationFile:
-    """The annotations of split `name`, such as `train2017`. Raises UserError where they cannot be packed as they are."""
-    path = f"{FOLDER}/instances_{name}.json"
+def read_annotations(tree: Tree, path: str, name: str) -> AnnotationFile:
+    """The annotations of a file. name: of its images' folder. Raises UserError where they cannot be packed as they are."""
     shown = tree.show(path)
     try:
         content = json.loads(tree.read(path), object_hook=_compact)

@@ -58,7 +58,7 @@ class _Class(_Record):
     colors: Annotated[tuple[_Color, ...], BeforeValidator(_color_list), Field(alias="color")] = ()
 
 
-class _Classes(_Record):
+class Classes(_Record):
     """The classes file. ignore: ids, or colors, of pixels that do not count; 255 does not unless it is a class's id."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "folder"
@@ -79,21 +79,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     """All pairs of image and label in one of the layouts, by split. Raises UserError where none holds."""
-    classes, path = _classes_of(tree, options.classes)
+    classes, path = classes_of(tree, options.classes)
     places = find_places(tree)
     if "" in places:
         places = {only_split(options.splits): places[""]}
     splits = choose_splits(options.splits, [*places], _USUAL, tree.show(""))
     pairs = {split: pairs_of(tree, places[name], split) for split, name in splits.items()}
-    return DatasetListing(_spec(classes), pairs, decode=mask_reader(classes, path, tree, pairs))
+    return DatasetListing(spec_of(classes), pairs, decode=mask_reader(classes, path, tree, pairs))
 
 
 _LOOKED_AT = 100
 
 
-def mask_reader(classes: _Classes, path: Path, tree: Tree, pairs: Splits) -> MaskReader:
+def mask_reader(classes: Classes, path: Path, tree: Tree, pairs: Splits) -> MaskReader:
     """How masks are read: what grey values are is seen in some of the masks, since 255 may be an object or ignored."""
-    spec, colors = _spec(classes), _colors(classes, path)
+    spec, colors = spec_of(classes), _colors(classes, path)
     certain = {id for found in classes.classes for id in found.ids}
     certain |= {entry for entry in classes.ignore if isinstance(entry, int)}
     grey = grey_meaning(spec, dict(colors), frozenset(certain), (mask for _, mask in _some_masks(tree, pairs)))
@@ -119,7 +119,7 @@ def _some_masks(tree: Tree, splits: Splits) -> Iterator[tuple[str, MaskFile]]:
             return
 
 
-def _classes_of(tree: Tree, path: Path | None) -> tuple[_Classes, Path]:
+def classes_of(tree: Tree, path: Path | None) -> tuple[Classes, Path]:
     """The classes of the file that was given, or of the one that an annotation tool left in the source."""
     if path is not None:
         return _load(path), path
@@ -132,7 +132,7 @@ def _classes_of(tree: Tree, path: Path | None) -> tuple[_Classes, Path]:
             setting="--classes",
         )
     try:
-        classes = _Classes.model_validate(found[0])
+        classes = Classes.model_validate(found[0])
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
@@ -151,12 +151,12 @@ def _classes_of(tree: Tree, path: Path | None) -> tuple[_Classes, Path]:
     return classes, Path(tree.show(found[1]))
 
 
-def _load(path: Path) -> _Classes:
+def _load(path: Path) -> Classes:
     expected = f"expected a file such as: {_EXAMPLE}"
     try:
         content = parse_yaml(path.read_bytes(), text_keys=("name",))
         _rename_old_keys(content)
-        classes = _Classes.model_validate(content)
+        classes = Classes.model_validate(content)
     except UserError:
         raise
     except ValidationError as error:
@@ -204,7 +204,8 @@ def _rename_old_keys(content: object) -> None:
             record["color"] = record.pop("colour")
 
 
-def _spec(classes: _Classes) -> DatasetSpec:
+def spec_of(classes: Classes) -> DatasetSpec:
+    """The dataset that a classes file describes."""
     ignored = {entry: IGNORE_INDEX for entry in (*classes.ignore, IGNORE_INDEX) if isinstance(entry, int)}
     return DatasetSpec(
         name=classes.name,
@@ -214,7 +215,7 @@ def _spec(classes: _Classes) -> DatasetSpec:
     )
 
 
-def _colors(classes: _Classes, path: Path) -> tuple[tuple[_Color, int], ...]:
+def _colors(classes: Classes, path: Path) -> tuple[tuple[_Color, int], ...]:
     given = [(color, number) for number, found in enumerate(classes.classes) for color in found.colors]
     given += [(entry, IGNORE_INDEX) for entry in classes.ignore if not isinstance(entry, int)]
     color, count = Counter(color for color, _ in given).most_common(1)[0] if given else (None, 0)

@@ -107,7 +107,7 @@ def _draw_pillow(kind: str) -> Callable[[Any, int, int], np.ndarray]:
 
 
 def _draw_opencv(rings: Sequence[Points], height: int, width: int) -> np.ndarray:
-    """The first ring without the others, corners rounded down (as YOLO's and Supervisely's own code does) and included."""
+    """The first ring without the others, corners rounded down and included, as in Supervisely's `Polygon`."""
     for ring in rings:
         _check_inside(ring, height, width)
     exterior, *holes = (np.floor(np.asarray(ring, np.float64)).astype(np.int32) for ring in rings)
@@ -115,6 +115,15 @@ def _draw_opencv(rings: Sequence[Points], height: int, width: int) -> np.ndarray
     cv2.fillPoly(canvas, [exterior], 1)
     if holes:
         cv2.fillPoly(canvas, holes, 0)
+    return canvas.astype(bool)
+
+
+def _draw_fractions(polygon: Sequence[float], height: int, width: int) -> np.ndarray:
+    """x, y, x, y ... as fractions of the image, in float32 and cut to whole pixels as in Ultralytics' `polygon2mask`."""
+    points = (np.asarray(polygon, np.float32).reshape(-1, 2) * np.array([width, height], np.float32)).astype(np.int32)
+    _check_inside(points.tolist(), height, width)
+    canvas = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(canvas, [points], 1)
     return canvas.astype(bool)
 
 
@@ -146,11 +155,10 @@ def _draw_bitmap(content: Sequence[Any], height: int, width: int) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         if image.width > width or image.height > height:
             raise ValueError(f"a bitmap is {image.width}x{image.height}")
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")
         if image.mode == "RGB":
             raise ValueError("a bitmap has colors")
-        pixels = np.asarray(image)
+        has_alpha = image.mode == "P" and "transparency" in image.info
+        pixels = np.asarray(image.convert("RGBA") if has_alpha else image)
     return _placed(pixels[..., -1] > 0 if pixels.ndim == 3 else pixels > 0, left, top, height, width)
 
 
@@ -206,6 +214,7 @@ DRAW: dict[str, Callable[[Any, int, int], np.ndarray]] = {
     "coco": _draw_coco,
     **{f"pillow {kind}": _draw_pillow(kind) for kind in ("polygon", "rectangle", "line", "point", "circle")},
     "opencv": _draw_opencv,
+    "fractions": _draw_fractions,
     "box": _draw_box,
     "ellipse": _draw_ellipse,
     "bitmap": _draw_bitmap,

@@ -68,7 +68,8 @@ class Reader:
     """How one dataset lies on disk.
 
     name: the command's name. summary: for --help. layout: shown where the source is laid out otherwise.
-    landmarks: folders that the dataset's root, and nothing else, holds; a name with a dot is that of a file (`*.json`).
+    landmarks: folders that the dataset's root, and nothing else, holds; a name with a dot is that of a file (`*.json`); `a|b`:
+    one of them. Where a source has some of them only, the others are named as missing.
     read: tree at the root, options -> DatasetListing; options has `splits` (None: the dataset's usual ones) and what add_options
     declared.
     archives: the official zip files, taken where a source folder holds them. is_root: tree, folder -> whether it is the root,

@@ -15,10 +15,17 @@ _MODULES = {
     "camvid": "camvid:CAMVID",
     "cityscapes": "cityscapes:CITYSCAPES",
     "coco": "coco:COCO",
+    "cvat": "cvat:CVAT",
     "folder": "folder:FOLDER",
+    "label_studio": "label_studio:LABEL_STUDIO",
     "labelme": "labelme:LABELME",
+    "paddleseg": "paddleseg:PADDLESEG",
+    "parquet": "parquet:PARQUET",
     "person_part": "person_part:PERSON_PART",
+    "roboflow": "roboflow:ROBOFLOW",
+    "supervisely": "supervisely:SUPERVISELY",
     "voc": "voc:VOC",
+    "yolo": "yolo:YOLO",
 }
 """Name -> module of this package, and the `Reader` in it."""
 

@@ -47,7 +47,7 @@ class DrawShapes:
 
     def __call__(self, data: bytes, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
         content = json.loads(data)
-        height, width = content["size"] or size
+        height, width = content["size"] or size or (0, 0)
         if height < 1 or width < 1 or height * width > MAX_PIXELS:
             raise UserError(
                 "MSA-PACK-040", f"'{name}' has a size of {width}x{height}, expected 1 to {MAX_PIXELS} pixels; fix it"
