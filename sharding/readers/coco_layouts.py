@@ -15,7 +15,7 @@ _LOOKED_AT = 12
 
 
 def other_layouts(tree: Tree) -> dict[str, tuple[str, str]]:
-    """{split: (annotation file, folder of its images)}; empty where there is no file of this form."""
+    """{split: (annotation file, folder of its images)}; empty where no file has this form."""
     found = {
         folder: (f"{folder}/{ROBOFLOW}", folder)
         for folder in folders_of(tree, "")

@@ -169,7 +169,7 @@ def coco_drawn(polygon: list[float], value: int) -> np.ndarray:
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([polygon], HEIGHT, WIDTH))) * np.uint8(value)
 
 
-ROBOFLOW = {
+ROBOFLOW: dict[str, dict[str, Any]] = {
     "coco": {
         f"{split}/_annotations.coco.json": coco({0: "things", 1: "field", 7: "road"}, POLYGON)
         for split in ("train", "valid")
