@@ -60,7 +60,7 @@ def _help() -> str:
     title = f"usage: msanet pack DATASET --source PATH --out SHARDS [options]\n\n{COMMANDS['pack'].capitalize()}.\n"
     own = "A dataset of your own: path/to/reader.py:READER or package.module:READER instead of a name (examples/own_reader.py).\n"
     example = (
-        "Examples:\n  msanet pack camvid --source CAMVID --out SHARDS\n"
+        "Example:\n  msanet pack camvid --source CAMVID --out SHARDS\n"
         "  msanet pack labelme --source ANNOTATED --out SHARDS --random-split val=0.2 --group-by 'video\\d+'\n"
         "  msanet pack examples/own_reader.py:READER --source FIELDS --out SHARDS\n"
     )

@@ -1,13 +1,11 @@
 """Objects of an annotation tool to a map of classes: what readers of JSON, XML and text files give to the writer."""
 
-import binascii
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from PIL import UnidentifiedImageError
 
 from msanet.data.image.codec import MAX_PIXELS
 from msanet.errors import UserError
@@ -116,8 +114,9 @@ def _size(layer: _Layer) -> int:
 def _draw(kind: str, data: Any, height: int, width: int, name: str) -> np.ndarray:
     try:
         return DRAW[kind](data, height, width)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, IndexError, binascii.Error,
-            UnidentifiedImageError, OSError, MemoryError) as error:  # fmt: skip
+    except UserError:  # of a package that is not installed
+        raise
+    except Exception as error:  # Pillow, OpenCV and NumPy raise any kind where the data is not as they expect
         words = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(
             "MSA-PACK-040",

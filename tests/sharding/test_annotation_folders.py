@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from sharding.readers.rasterize import DRAW
 from support.annotations import HEIGHT, WIDTH, Annotated, png, rows
 from support.errors import error_codes
 
@@ -135,6 +136,14 @@ def test_figures_of_supervisely(tool: Annotated) -> None:
     assert tool.classes == ("background", "tree", "field", "road") and "skipped 1 figures of the type line" in said
     assert tool.splits() == {"train": ["one/a", "two/a"]}
     assert np.array_equal(tool.labels()["one/a"], drawn) and not tool.labels()["two/a"].any()
+
+
+def test_a_bitmap_of_the_documentation_of_supervisely() -> None:
+    data = (
+        "eJzrDPBz5+WS4mJgYOD19HAJAtLMIMwIInOeqf8BUmwBPiGuQPr///9Lb86/C2QxlgT5BTM4PLuRBuTwebo4hlTMSa44sKHhISMDuxpTYrr03F6gDIOnq5/L"
+        "OqeEJgDM5ht6"
+    )
+    assert DRAW["bitmap"]([1, 0, data], 3, 4).astype(int).tolist() == [[0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 1, 1]]
 
 
 @using("supervisely")
