@@ -17,6 +17,7 @@ from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.datasets.voc import voc_color
 from msanet.errors import UserError
 from sharding.readers.contents import files_of, folders_of
+from sharding.readers.labels import need
 from sharding.readers.reader import SPLIT_NAMES, DatasetListing, SamplePaths, choose_splits, only_split
 from sharding.readers.shapes import DrawShapes, Shape, encode_shapes
 from sharding.tree import Tree
@@ -108,6 +109,8 @@ def make_listing(
         UserError: There are no classes, too many, or shapes of others.
     """
     found = Counter(shape.label for images in splits.values() for image in images for shape in image.shapes)
+    if any(shape.kind == "coco" for images in splits.values() for image in images for shape in image.shapes):
+        need("pycocotools.mask", "pycocotools")  # said once, not of each image
     own = [label for label in (sorted(found) if classes is None else classes) if not _is_special(label)]
     _check_classes(own, found, tree.show(""), is_given=classes is not None)
     names = (BACKGROUND, *own)

@@ -81,7 +81,7 @@ def _check_inside(points: Any, height: int, width: int) -> None:
 
 def _draw_coco(outline: Any, height: int, width: int) -> np.ndarray:
     decoded: np.ndarray = need("pycocotools.mask", "pycocotools").decode(coco_rle(outline, height, width))
-    return decoded.astype(bool)
+    return decoded.view(bool)
 
 
 def _draw_pillow(kind: str) -> Callable[[Any, int, int], np.ndarray]:
@@ -115,7 +115,7 @@ def _draw_opencv(rings: Sequence[Points], height: int, width: int) -> np.ndarray
     cv2.fillPoly(canvas, [exterior], 1)
     if holes:
         cv2.fillPoly(canvas, holes, 0)
-    return canvas.astype(bool)
+    return canvas.view(bool)
 
 
 def _draw_fractions(polygon: Sequence[float], height: int, width: int) -> np.ndarray:
@@ -124,7 +124,7 @@ def _draw_fractions(polygon: Sequence[float], height: int, width: int) -> np.nda
     _check_inside(points.tolist(), height, width)
     canvas = np.zeros((height, width), np.uint8)
     cv2.fillPoly(canvas, [points], 1)
-    return canvas.astype(bool)
+    return canvas.view(bool)
 
 
 def _draw_box(corners: Sequence[float], height: int, width: int) -> np.ndarray:
@@ -143,7 +143,7 @@ def _draw_ellipse(numbers: Sequence[float], height: int, width: int) -> np.ndarr
         raise ValueError("an ellipse has a negative radius")
     canvas = np.zeros((height, width), np.uint8)
     cv2.ellipse(canvas, (x, y), (radius_x, radius_y), numbers[4], 0, 360, 1, thickness=-1)
-    return canvas.astype(bool)
+    return canvas.view(bool)
 
 
 def _draw_bitmap(content: Sequence[Any], height: int, width: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import base64
 import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,14 @@ def test_masks_of_cvat(tool: Annotated) -> None:
     tool.pack()
     assert tool.splits() == {"train": ["a"]} and tool.classes == ("background", "red")
     assert np.array_equal(tool.labels()["a"], (pixels[..., 0] > 0).astype(np.uint8))
+
+
+@using("cvat")
+def test_pycocotools_is_asked_for_once(tool: Annotated, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool.write("annotations.xml", cvat(cvat_image("a.png", '<box label="road" xtl="14" ytl="2" xbr="22" ybr="5"/>')))
+    tool.photos("images/a.png")
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    assert error_codes(tool.refuse()) == ["MSA-PACK-029"]
 
 
 CVAT_FAULTS = {
