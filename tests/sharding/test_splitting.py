@@ -16,7 +16,7 @@ IDS = [f"clip{number // 10:02d}_{number:04d}" for number in range(3000)]
 def test_shares_are_about_what_was_asked_for_and_another_seed_is_another_choice() -> None:
     split = RandomSplit((("val", 0.1), ("test", 0.2)))
     found = [split.split_of(id) for id in IDS]
-    assert 240 < found.count("val") < 360 and 520 < found.count("test") < 680
+    assert (found.count("val"), found.count("test")) == (284, 617)  # of 3000: about 300 and 600
     assert found != [RandomSplit(split.shares, seed=1).split_of(id) for id in IDS]
     assert [split.split_of(id) for id in "efgh"] == ["train", "test", "train", "val"]  # for ever
 
