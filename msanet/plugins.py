@@ -7,11 +7,14 @@ import importlib
 import importlib.util
 import sys
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from msanet.errors import UserError, nearest
+
+_loaded_files: dict[Path, None] = {}
 
 
 class PluginError(Exception):
@@ -22,15 +25,26 @@ class PluginNotFound(PluginError):
     """There is no such module, file or attribute."""
 
 
-def load_plugin(name: str) -> Any:
-    """The callable of that name.
+def load_plugin(name: str, needs_callable: bool = True) -> Any:
+    """The object of that name, which has to be callable unless told otherwise.
 
     Raises:
         PluginNotFound: There is none.
         PluginError: Its module could not be imported.
     """
     module, _, attribute = name.rpartition(":")
-    return _attribute(_load_module(module), attribute)
+    return _attribute(_load_module(module), attribute, needs_callable)
+
+
+def loaded_files() -> list[Path]:
+    """Files that were imported by their path: another process has to import them before it can unpickle their objects."""
+    return [*_loaded_files]
+
+
+def load_files(paths: Iterable[Path]) -> None:
+    """Import files as `load_plugin` does. Raises PluginError."""
+    for path in paths:
+        _load_module(str(path))
 
 
 def require_plugin(name: str, setting: str) -> Any:
@@ -84,13 +98,18 @@ def _load_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[full]
         raise
+    _loaded_files[path.resolve()] = None
     return module
 
 
-def _attribute(module: ModuleType, attribute: str) -> Any:
+def _attribute(module: ModuleType, attribute: str, needs_callable: bool) -> Any:
     found = getattr(module, attribute, None)
-    if not callable(found):
-        known = sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
+    if found is None or (needs_callable and not callable(found)):
+        known = sorted(
+            name
+            for name, value in vars(module).items()
+            if (callable(value) or not needs_callable) and not name.startswith("_")
+        )
         what = "is not callable" if found is not None else "does not exist"
         raise PluginNotFound(f"and '{attribute}' {what} in {module.__name__}; {nearest(attribute, known)}")
     return found

@@ -157,8 +157,8 @@ def read_sample(job: PackingJob, pair: SamplePaths) -> PackedSample:
     with source_damage():
         photo = read_photo(image, image_name)
         label, label_name = _label(job.tree, pair)
-        label_HW = _train_ids(job.decode(label, label_name), label_name, job.spec)
-    size = photo.pixels_HWC.shape[:2]
+        size = photo.pixels_HWC.shape[:2]
+        label_HW = _train_ids(_decode(job.decode, label, label_name, size), label_name, job.spec)
     if label_HW.shape != size:
         raise UserError(
             "MSA-PACK-024",
@@ -175,6 +175,10 @@ def read_sample(job: PackingJob, pair: SamplePaths) -> PackedSample:
     facts = {"id": pair.id, "height": size[0], "width": size[1], "crc32": crc32}
     members["json"] = json.dumps(facts).encode()
     return PackedSample(pair.key, members, _histogram(label_HW))
+
+
+def _decode(decode: Decode, label: bytes, name: str, size: tuple[int, ...]) -> np.ndarray:
+    return decode(label, name, size) if getattr(decode, "takes_size", False) else decode(label, name)  # type: ignore[call-arg]
 
 
 def _label(tree: Tree, pair: SamplePaths) -> tuple[bytes, str]:

@@ -1,6 +1,7 @@
 """Work on many shards in parallel: the first error stops all workers, and no worker outlives the run."""
 
 import multiprocessing
+import pickle
 import signal
 import threading
 import time
@@ -9,12 +10,14 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 
 from msanet.errors import UserError
+from msanet.plugins import load_files, loaded_files
 from msanet.processes import exit_with_parent
 
 Item = TypeVar("Item")
@@ -80,7 +83,8 @@ def _run_parallel(
     context = multiprocessing.get_context("spawn")
     # Without locks, since a worker killed while it holds one would hang the others: each group has its own counter.
     done, stop = context.RawArray("Q", len(groups)), context.RawArray("b", 1)
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(work, shared, done, stop))
+    start = loaded_files(), pickle.dumps((work, shared)), done, stop
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=start)
     failed = threading.Event()
     report = _Report(done, progress)
     try:
@@ -148,9 +152,11 @@ _worker: tuple[Work[Any, Any, Any], Any, Any, Any]
 """Of a worker process: the work, what all share, the counters of samples and the flag to stop (sent once, not per group)."""
 
 
-def _start_worker(work: Work[Any, Any, Any], shared: Any, done: Any, stop: Any) -> None:
+def _start_worker(files: Sequence[Path], pickled: bytes, done: Any, stop: Any) -> None:
+    """files: of the user's own readers, whose objects are in what is pickled."""
     global _worker
-    _worker = work, shared, done, stop
+    load_files(files)
+    _worker = *pickle.loads(pickled), done, stop
     cv2.setNumThreads(1)  # the processes share the cores already
     exit_with_parent()  # a worker whose parent was killed would wait for work for ever
 

@@ -50,6 +50,7 @@ SHARED_WITH_SHARDING = (
     "msanet.errors",
     "msanet.files",
     "msanet.logs",
+    "msanet.plugins",
     "msanet.processes",
     "msanet.process_setup",
     "msanet.datasets",

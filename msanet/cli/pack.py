@@ -13,7 +13,8 @@ from msanet.data.manifest import BAD_SAMPLES_NAME
 from msanet.errors import UserError, nearest
 from sharding.bad_samples import ALWAYS_ALLOWED, DEFAULT_MAX_BAD_FRACTION
 from sharding.plan import DEFAULT_SHARD_BYTES, parse_bytes
-from sharding.readers import READERS, Reader
+from sharding.readers import READERS, Reader, find_reader, installed_readers, is_reader_name
+from sharding.readers.splitting import add_split_options
 from sharding.writer import Packed
 
 
@@ -23,30 +24,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(_help())
         return 0
-    reader = find_reader(name)
-    print(_summary(pack_dataset(reader, parse(parser_of(reader), words[:-1]))))
+    reader = reader_named(name)
+    print(_summary(pack_dataset(reader, parse(parser_of(reader, name), words[:-1]))))
     return 0
 
 
-def find_reader(name: str) -> Reader:
-    """The reader of a dataset. Raises UserError where the name is unknown."""
-    if name not in READERS:
+def reader_named(name: str) -> Reader:
+    """The reader of a dataset; see `find_reader`. Raises UserError, with what there is, for a word that names none."""
+    if not is_reader_name(name):
         found = f"unknown dataset '{name}'" if name else "no dataset is given"
-        raise UserError("MSA-CLI-002", f"{found}; {nearest(name, list(READERS))}")
-    return READERS[name]
+        raise UserError("MSA-CLI-002", f"{found}; {nearest(name, [*READERS, *installed_readers()])}")
+    return find_reader(name)
 
 
 def _help() -> str:
     width = max(map(len, READERS))
     datasets = [f"  {name:<{width}}  {reader.summary}" for name, reader in READERS.items()]
+    datasets += [
+        f"  {name:<{width}}  reader of an installed package ({value})" for name, value in installed_readers().items()
+    ]
     title = f"usage: msanet pack DATASET --source PATH --out SHARDS [options]\n\n{COMMANDS['pack'].capitalize()}.\n"
-    example = "Example:\n  msanet pack camvid --source CAMVID --out SHARDS\n"
-    return "\n".join([title, "datasets:", *datasets, "", example, "Options of a dataset: msanet pack DATASET --help"])
+    own = "A dataset of your own: path/to/reader.py:READER or package.module:READER instead of a name (examples/own_reader.py).\n"
+    example = (
+        "Example:\n  msanet pack camvid --source CAMVID --out SHARDS\n"
+        "  msanet pack labelme --source ANNOTATED --out SHARDS --random-split val=0.2 --group-by 'video\\d+'\n"
+        "  msanet pack examples/own_reader.py:READER --source FIELDS --out SHARDS\n"
+    )
+    return "\n".join(
+        [title, "datasets:", *datasets, "", own, example, "Options of a dataset: msanet pack DATASET --help"]
+    )
 
 
-def parser_of(reader: Reader) -> Parser:
+def parser_of(reader: Reader, name: str) -> Parser:
     """The options of `msanet pack NAME`."""
-    parser = new_parser("pack", f"pack {reader.name} --source DIR --out SHARDS", name=reader.name)
+    parser = new_parser("pack", f"pack {name} --source DIR --out SHARDS", name=name)
     parser.description = f"{reader.summary}. The same command again continues where it stopped."
     source = f"folder or zip files with {reader.layout.replace('%', '%%')}"
     parser.add_argument("--source", type=Path, nargs="+", required=True, metavar="PATH", help=source)
@@ -64,6 +75,7 @@ def parser_of(reader: Reader) -> Parser:
     parser.add_argument("--skip-bad", action="store_true", help=skip)
     most = f"with --skip-bad: most of them (default {DEFAULT_MAX_BAD_FRACTION:g}, and always up to {ALWAYS_ALLOWED} samples)"
     parser.add_argument("--max-bad-fraction", type=float, metavar="SHARE", help=most)
+    add_split_options(parser)
     reader.add_options(parser)
     return parser
 

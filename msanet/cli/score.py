@@ -32,7 +32,8 @@ from msanet.evaluation.protocols import Protocol, compute_scores
 from msanet.evaluation.result import EvaluationResult, require_writable, write_evaluation
 from msanet.evaluation.run_report import score_table, write_run_report
 from sharding.notes import log_notes
-from sharding.readers.folder import FolderClasses, classes_of, spec_of
+from sharding.readers import folder
+from sharding.readers.folder import classes_of, spec_of
 from sharding.tree import FolderTree
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ The truth is a folder of label maps, or shards (a folder or address with {MANIFE
 _LEAST_MAPS = 50
 _PROTOCOL_SPECS: dict[str, DatasetSpec] = {"official-cityscapes": CITYSCAPES, "official-voc": VOC}
 
-Classes = tuple[FolderClasses, Path] | None
+Classes = tuple[folder.Classes, Path] | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from msanet.datasets.cityscapes import LABELS
 from msanet.errors import UserError
 from msanet.evaluation.instances import OTHER_VEHICLE, OTHER_VEHICLE_IDS
 from sharding.notes import take_notes
-from sharding.readers.folder import FolderClasses, mask_reader
+from sharding.readers.folder import Classes, mask_reader
 from sharding.readers.mask_file import MaskFile, read_mask
 from sharding.readers.mask_reader import MaskReader, reader_of
 from sharding.readers.reader import SamplePaths
@@ -126,7 +126,7 @@ class Files:
         return self.root / self.names[number]
 
 
-def candidates(spec: DatasetSpec, classes: tuple[FolderClasses, Path] | None, files: Files) -> dict[str, ValueReader]:
+def candidates(spec: DatasetSpec, classes: tuple[Classes, Path] | None, files: Files) -> dict[str, ValueReader]:
     """{kind: reader} of the meanings that values can have; a single one where ids are train ids.
 
     Args:

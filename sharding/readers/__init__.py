@@ -1,24 +1,27 @@
-"""How each dataset lies on disk. A new one is a file here with a `Reader`, and its line in READERS."""
+"""How each dataset lies on disk. A new one is a file here with a `Reader`, and its line in registry.py."""
 
 import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
 from msanet.errors import UserError
-from sharding.readers.camvid import CAMVID
-from sharding.readers.cityscapes import CITYSCAPES
-from sharding.readers.coco import COCO
 from sharding.readers.contents import describe, files_of, folders_of
-from sharding.readers.folder import FOLDER
-from sharding.readers.person_part import PERSON_PART
 from sharding.readers.reader import DatasetListing, Reader, SamplePaths
-from sharding.readers.voc import VOC
+from sharding.readers.registry import READERS, find_reader, installed_readers, is_reader_name
 from sharding.tree import Tree, open_tree
 
-READERS: dict[str, Reader] = {reader.name: reader for reader in (CAMVID, CITYSCAPES, COCO, FOLDER, PERSON_PART, VOC)}
+__all__ = [
+    "READERS",
+    "DatasetListing",
+    "SamplePaths",
+    "Reader",
+    "find_reader",
+    "installed_readers",
+    "is_reader_name",
+    "open_source",
+]
 
-__all__ = ["READERS", "DatasetListing", "SamplePaths", "Reader", "open_source"]
-
+_NEAR, _MOST_FOLDERS = 2, 50
 _SEARCH_DEPTH = 2
 """Archives wrap a dataset in up to two folders (VOCdevkit/VOC2012), and users name any of them."""
 
@@ -33,17 +36,29 @@ def open_source(reader: Reader, paths: Sequence[Path]) -> Tree:
     root = _root(reader, paths)
     if root is not None:
         return root
+    tree = open_tree(paths)
     expected = (
-        f"'{shown}' is not laid out as {reader.name}: it holds {describe(open_tree(paths))}, expected {reader.layout}"
+        f"'{shown}' is not laid out as {reader.name}: it holds {describe(tree)}, expected {reader.layout}"
+        f"{_missing(reader, tree)}"
     )
-    for other in sorted(READERS.values(), key=lambda other: other is FOLDER):  # whose layout others have too
-        if other is not reader and _looks_like(other, paths):
-            raise UserError(
-                "MSA-PACK-003",
-                f"{expected}; this looks like {other.name}: run python -m sharding {other.name} --source {shown}",
-                setting="--source",
-            )
-    raise UserError("MSA-PACK-003", f"{expected}; name the folder that holds it", setting="--source")
+    others = [other for other in READERS.values() if other.name != reader.name]
+    others.sort(key=lambda other: other.name == "folder")  # whose layout others have too
+    if other := next((other for other in others if _looks_like(other, paths)), None):
+        raise UserError(
+            "MSA-PACK-003",
+            f"{expected}; this looks like {other.name}: run python -m sharding {other.name} --source {shown}",
+            setting="--source",
+        )
+    nearly = [f"{other.name}{lacking}" for other in others if (lacking := _missing(other, tree))]
+    more = f"; it is nearly {' or '.join(nearly[:_NEAR])}" if nearly else ""
+    raise UserError("MSA-PACK-003", f"{expected}{more}; name the folder that holds it", setting="--source")
+
+
+def _missing(reader: Reader, tree: Tree) -> str:
+    """What the root lacks of a layout that it has a part of; empty where it has none of it, or all."""
+    lacking = [landmark for landmark in reader.landmarks if not _holds_any(tree, "", landmark)]
+    is_part = 0 < len(lacking) < len(reader.landmarks)
+    return f" (of which {' and '.join(word.replace('|', ' or ') for word in lacking)} is missing)" if is_part else ""
 
 
 def _looks_like(reader: Reader, paths: Sequence[Path]) -> bool:
@@ -82,8 +97,17 @@ def _find(reader: Reader, tree: Tree) -> Tree | None:
 def _holds(tree: Tree, name: str, reader: Reader) -> bool:
     if reader.is_root is not None:
         return reader.is_root(tree, name)
-    for landmark in reader.landmarks:
-        parent, _, wanted = f"{name}/{landmark}".lstrip("/").rpartition("/")
-        if not fnmatch.filter(files_of(tree, parent) if "." in wanted else folders_of(tree, parent), wanted):
-            return False
-    return True
+    return all(_holds_any(tree, name, landmark) for landmark in reader.landmarks)
+
+
+def _holds_any(tree: Tree, name: str, landmark: str) -> bool:
+    """Whether folder `name` holds one of the landmark's alternatives, `a|b`; `*` stands for any folder or part of a name."""
+    return any(_holds_path(tree, name, path.split("/")) for path in landmark.split("|"))
+
+
+def _holds_path(tree: Tree, name: str, parts: Sequence[str]) -> bool:
+    first, *rest = parts
+    if not rest:
+        return bool(fnmatch.filter(files_of(tree, name) if "." in first else folders_of(tree, name), first))
+    below = fnmatch.filter(folders_of(tree, name), first)[:_MOST_FOLDERS]
+    return any(_holds_path(tree, f"{name}/{folder}".lstrip("/"), rest) for folder in below)

@@ -9,6 +9,7 @@ from PIL import Image
 from msanet.data.image.codec import FORMATS
 from msanet.datasets import DatasetSpec
 from msanet.datasets.voc import voc_color
+from msanet.documents import parse_json
 from msanet.errors import UserError
 from sharding.tree import Tree
 
@@ -18,9 +19,12 @@ _NO_CLASS = ("__ignore__", "void", "border", "ignore")
 
 
 def find_classes(tree: Tree) -> tuple[dict[str, Any], str] | None:
-    """(content, path) of labelmap.txt (CVAT), class_names.txt (labelme2voc) or _classes.csv (Roboflow); None without one."""
+    """(content, path) of the first of these files, or of _classes.csv (Roboflow); None without one.
+
+    labelmap.txt is CVAT's, class_names.txt labelme2voc's, labels.txt PaddleSeg's, id2label.json transformers'.
+    """
     files = tree.files("")
-    for name, parse in (("labelmap.txt", _labelmap), ("class_names.txt", _class_names)):
+    for name, parse in _PARSERS.items():
         if name in files:
             return parse(_lines(tree, name), tree.show(name)), name
     for folder in ("", *tree.folders("")):
@@ -91,6 +95,22 @@ def _csv(lines: list[str], shown: str) -> dict[str, Any]:
         elif line != lines[0]:
             raise _invalid(shown, line, "PIXEL VALUE,CLASS")
     return {"classes": classes}
+
+
+def _id2label(lines: list[str], shown: str) -> dict[str, Any]:
+    try:
+        rows = sorted((int(value), str(name)) for value, name in parse_json("\n".join(lines)).items())
+    except (ValueError, AttributeError) as error:
+        raise _invalid(shown, str(error), '{"0": "CLASS", "1": ...}') from error
+    return {"classes": [{"id": value, "name": name} for value, name in rows]}
+
+
+_PARSERS = {
+    "labelmap.txt": _labelmap,
+    "class_names.txt": _class_names,
+    "labels.txt": _class_names,
+    "id2label.json": _id2label,
+}
 
 
 def _invalid(shown: str, line: str, expected: str) -> UserError:

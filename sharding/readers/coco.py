@@ -13,9 +13,11 @@ from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.datasets.coco import CATEGORIES
 from msanet.datasets.voc import voc_color
 from msanet.errors import UserError
+from sharding.readers.annotated import ImageFinder
 from sharding.readers.coco_file import FOLDER, AnnotationFile, CocoImage, read_annotations
+from sharding.readers.coco_layouts import other_layouts
 from sharding.readers.coco_mask import CROWD, DecodeObjects
-from sharding.readers.contents import describe
+from sharding.readers.contents import describe, files_of
 from sharding.readers.labels import need
 from sharding.readers.reader import DatasetListing, Reader, SamplePaths, choose_splits, make_pair, subset_of
 from sharding.tree import Tree
@@ -40,7 +42,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SPLIT=N",
         help="take N images of a split at random, such as train=10000 val=1500",
     )
-    parser.add_argument("--seed", type=int, default=0, help="for --subset: which images (default 0)")
     crowd = "how groups annotated as one (iscrowd) are painted: as their class or as 255 (default class)"
     parser.add_argument("--crowd", choices=CROWD, default=CROWD[0], help=crowd)
 
@@ -58,7 +59,7 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
                 f"--subset names split '{split}', expected one of those packed: {', '.join(splits)}; fix it",
                 setting="--subset",
             )
-    files = {split: read_annotations(tree, present[name]) for split, name in splits.items()}
+    files = {split: read_annotations(tree, *present[name]) for split, name in splits.items()}
     spec, train_ids = _classes(list(files.values()))
     pairs = {split: _pairs(tree, found, train_ids, subset.get(split), options) for split, found in files.items()}
     return DatasetListing(spec, pairs, decode=DecodeObjects(options.crowd))
@@ -78,7 +79,11 @@ def _pairs(
         chosen = subset_of(list(images), count, options.seed)
         images = {id: image for id, image in images.items() if id in chosen}
     folder = _image_folder(tree, found.name)
-    paths = _image_paths(tree, folder, [image.file_name for image in images.values()])
+    names = [image.file_name for image in images.values()]
+    paths = _image_paths(tree, folder, names)
+    if len(paths) < len({*names}) and not found.path.startswith(f"{FOLDER}/instances_"):  # of a tool: anywhere
+        finder = ImageFinder(tree)
+        paths |= {name: path for name in names if name not in paths and (path := finder.find(name, folder))}
     lacking = sorted(image.file_name for image in images.values() if image.file_name not in paths)
     if lacking and not (options.skip_bad and paths):
         raise UserError(
@@ -182,9 +187,11 @@ def _classes(files: Sequence[AnnotationFile]) -> tuple[DatasetSpec, dict[int, in
     return spec, values
 
 
-def _annotations(tree: Tree, year: str | None) -> dict[str, str]:
-    """{split: split and year} of the annotation files of one year; those of other tools have none (`instances_default`)."""
+def _annotations(tree: Tree, year: str | None) -> dict[str, tuple[str, str]]:
+    """{split: (annotation file, folder of its images)} of one year; those of other tools have none (`instances_default`)."""
     matches = [match for name in tree.files(FOLDER) if (match := re.fullmatch(_NAME, name))]
+    if not matches and (others := other_layouts(tree)):
+        return others
     years = sorted({match[2] or "" for match in matches})
     if year is None and len(years) > 1:
         raise UserError(
@@ -201,7 +208,13 @@ def _annotations(tree: Tree, year: str | None) -> dict[str, str]:
             f"{', '.join(match[0] for match in matches) or describe(tree, FOLDER)}; put them there, or choose another --year",
             setting="--source",
         )
-    return found
+    return {split: (f"{FOLDER}/instances_{name}.json", name) for split, name in found.items()}
+
+
+def _is_root(tree: Tree, name: str) -> bool:
+    below = tree.below(name) if name else tree
+    has_instances = any(re.fullmatch(_NAME, file) for file in files_of(below, FOLDER))
+    return has_instances or bool(other_layouts(below))
 
 
 def _count(text: str) -> tuple[str, int]:
@@ -213,10 +226,11 @@ def _count(text: str) -> tuple[str, int]:
 
 COCO = Reader(
     name="coco",
-    summary="MS-COCO, 80 classes and background, from instances_*.json (needs pycocotools)",
-    layout="annotations/instances_<split><year>.json with <split><year>/*.jpg, images/<split><year>/*.jpg or "
-    "images/*.jpg",
+    summary="MS-COCO, or any categories in its form: instances_*.json, _annotations.coco.json, ... (needs pycocotools)",
+    layout="annotations/instances_<split><year>.json with <split><year>/*.jpg, images/<split><year>/*.jpg or images/*.jpg; or "
+    "<split>/_annotations.coco.json (Roboflow), or one JSON file for each split or for all",
     landmarks=(f"{FOLDER}/instances_*.json",),
     read=read,
     add_options=add_options,
+    is_root=_is_root,
 )

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -48,9 +48,8 @@ class AnnotationFile:
     categories: dict[int, str]
 
 
-def read_annotations(tree: Tree, name: str) -> AnnotationFile:
-    """The annotations of split `name`, such as `train2017`. Raises UserError where they cannot be packed as they are."""
-    path = f"{FOLDER}/instances_{name}.json"
+def read_annotations(tree: Tree, path: str, name: str) -> AnnotationFile:
+    """The annotations of a file. name: of its images' folder. Raises UserError where they cannot be packed as they are."""
     shown = tree.show(path)
     try:
         content = json.loads(tree.read(path), object_hook=_compact)
@@ -65,6 +64,7 @@ def read_annotations(tree: Tree, name: str) -> AnnotationFile:
         ) from error
     _check_once(shown, "images", [(image.id, image.file_name) for image in rows])
     _check_once(shown, "categories", categories)
+    _check_objects(shown, found)
     images = {image.id: image for image in rows}
     objects = defaultdict(list)
     for each in found:
@@ -95,6 +95,17 @@ def _check_once(shown: str, what: str, rows: Sequence[tuple[int, str]]) -> None:
                     "fix the file, or export it again",
                 )
             first[row[position]] = row
+
+
+def _check_objects(shown: str, found: Sequence[CocoObject]) -> None:
+    """Raise UserError where two objects have one id: pycocotools would only know the last of them."""
+    ids = Counter(each.id for each in found if each.id)  # 0: that of objects without one, too
+    if len(ids) < ids.total():
+        id, count = ids.most_common(1)[0]
+        raise UserError(
+            "MSA-PACK-209",
+            f"'{shown}' has {count} objects of the id '{id}', expected each once; fix the file, or export it again",
+        )
 
 
 def _report_dropped(shown: str, found: Sequence[CocoObject], images: Mapping[int, CocoImage]) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from sharding.readers.class_files import find_classes
 from sharding.readers.layout import find_places, pairs_of
 from sharding.readers.mask_file import MaskFile, read_mask
 from sharding.readers.mask_reader import MaskReader, grey_meaning
-from sharding.readers.reader import DatasetListing, Reader, Splits, choose_splits
+from sharding.readers.reader import DatasetListing, Reader, Splits, choose_splits, only_split
 from sharding.tree import Tree
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class _Class(_Record):
     colors: Annotated[tuple[_Color, ...], BeforeValidator(_color_list), Field(alias="color")] = ()
 
 
-class FolderClasses(_Record):
+class Classes(_Record):
     """The classes file. ignore: ids, or colors, of pixels that do not count; 255 does not unless it is a class's id."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "folder"
@@ -82,7 +82,7 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     classes, path = classes_of(tree, options.classes)
     places = find_places(tree)
     if "" in places:
-        places = {_only_split(options.splits): places[""]}
+        places = {only_split(options.splits): places[""]}
     splits = choose_splits(options.splits, [*places], _USUAL, tree.show(""))
     pairs = {split: pairs_of(tree, places[name], split) for split, name in splits.items()}
     return DatasetListing(spec_of(classes), pairs, decode=mask_reader(classes, path, tree, pairs))
@@ -91,7 +91,7 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
 _LOOKED_AT = 100
 
 
-def mask_reader(classes: FolderClasses, path: Path, tree: Tree, pairs: Splits) -> MaskReader:
+def mask_reader(classes: Classes, path: Path, tree: Tree, pairs: Splits) -> MaskReader:
     """How masks are read: what grey values are is seen in some of the masks, since 255 may be an object or ignored."""
     spec, colors = spec_of(classes), _colors(classes, path)
     certain = {id for found in classes.classes for id in found.ids}
@@ -119,21 +119,7 @@ def _some_masks(tree: Tree, splits: Splits) -> Iterator[tuple[str, MaskFile]]:
             return
 
 
-def _only_split(asked: Sequence[str] | None) -> str:
-    """The name of the split where the source has no names for them."""
-    if asked and len(asked) > 1:
-        raise UserError(
-            "MSA-PACK-021",
-            f"the splits {', '.join(asked)} are asked for, but the source has its images in one folder, expected a folder for "
-            "each split; give one name to --splits",
-            setting="--splits",
-        )
-    split = asked[0] if asked else _USUAL[0]
-    logger.info(f"the source has no folders of splits: all images are packed as split '{split}'")
-    return split
-
-
-def classes_of(tree: Tree, path: Path | None) -> tuple[FolderClasses, Path]:
+def classes_of(tree: Tree, path: Path | None) -> tuple[Classes, Path]:
     """The classes of the file that was given, or of the one that an annotation tool left in the source."""
     if path is not None:
         return _load(path), path
@@ -146,7 +132,7 @@ def classes_of(tree: Tree, path: Path | None) -> tuple[FolderClasses, Path]:
             setting="--classes",
         )
     try:
-        classes = FolderClasses.model_validate(found[0])
+        classes = Classes.model_validate(found[0])
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
@@ -165,12 +151,12 @@ def classes_of(tree: Tree, path: Path | None) -> tuple[FolderClasses, Path]:
     return classes, Path(tree.show(found[1]))
 
 
-def _load(path: Path) -> FolderClasses:
+def _load(path: Path) -> Classes:
     expected = f"expected a file such as: {_EXAMPLE}"
     try:
         content = parse_yaml(path.read_bytes(), text_keys=("name",))
         _rename_old_keys(content)
-        classes = FolderClasses.model_validate(content)
+        classes = Classes.model_validate(content)
     except UserError:
         raise
     except ValidationError as error:
@@ -218,7 +204,7 @@ def _rename_old_keys(content: object) -> None:
             record["color"] = record.pop("colour")
 
 
-def spec_of(classes: FolderClasses) -> DatasetSpec:
+def spec_of(classes: Classes) -> DatasetSpec:
     """The dataset that a classes file describes."""
     ignored = {entry: IGNORE_INDEX for entry in (*classes.ignore, IGNORE_INDEX) if isinstance(entry, int)}
     return DatasetSpec(
@@ -229,7 +215,7 @@ def spec_of(classes: FolderClasses) -> DatasetSpec:
     )
 
 
-def _colors(classes: FolderClasses, path: Path) -> tuple[tuple[_Color, int], ...]:
+def _colors(classes: Classes, path: Path) -> tuple[tuple[_Color, int], ...]:
     given = [(color, number) for number, found in enumerate(classes.classes) for color in found.colors]
     given += [(entry, IGNORE_INDEX) for entry in classes.ignore if not isinstance(entry, int)]
     color, count = Counter(color for color, _ in given).most_common(1)[0] if given else (None, 0)

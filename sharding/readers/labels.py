@@ -16,7 +16,8 @@ Decode = Callable[[bytes, str], np.ndarray]
 """(a label's bytes, its name for errors) -> ids (H, W), integers as `DatasetSpec.train_ids` knows them; below 0: ignored.
 
 It goes to worker processes, and its repr goes into the plan: a frozen dataclass, whose fields are all that its result
-depends on, does both. Raises UserError where the bytes are at fault.
+depends on, does both. Raises UserError where the bytes are at fault. One whose attribute `takes_size` is true also gets the
+image's (height, width), for labels that do not say it.
 """
 
 

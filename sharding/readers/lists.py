@@ -2,7 +2,9 @@
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from msanet.data.image.codec import IMAGE_EXTENSIONS
 from msanet.documents import is_line
@@ -28,16 +30,8 @@ def read_list(tree: Tree, path: str) -> ImageList:
 
     Names may have an ending. Byte-order marks, line ends of Windows and empty lines are fine.
     """
-    data = tree.read(path)
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    text = data.decode(encoding, errors="replace")
-    if "\0" in text or not is_line(text[:1000].replace("\n", " ").replace("\r", " ").replace("\t", " ")):
-        raise UserError(
-            "MSA-PACK-204",
-            f"'{tree.show(path)}' is not text, expected a list with the name of an image a line; replace it",
-        )
-    ids, labels, excluded = [], {}, 0
-    for line in filter(None, map(str.strip, text.splitlines())):
+    ids, labels, excluded, find = [], {}, 0, path_finder(tree)
+    for line in list_lines(tree, path):
         columns = re.split(r"[\s,;]+", line)
         if len(columns) == 2 and columns[1] in _FLAGS:
             if columns[1] == "-1":
@@ -46,11 +40,24 @@ def read_list(tree: Tree, path: str) -> ImageList:
             line = columns[0]
         elif len(columns) == 2 and all(map(_has_ending, columns)):
             line = columns[0]
-            labels[_name(line)] = _below(tree, columns[1])
+            labels[_name(line)] = find(columns[1])
         ids.append(_name(line))
     if again := len(ids) - len({*ids}):
         logger.warning(f"list '{tree.show(path)}' repeats names ({again} of {len(ids)} lines); each is packed once")
     return ImageList(tuple(dict.fromkeys(ids)), labels, excluded)
+
+
+def list_lines(tree: Tree, path: str) -> list[str]:
+    """The lines of a list that are not empty. Raises UserError where it is not text."""
+    data = tree.read(path)
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    text = data.decode(encoding, errors="replace")
+    if "\0" in text or not is_line(text[:1000].replace("\n", " ").replace("\r", " ").replace("\t", " ")):
+        raise UserError(
+            "MSA-PACK-204",
+            f"'{tree.show(path)}' is not text, expected a list with the name of an image a line; replace it",
+        )
+    return [*filter(None, map(str.strip, text.splitlines()))]
 
 
 def _name(path: str) -> str:
@@ -63,14 +70,21 @@ def _has_ending(name: str) -> bool:
     return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and name.count(".") > 0
 
 
-def _below(tree: Tree, path: str) -> str:
-    """The path in the source: lists begin at its root, or anywhere above."""
-    parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
-    for first in range(len(parts)):
-        folder = "/".join(parts[first:-1])
-        if ".." not in parts and parts[-1] in tree.files(folder):
-            return "/".join(parts[first:])
-    raise UserError(
-        "MSA-PACK-041",
-        f"a list names the label '{path}', which is not in '{tree.show('')}', expected all of them; restore it",
-    )
+def path_finder(tree: Tree) -> Callable[[str], str]:
+    """A function from a path in a list to that in the source: lists begin at its root, or anywhere above."""
+
+    @cache  # a folder is listed once, not for each of its files
+    def files(folder: str) -> frozenset[str]:
+        return frozenset(tree.files(folder))
+
+    def find(path: str) -> str:
+        parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
+        for first in range(len(parts)):
+            if ".." not in parts and parts[-1] in files("/".join(parts[first:-1])):
+                return "/".join(parts[first:])
+        raise UserError(
+            "MSA-PACK-041",
+            f"a list names '{path}', which is not in '{tree.show('')}', expected all of them; restore it",
+        )
+
+    return find

@@ -68,7 +68,8 @@ class Reader:
     """How one dataset lies on disk.
 
     name: the command's name. summary: for --help. layout: shown where the source is laid out otherwise.
-    landmarks: folders that the dataset's root, and nothing else, holds; a name with a dot is that of a file (`*.json`).
+    landmarks: folders that the dataset's root, and nothing else, holds; a name with a dot is that of a file (`*.json`); `a|b`:
+    one of them. Where a source has some of them only, the others are named as missing.
     read: tree at the root, options -> DatasetListing; options has `splits` (None: the dataset's usual ones) and what add_options
     declared.
     archives: the official zip files, taken where a source folder holds them. is_root: tree, folder -> whether it is the root,
@@ -182,6 +183,20 @@ def choose_splits(
         if split != name:
             logger.info(f"split '{split}' is read from '{name}'")
     return chosen
+
+
+def only_split(asked: Sequence[str] | None) -> str:
+    """The name of the split where the source has no names for them."""
+    if asked and len(asked) > 1:
+        raise UserError(
+            "MSA-PACK-021",
+            f"the splits {', '.join(asked)} are asked for, but the source has its images in one folder, expected a folder for "
+            "each split; give one name to --splits",
+            setting="--splits",
+        )
+    split = asked[0] if asked else "train"
+    logger.info(f"the source has no folders of splits: all images are packed as split '{split}'")
+    return split
 
 
 def _own_name(split: str, present: Sequence[str]) -> str | None:

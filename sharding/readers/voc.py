@@ -81,7 +81,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="VOC's train and val together, and SHARE of the images held out, as the MSANet paper does with 0.1: packs the "
         "splits pooled_train and pooled_test",
     )
-    parser.add_argument("--seed", type=int, default=0, help="for --pool: which images (default 0)")
 
 
 def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:

@@ -15,7 +15,8 @@ from pycocotools.coco import COCO as CocoApi
 from msanet.data.manifest import load_manifest
 from msanet.datasets import COCO
 from sharding.readers.coco import subset_of
-from sharding.readers.coco_mask import NO_PIXEL, _run_lengths
+from sharding.readers.coco_mask import NO_PIXEL
+from sharding.readers.rasterize import run_lengths
 from support.errors import error_codes
 from support.packing import packed_labels, refuse
 
@@ -122,7 +123,7 @@ def test_compressed_runs_are_pycocotools_own() -> None:
     for scale in (1, 7, 90):  # short runs, and such of several letters
         speckled = (random.random((13, 17)) < 0.3).astype(np.uint8)
         mask = np.asfortranarray(np.kron(speckled, np.ones((scale, scale), np.uint8)))
-        assert _run_lengths(coco_mask.encode(mask)["counts"].decode()) == runs_of(mask)
+        assert run_lengths(coco_mask.encode(mask)["counts"].decode()) == runs_of(mask)
 
 
 def test_the_order_of_the_file_and_the_workers_change_nothing(coco: Coco, shard: Shard, tmp_path: Path) -> None:
