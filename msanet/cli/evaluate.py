@@ -1,5 +1,6 @@
 """`msanet evaluate`: the metrics of a trained network on a split, on any number of ranks; each image counts exactly once."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,10 +9,10 @@ from pathlib import Path
 from msanet import distributed
 from msanet.cli.parser import new_parser, parse
 from msanet.cli.run_arguments import add_run_arguments, find_checkpoint, run_config, with_metadata_resize
-from msanet.config import EvaluationConfig, StorageConfig
+from msanet.config import DataConfig, EvaluationConfig, StorageConfig
+from msanet.config.text import FOLDER_PREFIX
 from msanet.data.manifest import Manifest
-from msanet.data.shard_source import ShardSource, read_manifest
-from msanet.data.storage import Storage, open_storage
+from msanet.data.open_dataset import Shards, Unpacked, open_dataset
 from msanet.distributed import Timeouts
 from msanet.errors import UserError
 from msanet.evaluation.evaluator import evaluate
@@ -30,13 +31,13 @@ class EvaluationJob:
     """What is to be evaluated, and where results go.
 
     find_checkpoint: Takes a while, since it verifies checkpoints.
-    has_shards_of_run: The shards are those of --run, which may have been moved since.
+    has_data_of_run: The data are those of --run, which may have been moved since.
     """
 
     find_checkpoint: Callable[[], Path]
     run: Path | None
-    shards: str
-    has_shards_of_run: bool
+    data: DataConfig
+    has_data_of_run: bool
     split: str
     out: Path
     settings: EvaluationConfig
@@ -51,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_evaluation(job: EvaluationJob) -> None:
-    """From a checkpoint and shards to metrics; every rank runs this."""
-    shards = open_storage(job.shards, job.storage)
-    manifest = distributed.on_main(lambda: _read_manifest(job, shards))
+    """From a checkpoint and data to metrics; every rank runs this."""
+    dataset = open_dataset(job.data, job.storage)
+    manifest = distributed.on_main(lambda: _read_manifest(job, dataset))
     checkpoint = distributed.on_main(job.find_checkpoint)  # its hashes are verified once for all
     model, metadata = load_network(checkpoint, distributed.device())
-    require_same_classes(metadata, manifest.classes, shards.location)
-    source = ShardSource(shards, job.split, manifest)
+    require_same_classes(metadata, manifest.classes, dataset.location)
+    source = dataset.source(job.split, manifest)
     settings = with_metadata_resize(job.settings, metadata)
     distributed.on_main(lambda: require_writable(job.out))  # now, not after the work
 
@@ -69,15 +70,15 @@ def run_evaluation(job: EvaluationJob) -> None:
     require_complete(result, source)
 
 
-def _read_manifest(job: EvaluationJob, shards: Storage) -> Manifest:
+def _read_manifest(job: EvaluationJob, dataset: Shards | Unpacked) -> Manifest:
     try:
-        return read_manifest(shards)
+        return dataset.read_manifest()
     except (UserError, OSError) as error:
-        if not job.has_shards_of_run:
+        if not job.has_data_of_run or (isinstance(error, UserError) and error.setting == "--plugin"):
             raise
         raise UserError(
             "MSA-CLI-401",
-            f"the shards that the run '{job.run}' was trained on cannot be read ({error}); if they were moved, give their new "
+            f"the data that the run '{job.run}' was trained on cannot be read ({error}); if they were moved, give their new "
             "place: --data SHARDS",
             setting="--data",
         ) from None
@@ -87,16 +88,19 @@ def evaluation_job(argv: Sequence[str] | None = None) -> EvaluationJob:
     """Read the command line. Raises UserError where it makes no sense."""
     parser = new_parser("evaluate", "evaluate --run RUN --split val", _DETAILS)
     add_run_arguments(parser)
-    parser.add_argument("--data", metavar="SHARDS", help="folder or address of shards (default: the run's)")
+    parser.add_argument(
+        "--data",
+        metavar="SHARDS",
+        help="folder or address of shards, or folder:DIR of images and labels (default: the run's)",
+    )
     parser.add_argument("--split", help="split to evaluate on (default: the run's validation split)")
     out_help = "where to write (default: the run, or the checkpoint's folder)"
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=out_help)
     parser.add_argument("--crf", action="store_true", help="the same as evaluation.crf.enabled=true")
     arguments = parse(parser, argv)
     crf = ["evaluation.crf.enabled=true"] if arguments.crf else []
-    config = run_config(arguments, [*arguments.settings, *crf])
-    shards = arguments.data or config.data.path
-    if shards is None:
+    config = run_config(arguments, [*_data_settings(arguments.data), *arguments.settings, *crf])
+    if not config.data.source:
         message = "--data is not given, expected a folder of shards with --checkpoint; add --data SHARDS"
         raise UserError("MSA-CLI-007", message, setting="--data")
     split = arguments.split or config.data.val_split
@@ -109,7 +113,7 @@ def evaluation_job(argv: Sequence[str] | None = None) -> EvaluationJob:
     return EvaluationJob(
         partial(find_checkpoint, arguments),
         arguments.run,
-        shards,
+        config.data.model_copy(update={"val_split": split}),
         arguments.run is not None and not arguments.data,
         split,
         arguments.out or (given if given.is_dir() else given.parent),
@@ -117,3 +121,11 @@ def evaluation_job(argv: Sequence[str] | None = None) -> EvaluationJob:
         config.storage,
         Timeouts.from_config(config.run),
     )
+
+
+def _data_settings(location: str | None) -> list[str]:
+    """What --data says, as settings that replace the run's."""
+    if not location:
+        return []
+    path = [f"data.path={json.dumps(location)}", "data.dataset=null"]
+    return path if location.startswith(FOLDER_PREFIX) else [*path, "data.classes=null"]

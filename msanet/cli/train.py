@@ -72,7 +72,7 @@ def config_of(arguments: argparse.Namespace) -> Config:
     words += [*arguments.cfg_options, *_options_as_settings(arguments)]
     extra = {"deepspeed": _read_json(arguments.deepspeed_config)} if arguments.deepspeed_config else None
     config = load_config(file, words, extra)
-    for name, value in (("data.path", config.data.path), ("run.dir", config.run.dir)):
+    for name, value in (("data.path", config.data.source or None), ("run.dir", config.run.dir)):
         if value is None:
             message = f"{name} is not set, expected a folder; give it on the command line: {name}=FOLDER"
             raise UserError("MSA-CLI-007", message, setting=name)
@@ -92,8 +92,7 @@ def _options_as_settings(arguments: argparse.Namespace) -> list[str]:
 
 def _with_absolute_paths(config: Config) -> Config:
     """So that RUN/config.yaml means the same wherever evaluate and predict are started."""
-    path, folder = config.data.path or "", config.run.dir or Path()
-    data = config.data if "://" in path else config.data.model_copy(update={"path": str(Path(path).resolve())})
+    data, folder = config.data.with_absolute_paths(), config.run.dir or Path()
     run = config.run.model_copy(update={"dir": folder.resolve()})
     start = config.model.pretrained
     model = config.model.model_copy(update={"pretrained": start.resolve()}) if start else config.model

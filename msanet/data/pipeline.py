@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from msanet.config import DataConfig
-from msanet.data.decoded_cache import DecodedSource
 from msanet.data.image.codec import INSTANCES, decode_instances
+from msanet.data.sample_source import ReadableSource, SampleSource
 from msanet.data.samples import TrainSample, augment_sample, decode_sample, placeholder_sample
-from msanet.data.shard_source import ShardSource
 from msanet.errors import UserError
 
 Positions = tuple[np.ndarray, np.ndarray]
@@ -70,7 +69,7 @@ class EvaluationSample:
 
 
 def predownload(
-    positions: Iterable[Positions], source: ShardSource | DecodedSource, depth: int, threads: int
+    positions: Iterable[Positions], source: ReadableSource, depth: int, threads: int
 ) -> Iterator[Positions]:
     """Pass positions on, `depth` of them late, while threads fetch the bytes of those that are waiting."""
     waiting: deque[Positions] = deque()
@@ -87,9 +86,7 @@ def predownload(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def fetch(
-    positions: Iterable[Positions], source: ShardSource | DecodedSource, skip_bad: bool = False
-) -> Iterator[list[Sample]]:
+def fetch(positions: Iterable[Positions], source: ReadableSource, skip_bad: bool = False) -> Iterator[list[Sample]]:
     """Positions to lists of samples with epoch and number; a bad sample that is skipped has its error instead."""
 
     def read(epoch: int, number: int) -> Sample:
@@ -144,7 +141,7 @@ def collate(groups: Iterable[list[TrainSample]]) -> Iterator[Batch]:
         )
 
 
-def fetch_instances(groups: Iterable[list[Sample]], source: ShardSource) -> Iterator[list[Sample]]:
+def fetch_instances(groups: Iterable[list[Sample]], source: SampleSource) -> Iterator[list[Sample]]:
     """Add its instance map to each sample that was packed with one."""
     for group in groups:
         yield [sample | source.read_instances(sample["number"]) for sample in group]

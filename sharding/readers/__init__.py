@@ -17,7 +17,7 @@ from sharding.tree import Tree, open_tree
 
 READERS: dict[str, Reader] = {reader.name: reader for reader in (CAMVID, CITYSCAPES, COCO, FOLDER, PERSON_PART, VOC)}
 
-__all__ = ["READERS", "DatasetListing", "SamplePaths", "Reader", "open_source"]
+__all__ = ["READERS", "DatasetListing", "SamplePaths", "Reader", "find_source", "open_source"]
 
 _SEARCH_DEPTH = 2
 """Archives wrap a dataset in up to two folders (VOCdevkit/VOC2012), and users name any of them."""
@@ -44,6 +44,21 @@ def open_source(reader: Reader, paths: Sequence[Path]) -> Tree:
                 setting="--source",
             )
     raise UserError("MSA-PACK-003", f"{expected}; name the folder that holds it", setting="--source")
+
+
+def find_source(paths: Sequence[Path]) -> tuple[Reader, Tree]:
+    """The reader of the layout that lies at `paths`, and the tree at its root. Raises UserError where none knows it."""
+    for reader in sorted(READERS.values(), key=lambda reader: reader is FOLDER):  # whose layout others have too
+        root = _root(reader, paths)
+        if root is not None:
+            return reader, root
+    shown = " ".join(map(str, paths))
+    raise UserError(
+        "MSA-PACK-730",
+        f"'{shown}' is not laid out as any known dataset: it holds {describe(open_tree(paths))}, expected for example "
+        f"{FOLDER.layout}; name the folder that holds it",
+        setting="data.path",
+    )
 
 
 def _looks_like(reader: Reader, paths: Sequence[Path]) -> bool:
