@@ -13,8 +13,9 @@ from torch import Tensor
 
 from msanet.config import DataConfig
 from msanet.data.image.codec import INSTANCES, decode_instances
+from msanet.data.image.color import color_jitter, normalize
 from msanet.data.sample_source import ReadableSource, SampleSource
-from msanet.data.samples import TrainSample, augment_sample, decode_sample, placeholder_sample
+from msanet.data.samples import NO_JITTER, TrainSample, augment_sample, decode_sample, placeholder_sample
 from msanet.errors import UserError
 
 Positions = tuple[np.ndarray, np.ndarray]
@@ -68,6 +69,14 @@ class EvaluationSample:
     instance_ids_HW: Tensor | None = None
 
 
+def network_input(batch: Batch, data: DataConfig) -> Tensor:
+    """What the network sees, (N, 3, H, W) float32: colors jittered where that is left to the device, then normalized."""
+    images = batch.images_NHWC
+    if data.jitter_on == "device" and (data.brightness or data.contrast or data.saturation):
+        images = color_jitter(images, batch.jitter_N3)
+    return normalize(images, data.mean, data.std)
+
+
 def predownload(
     positions: Iterable[Positions], source: ReadableSource, depth: int, threads: int
 ) -> Iterator[Positions]:
@@ -118,6 +127,22 @@ def augment(groups: Iterable[list[Sample]], config: DataConfig, seed: int) -> It
     cv2.setNumThreads(0)  # parallel across loader processes, not inside them
     for group in groups:
         yield [one(sample) for sample in group]
+
+
+def whole_images(groups: Iterable[list[Sample]]) -> Iterator[list[TrainSample]]:
+    """Decode every sample of a micro-batch as it is. Raises UserError for images of different sizes."""
+    cv2.setNumThreads(0)
+    for group in groups:
+        decoded = [(sample, *decode_sample(sample)) for sample in group]
+        sizes = sorted({label_HW.shape for _, _, label_HW in decoded})
+        if len(sizes) > 1:
+            raise UserError(
+                "MSA-DATA-011",
+                f"images of {' or '.join(map(str, sizes[:8]))} pixels (height, width) cannot be batched, and an evaluation takes "
+                "them whole; set batch_size=1",
+                setting="batch_size",
+            )
+        yield [TrainSample(sample["number"], 0, image, label, NO_JITTER) for sample, image, label in decoded]
 
 
 def collate(groups: Iterable[list[TrainSample]]) -> Iterator[Batch]:
