@@ -89,13 +89,25 @@ class Loader:
         """The epoch of the next batch; for an evaluation 0, or 1 at its end."""
         return self._consumed_samples // len(self.dataset)
 
+    @property
+    def sampler(self) -> "Loader":
+        """Itself: where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Not needed; for frameworks that say which epoch is next. A position inside that epoch stays."""
+        if self.dataset.is_train and self._start() // len(self.dataset) != epoch:
+            self._consumed_samples, self._continues = epoch * len(self.dataset), True
+
+    def _start(self) -> int:
+        """The position at which the next `iter` begins."""
+        return self._consumed_samples if self._continues else self._plan.epoch_end(self._consumed_samples)
+
     def __iter__(self) -> Iterator[Any]:
         """The rest of the current epoch. Nothing happens, and no epoch begins, before the first batch is asked for."""
         plan, rank, dataset = self._plan, self._place[0], self.dataset
         plan.require_a_batch()
-        start = self._consumed_samples if self._continues else plan.epoch_end(self._consumed_samples)
-        if not dataset.is_train:
-            start = start % len(dataset)
+        start = self._start() if dataset.is_train else self._start() % len(dataset)
         positions = EpochPositions(self._order, plan, rank, start)
         pipeline = dataset.pipeline(positions, self._jitter_on)
         workers = min(self.num_workers, len(self))

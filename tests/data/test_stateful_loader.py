@@ -1,5 +1,6 @@
 """Our loader in loops of others: every sample once per epoch, and a state for any number of ranks."""
 
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ def loaders(shards: Path, world: int, batch: int, state: Any = None, **options: 
 
 def ids(batches: list[dict[str, torch.Tensor]]) -> list[tuple[int, int]]:
     return [pair for batch in batches for pair in zip(batch["epochs"].tolist(), batch["samples"].tolist(), strict=True)]
+
+
+def epochs(loader: Loader, count: int) -> Iterator[dict[str, torch.Tensor]]:
+    """The batches up to the end of epoch number `count`, as a training takes them."""
+    while loader.epoch < count:
+        yield from loader
 
 
 @pytest.mark.parametrize("world", range(1, 9))
@@ -85,25 +92,20 @@ def test_batches_are_those_of_the_trainer(shards: Path) -> None:
 
 
 def test_a_state_continues_on_any_number_of_ranks(shards: Path) -> None:
-    """Pixel for pixel, into the third epoch; only the last ranks to be stopped know what was handed out."""
+    """Pixel for pixel, into the third epoch; only an epoch's last batches are of other sizes."""
     (whole,) = loaders(shards, 1, 6)
     wanted = [batch for _ in range(3) for batch in whole]
     state, got = None, list[Any]()
     for world, batch, steps in ((1, 6, 3), (3, 2, 4), (2, 3, 1), (6, 1, 2), (1, 6, 9)):
         ranks = loaders(shards, world, batch, state)
-        parts = []
-        for loader in ranks:
-            part = list[Any]()
-            while len(part) < steps and loader.epoch < 3:
-                part += islice(loader, steps - len(part)) if not part else islice(iter(loader), steps - len(part))
-            parts.append(part)
-            assert loader.state_dict()["consumed_samples"] == ranks[0].state_dict()["consumed_samples"]
+        parts = [list(islice(epochs(loader, 3), steps)) for loader in ranks]
+        assert len({loader.state_dict()["consumed_samples"] for loader in ranks}) == 1
         state = ranks[0].state_dict()
         got += [
             {name: torch.cat([part[name] for part in step]) for name in step[0]} for step in zip(*parts, strict=True)
         ]
-    for a, b in zip(got, wanted, strict=True):
-        assert all(torch.equal(a[name], b[name]) for name in a)
+    for name in wanted[0]:
+        assert torch.equal(*(torch.cat([batch[name] for batch in batches]) for batches in (got, wanted))), name
     assert [sorted(ids(wanted)[n : n + SAMPLES]) for n in (0, 26, 52)] == [
         [(epoch, number) for number in range(SAMPLES)] for epoch in range(3)
     ]
@@ -124,6 +126,16 @@ def test_each_iter_begins_the_next_epoch(shards: Path) -> None:
     assert {epoch for epoch, _ in ids(list(loader))} == {1}, "the first was abandoned"
     assert {epoch for epoch, _ in ids(list(islice(loader, len(loader))))} == {2}, "a loop that knows the length"
     assert {epoch for epoch, _ in ids(list(loader))} == {3} and len(loader) == 7
+
+
+def test_a_framework_may_say_which_epoch_is_next(shards: Path) -> None:
+    (loader,) = loaders(shards, 1, 4)
+    loader.set_epoch(2)
+    first = ids([next(iter(loader))])
+    state = loader.state_dict()
+    (other,) = loaders(shards, 1, 4, state)
+    other.set_epoch(2)
+    assert sorted(first + ids(list(other))) == [(2, number) for number in range(SAMPLES)], "the position in it stays"
 
 
 def test_an_evaluation_sees_whole_images_once_in_order(shards: Path) -> None:
