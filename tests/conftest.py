@@ -36,6 +36,7 @@ FULL = (
     "cli/test_recipes.py",
     "data/test_faults.py",
     "data/test_frameworks.py",
+    "data/test_loader_docs.py",
     "demo/test_server.py",
     "fuzz/test_secrets.py",
     "inference/test_export.py",
