@@ -11,7 +11,11 @@ from pathlib import Path
 from conftest import REPOSITORY
 from msanet.distributed import free_port
 
-HEAD = "from pathlib import Path\nimport torch\nfrom msanet.data import Loader, ShardDataset\nfrom my_training import train_step\n"
+HEAD = """from pathlib import Path
+import torch
+from msanet.data import Loader, ShardDataset
+from my_training import train_step
+"""
 TRAINING = '''
 import time
 from pathlib import Path

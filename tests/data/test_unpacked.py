@@ -154,9 +154,9 @@ def test_folders_without_images_are_refused(tmp_path: Path, source: Path) -> Non
         ShardDataset(f"folder:{tmp_path / 'absent'}")
     with raises_user_error("MSA-PACK-731", setting="data.classes"):
         ShardDataset(f"folder:{source}", classes=tmp_path / "classes.yaml")
-    with raises_user_error("MSA-DATA-001", mentions="valid"):
-        ShardDataset(f"folder:{source}", "valid")
-    with raises_user_error("MSA-CONFIG-005", mentions="data.classes"):
+    with raises_user_error("MSA-DATA-001", mentions="other"):
+        ShardDataset(f"folder:{source}", "other")
+    with raises_user_error("MSA-CONFIG-007", mentions="data.classes"):
         ShardDataset(source, classes=tmp_path)
 
 
@@ -234,9 +234,9 @@ def test_what_is_not_a_dataset_is_refused(own: Any, classes: str, extra: str, co
 
 
 def test_settings_that_exclude_each_other_are_refused(own: Any, source: Path) -> None:
-    with raises_user_error("MSA-CONFIG-005", mentions="data.dataset"):
+    with raises_user_error("MSA-CONFIG-007", mentions="data.dataset"):
         ShardDataset(source, dataset=own("pass"))
-    with raises_user_error("MSA-CONFIG-005", mentions="decoded_cache_limit_bytes"):
+    with raises_user_error("MSA-CONFIG-007", mentions="decoded_cache_limit_bytes"):
         ShardDataset(dataset=own("pass"), storage={"decoded_cache_limit_bytes": 1})
 
 
