@@ -49,9 +49,10 @@ def test_torchdata_saves_and_restores_the_dataset(shards: Path, workers: int) ->
 
 def test_lightning_saves_and_restores_the_loader(shards: Path, tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning")
+    base: Any = lightning.LightningModule
     seen = list[tuple[int, int]]()
 
-    class Module(lightning.LightningModule):
+    class Module(base):
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Conv2d(3, 11, 1)
@@ -92,12 +93,13 @@ def test_accelerate_leaves_the_sharding_alone(shards: Path, tmp_path: Path) -> N
 
 def test_transformers_trains_with_the_loader(shards: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
+    base: Any = transformers.Trainer
     config = transformers.SegformerConfig(
         num_labels=11, depths=[1] * 4, hidden_sizes=[8] * 4, num_attention_heads=[1] * 4, decoder_hidden_size=8
     )
-    loader, seen = loader_for(shards, output="transformers"), Counter[int]()
+    loader, seen = loader_for(shards, output="transformers"), Counter[str]()
 
-    class Trainer(transformers.Trainer):
+    class Trainer(base):
         def get_train_dataloader(self) -> Any:
             return loader
 

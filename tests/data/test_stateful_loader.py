@@ -18,7 +18,12 @@ from msanet.data.manifest import load_manifest
 from support.errors import raises_user_error
 
 SAMPLES = 26
-AUGMENTATION = {"crop": (30, 40), "random_scale": (0.6, 1.5), "brightness": 0.3, "shuffle_block_bytes": 10_000}
+AUGMENTATION: dict[str, Any] = {
+    "crop": (30, 40),
+    "random_scale": (0.6, 1.5),
+    "brightness": 0.3,
+    "shuffle_block_bytes": 10_000,
+}
 
 
 def dataset(shards: Path, **settings: Any) -> ShardDataset:
@@ -187,9 +192,10 @@ def test_bad_arguments_are_refused(shards: Path) -> None:
     for options in ({"batch_size": 0}, {"num_workers": -1}, {"rank": 0}, {"rank": 2, "world_size": 2}, {"output": "x"}):
         with raises_user_error("MSA-DATA-738", setting=next(iter(options))):
             Loader(train, **options)
-    for words in ({"split": "val", "crop": (2, 2)}, {"path": None}):
-        with raises_user_error("MSA-DATA-738"):
-            ShardDataset(**{"path": shards, **words})
+    with raises_user_error("MSA-DATA-738", setting="crop"):
+        ShardDataset(shards, "val", crop=(2, 2))
+    with raises_user_error("MSA-DATA-738", setting="path"):
+        ShardDataset()
     with raises_user_error("MSA-DATA-001"):
         ShardDataset(shards, "valid")
     with raises_user_error("MSA-DATA-738", setting="batch_size", mentions="26"):

@@ -24,7 +24,13 @@ from msanet.plugins import trust
 from sharding.__main__ import main
 from support.errors import raises_user_error
 
-AUGMENTATION = {"crop": (30, 40), "random_scale": (0.6, 1.5), "brightness": 0.3, "seed": 2, "shuffle_block_bytes": 1}
+AUGMENTATION: dict[str, Any] = {
+    "crop": (30, 40),
+    "random_scale": (0.6, 1.5),
+    "brightness": 0.3,
+    "seed": 2,
+    "shuffle_block_bytes": 1,
+}
 MODULE = """
 from pathlib import Path
 import numpy as np, torch
