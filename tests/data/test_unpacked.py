@@ -58,7 +58,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def packed(source: Path) -> Path:
     out = source.parent / "shards"
-    main(["camvid", "--source", str(source), "--out", str(out), "--shard-bytes", "9000", "--workers", "1"])
+    main(["camvid", "--source", str(source), "--out", str(out), "--shard-bytes", "20000", "--workers", "1"])
     return out
 
 
@@ -117,6 +117,9 @@ def test_samples_do_not_depend_on_blocks(source: Path, packed: Path) -> None:
                 found[key] = batch["images"][place].numpy().tobytes() + batch["labels"][place].numpy().tobytes()
         pixels.append(found)
     assert pixels[0] == pixels[1] and len(pixels[0]) == 20
+    assert list(pixels[0]) != list(pixels[1]), "a folder is shuffled sample by sample"
+    order = [int(number) for batch in batches(ShardDataset(packed, **AUGMENTATION)) for number in batch["samples"]]
+    assert [number for _, number in pixels[1]] == order
 
 
 def test_manifest_and_evaluation_are_those_of_the_shards(source: Path, packed: Path) -> None:
