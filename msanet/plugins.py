@@ -15,6 +15,7 @@ from typing import Any
 from msanet.errors import UserError, nearest
 
 _loaded_files: dict[Path, None] = {}
+_trusted: set[str] = set()
 
 
 class PluginError(Exception):
@@ -58,6 +59,21 @@ def require_plugin(name: str, setting: str) -> Any:
         raise UserError("MSA-CONFIG-651", f"{setting} names '{name}', {error}", setting=setting) from None
     except PluginError as error:
         raise UserError("MSA-CONFIG-652", f"{setting} names '{name}', {error}", setting=setting) from error
+
+
+def trust(name: str) -> None:
+    """The user has named this code: in settings, by `--plugin`, or as an argument in Python."""
+    _trusted.add(_canonical(name))
+
+
+def is_trusted(name: str) -> bool:
+    """Whether the user has named this code in this process."""
+    return _canonical(name) in _trusted
+
+
+def _canonical(name: str) -> str:
+    module, _, attribute = name.rpartition(":")
+    return f"{Path(module).resolve()}:{attribute}" if module.endswith(".py") else name
 
 
 def first_line(error: BaseException) -> str:

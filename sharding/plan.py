@@ -53,7 +53,7 @@ def plan_shards(found: DatasetListing, tree: Tree, codec: str, shard_bytes: int)
     plans = []
     how = found.spec, found.decode or reader_of(found.spec), tree, codec
     for split, pairs in found.splits.items():
-        _check_split(split, pairs)
+        check_split(split, pairs)
         for number, group in enumerate(_group_by_size(pairs, tree, shard_bytes)):
             file = f"{split}-{number:06d}.tar"
             digest = plan_digest(file, group, *how)
@@ -77,7 +77,8 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-def _check_split(split: str, pairs: Sequence[SamplePaths]) -> None:
+def check_split(split: str, pairs: Sequence[SamplePaths]) -> None:
+    """Raise UserError for a split without samples, with a key twice, or of a name that is not one of a file."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{,99}", split):
         raise UserError(
             "MSA-PACK-016",
@@ -130,11 +131,16 @@ def plan_digest(
         "codec": codec,
         "spec": [spec.name, spec.classes, spec.palette, sorted(spec.train_ids.items())],
         "pairs": [{name: value for name, value in asdict(pair).items() if value is not None} for pair in pairs],
-        "sources": [_facts(tree, name) for pair in pairs for name in _files(pair)],
+        "sources": [facts for pair in pairs for facts in file_facts(tree, pair)],
     }
     content["decode"] = repr(decode)
     assert " at 0x" not in content["decode"], "its repr has to say what it does, as a dataclass's does"
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def file_facts(tree: Tree, pair: SamplePaths) -> list[list[int]]:
+    """Size and stamp of each file that decides a sample's bytes."""
+    return [_facts(tree, name) for name in _files(pair)]
 
 
 def _facts(tree: Tree, name: str) -> list[int]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from msanet.data.image.codec import IMAGE_EXTENSIONS, INSTANCES, decode_instances, decode_label, encode_members
 from msanet.data.image.damage import decoder_messages, find_damage
-from msanet.data.image.photo import TURNED, damaged, read_photo
+from msanet.data.image.photo import TURNED, Photo, damaged, read_photo
 from msanet.data.manifest import Member, SampleIndex, ShardIndex, index_name
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
@@ -152,44 +152,62 @@ def _histogram(label_HW: np.ndarray) -> np.ndarray:
 
 
 def read_sample(job: PackingJob, pair: SamplePaths) -> PackedSample:
-    """Read, decode and check one pair. Raises UserError, naming the file, if its image or label is invalid."""
-    image, image_name = job.tree.read(pair.image), job.tree.show(pair.image)
-    with source_damage():
-        photo = read_photo(image, image_name)
-        label, label_name = _label(job.tree, pair)
-        size = photo.pixels_HWC.shape[:2]
-        label_HW = _train_ids(_decode(job.decode, label, label_name, size), label_name, job.spec)
-    if label_HW.shape != size:
-        raise UserError(
-            "MSA-PACK-024",
-            f"label '{label_name}' is {_size(label_HW.shape)} but its image '{pair.image}' is {_size(size)}"
-            f"{_turn(photo.notes, label_HW.shape == size[::-1])}, expected the same size; replace one of them",
-        )
+    """Read, decode, check and encode one pair. Raises UserError, naming the file, if its image or label is invalid."""
+    image = job.tree.read(pair.image)
+    photo, label_HW = decode_pair(job.tree, job.decode, job.spec, pair, image)
+    size = photo.pixels_HWC.shape[:2]
     for text in photo.notes:
-        note(text, image_name)
+        note(text, job.tree.show(pair.image))
     source = image if photo.is_stored_so else None
     members = encode_members(job.codec, source, _extension(pair.image), photo.pixels_HWC, label_HW)
     if pair.instances is not None:
-        members[INSTANCES] = _instances(job.tree, pair.instances, size)
+        members[INSTANCES] = read_instances(job.tree, pair.instances, size)
     crc32 = {extension.partition(".")[0]: zlib.crc32(data) for extension, data in members.items()}
     facts = {"id": pair.id, "height": size[0], "width": size[1], "crc32": crc32}
     members["json"] = json.dumps(facts).encode()
     return PackedSample(pair.key, members, _histogram(label_HW))
 
 
-def _decode(decode: Decode, label: bytes, name: str, size: tuple[int, ...]) -> np.ndarray:
-    return decode(label, name, size) if getattr(decode, "takes_size", False) else decode(label, name)  # type: ignore[call-arg]
+def decode_pair(
+    tree: Tree, decode: Decode, spec: DatasetSpec, pair: SamplePaths, image: bytes
+) -> tuple[Photo, np.ndarray]:
+    """The photo, whose file has the bytes `image`, and its label of train ids (H, W). Raises UserError, naming the file."""
+    with source_damage():
+        photo = read_photo(image, tree.show(pair.image))
+    size = photo.pixels_HWC.shape[:2]
+    label_HW = decode_pair_label(tree, decode, spec, pair, size)
+    if label_HW.shape != size:
+        raise UserError(
+            "MSA-PACK-024",
+            f"label '{_label_name(tree, pair)}' is {_size(label_HW.shape)} but its image '{pair.image}' is {_size(size)}"
+            f"{_turn(photo.notes, label_HW.shape == size[::-1])}, expected the same size; replace one of them",
+        )
+    return photo, label_HW
+
+
+def decode_pair_label(
+    tree: Tree, decode: Decode, spec: DatasetSpec, pair: SamplePaths, size: tuple[int, ...]
+) -> np.ndarray:
+    """The label of train ids (H, W), uint8, of an image of `size`. Raises UserError, naming the file."""
+    with source_damage():
+        label, name = _label(tree, pair)
+        takes_size = getattr(decode, "takes_size", False)
+        label_HW = decode(label, name, size) if takes_size else decode(label, name)  # type: ignore[call-arg]
+        return _train_ids(label_HW, name, spec)
 
 
 def _label(tree: Tree, pair: SamplePaths) -> tuple[bytes, str]:
     """The label's bytes, and its name for errors."""
+    data = tree.read(pair.label) if pair.annotation is None else pair.annotation.encode()
+    return data, _label_name(tree, pair)
+
+
+def _label_name(tree: Tree, pair: SamplePaths) -> str:
     name = tree.show(pair.label)
-    if pair.annotation is None:
-        return tree.read(pair.label), name
-    return pair.annotation.encode(), f"{name} ({pair.id})"
+    return name if pair.annotation is None else f"{name} ({pair.id})"
 
 
-def _instances(tree: Tree, path: str, size: tuple[int, ...]) -> bytes:
+def read_instances(tree: Tree, path: str, size: tuple[int, ...]) -> bytes:
     """The file as it was found, once it is known to be sound."""
     data, name = tree.read(path), tree.show(path)
     with source_damage():

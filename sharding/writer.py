@@ -87,7 +87,7 @@ def pack(found: DatasetListing, tree: Tree, out: Path, options: PackOptions) -> 
     """
     tree = found.tree or tree
     plans = plan_shards(found, tree, options.codec, options.shard_bytes)
-    header = _header(found.spec, options.codec)
+    header = manifest_header(found.spec, options.codec)
     out = out.resolve()
     if _is_used(out):
         return Packed(out, _finished_dataset(out, plans, options.skip_bad), written=0, kept=len(plans))
@@ -260,7 +260,7 @@ def _write_todo(job: PackingJob, plans: Sequence[ShardPlan], todo: Sequence[Shar
             raise
 
 
-def _header(spec: DatasetSpec, codec: str) -> Manifest:
+def manifest_header(spec: DatasetSpec, codec: str) -> Manifest:
     """The manifest of a dataset without its splits. Raises UserError where its names are none."""
     # The dataset's own ids, also where the label maps held train ids: its servers want them back.
     own = DATASETS.get(spec.name, spec).train_ids

@@ -35,6 +35,8 @@ FULL = (
     *PROCESSES,
     "cli/test_recipes.py",
     "data/test_faults.py",
+    "data/test_frameworks.py",
+    "data/test_loader_docs.py",
     "demo/test_server.py",
     "fuzz/test_secrets.py",
     "inference/test_export.py",

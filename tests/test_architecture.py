@@ -55,6 +55,7 @@ SHARED_WITH_SHARDING = (
     "msanet.process_setup",
     "msanet.datasets",
     "msanet.data.manifest",
+    "msanet.data.unpacked",
     "msanet.data.image.codec",
     "msanet.data.image.damage",
     "msanet.data.image.photo",

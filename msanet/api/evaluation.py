@@ -10,11 +10,18 @@ from typing import Any, NoReturn
 from msanet import distributed
 from msanet.api.local_ranks import run_local_ranks
 from msanet.api.process_state import api_call
-from msanet.api.settings import PathLike, config_of, find_checkpoint, is_run, with_metadata_resize, words_of
-from msanet.config import Config, EvaluationConfig, StorageConfig
+from msanet.api.settings import (
+    PathLike,
+    config_of,
+    data_settings,
+    find_checkpoint,
+    is_run,
+    with_metadata_resize,
+    words_of,
+)
+from msanet.config import Config, DataConfig, EvaluationConfig, StorageConfig
 from msanet.data.manifest import Manifest
-from msanet.data.shard_source import ShardSource, read_manifest
-from msanet.data.storage import Storage, open_storage
+from msanet.data.open_dataset import Shards, Unpacked, open_dataset
 from msanet.distributed import Timeouts
 from msanet.errors import UserError
 from msanet.evaluation import evaluator
@@ -76,13 +83,13 @@ class EvaluationJob:
     """What is to be evaluated, and where results go.
 
     find_checkpoint: Takes a while, since it verifies checkpoints.
-    has_shards_of_run: The shards are those of --run, which may have been moved since.
+    has_data_of_run: The data are those of --run, which may have been moved since.
     """
 
     find_checkpoint: Callable[[], Path]
     run: Path | None
-    shards: str
-    has_shards_of_run: bool
+    data: DataConfig
+    has_data_of_run: bool
     split: str
     out: Path
     settings: EvaluationConfig
@@ -106,7 +113,7 @@ def evaluate(
 
     Args:
         source: A `Run`, a run folder, a folder with model.safetensors, or that file.
-        data: Folder or address of shards; None for those of the run.
+        data: Folder or address of shards, or `folder:DIR` of images that are not packed; None for those of the run.
         split: None for the run's validation split.
         out: Where to write; None for the run, or the folder of the weights.
         best: Of a run the checkpoint with the best validation, not the latest.
@@ -125,8 +132,8 @@ def evaluate(
     with api_call():
         given = Path(getattr(source, "dir", source))
         run = given if is_run(given) else None
-        find, config = partial(find_checkpoint, given, best), config_of(given, settings)
-        job = new_job(config, find, given, run, data, split, out)
+        find, config = partial(find_checkpoint, given, best), config_of(given, {**data_settings(data), **settings})
+        job = new_job(config, find, given, run, not data, split, out)
         if ranks > 1:
             run_local_ranks(ranks, evaluate_and_exit, job)
         else:
@@ -170,7 +177,7 @@ def new_job(
     find: Callable[[], Path],
     given: Path,
     run: Path | None,
-    data: PathLike | None,
+    has_data_of_run: bool,
     split: str | None,
     out: PathLike | None,
 ) -> EvaluationJob:
@@ -181,12 +188,11 @@ def new_job(
         find: The checkpoint; see `EvaluationJob`.
         given: What the user has named: a run folder, or weights.
         run: The run folder, if it is one.
-        data: Shards.
+        has_data_of_run: See `EvaluationJob`.
         split: To evaluate on.
         out: Folder for the results.
     """
-    shards = data or config.data.path
-    if shards is None:
+    if not config.data.source:
         message = "--data is not given, expected a folder of shards with --checkpoint; add --data SHARDS"
         raise UserError("MSA-CLI-007", message, setting="--data")
     split = split or config.data.val_split
@@ -197,8 +203,8 @@ def new_job(
     return EvaluationJob(
         find,
         run,
-        str(shards),
-        run is not None and not data,
+        config.data.model_copy(update={"val_split": split}),
+        run is not None and has_data_of_run,
         split,
         Path(out or (given if given.is_dir() else given.parent)),
         config.evaluation,
@@ -213,16 +219,16 @@ def evaluate_and_exit(job: EvaluationJob, on_written: OnWritten = lambda *_: Non
 
 
 def run_evaluation(job: EvaluationJob, on_written: OnWritten = lambda *_: None) -> None:
-    """From a checkpoint and shards to metrics; every rank runs this.
+    """From a checkpoint and data to metrics; every rank runs this.
 
     on_written: called on rank 0 with the result and the files of the metrics and the report.
     """
-    shards = open_storage(job.shards, job.storage)
-    manifest = distributed.on_main(lambda: _read_manifest(job, shards))
+    dataset = open_dataset(job.data, job.storage)
+    manifest = distributed.on_main(lambda: _read_manifest(job, dataset))
     checkpoint = distributed.on_main(job.find_checkpoint)  # its hashes are verified once for all
     model, metadata = load_network(checkpoint, distributed.device())
-    require_same_classes(metadata, manifest.classes, shards.location)
-    source = ShardSource(shards, job.split, manifest)
+    require_same_classes(metadata, manifest.classes, dataset.location)
+    source = dataset.source(job.split, manifest)
     settings = with_metadata_resize(job.settings, metadata)
     distributed.on_main(lambda: require_writable(job.out))  # now, not after the work
 
@@ -234,15 +240,15 @@ def run_evaluation(job: EvaluationJob, on_written: OnWritten = lambda *_: None) 
     require_complete(result, source)
 
 
-def _read_manifest(job: EvaluationJob, shards: Storage) -> Manifest:
+def _read_manifest(job: EvaluationJob, dataset: Shards | Unpacked) -> Manifest:
     try:
-        return read_manifest(shards)
+        return dataset.read_manifest()
     except (UserError, OSError) as error:
-        if not job.has_shards_of_run:
+        if not job.has_data_of_run or (isinstance(error, UserError) and error.setting == "--plugin"):
             raise
         raise UserError(
             "MSA-CLI-401",
-            f"the shards that the run '{job.run}' was trained on cannot be read ({error}); if they were moved, give their new "
+            f"the data that the run '{job.run}' was trained on cannot be read ({error}); if they were moved, give their new "
             "place: --data SHARDS",
             setting="--data",
         ) from None

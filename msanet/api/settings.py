@@ -6,6 +6,7 @@ from typing import Any
 
 from msanet.config import Config, EvaluationConfig, load_config, load_run_config
 from msanet.config.loading import PYTHON, nested
+from msanet.config.text import FOLDER_PREFIX
 from msanet.errors import UserError
 from msanet.models import check_model
 from msanet.models.io import ModelMetadata
@@ -32,7 +33,7 @@ def training_config(
 
 def complete(config: Config) -> Config:
     """Checked as far as it can be without data, with absolute paths. Raises UserError."""
-    for name, value in (("data.path", config.data.path), ("run.dir", config.run.dir)):
+    for name, value in (("data.path", config.data.source or None), ("run.dir", config.run.dir)):
         if value is None:
             message = f"{name} is not set, expected a folder; give it on the command line: {name}=FOLDER"
             raise UserError("MSA-CLI-007", message, setting=name)
@@ -51,6 +52,14 @@ def config_of(source: Path, settings: Mapping[str, Any]) -> Config:
     if is_run(source):
         return load_run_config(RunLayout(source).config, extra=nested(settings))
     return load_config(None, extra=nested(settings), origin=PYTHON)
+
+
+def data_settings(location: PathLike | None) -> dict[str, Any]:
+    """The settings that put other data in place of a run's: shards, or `folder:DIR`."""
+    if not location:
+        return {}
+    path: dict[str, Any] = {"data.path": str(location), "data.dataset": None}
+    return path if str(location).startswith(FOLDER_PREFIX) else {**path, "data.classes": None}
 
 
 def find_checkpoint(source: Path, best: bool = False) -> Path:
@@ -101,8 +110,7 @@ def with_metadata_resize(settings: EvaluationConfig, metadata: ModelMetadata) ->
 
 def _with_absolute_paths(config: Config) -> Config:
     """So that RUN/config.yaml means the same wherever evaluate and predict are started."""
-    path, folder = config.data.path or "", config.run.dir or Path()
-    data = config.data if "://" in path else config.data.model_copy(update={"path": str(Path(path).resolve())})
+    data, folder = config.data.with_absolute_paths(), config.run.dir or Path()
     run = config.run.model_copy(update={"dir": folder.resolve()})
     start = config.model.pretrained
     model = config.model.model_copy(update={"pretrained": start.resolve()}) if start else config.model

@@ -26,7 +26,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, settings: bool = True) ->
 
 def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
     """--plugin NAME, by which the user allows to import a checkpoint's network from a package or file."""
-    text = "import this network of your own, package.module:NAME or path/to/file.py:NAME, if the checkpoint asks for it"
+    text = "import this network or dataset of your own, package.module:NAME or path/to/file.py:NAME, if the run asks for it"
     parser.add_argument("--plugin", type=trust, action="append", metavar="NAME", help=text)
 
 

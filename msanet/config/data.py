@@ -5,14 +5,21 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from msanet.config.base import Above0, Count, Positive, Probability, Rgb, Section, Share, Size, WorkerCount
-from msanet.config.text import FilePath, Location, Text
+from msanet.config.text import FOLDER_PREFIX, FilePath, Location, Text, absolute_location, absolute_plugin
 
 
 class DataConfig(Section):
     """What is read, and what is done to an image before it reaches the network."""
 
     path: Location | None = Field(
-        None, description="shards (from msanet pack): folder, or http(s)://, hf://, s3://, gs://, az:// address"
+        None,
+        description="shards (from msanet pack): folder, or http(s)://, hf://, s3://, gs://, az:// address; folder:DIR: images "
+        "and labels that are not packed, slower",
+    )
+    classes: FilePath | None = Field(None, description="classes file of folder:DIR, as --classes of msanet pack folder")
+    dataset: Text | None = Field(
+        None,
+        description="instead of path, a dataset of your own: package.module:NAME or path/to/file.py:NAME, called with a split",
     )
     train_split: Text = Field("train", description="split to train on")
     val_split: Text | None = Field(
@@ -55,11 +62,33 @@ class DataConfig(Section):
         """Whether every training image has the same size, whatever the dataset."""
         return bool(self.crop or (self.resize and self.random_scale[0] == self.random_scale[1]))
 
+    @property
+    def source(self) -> str:
+        """What is read, for sentences: the path, or the name of the user's dataset."""
+        return self.path or self.dataset or ""
+
+    def with_absolute_paths(self) -> "DataConfig":
+        """The same data, whatever the working directory."""
+        update = {
+            "path": self.path and absolute_location(self.path),
+            "classes": self.classes and self.classes.resolve(),
+            "dataset": self.dataset and absolute_plugin(self.dataset),
+        }
+        return self.model_copy(update=update)
+
     @model_validator(mode="after")
     def _ranges(self) -> "DataConfig":
         low, high = self.random_scale
         if not 0 < low <= high:
             raise ValueError(f"data.random_scale is [{low}, {high}], expected 0 < low <= high")
+        if self.path is not None and self.dataset is not None:
+            raise ValueError(
+                f"data.dataset={self.dataset} with data.path={self.path}, expected one of them; remove one"
+            )
+        if self.classes is not None and not (self.path or "").startswith(FOLDER_PREFIX):
+            raise ValueError(
+                f"data.classes={self.classes} has no effect on data.path={self.path}, expected {FOLDER_PREFIX}DIR; remove it"
+            )
         if min(self.std) <= 0:
             raise ValueError(f"data.std is {list(self.std)}, expected values above 0")
         if self.on_bad_sample == "skip" and not (self.crop or self.resize):

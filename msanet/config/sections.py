@@ -248,6 +248,9 @@ class Config(Section):
         if self.data.random_scale != (1.0, 1.0) and self.data.crop is None:
             found = f"data.random_scale={list(self.data.random_scale)} gives images of different sizes"
             raise ValueError(f"{found}, which cannot be batched; set data.crop")
+        if self.data.dataset is not None and self.storage.decoded_cache_limit_bytes:
+            found = f"storage.decoded_cache_limit_bytes={self.storage.decoded_cache_limit_bytes} with data.dataset"
+            raise ValueError(f"{found}, whose content may change unseen; set it to 0, and keep decoded images there")
         download, stall = self.storage.download_timeout_seconds, self.run.stall_timeout_seconds
         if download >= stall:
             found = f"storage.download_timeout_seconds={download:g} is not below run.stall_timeout_seconds={stall:g}"

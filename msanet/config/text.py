@@ -78,8 +78,28 @@ def _expanded(path: Path) -> Path:
         return path
 
 
+FOLDER_PREFIX = "folder:"
+"""Begins a location of images and labels that are not packed."""
+
+
 def _expanded_text(text: str) -> str:
+    if text.startswith(FOLDER_PREFIX):
+        return FOLDER_PREFIX + str(_expanded(Path(text.removeprefix(FOLDER_PREFIX))))
     return text if "://" in text or not text.startswith("~") else str(_expanded(Path(text)))
+
+
+def absolute_location(text: str) -> str:
+    """A location that means the same in any working directory."""
+    if "://" in text:
+        return text
+    prefix = FOLDER_PREFIX if text.startswith(FOLDER_PREFIX) else ""
+    return prefix + str(Path(text.removeprefix(prefix)).resolve())
+
+
+def absolute_plugin(name: str) -> str:
+    """`path/to/file.py:NAME` with an absolute path; `package.module:NAME` as it is."""
+    module, separator, attribute = name.rpartition(":")
+    return f"{Path(module).resolve()}{separator}{attribute}" if module.endswith(".py") else name
 
 
 Text = Annotated[str, BeforeValidator(_require_text)]

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from msanet.data.sample_source import SampleSource
 from msanet.data.samples import decode_sample
-from msanet.data.shard_source import ShardSource
 from msanet.data.storage.cache import NodeCache
 
 _HEADER = struct.Struct("<II")  # height, width
@@ -19,7 +19,7 @@ class DecodedSource:
     come next as any other.
     """
 
-    def __init__(self, source: ShardSource, cache: NodeCache) -> None:
+    def __init__(self, source: SampleSource, cache: NodeCache) -> None:
         self.source, self.cache = source, cache
 
     def read(self, sample: int) -> dict[str, Any]:

@@ -1,22 +1,19 @@
 """From the shuffle order to batches: what each rank and each loader process reads, and how it becomes tensors."""
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import webdataset as wds
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
-from msanet import logs
-from msanet.awake_clock import awake_clock
-from msanet.config import Config, StorageConfig
+from msanet.config import Config, DataConfig, StorageConfig
 from msanet.data.decoded_cache import DecodedSource
+from msanet.data.loader_processes import iterate, worker
 from msanet.data.manifest import Manifest
-from msanet.data.open_files import out_of_files, require_open_files
+from msanet.data.open_dataset import open_dataset
 from msanet.data.pipeline import (
     Batch,
     EvaluationSample,
@@ -28,21 +25,11 @@ from msanet.data.pipeline import (
     fetch_instances,
     predownload,
 )
-from msanet.data.shard_source import ShardSource
-from msanet.data.shared_memory import (
-    EVALUATION_PREFETCH,
-    explain_full,
-    is_bus_error,
-    share,
-    shared_memory_full,
-)
+from msanet.data.sample_source import ReadableSource, SampleSource
+from msanet.data.shared_memory import EVALUATION_PREFETCH
 from msanet.data.shuffle_order import ShuffleConfig, ShuffleOrder, evaluation_slice, rank_slice
-from msanet.data.storage import open_storage
 from msanet.data.storage.cache import NodeCache, cache_folder
 from msanet.errors import UserError
-from msanet.processes import block_stop_signals, exit_with_parent, use_short_socket_paths
-
-_SEMAPHORES_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -149,38 +136,54 @@ def shuffle_order(manifest: Manifest, split: str, plan: ShuffleConfig) -> Shuffl
             f"set trainer.global_batch_size to at most {info.samples}",
             setting="trainer.global_batch_size",
         )
-    return ShuffleOrder(plan, (shard.samples for shard in info.shards), (shard.bytes for shard in info.shards))
+    return split_order(manifest, split, plan)
 
 
-def train_source(config: Config, manifest: Manifest) -> ShardSource:
+def split_order(manifest: Manifest, split: str, plan: ShuffleConfig) -> ShuffleOrder:
+    """The order over a split of any size. What is not packed has no blocks worth keeping: it is shuffled sample by sample."""
+    shards = manifest.split(split).shards
+    block = plan.shuffle_block_bytes if manifest.is_unpacked else 0
+    return ShuffleOrder(
+        plan, (shard.samples for shard in shards), (block * shard.samples or shard.bytes for shard in shards)
+    )
+
+
+def train_source(config: Config, manifest: Manifest) -> SampleSource:
     """The training split of a run."""
-    storage = open_storage(config.data.path or "", config.storage)
-    return ShardSource(storage, config.data.train_split, manifest, config.data.shuffle_block_bytes)
+    return open_dataset(config.data, config.storage).source(config.data.train_split, manifest)
 
 
 def train_loader(
-    config: Config, order: ShuffleOrder, source: ShardSource, batches: BatchPlan, rank: int, consumed_samples: int
+    config: Config, order: ShuffleOrder, source: SampleSource, batches: BatchPlan, rank: int, consumed_samples: int
 ) -> Iterator[list[Batch]]:
     """An endless stream of optimizer steps for one rank, from position `consumed_samples` on; each a list of micro-batches."""
-    data, storage = config.data, config.storage
-    samples: ShardSource | DecodedSource = source
-    if storage.decoded_cache_limit_bytes:
-        folder = cache_folder(storage.cache_dir) / "decoded"
-        samples = DecodedSource(source, NodeCache(folder, storage.decoded_cache_limit_bytes, evict=False))
-    pipeline = wds.DataPipeline(
-        _TrainPositions(order, batches, rank, consumed_samples),
-        partial(predownload, source=samples, depth=storage.predownload, threads=storage.max_connections),
-        partial(fetch, source=samples, skip_bad=data.on_bad_sample == "skip"),
-        partial(augment, config=data, seed=order.plan.seed),
-        collate,
-    )
-    micro_batches = _iterate(pipeline, data.num_workers, data.prefetch_factor)
+    data = config.data
+    positions = _TrainPositions(order, batches, rank, consumed_samples)
+    pipeline = train_pipeline(positions, source, data, config.storage, order.plan.seed)
+    micro_batches = iterate(pipeline, data.num_workers, data.prefetch_factor)
     while True:
         yield [next(micro_batches) for _ in range(batches.accumulation)]
 
 
+def train_pipeline(
+    positions: IterableDataset, source: SampleSource, data: DataConfig, storage: StorageConfig, seed: int
+) -> wds.DataPipeline:
+    """From the positions of micro-batches to augmented `Batch`es."""
+    samples: ReadableSource = source
+    if storage.decoded_cache_limit_bytes:
+        folder = cache_folder(storage.cache_dir) / "decoded"
+        samples = DecodedSource(source, NodeCache(folder, storage.decoded_cache_limit_bytes, evict=False))
+    return wds.DataPipeline(
+        positions,
+        partial(predownload, source=samples, depth=storage.predownload, threads=storage.max_connections),
+        partial(fetch, source=samples, skip_bad=data.on_bad_sample == "skip"),
+        partial(augment, config=data, seed=seed),
+        collate,
+    )
+
+
 def evaluation_loader(
-    source: ShardSource, rank: int, world_size: int, workers: int, instances: bool = False
+    source: SampleSource, rank: int, world_size: int, workers: int, instances: bool = False
 ) -> Iterator[EvaluationSample]:
     """This rank's contiguous share of the split, each image once, in order; with `instances`, also their instance maps."""
     ahead = StorageConfig()
@@ -191,7 +194,7 @@ def evaluation_loader(
         *([partial(fetch_instances, source=source)] if instances else []),
         evaluation_samples,
     )
-    return _iterate(pipeline, workers, EVALUATION_PREFETCH)
+    return iterate(pipeline, workers, EVALUATION_PREFETCH)
 
 
 class _TrainPositions(IterableDataset):
@@ -204,7 +207,7 @@ class _TrainPositions(IterableDataset):
         self.order, self.batches, self.rank, self.consumed_samples = order, batches, rank, consumed_samples
 
     def __iter__(self) -> Iterator[Positions]:
-        number, workers = _worker()
+        number, workers = worker()
         plan = self.batches
         while True:
             step, micro = divmod(number, plan.accumulation)
@@ -219,85 +222,9 @@ class _EvaluationPositions(IterableDataset):
         self.numbers = samples
 
     def __iter__(self) -> Iterator[Positions]:
-        number, workers = _worker()
+        number, workers = worker()
         for sample in self.numbers[number::workers]:
             yield np.zeros(1, np.int64), np.array([sample], dtype=np.int64)
-
-
-class _CarryErrors(IterableDataset):
-    """Yields a UserError instead of raising it: DataLoader would wrap a worker's exception in its traceback."""
-
-    def __init__(self, pipeline: wds.DataPipeline) -> None:
-        self.pipeline = pipeline
-
-    def __iter__(self) -> Iterator[Any]:
-        try:
-            yield from share(self.pipeline) if get_worker_info() else self.pipeline
-        except UserError as error:
-            yield error
-
-
-def _iterate(pipeline: wds.DataPipeline, workers: int, prefetch: int) -> Iterator[Any]:
-    # The fork server imports what loader processes need: they start in 0.1 s and share memory. See docs/decisions/0011.
-    multiprocessing.set_forkserver_preload(["__main__", "msanet.data.loader"])
-    loader = DataLoader(
-        _CarryErrors(pipeline),
-        batch_size=None,  # the pipeline makes its own batches
-        num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
-        pin_memory=torch.cuda.is_available(),
-        multiprocessing_context="forkserver" if workers else None,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # torch's own would be advanced by each start, also by a resume
-    )
-    if workers:
-        use_short_socket_paths()
-        require_open_files(workers, prefetch)
-    try:
-        with block_stop_signals(), explain_full(_SEMAPHORES_BYTES):
-            items = iter(loader)
-    except OSError as error:
-        raise out_of_files(error) or error from None
-    while True:
-        try:
-            item = next(items)
-        except StopIteration:
-            return
-        except (RuntimeError, OSError, EOFError) as error:
-            known = out_of_files(error)
-            if known:
-                raise known from error
-            if not (workers and _is_lost_process(error)):
-                raise
-            if is_bus_error(error):
-                raise shared_memory_full("a loader process was killed when it wrote there") from error
-            raise UserError(
-                "MSA-DATA-010",
-                "a loader process was killed, often because the host ran out of memory (see dmesg); lower data.num_workers "
-                "or data.prefetch_factor and run the same command again to resume from the last checkpoint",
-                setting="data.num_workers",
-            ) from error
-        if isinstance(item, UserError):
-            raise item
-        yield item
-
-
-def _is_lost_process(error: Exception) -> bool:
-    """Whether a process died: DataLoader says so, or its connection broke. What a process raised begins with 'Caught'."""
-    if isinstance(error, RuntimeError):
-        return str(error).startswith(("DataLoader worker (pid", "Pin memory thread exited"))
-    return isinstance(error, ConnectionError | EOFError) and not str(error).startswith("Caught ")
-
-
-def _start_worker(_: int) -> None:
-    logs.configure()
-    awake_clock.tick_in_background()  # for downloads
-    exit_with_parent()  # DataLoader's own watch looks at the fork server, which outlives a killed trainer
-
-
-def _worker() -> tuple[int, int]:
-    info = get_worker_info()
-    return (info.id, info.num_workers) if info else (0, 1)
 
 
 def _listed(values: list[Any]) -> str:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from msanet.config import DataConfig
-from msanet.data.decoded_cache import DecodedSource
 from msanet.data.image.codec import INSTANCES, decode_instances
-from msanet.data.samples import TrainSample, augment_sample, decode_sample, placeholder_sample
-from msanet.data.shard_source import ShardSource
+from msanet.data.image.color import color_jitter, normalize
+from msanet.data.sample_source import ReadableSource, SampleSource
+from msanet.data.samples import NO_JITTER, TrainSample, augment_sample, decode_sample, placeholder_sample
 from msanet.errors import UserError
 
 Positions = tuple[np.ndarray, np.ndarray]
@@ -69,8 +69,16 @@ class EvaluationSample:
     instance_ids_HW: Tensor | None = None
 
 
+def network_input(batch: Batch, data: DataConfig) -> Tensor:
+    """What the network sees, (N, 3, H, W) float32: colors jittered where that is left to the device, then normalized."""
+    images = batch.images_NHWC
+    if data.jitter_on == "device" and (data.brightness or data.contrast or data.saturation):
+        images = color_jitter(images, batch.jitter_N3)
+    return normalize(images, data.mean, data.std)
+
+
 def predownload(
-    positions: Iterable[Positions], source: ShardSource | DecodedSource, depth: int, threads: int
+    positions: Iterable[Positions], source: ReadableSource, depth: int, threads: int
 ) -> Iterator[Positions]:
     """Pass positions on, `depth` of them late, while threads fetch the bytes of those that are waiting."""
     waiting: deque[Positions] = deque()
@@ -87,9 +95,7 @@ def predownload(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def fetch(
-    positions: Iterable[Positions], source: ShardSource | DecodedSource, skip_bad: bool = False
-) -> Iterator[list[Sample]]:
+def fetch(positions: Iterable[Positions], source: ReadableSource, skip_bad: bool = False) -> Iterator[list[Sample]]:
     """Positions to lists of samples with epoch and number; a bad sample that is skipped has its error instead."""
 
     def read(epoch: int, number: int) -> Sample:
@@ -123,6 +129,22 @@ def augment(groups: Iterable[list[Sample]], config: DataConfig, seed: int) -> It
         yield [one(sample) for sample in group]
 
 
+def whole_images(groups: Iterable[list[Sample]]) -> Iterator[list[TrainSample]]:
+    """Decode every sample of a micro-batch as it is. Raises UserError for images of different sizes."""
+    cv2.setNumThreads(0)
+    for group in groups:
+        decoded = [(sample, *decode_sample(sample)) for sample in group]
+        sizes = sorted({label_HW.shape for _, _, label_HW in decoded})
+        if len(sizes) > 1:
+            raise UserError(
+                "MSA-DATA-011",
+                f"images of {' or '.join(map(str, sizes[:8]))} pixels (height, width) cannot be batched, and an evaluation takes "
+                "them whole; set batch_size=1",
+                setting="batch_size",
+            )
+        yield [TrainSample(sample["number"], 0, image, label, NO_JITTER) for sample, image, label in decoded]
+
+
 def collate(groups: Iterable[list[TrainSample]]) -> Iterator[Batch]:
     """Lists of samples to micro-batches. Raises UserError for images of different sizes."""
     for group in groups:
@@ -144,7 +166,7 @@ def collate(groups: Iterable[list[TrainSample]]) -> Iterator[Batch]:
         )
 
 
-def fetch_instances(groups: Iterable[list[Sample]], source: ShardSource) -> Iterator[list[Sample]]:
+def fetch_instances(groups: Iterable[list[Sample]], source: SampleSource) -> Iterator[list[Sample]]:
     """Add its instance map to each sample that was packed with one."""
     for group in groups:
         yield [sample | source.read_instances(sample["number"]) for sample in group]

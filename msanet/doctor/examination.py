@@ -9,9 +9,9 @@ from msanet.config import Config
 from msanet.data import shared_memory
 from msanet.data.loader import BatchPlan, batch_plan, shuffle_config, shuffle_order
 from msanet.data.manifest import Manifest, SplitInfo
+from msanet.data.open_dataset import Shards, Unpacked, open_dataset
 from msanet.data.open_files import file_limit
-from msanet.data.shard_source import ShardSource, read_manifest
-from msanet.data.storage import LocalStorage, Storage, open_storage
+from msanet.data.storage import LocalStorage, Storage
 from msanet.data.storage.cache import cache_folder
 from msanet.distributed.cores import available_cores
 from msanet.doctor import batches, images, labels, machine, memory, shards
@@ -23,6 +23,7 @@ from msanet.models import model_options
 from msanet.models.meta import on_meta_device
 from msanet.models.network import SegmentationNetwork
 from msanet.models.pretrained import initialize
+from msanet.plugins import trust
 from msanet.run_layout import RunLayout
 from msanet.training.checkpoint.io import checkpoint_folders
 from msanet.training.engine.optimizer import deepspeed_config, total_steps
@@ -46,12 +47,14 @@ class Case:
     count: int
 
     @cached_property
-    def storage(self) -> Storage:
-        return open_storage(self.config.data.path or "", self.config.storage)
+    def dataset(self) -> Shards | Unpacked:
+        if self.config.data.dataset is not None:
+            trust(self.config.data.dataset)  # the user's own settings name it
+        return open_dataset(self.config.data, self.config.storage)
 
     @cached_property
     def manifest(self) -> Manifest:
-        return read_manifest(self.storage)
+        return self.dataset.read_manifest(count_labels=True)
 
     def build(self) -> SegmentationNetwork:
         """The network, on torch's current device."""
@@ -64,11 +67,13 @@ def examine(case: Case) -> list[Diagnostic]:
     names = {"data.train_split": data.train_split}
     if data.val_split is not None:
         names["data.val_split"] = data.val_split
-    diagnostics = shards.splits_exist(manifest, names) + shards.skipped_samples(case.storage)
+    diagnostics, dataset = shards.splits_exist(manifest, names), case.dataset
+    if isinstance(dataset, Shards):
+        diagnostics += shards.skipped_samples(dataset.storage)
     train, val = _split(manifest, data.train_split), _split(manifest, data.val_split)
     statistics = {name: _sample_statistics(case, name, diagnostics) for name in dict.fromkeys(names.values())}
-    if train and val:
-        diagnostics += _faults_of("shards", lambda: _train_val_overlap(case, train, val))
+    if train and val and isinstance(dataset, Shards):
+        diagnostics += _faults_of("shards", lambda: _train_val_overlap(case, dataset.storage, train, val))
     if train:
         diagnostics += _label_diagnostics(train, val, manifest.classes, statistics[data.train_split])
         diagnostics += _run_diagnostics(case, train, val, statistics)
@@ -84,16 +89,16 @@ def _sample_statistics(case: Case, split: str, diagnostics: list[Diagnostic]) ->
     info = _split(case.manifest, split)
     if info is None:
         return []
-    statistics, errors = shards.sample_split(ShardSource(case.storage, split, case.manifest), case.count)
+    statistics, errors = shards.sample_split(case.dataset.source(split, case.manifest), case.count)
     diagnostics += shards.readable(split, info.samples, statistics, errors)
     return statistics
 
 
-def _train_val_overlap(case: Case, *splits: SplitInfo) -> list[Diagnostic]:
-    indexes = [shards.read_indexes(case.storage, split.shards) for split in splits]
+def _train_val_overlap(case: Case, storage: Storage, *splits: SplitInfo) -> list[Diagnostic]:
+    indexes = [shards.read_indexes(storage, split.shards) for split in splits]
     train, val = (shards.image_checksums(shards_of_split, _OVERLAP_SAMPLES) for shards_of_split in indexes)
     names = (case.config.data.train_split, case.config.data.val_split or "")
-    readers = (shards.image_reader(ShardSource(case.storage, name, case.manifest)) for name in names)
+    readers = (shards.image_reader(case.dataset.source(name, case.manifest)) for name in names)
     overlap = shards.confirm_overlap(train, val, *readers)
     is_all = max(split.samples for split in splits) <= _OVERLAP_SAMPLES
     return shards.train_val_overlap(train, val, overlap, is_all)
@@ -218,7 +223,7 @@ def _machine_diagnostics(case: Case) -> Iterator[Diagnostic]:
     assert run.dir, "checked with the command line"
     names = [path.name for path in checkpoint_folders(RunLayout(run.dir).checkpoints)]
     yield from machine.run_folder(run, run.dir, names)
-    if not isinstance(case.storage, LocalStorage):
+    if isinstance(case.dataset, Shards) and not isinstance(case.dataset.storage, LocalStorage):
         folder = machine.nearest_existing(cache_folder(storage.cache_dir))
         size = sum(shard.bytes for split in case.manifest.splits.values() for shard in split.shards)
         yield from machine.cache_space(size, storage.cache_limit_bytes, shutil.disk_usage(folder).free, folder)

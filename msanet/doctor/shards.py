@@ -17,8 +17,8 @@ from msanet.data.manifest import (
     index_name,
     validate_json,
 )
+from msanet.data.sample_source import SampleSource
 from msanet.data.samples import decode_sample
-from msanet.data.shard_source import ShardSource
 from msanet.data.storage import ByteRange, Storage
 from msanet.doctor.diagnostics import Found, Level, check
 from msanet.errors import UserError
@@ -75,13 +75,15 @@ def sample_statistics(image_HWC: np.ndarray, label_HW: np.ndarray, key: str) -> 
     )
 
 
-def sample_split(source: ShardSource, count: int) -> tuple[list[SampleStatistics], list[str]]:
+def sample_split(source: SampleSource, count: int) -> tuple[list[SampleStatistics], list[str]]:
     """(statistics, sentences about those that cannot be read) of `count` samples spread evenly over the split."""
     statistics, errors = [], []
     for number in evenly_spread(len(source), count):
         try:
             sample = source.read(number)
-            for name in (name for name in sample if name.startswith("image.")):
+            for name in (
+                name for name, data in sample.items() if name.startswith("image.") and isinstance(data, bytes)
+            ):
                 check_photo(sample[name], f"{sample['__url__']}:{sample['__key__']}.{name}")
             statistics.append(sample_statistics(*decode_sample(sample), sample["__key__"]))
         except UserError as error:
@@ -151,7 +153,7 @@ def image_checksums(indexes: Iterable[ShardIndex], most: int) -> Checksums:
     return found
 
 
-def image_reader(source: ShardSource) -> ReadImage:
+def image_reader(source: SampleSource) -> ReadImage:
     """Of the images of a split."""
 
     def read(number: int) -> bytes:

@@ -13,7 +13,7 @@ from msanet import distributed
 from msanet.config import EvaluationConfig
 from msanet.data.loader import evaluation_loader
 from msanet.data.pipeline import EvaluationSample
-from msanet.data.shard_source import ShardSource
+from msanet.data.sample_source import SampleSource
 from msanet.data.shuffle_order import evaluation_slice
 from msanet.evaluation.cost import Cost, peak_memory
 from msanet.evaluation.instances import instance_rows, no_instances
@@ -35,7 +35,7 @@ class EvaluationInterrupted(Exception):
 
 def evaluate(
     model: nn.Module,
-    source: ShardSource,
+    source: SampleSource,
     settings: EvaluationConfig,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -129,7 +129,7 @@ class EvaluationAccumulator:
                 self.instances.append(instance_rows(sample.number, ids_HW, prediction_HW))
         self._keep_for_report(sample, prediction_HW, matrix, predictor)
 
-    def gather(self, source: ShardSource) -> EvaluationResult:
+    def gather(self, source: SampleSource) -> EvaluationResult:
         """Counts of all ranks, the same on each. A collective."""
         manifest = source.manifest
         distributed.barrier()

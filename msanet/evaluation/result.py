@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from msanet.data.shard_source import ShardSource
+from msanet.data.sample_source import SampleSource
 from msanet.errors import UserError
 from msanet.evaluation.boundary import BoundaryScores
 from msanet.evaluation.calibration import ReliabilityBin, expected_calibration_error
@@ -197,7 +197,7 @@ def write_evaluation(folder: Path, evaluation: EvaluationResult) -> Path:
     return path
 
 
-def require_complete(evaluation: EvaluationResult, source: ShardSource) -> None:
+def require_complete(evaluation: EvaluationResult, source: SampleSource) -> None:
     """Raise UserError that names images if any was missed or counted twice."""
     if evaluation.is_complete:
         return

@@ -9,10 +9,10 @@ from typing import Any
 
 from msanet.config import Config, load_config
 from msanet.data.loader import batch_plan
-from msanet.data.shard_source import read_manifest
-from msanet.data.storage import open_storage
+from msanet.data.open_dataset import open_dataset
 from msanet.errors import UserError
 from msanet.models import check_model
+from msanet.plugins import trust
 from msanet.sweep.settings import SweepConfig, SweepFile, flat
 from msanet.sweep.space import TrialParams, active_params, check_conditions, grid_points, params_to_check, to_yaml
 from msanet.training.engine.other_optimizers import constructor_arguments
@@ -27,7 +27,11 @@ _RESERVED = {
     "run.max_restarts": "sweep.max_failures says how often a trial is started again",
 }
 """Settings that the sweep sets itself, and why."""
-_FIXED_FOR_PBT = ("model.", "data.path", "data.val_split", "data.train_split", "run.allow_changes")
+_FIXED_FOR_PBT = (
+    "model.",
+    *(f"data.{name}" for name in ("path", "classes", "dataset", "train_split", "val_split")),
+    "run.allow_changes",
+)
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,15 @@ def plan_sweep(file: SweepFile, name: str, overrides: list[str]) -> SweepPlan:
     path = Path(str(recipe)).resolve() if recipe else None
     words = (*_as_overrides(settings), *overrides)
     base = load_config(path, words)
-    if base.data.path is None:
+    if not base.data.source:
         raise _missing("data.path", "a folder of shards")
     if base.data.val_split is None:
         found = "data.val_split is null, expected a split: a sweep compares trials by their validations"
         raise UserError("MSA-SWEEP-602", f"{found}; set data.val_split", setting="data.val_split")
-    if "://" not in base.data.path:  # trials run in other folders, on other nodes
-        words = (*words, f"data.path={to_yaml(str(Path(base.data.path).resolve()))}")
+    data = base.data.with_absolute_paths()  # trials run in other folders, on other nodes
+    for name in ("path", "classes", "dataset"):
+        if (value := getattr(data, name)) != getattr(base.data, name):
+            words = (*words, f"data.{name}={to_yaml(str(value))}")
     if base.model.pretrained:
         words = (*words, f"model.pretrained={to_yaml(str(base.model.pretrained.resolve()))}")
     base_settings = {key: to_yaml(value) for key, value in flat(base.model_dump(mode="json")).items()}
@@ -119,7 +125,9 @@ def plan_sweep(file: SweepFile, name: str, overrides: list[str]) -> SweepPlan:
     check_conditions(file.space, base_settings)
     _check_searcher(plan)
     _check_space(plan)
-    read_manifest(open_storage(base.data.path, base.storage))
+    if data.dataset is not None:
+        trust(data.dataset)  # the user's own settings name it
+    open_dataset(data, base.storage).read_manifest()
     return plan
 
 

@@ -7,19 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from msanet.config import DataConfig
-from msanet.data.image.color import color_jitter, normalize
-from msanet.data.pipeline import Batch
+from msanet.data.pipeline import Batch, network_input
 from msanet.errors import UserError
 from msanet.losses import SegmentationLoss
 from msanet.models.network import combined_loss
-
-
-def network_input(batch: Batch, data: DataConfig) -> Tensor:
-    """What the network sees, (N, 3, H, W) float32: colors jittered where that is left to the device, then normalized."""
-    images = batch.images_NHWC
-    if data.jitter_on == "device" and (data.brightness or data.contrast or data.saturation):
-        images = color_jitter(images, batch.jitter_N3)
-    return normalize(images, data.mean, data.std)
 
 
 def micro_batch_loss(

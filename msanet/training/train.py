@@ -8,13 +8,14 @@ import torch
 from msanet import distributed
 from msanet.config import Config
 from msanet.data.manifest import Manifest
-from msanet.data.shard_source import ShardSource, read_manifest
+from msanet.data.open_dataset import open_dataset
+from msanet.data.sample_source import SampleSource
 from msanet.data.shared_memory import require_shared_memory
-from msanet.data.storage import open_storage
 from msanet.distributed.preemption import PreemptionHandler, StopRequest
 from msanet.logs import ProgressBar
 from msanet.models.network import SegmentationNetwork
 from msanet.models.pretrained import initialize
+from msanet.plugins import trust
 from msanet.training.callbacks import Callbacks
 from msanet.training.memory.auto_batch_size import choose_batch_plan
 from msanet.training.memory.out_of_memory import out_of_memory_as_user_error
@@ -39,11 +40,13 @@ def train(config: Config) -> None:
     config = with_pretrained_normalization(config)
     callbacks = Callbacks(config.run.callbacks, config.run.loggers)
     preemption = PreemptionHandler(config.run.preemption_grace_seconds, config.trainer.checkpoint_every_minutes)
-    shards = open_storage(config.data.path or "", config.storage)
-    manifest = distributed.on_main(partial(read_manifest, shards))  # rank 0 reads it for all hosts
+    if config.data.dataset is not None:
+        trust(config.data.dataset)  # the user's own settings name it
+    dataset = open_dataset(config.data, config.storage)
+    manifest = distributed.on_main(partial(dataset.read_manifest, count_labels=True))  # rank 0 reads it for all hosts
     manifest.require_labels(config.data.train_split)
     require_weighted_labels(config.loss, config.data.train_split, manifest.split(config.data.train_split).histogram)
-    val_split = validation_source(config, shards, manifest)
+    val_split = validation_source(config, dataset, manifest)
 
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     with out_of_memory_as_user_error(config):
@@ -67,7 +70,11 @@ def _start(config: Config, manifest: Manifest, model: SegmentationNetwork) -> tu
 
 
 def _train(
-    run: RunFolder, trainer: Trainer, val_split: ShardSource | None, preemption: PreemptionHandler, callbacks: Callbacks
+    run: RunFolder,
+    trainer: Trainer,
+    val_split: SampleSource | None,
+    preemption: PreemptionHandler,
+    callbacks: Callbacks,
 ) -> None:
     """Steps, and after each what is due: metrics, a validation, a checkpoint."""
     config, state, schedule, global_batches = trainer.config, trainer.state, trainer.schedule, trainer.global_batches()

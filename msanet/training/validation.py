@@ -10,8 +10,8 @@ import torch
 from msanet import distributed
 from msanet.config import Config
 from msanet.data.manifest import Manifest
-from msanet.data.shard_source import ShardSource
-from msanet.data.storage import Storage
+from msanet.data.open_dataset import Shards, Unpacked
+from msanet.data.sample_source import SampleSource
 from msanet.errors import UserError
 from msanet.evaluation.evaluator import EvaluationInterrupted, evaluate
 from msanet.evaluation.result import EvaluationResult
@@ -29,7 +29,7 @@ from msanet.training.schedule import TrainState, after_validation
 logger = logging.getLogger(__name__)
 
 
-def validation_source(config: Config, shards: Storage, manifest: Manifest) -> ShardSource | None:
+def validation_source(config: Config, dataset: Shards | Unpacked, manifest: Manifest) -> SampleSource | None:
     """The split to validate on, or None with `data.val_split=null`, which is said. Raises UserError if there is no such split."""
     split = config.data.val_split
     if split is None:
@@ -39,7 +39,7 @@ def validation_source(config: Config, shards: Storage, manifest: Manifest) -> Sh
         )
         return None
     try:
-        return ShardSource(shards, split, manifest)
+        return dataset.source(split, manifest)
     except UserError as error:
         advice = "set data.val_split to one of them, or to null to train without validation"
         raise UserError(error.code, f"{error}; {advice}", setting="data.val_split") from None
@@ -60,7 +60,7 @@ def validate(
     engine: Any,
     ema: EMA | None,
     state: TrainState,
-    source: ShardSource,
+    source: SampleSource,
     config: Config,
     should_stop: Callable[[], bool] | None = None,
 ) -> EvaluationResult | None:

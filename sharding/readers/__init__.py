@@ -16,6 +16,7 @@ __all__ = [
     "SamplePaths",
     "Reader",
     "find_reader",
+    "find_source",
     "installed_readers",
     "is_reader_name",
     "open_source",
@@ -59,6 +60,21 @@ def _missing(reader: Reader, tree: Tree) -> str:
     lacking = [landmark for landmark in reader.landmarks if not _holds_any(tree, "", landmark)]
     is_part = 0 < len(lacking) < len(reader.landmarks)
     return f" (of which {' and '.join(word.replace('|', ' or ') for word in lacking)} is missing)" if is_part else ""
+
+
+def find_source(paths: Sequence[Path]) -> tuple[Reader, Tree]:
+    """The reader of the layout that lies at `paths`, and the tree at its root. Raises UserError where none knows it."""
+    for reader in sorted(READERS.values(), key=lambda reader: reader.name == "folder"):  # whose layout others have too
+        root = _root(reader, paths)
+        if root is not None:
+            return reader, root
+    shown = " ".join(map(str, paths))
+    raise UserError(
+        "MSA-PACK-730",
+        f"'{shown}' is not laid out as any known dataset: it holds {describe(open_tree(paths))}, expected for example "
+        f"{READERS['folder'].layout}; name the folder that holds it",
+        setting="data.path",
+    )
 
 
 def _looks_like(reader: Reader, paths: Sequence[Path]) -> bool:

@@ -14,7 +14,7 @@ from fuzz.hostile import NAMES, outcome
 from msanet.cli.predict import _find_files as find_files
 from msanet.data.manifest import FileName, SplitName, safe_key
 from msanet.errors import UserError
-from sharding.plan import _check_split as check_split
+from sharding.plan import check_split as check_split
 from sharding.readers.reader import make_pair
 from sharding.tree import FolderTree, checked_name, open_tree
 

@@ -78,7 +78,7 @@ def test_no_file_or_line_of_a_run_holds_the_password(shards: Path, tmp_path: Pat
         shown += str(
             outcome(open_storage(f"{address}/absent", StorageConfig(cache_dir=tmp_path / "cache")).read_file, "x", 9)
         )
-        refused = str(outcome(open_storage, evaluation_job(["--run", str(run)]).shards))
+        refused = str(outcome(open_storage, evaluation_job(["--run", str(run)]).data.path or ""))
         assert refused.startswith(f"'http://{MASK}@127.0.0.1") and "give the complete address again" in refused
     finally:
         server.shutdown()

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from msanet import distributed
 from msanet.cli.main import main
 from msanet.config import read_yaml
+from msanet.data.pipeline import network_input
 from msanet.models import build_model
 from msanet.models.io import ModelMetadata
 from msanet.models.network import SegmentationNetwork
-from msanet.training.forward import network_input
 from msanet.training.nonfinite.failure_dump import DumpMetadata, FailureDump, read_failure_dump, write_failure_dump
 from msanet.training.nonfinite.replay import replay
 from support import ranks

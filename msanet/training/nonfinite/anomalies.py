@@ -16,7 +16,7 @@ from msanet.config import Config
 from msanet.data.loader import BatchPlan, train_source
 from msanet.data.manifest import Manifest
 from msanet.data.pipeline import Batch
-from msanet.data.shard_source import ShardSource
+from msanet.data.sample_source import SampleSource
 from msanet.data.shuffle_order import ShuffleOrder
 from msanet.distributed.rendezvous import list_ranks
 from msanet.errors import UserError
@@ -179,7 +179,7 @@ class AnomalyMonitor:
             return None
 
     @cached_property
-    def _source(self) -> ShardSource:
+    def _source(self) -> SampleSource:
         return train_source(self.config, self.manifest)
 
 

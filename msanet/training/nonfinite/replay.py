@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from msanet.data.pipeline import Batch
+from msanet.data.pipeline import Batch, network_input
 from msanet.losses import SegmentationLoss
 from msanet.models.activation_checkpointing import checkpoint_activations
 from msanet.models.external.trust import require_trust
@@ -19,7 +19,7 @@ from msanet.models.io import apply_weights
 from msanet.training.engine.device_settings import apply_device_settings, set_memory_format
 from msanet.training.engine.freezing import freeze
 from msanet.training.engine.loss_scaling import autocast
-from msanet.training.forward import micro_batch_loss, network_input
+from msanet.training.forward import micro_batch_loss
 from msanet.training.nonfinite.failure_dump import BATCH_TENSORS, FailureDump, Sample
 
 
