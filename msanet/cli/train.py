@@ -15,6 +15,7 @@ from msanet.distributed.supervisor import supervise
 from msanet.documents import MAX_BYTES, parse_json
 from msanet.errors import UserError
 from msanet.models import MODELS, check_model, describe, model_options
+from msanet.models.pretrained import absolute_weights
 from msanet.training.engine.other_optimizers import constructor_arguments
 from msanet.training.train import train
 
@@ -95,8 +96,10 @@ def _with_absolute_paths(config: Config) -> Config:
     path, folder = config.data.path or "", config.run.dir or Path()
     data = config.data if "://" in path else config.data.model_copy(update={"path": str(Path(path).resolve())})
     run = config.run.model_copy(update={"dir": folder.resolve()})
-    start = config.model.pretrained
-    model = config.model.model_copy(update={"pretrained": start.resolve()}) if start else config.model
+    model = config.model
+    if model.pretrained:
+        start = absolute_weights(model.name, model.options, model.pretrained)
+        model = model.model_copy(update={"pretrained": start})
     return config.model_copy(update={"data": data, "run": run, "model": model})
 
 

@@ -13,6 +13,7 @@ from msanet.data.shard_source import read_manifest
 from msanet.data.storage import open_storage
 from msanet.errors import UserError
 from msanet.models import check_model
+from msanet.models.pretrained import absolute_weights
 from msanet.sweep.settings import SweepConfig, SweepFile, flat
 from msanet.sweep.space import TrialParams, active_params, check_conditions, grid_points, params_to_check, to_yaml
 from msanet.training.engine.other_optimizers import constructor_arguments
@@ -113,7 +114,8 @@ def plan_sweep(file: SweepFile, name: str, overrides: list[str]) -> SweepPlan:
     if "://" not in base.data.path:  # trials run in other folders, on other nodes
         words = (*words, f"data.path={to_yaml(str(Path(base.data.path).resolve()))}")
     if base.model.pretrained:
-        words = (*words, f"model.pretrained={to_yaml(str(base.model.pretrained.resolve()))}")
+        start = absolute_weights(base.model.name, base.model.options, base.model.pretrained)
+        words = (*words, f"model.pretrained={to_yaml(str(start))}")
     base_settings = {key: to_yaml(value) for key, value in flat(base.model_dump(mode="json")).items()}
     plan = SweepPlan(file, file.sweep.name or name, file.sweep.folder.resolve(), path, words, base_settings)
     check_conditions(file.space, base_settings)
