@@ -24,9 +24,7 @@ class VGG16(Checkpointable):
     forward: image (N, 3, H, W) -> outputs of pool1 to pool5; originally 1/2 to 1/32 of the size.
     """
 
-    def __init__(
-        self, width: float = 1.0, pool_strides: Sequence[int] = (2, 2, 2, 2, 2), in_channels: int = 3
-    ) -> None:
+    def __init__(self, width: float = 1.0, pool_strides: Sequence[int] = (2, 2, 2, 2, 2), in_channels: int = 3) -> None:
         super().__init__()
         self.channels = tuple(scaled_channels(channels, width) for channels, _ in _STAGES)
         layers: list[nn.Module] = []

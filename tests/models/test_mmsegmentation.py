@@ -18,11 +18,15 @@ from support.library_networks import SEGFORMER
 CLASSES = ("a", "b", "c")
 
 
-def started(path: Path, name: str, weights: dict[str, Tensor], **options: Any) -> tuple[SegmentationNetwork, WeightReport]:
+def started(
+    path: Path, name: str, weights: dict[str, Tensor], **options: Any
+) -> tuple[SegmentationNetwork, WeightReport]:
     """A network that starts from a file with these weights of a backbone, and a head."""
     head = {"decode_head.conv_seg.weight": torch.rand(19, 8, 1, 1), "decode_head.conv_seg.bias": torch.rand(19)}
     tensors = {**{f"backbone.{key}": tensor for key, tensor in weights.items()}, **head}
-    torch.save({"state_dict": tensors, "meta": {"mmseg_version": "0.30.0", "CLASSES": ["road"], "PALETTE": [[1, 2, 3]]}}, path)
+    torch.save(
+        {"state_dict": tensors, "meta": {"mmseg_version": "0.30.0", "CLASSES": ["road"], "PALETTE": [[1, 2, 3]]}}, path
+    )
     model = build_model(name, len(CLASSES), **options)
     return model, initialize(model, path, CLASSES)
 
@@ -128,7 +132,9 @@ def test_swin(tmp_path: Path) -> None:
     assert {key.split(".")[1] for key in report.new} == {"decoder", "classifier"}
 
     step, x_NHWC = backbone.layers_1.downsample, torch.rand(1, 6, 4, 8)
-    step.load_state_dict({k.removeprefix("layers_1.downsample."): t for k, t in found.items() if k.startswith("layers_1.d")})
+    step.load_state_dict(
+        {k.removeprefix("layers_1.downsample."): t for k, t in found.items() if k.startswith("layers_1.d")}
+    )
     joined = F.unfold(x_NHWC.permute(0, 3, 1, 2), 2, stride=2).transpose(1, 2)  # as mmsegmentation's PatchMerging
     normed = F.layer_norm(
         joined, joined.shape[-1:], file["stages.0.downsample.norm.weight"], file["stages.0.downsample.norm.bias"]

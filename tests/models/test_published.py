@@ -19,7 +19,9 @@ from msanet.models.pretrained import WeightReport, absolute_weights, initialize,
 from support.errors import raises_user_error
 from support.library_networks import SEGFORMER
 
-huggingface_hub = pytest.importorskip("huggingface_hub")
+pytest.importorskip("huggingface_hub")
+from huggingface_hub import constants  # noqa: E402
+
 CLASSES = tuple("abcdefghijk")
 COMMIT = "5" * 40
 
@@ -27,8 +29,8 @@ COMMIT = "5" * 40
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Empty caches of both hubs, and no network."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path
@@ -64,7 +66,7 @@ def test_smp_encoders_come_from_the_cache(cache: Path) -> None:
     weights = random_weights(smp.encoders.get_encoder("resnet18"))
     about = smp.encoders.encoders["resnet18"]["pretrained_settings"]["imagenet"]
     save_file(weights, put(cache, about["repo_id"], about["revision"]) / "model.safetensors")
-    found, report = loaded("smp:FPN", "imagenet", encoder_name="resnet18", decoder_segmentation_channels=16)
+    found, report = loaded("smp:FPN", "imagenet", encoder_name="resnet18", decoder_segmentation_channels=32)
     assert all(torch.equal(found[f"network.encoder.{name}"], tensor) for name, tensor in weights.items())
     assert {name.split(".")[1] for name in report.new} == {"decoder", "segmentation_head"}
 
@@ -98,8 +100,13 @@ def mirror(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, b
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    address = f"http://127.0.0.1:{server.server_port}"
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(
+        constants.ENDPOINT, address
+    )  # HF_ENDPOINT is read on import
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
     yield files
     server.shutdown()
 
@@ -149,7 +156,12 @@ def test_torchvision_files_come_from_the_cache_of_torch(cache: Path) -> None:
     ("name", "options", "tag", "mentions"),
     [
         ("smp:Unet", {"encoder_name": "resnet18"}, "imagenet", "smp-hub/resnet18.imagenet/resolve/"),
-        ("smp:Unet", {"encoder_name": "tu-resnet18"}, "a1_in1k", "timm/resnet18.a1_in1k/resolve/main/model.safetensors"),
+        (
+            "smp:Unet",
+            {"encoder_name": "tu-resnet18"},
+            "a1_in1k",
+            "timm/resnet18.a1_in1k/resolve/main/model.safetensors",
+        ),
         ("timm:resnet18", {}, "imagenet", "hf download timm/resnet18"),
         ("hf:segformer", {}, "nvidia/mit-b0", "nvidia/mit-b0/resolve/main/model.safetensors"),
         ("torchvision:fcn_resnet50", {}, "COCO_WITH_VOC_LABELS_V1", "fcn_resnet50_coco"),
@@ -182,8 +194,8 @@ def test_names_that_nothing_is_published_under_are_refused() -> None:
 def test_files_are_no_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "imagenet").write_text("a file of that name")
-    for path in ("imagenet", "absent.pth", "runs/mine", "./other", "a/b/c"):
-        assert absolute_weights("unet", {}, Path(path)) == tmp_path / path
+    for path in ("imagenet", "absent.pth", "runs/mine", "../other", "a/b/c"):
+        assert absolute_weights("unet", {}, Path(path)) == (tmp_path / path).resolve()
     (tmp_path / "imagenet").unlink()
     assert absolute_weights("unet", {}, Path("imagenet")) == Path("imagenet")
     assert absolute_weights("timm:resnet18", {}, Path("me/mine")) == Path("me/mine")

@@ -55,9 +55,7 @@ def smp_source(name: str, architecture: str) -> NetworkSource:
         known = smp.encoders.encoders.get(encoder(chosen), {}).get("pretrained_settings", {})
         return {tag: Published(at["repo_id"], revision=at.get("revision")) for tag, at in known.items()}
 
-    return NetworkSource(
-        name, build, options, normalization=normalization, channels="in_channels", published=published
-    )
+    return NetworkSource(name, build, options, normalization=normalization, channels="in_channels", published=published)
 
 
 def torchvision_source(name: str, network: str) -> NetworkSource:
@@ -194,7 +192,9 @@ def published_for(name: str, options: dict[str, Any]) -> dict[str, Published]:
 def _timm_published(backbone: str) -> dict[str, Published]:
     """By tag, and under `imagenet` those of the name's own tag, else of timm's default one."""
     timm = importlib.import_module("timm")
-    tags = {full.partition(".")[2]: full for full in timm.list_models(f"{backbone.partition('.')[0]}.*", pretrained=True)}
+    tags = {
+        full.partition(".")[2]: full for full in timm.list_models(f"{backbone.partition('.')[0]}.*", pretrained=True)
+    }
     found = {}
     for tag, full in {**tags, DEFAULT: backbone}.items():
         about = timm.get_pretrained_cfg(full)

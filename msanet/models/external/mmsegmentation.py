@@ -67,7 +67,9 @@ def from_mmsegmentation(weights: Mapping[str, Tensor]) -> list[dict[str, Tensor]
             _renamed(_split(linear, {"q": (0, 1), "k": (1, 2), "v": (2, 3)}), _MIT_TRANSFORMERS),
         ]
     if any(re.match(_SWIN + r"attn\.w_msa\.qkv\.weight", name) for name in own):
-        ordered = {_next_stage(name): _unfolded(tensor) if "downsample" in name else tensor for name, tensor in own.items()}
+        ordered = {
+            _next_stage(name): _unfolded(tensor) if "downsample" in name else tensor for name, tensor in own.items()
+        }
         return [_renamed(ordered, _SWIN_TIMM)]
     return []
 

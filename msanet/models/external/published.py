@@ -104,6 +104,7 @@ def _torch_cache(tag: str, url: str) -> Path:
 def _hub_cache(tag: str, found: Published) -> Path:
     try:
         hub: Any = importlib.import_module("huggingface_hub")
+        importlib.import_module("huggingface_hub.utils")  # with constants and errors, which it loads lazily
     except ModuleNotFoundError:
         message = f"model.pretrained is '{tag}', and huggingface_hub is not installed; run: pip install huggingface_hub"
         raise UserError("MSA-MODEL-505", message, setting="model.pretrained") from None
@@ -122,7 +123,9 @@ def _downloaded(hub: Any, tag: str, found: Published) -> Path:
     hub.utils.disable_progress_bars()
     logger.info(f"model.pretrained: looking for {found.repository} on {hub.constants.ENDPOINT}")
     address = f"{hub.constants.ENDPOINT}/{found.repository}/resolve/{found.revision or 'main'}/{found.files[0]}"
-    advice = f"run `hf download {found.repository}` where there is a network, for the cache '{hub.constants.HF_HUB_CACHE}'"
+    advice = (
+        f"run `hf download {found.repository}` where there is a network, for the cache '{hub.constants.HF_HUB_CACHE}'"
+    )
     reason: Exception = FileNotFoundError(f"it has none of {', '.join(found.files)}")
     for file in found.files:
         try:
