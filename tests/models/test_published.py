@@ -1,4 +1,4 @@
-"""Weights by the name under which a library publishes them: from its cache, from a mirror, or one sentence where neither has them."""
+"""Weights by the name that a library publishes them under: from its cache or a mirror, or a sentence where neither has them."""
 
 import hashlib
 import json

@@ -27,7 +27,6 @@ from msanet.training.checkpoint.io import latest_valid
 from msanet.training.engine.compiling import compile_blocks
 from msanet.training.memory.estimate import step_memory
 from msanet.training.network import build_for_estimate, build_network
-from support.errors import raises_user_error
 from support.library_networks import SOLID, is_installed
 from support.metadata import metadata
 
