@@ -1,6 +1,7 @@
 """Networks of libraries in the engine: every ZeRO stage trains them alike, and resumes them to the last bit."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def _train_all(shards: str, folder: str) -> None:
             if distributed.is_main():
                 updates.append(_update(name, initial, first, trainer.engine.module, frozen))
             if stage == stages[1]:
-                distributed.on_main(lambda first=first, place=place: write_checkpoint(place, first, keep=1))
+                distributed.on_main(partial(write_checkpoint, place, first, keep=1))
                 run_steps(trainer, 1)
                 resumed = start(config, newest(place))
                 run_steps(resumed, 1)

@@ -153,7 +153,9 @@ def _set_channels(source: NetworkSource, options: dict[str, Any]) -> int:
         return 3
     if "in_channels" in options:
         options[source.channels] = options.pop("in_channels")
-    return int(options.get(source.channels, source.options.get(source.channels, (int, 3))[1]))
+    _, default = source.options.get(source.channels, (int, 3))
+    channels: int = options.get(source.channels, default)
+    return channels
 
 
 def _built(source: NetworkSource, num_classes: int, options: dict[str, Any]) -> nn.Module:

@@ -198,9 +198,9 @@ def _timm_published(backbone: str) -> dict[str, Published]:
     found = {}
     for tag, full in {**tags, DEFAULT: backbone}.items():
         about = timm.get_pretrained_cfg(full)
-        files = {"files": (about.hf_hub_filename,)} if about and about.hf_hub_filename else {}
         if about is not None and (about.hf_hub_id or about.url):
-            found[tag] = Published(about.hf_hub_id, **files) if about.hf_hub_id else Published(url=about.url)
+            files = (about.hf_hub_filename,) if about.hf_hub_filename else Published.files
+            found[tag] = Published(about.hf_hub_id, files) if about.hf_hub_id else Published(url=about.url)
     return found
 
 
