@@ -1,10 +1,10 @@
 """Networks of libraries in the engine: every ZeRO stage trains them alike, and resumes them to the last bit."""
 
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -15,6 +15,10 @@ from msanet.training.checkpoint.io import write_checkpoint
 from support.library_networks import SOLID, is_installed
 from support.ranks import run_ranks
 from support.small_runs import newest, run_steps, start
+
+
+PARTS = 3
+"""Of the networks, each on ranks of its own."""
 
 
 def settings(shards: str, network: str, options: dict[str, Any], stage: int, **trainer: Any) -> Config:
@@ -40,9 +44,9 @@ def settings(shards: str, network: str, options: dict[str, Any], stage: int, **t
     )
 
 
-def _train_all(shards: str, folder: str) -> None:
+def _train_all(shards: str, folder: str, part: int) -> None:
     """Every network at its stages: a step; at the second of them two, and the second again from a checkpoint of the first."""
-    for number, (name, (network, options, without_gradient)) in enumerate(chosen().items()):
+    for number, (name, (network, options, without_gradient)) in enumerate(chosen(part).items()):
         stages = (0, 3, 1) if without_gradient else ((0, 1, 3) if number % 2 else (0, 3))
         updates = []
         for stage in stages:
@@ -70,7 +74,6 @@ def _train_all(shards: str, folder: str) -> None:
                 f"{name} at stages 0 and {stage}: updates differ by {difference:.2g} of their size"
             )
         print(f"trained {name}", flush=True)
-    print(f"CPU {time.process_time():.0f}", flush=True)
 
 
 def _update(name: str, initial: Checkpoint, first: Checkpoint, network: nn.Module, frozen: set[str]) -> torch.Tensor:
@@ -92,16 +95,16 @@ def _require_the_same(what: str, straight: Checkpoint, again: Checkpoint) -> Non
         assert one.keys() == other.keys() and not different, f"{what}: {different[:5]}"
 
 
-def chosen() -> dict[str, tuple[str, dict[str, Any], int]]:
-    """Those of installed libraries, without the three that resemble others most."""
+def chosen(part: int) -> dict[str, tuple[str, dict[str, Any], int]]:
+    """A part of those of installed libraries, without the three that resemble others most."""
     found = {name: case for name, case in SOLID.items() if is_installed(case[0])}
-    return {
-        name: case for name, case in found.items() if name not in ("unetplusplus", "deeplabv3", "timm-efficientnet")
-    }
+    names = [name for name in found if name not in ("unetplusplus", "deeplabv3", "timm-efficientnet")]
+    return {name: found[name] for name in names[part::PARTS]}
 
 
-def test_every_stage_trains_alike_and_resumes_to_the_last_bit(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_stage_trains_alike_and_resumes_to_the_last_bit(part: int, shards: Path, tmp_path: Path) -> None:
     """Two ranks, EMA, synchronized BatchNorm, recomputed activations, parameters without a gradient."""
-    outputs = run_ranks(2, __file__, "_train_all", {"shards": str(shards), "folder": str(tmp_path)}, timeout=600)
-    print("cpu", outputs[0].partition("CPU ")[2].split()[0])
-    assert all(f"trained {name}\n" in outputs[0] for name in chosen())
+    arguments = {"shards": str(shards), "folder": str(tmp_path), "part": part}
+    outputs = run_ranks(2, __file__, "_train_all", arguments, timeout=600)
+    assert all(f"trained {name}\n" in outputs[0] for name in chosen(part))

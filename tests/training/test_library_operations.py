@@ -79,7 +79,12 @@ def test_attention_to_scale_around_it(name: str) -> None:
         pytest.skip("its library is not installed")
     network, options, without_gradient = NETWORKS[name]
     words = ",".join(f"{key}={value}" for key, value in options.items() if not isinstance(value, list))
-    model: dict[str, Any] = {"name": "attention_to_scale", "network": network, "network_options": words, "scales": "1,0.5"}
+    model: dict[str, Any] = {
+        "name": "attention_to_scale",
+        "network": network,
+        "network_options": words,
+        "scales": "1,0.5",
+    }
     model["attention_channels"] = 8
     built = build_network(parse_config({"model": model}, "test"), CLASSES).train()
     assert sum(not p.requires_grad for p in built.parameters()) == without_gradient
