@@ -16,7 +16,6 @@ from support.library_networks import SOLID, is_installed
 from support.ranks import run_ranks
 from support.small_runs import newest, run_steps, start
 
-
 PARTS = 3
 """Of the networks, each on ranks of its own."""
 
