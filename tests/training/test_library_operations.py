@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,11 @@ def test_an_encoder_can_be_frozen_with_its_batchnorm(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_memory_of_a_step_is_estimated(name: str) -> None:
     """As trainer.micro_batch_size=auto and msanet doctor do it: two images more take more, and the network is not changed."""
-    config = settings(name, trainer={"global_batch_size": 4, "activation_checkpointing": True})
     totals = []
     for images in (2, 4):
-        plan = batch_plan(
-            config.model_copy(update={"trainer": config.trainer.model_copy(update={"micro_batch_size": images})}), 1
-        )
-        build = lambda: build_for_estimate(config, CLASSES)  # noqa: E731
-        totals.append(step_memory(build, config, (1,) * CLASSES, plan, (64, 64)).total)
+        config = settings(name, trainer={"global_batch_size": images, "activation_checkpointing": True})
+        build = partial(build_for_estimate, config, CLASSES)
+        totals.append(step_memory(build, config, (1,) * CLASSES, batch_plan(config, 1), (64, 64)).total)
     assert 0 < totals[0] < totals[1]
 
 

@@ -54,12 +54,14 @@ def is_published_name(weights: Path, has_library: bool) -> bool:
 
     Args:
         weights: The value.
-        has_library: The network is of a library, so that OWNER/NAME is a repository too.
+        has_library: The network is not one of ours, for which there is only `imagenet`.
     """
     text = str(weights)
+    if not has_library:
+        return text == DEFAULT and not weights.exists()
     if weights.is_absolute() or text.startswith((".", "~")) or weights.exists() or weights.suffix in _ENDINGS:
         return False
-    return text.count("/") <= (1 if has_library else 0)
+    return text.count("/") <= 1
 
 
 def find_published(tag: str, known: Mapping[str, Published], network: str) -> Path:
