@@ -28,6 +28,7 @@ from msanet.training.checkpoint.io import latest_valid
 from msanet.training.engine.compiling import compile_blocks
 from msanet.training.memory.estimate import step_memory
 from msanet.training.network import build_for_estimate, build_network
+from support.errors import raises_user_error
 from support.library_networks import SOLID, is_installed
 from support.metadata import metadata
 
@@ -128,12 +129,17 @@ def test_it_predicts_windows_and_evaluates(name: str, shards: Path, tmp_path: Pa
     assert (tmp_path / "evaluation-val.json").is_file()
 
 
-@pytest.mark.parametrize("name", ["fpn", "dpt", "hf-segformer", "timm-convnext", "lraspp"])
-def test_it_is_exported_for_images_of_any_size(name: str, tmp_path: Path) -> None:
-    """`export_network` compares the file with torch at several sizes."""
+@pytest.mark.parametrize(
+    ("name", "size"), [("fpn", None), ("timm-convnext", None), ("dpt", (96, 160)), ("pspnet", (96, 160))]
+)
+def test_it_is_exported(name: str, size: tuple[int, int] | None, tmp_path: Path) -> None:
+    """For any size where torch can, else for one, after a sentence; the file is compared with torch at its sizes."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    _export(name, tmp_path)
+    if size:
+        with raises_user_error("MSA-INFER-007", setting="--size"):
+            _export(name, tmp_path)
+    _export(name, tmp_path, size)
     assert (tmp_path / "model.onnx").is_file()
 
 
