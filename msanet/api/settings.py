@@ -10,6 +10,7 @@ from msanet.config.text import FOLDER_PREFIX
 from msanet.errors import UserError
 from msanet.models import check_model
 from msanet.models.io import ModelMetadata
+from msanet.models.pretrained import absolute_weights
 from msanet.run_layout import CheckpointLayout, RunLayout
 from msanet.training.checkpoint.io import best_valid, latest_valid
 from msanet.training.engine.other_optimizers import constructor_arguments
@@ -112,6 +113,8 @@ def _with_absolute_paths(config: Config) -> Config:
     """So that RUN/config.yaml means the same wherever evaluate and predict are started."""
     data, folder = config.data.with_absolute_paths(), config.run.dir or Path()
     run = config.run.model_copy(update={"dir": folder.resolve()})
-    start = config.model.pretrained
-    model = config.model.model_copy(update={"pretrained": start.resolve()}) if start else config.model
+    model = config.model
+    if model.pretrained:
+        start = absolute_weights(model.name, model.options, model.pretrained)
+        model = model.model_copy(update={"pretrained": start})
     return config.model_copy(update={"data": data, "run": run, "model": model})

@@ -57,7 +57,8 @@ class ModelConfig(BaseModel):
     name: Text = Field("msanet", description="the network (msanet train --help lists all)")
     pretrained: FilePath | None = Field(
         None,
-        description="initial weights: a checkpoint of msanet, or torchvision's VGG-16 or ResNet (.pth, .safetensors)",
+        description="initial weights: a checkpoint of msanet, a file of another library (.pth, .safetensors), or the name "
+        "under which the network's library publishes them, such as imagenet",
     )
     freeze: tuple[str, ...] = Field(
         (), description="patterns of parameters and modules that are not trained, such as backbone.* or *.bn1"

@@ -22,14 +22,13 @@ from msanet.losses import class_weights
 from msanet.models import model_options
 from msanet.models.meta import on_meta_device
 from msanet.models.network import SegmentationNetwork
-from msanet.models.pretrained import initialize
 from msanet.plugins import trust
 from msanet.run_layout import RunLayout
 from msanet.training.checkpoint.io import checkpoint_folders
 from msanet.training.engine.optimizer import deepspeed_config, total_steps
 from msanet.training.memory.auto_batch_size import largest_micro_batch, step_needs
 from msanet.training.memory.estimate import step_memory
-from msanet.training.network import build_for_estimate
+from msanet.training.network import build_for_estimate, load_initial_weights
 
 _OVERLAP_SAMPLES = 100_000
 """Samples of a split whose names are compared; their indexes have about 60 MB."""
@@ -180,7 +179,7 @@ def _network_diagnostics(case: Case, plan: BatchPlan, train: SplitInfo, statisti
         network = case.build()
     yield from batches.batch_norm(network, plan, trainer.sync_batchnorm, "norm" in model_options(config.model.name))
     if config.model.pretrained:
-        initialize(case.build(), config.model.pretrained, case.manifest.classes)
+        load_initial_weights(config, case.build(), case.manifest.classes)
         yield Diagnostic("ok", "network", f"'{config.model.pretrained}' fits {config.model.name}")
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     size = _training_size(config, statistics[config.data.train_split])

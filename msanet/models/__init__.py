@@ -7,7 +7,7 @@ import inspect
 import json
 import types
 from collections.abc import Callable
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
@@ -38,6 +38,7 @@ def attention_to_scale(
     attention_kernel: Literal[1, 3] = 3,
     attention_channels: int = 512,
     attention_layers: Literal[1, 2] = 2,
+    in_channels: int = 3,
 ) -> AttentionToScale:
     """`AttentionToScale` around the network of that name; network_options: its own, as `backbone=resnet101,norm=group`."""
     if network == "attention_to_scale" or not (network in MODELS or is_external(network)):
@@ -53,17 +54,10 @@ def attention_to_scale(
             f"model.attention_channels is {attention_channels}, expected 1 or more; choose for example 512",
             setting="model.attention_channels",
         )
-    try:
-        pairs = [part.partition("=") for part in network_options.split(",") if part.strip()]
-        options = {key.strip(): parse_yaml(value) for key, _, value in pairs}
-    except ValueError:
-        raise UserError(
-            "MSA-MODEL-004",
-            f"model.network_options is '{network_options}', expected KEY=VALUE,...; fix it",
-            setting="model.network_options",
-        ) from None
+    given = {"network": network, "network_options": network_options, "width": width, "in_channels": in_channels}
+    network, options = wrapped_network("attention_to_scale", given)
     return AttentionToScale(
-        build_model(network, num_classes, **({"width": width} if network in MODELS else {}), **options),
+        build_model(network, num_classes, **options),
         parse_scales(scales),
         merge,
         extra_supervision,
@@ -84,6 +78,29 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "attention_to_scale": attention_to_scale,
 }
 
+
+def wrapped_network(name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and options of the network that attention_to_scale wraps; of any other network, its own.
+
+    Raises:
+        UserError: `network_options` cannot be read.
+    """
+    if name != "attention_to_scale":
+        return name, options
+    text, network = options.get("network_options", ""), options.get("network", "deeplab_largefov")
+    try:
+        pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+        own = {key.strip(): parse_yaml(value) for key, _, value in pairs}
+    except ValueError:
+        raise UserError(
+            "MSA-MODEL-004",
+            f"model.network_options is '{text}', expected KEY=VALUE,...; fix it",
+            setting="model.network_options",
+        ) from None
+    passed_on = ("width", "in_channels") if network in MODELS else ("in_channels",)
+    return network, {**{key: options[key] for key in passed_on if key in options}, **own}
+
+
 _WIDEST = 64
 """Times the papers' channels; more is a typing error, or damaged metadata, that would fill any memory."""
 
@@ -93,7 +110,9 @@ def build_model(name: str, num_classes: int, **options: Any) -> SegmentationNetw
     options = check_model_options(name, options)
     if name not in MODELS:
         return adapt(find_source(name), num_classes, options)
-    return MODELS[name](num_classes=num_classes, **options)
+    network = MODELS[name](num_classes=num_classes, **options)
+    network.in_channels = options.get("in_channels", 3)
+    return network
 
 
 def check_model(name: str, options: dict[str, Any]) -> None:
@@ -128,7 +147,7 @@ def check_model_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
                 continue
             raise UserError(
                 "MSA-MODEL-002",
-                f"model.{key} is not an option of '{name}'; {nearest(key, sorted(known))}",
+                f"model.{key} is not an option of '{name}'; {_advice(key, sorted(known))}",
                 setting=f"model.{key}",
             )
         kind, _ = known[key]
@@ -145,6 +164,12 @@ def check_model_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
             f"'{name}' needs model.{required[0]}, which is not set; give it a value",
             setting=f"model.{required[0]}",
         )
+    if name in MODELS and options.get("in_channels", 3) < 1:
+        raise UserError(
+            "MSA-MODEL-003",
+            f"model.in_channels is {options['in_channels']}, expected 1 or more; 3 for RGB images",
+            setting="model.in_channels",
+        )
     if name in MODELS and not 0 < options.get("width", 1) <= _WIDEST:  # not a number is neither
         raise UserError(
             "MSA-MODEL-003",
@@ -152,6 +177,12 @@ def check_model_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
             setting="model.width",
         )
     return checked
+
+
+def _advice(key: str, known: list[str]) -> str:
+    if key in ("weights", "encoder_weights", "checkpoint"):
+        return "initial weights are model.pretrained"
+    return nearest(key, known)
 
 
 def model_options(name: str) -> dict[str, tuple[Any, Any]]:
@@ -166,6 +197,8 @@ def model_options(name: str) -> dict[str, tuple[Any, Any]]:
 
 def describe(kind: Any) -> str:
     """A type in words for users: `one of full, fusion, none`."""
+    if get_origin(kind) is Annotated:
+        return describe(get_args(kind)[0])
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
     if get_origin(kind) is not None or not hasattr(kind, "__name__"):

@@ -107,10 +107,17 @@ def max_unpool(x_NCHW: Tensor, indices_NCHW: Tensor, size_HW: tuple[int, int]) -
     return ordered_as(x_NCHW, unpooled)
 
 
-def pad_to_multiple(x_NCHW: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column until `multiple` divides height and width; the caller crops the result back."""
+def pad_to_multiple(x_NCHW: Tensor, multiple: int, least: int = 1) -> Tensor:
+    """Repeat the last row and column until `multiple` divides height and width; the caller crops the result back.
+
+    least: a multiple of it that height and width reach at least.
+    """
     height, width = x_NCHW.shape[-2:]
-    bottom, right = ((size + multiple - 1) // multiple * multiple - size for size in (height, width))
+    if least > multiple:
+        whole = [torch.sym_max((size + multiple - 1) // multiple * multiple, least) for size in (height, width)]
+    else:
+        whole = [(size + multiple - 1) // multiple * multiple for size in (height, width)]
+    bottom, right = whole[0] - height, whole[1] - width
     if not torch.compiler.is_exporting() and not bottom and not right:  # a graph for any size has no such branch
         return x_NCHW
     return ordered_as(x_NCHW, F.pad(x_NCHW, (0, right, 0, bottom), mode="replicate"))

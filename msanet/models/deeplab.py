@@ -22,11 +22,11 @@ class DeepLabLargeFOV(SegmentationNetwork):
     stride = 8
     classifier_names = ("fc8",)
 
-    def __init__(self, num_classes: int, width: float = 1.0) -> None:
+    def __init__(self, num_classes: int, width: float = 1.0, in_channels: int = 3) -> None:
         super().__init__()
         c1024 = scaled_channels(1024, width)
         self.feature_channels = {"fc6": c1024, "fc7": c1024, "fc8": num_classes}
-        self.trunk = VGG16(width, pool_strides=(2, 2, 2, 1, 1))
+        self.trunk = VGG16(width, pool_strides=(2, 2, 2, 1, 1), in_channels=in_channels)
         self.fc = FullyConnected(self.trunk.channels[4], c1024, kernel=3, dilation=12)
         self.fc8 = _classifier(c1024, num_classes)
         self.trunk.apply(init_he_normal)
@@ -47,10 +47,10 @@ class DeepLabMScLargeFOV(DeepLabLargeFOV):
     how finer maps come to 1/8 of the image: the 3x3 convolutions have that stride (a reading).
     """
 
-    def __init__(self, num_classes: int, width: float = 1.0) -> None:
-        super().__init__(num_classes, width)
+    def __init__(self, num_classes: int, width: float = 1.0, in_channels: int = 3) -> None:
+        super().__init__(num_classes, width, in_channels)
         c128 = scaled_channels(128, width)
-        sources = zip((3, *self.trunk.channels[:4]), (8, 4, 2, 1, 1), strict=True)
+        sources = zip((in_channels, *self.trunk.channels[:4]), (8, 4, 2, 1, 1), strict=True)
         self.side = nn.ModuleList(_side_layers(channels, c128, stride) for channels, stride in sources)
         self.side.apply(init_he_normal)
         self.fc8 = _classifier(self.feature_channels["fc7"] + 5 * c128, num_classes)

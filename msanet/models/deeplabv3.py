@@ -37,12 +37,13 @@ class DeepLabV3(SegmentationNetwork):
         output_stride: Literal[8, 16] = 16,
         auxiliary: bool = False,
         norm: Norm = "batch",
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         c256 = scaled_channels(256, width)
         self.stride = output_stride
         self.feature_channels = {"penultimate": c256}
-        self.trunk = ResNet(backbone, width, output_stride, multi_grid=(1, 2, 4), norm=norm)
+        self.trunk = ResNet(backbone, width, output_stride, multi_grid=(1, 2, 4), norm=norm, in_channels=in_channels)
         c1024, c2048 = self.trunk.channels
         self.aspp = ASPP(c2048, c256, 16 // output_stride, norm)
         self.classifier = nn.Conv2d(c256, num_classes, 1)

@@ -23,12 +23,12 @@ class FCN(SegmentationNetwork):
     the paper; the last upsampling is bilinear.
     """
 
-    def __init__(self, num_classes: int, width: float = 1.0, variant: Variant = "8s") -> None:
+    def __init__(self, num_classes: int, width: float = 1.0, variant: Variant = "8s", in_channels: int = 3) -> None:
         super().__init__()
         c4096 = scaled_channels(4096, width)
         self.stride = int(variant.removesuffix("s"))
         self.feature_channels = {"penultimate": c4096}
-        self.trunk = VGG16(width)
+        self.trunk = VGG16(width, in_channels=in_channels)
         self.fc = FullyConnected(self.trunk.channels[4], c4096, kernel=7)
         self.score_fc7 = nn.Conv2d(c4096, num_classes, 1)
         self.classifier_names = ("score_fc7",)

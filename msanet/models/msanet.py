@@ -31,6 +31,7 @@ class MSANet(SegmentationNetwork):
         norm: See `Norm`; the paper's is `batch`.
         attention_pool: Approximation of equation 1, exact at 1; see `spatial_attention`.
         attention_window: Likewise, exact at 0; a multiple of the pool.
+        in_channels: Of the image; the paper's are 3.
     """
 
     stride = 1  # of the score map; the encoder's is 8
@@ -43,13 +44,14 @@ class MSANet(SegmentationNetwork):
         norm: Norm = "batch",
         attention_pool: int = 1,
         attention_window: int = 0,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         _require_approximation(attention_pool, attention_window)
         c64, c128, c256, c512, c1024 = (scaled_channels(c, width) for c in (64, 128, 256, 512, 1024))
         self.encoder = nn.ModuleList(
             conv_stack(c_in, [(c_out, 3)] * 3, norm)
-            for c_in, c_out in ((3, c64), (c64, c128), (c128, c256), (c256, c512))
+            for c_in, c_out in ((in_channels, c64), (c64, c128), (c128, c256), (c256, c512))
         )
         self.msam_quarter: MSAM | None = None
         self.msam_half: MSAM | None = None

@@ -36,7 +36,8 @@ class SegmentationNetwork(Checkpointable):
     stride: pixels per cell of the network's own logits. feature_channels: of the features, by name.
     classifier_names: prefixes of all parameters that depend on the number of classes; they have a learning rate of their own
     in fine-tuning, and are not loaded from a checkpoint of other classes. auxiliary_weights: of each auxiliary head in the
-    loss. Parameters live in sub-modules and are used only in their forward, so that ZeRO-3's hooks gather them.
+    loss. in_channels: of its images. Parameters live in sub-modules and are used only in their forward, so that ZeRO-3's hooks
+    gather them.
 
     forward: (N, 3, H, W) normalized image -> (N, num_classes, H, W) logits; `TrainingOutput` in training where there are
     auxiliary heads.
@@ -46,6 +47,7 @@ class SegmentationNetwork(Checkpointable):
     feature_channels: dict[str, int]
     classifier_names: tuple[str, ...] = ("classifier",)
     auxiliary_weights: tuple[float, ...] = ()
+    in_channels: int = 3
 
     def forward_head(self, image_NCHW: Tensor) -> HeadOutput:
         """Logits at the network's own resolution, before upsampling; see `HeadOutput`."""

@@ -1,7 +1,7 @@
-"""Pretrained weights from a file: a checkpoint of msanet, or torchvision's VGG-16, ResNet-50 or ResNet-101.
+"""Pretrained weights: a checkpoint of msanet, torchvision's VGG-16, ResNet-50 or ResNet-101, or any for networks from elsewhere.
 
-What a file contains is detected from its content; nothing is downloaded, and nothing is unpickled that could run code. A
-network is initialized as reported or unchanged.
+What a file contains is detected from its content, and nothing is unpickled that could run code. A network is initialized as
+reported or unchanged.
 """
 
 import math
@@ -9,20 +9,22 @@ import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from msanet.errors import UserError
-from msanet.models import MODELS, model_options
+from msanet.models import MODELS, model_options, wrapped_network
 from msanet.models.attention_to_scale import AttentionToScale
-from msanet.models.external import AdaptedNetwork
-from msanet.models.external.libraries import read_transformers_folder
+from msanet.models.external import AdaptedNetwork, find_source, is_external
+from msanet.models.external.libraries import published_for, read_transformers_folder
 from msanet.models.external.matching import match_weights
+from msanet.models.external.published import find_published, is_published_name
 from msanet.models.io import ModelMetadata
 from msanet.models.network import SegmentationNetwork
 from msanet.models.resnet import BLOCKS, ResNet
 from msanet.models.vgg import VGG16
-from msanet.models.weight_files import EXPECTED, Weights, read_weights, without_prefixes
+from msanet.models.weight_files import EXPECTED, Weights, read_weights, with_image_channels, without_prefixes
 
 Rgb = tuple[float, float, float]
 
@@ -83,6 +85,8 @@ def initialize(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -
     adapted = model if isinstance(model, AdaptedNetwork) else getattr(model, "network", None)
     of_transformers = isinstance(adapted, AdaptedNetwork) and read_transformers_folder(adapted.network, path)
     weights, metadata = (of_transformers, None) if of_transformers else read_weights(file)
+    given = metadata.options.get("in_channels", 3) if metadata else 3
+    weights, extended = with_image_channels(weights, model, given, model.in_channels)
     if metadata:
         mapping = _from_checkpoint(model, weights, metadata, classes)
     elif isinstance(adapted, AdaptedNetwork):
@@ -94,13 +98,41 @@ def initialize(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -
     for name, tensor in mapping.weights.items():
         own[name].copy_(tensor)
     return WeightReport(
-        source=f"'{file}', {mapping.description}",
+        source=f"'{file}', {mapping.description}{_extended(extended, given, model.in_channels)}",
         loaded=tuple(name for name in own if name in mapping.weights),
         new=tuple(name for name in own if name not in mapping.weights),
         unused=mapping.unused,
         mean=mapping.mean,
         std=mapping.std,
     )
+
+
+def weights_file(name: str, options: dict[str, Any], weights: Path) -> Path:
+    """The local file or folder of weights, which may be named as their library publishes them (`imagenet`).
+
+    Args:
+        name: Of the network, as `model.name`.
+        options: Of the network.
+        weights: The value of `model.pretrained`.
+
+    Raises:
+        UserError: Nothing of that name is published, or it cannot be downloaded.
+    """
+    name, options = wrapped_network(name, options)
+    if not is_published_name(weights, is_external(name)):
+        return weights
+    known = find_source(name).published(options) if is_external(name) else published_for(name, options)
+    return find_published(str(weights), known, name)
+
+
+def absolute_weights(name: str, options: dict[str, Any], weights: Path) -> Path:
+    """The value of `model.pretrained` so that it means the same in any folder."""
+    name, _ = wrapped_network(name, options)
+    return weights if is_published_name(weights, is_external(name)) else weights.resolve()
+
+
+def _extended(names: Sequence[str], given: int, channels: int) -> str:
+    return f", {', '.join(names)} extended from {given} to {channels} channels" if names else ""
 
 
 def _from_checkpoint(

@@ -59,11 +59,12 @@ class ResNet(Checkpointable):
         output_stride: Literal[8, 16, 32] = 32,
         multi_grid: Sequence[int] = (1, 1, 1),
         norm: Norm = "batch",
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         c64, c128, c256, c512 = (scaled_channels(c, width) for c in (64, 128, 256, 512))
         self.channels = (4 * c256, 4 * c512)
-        self.conv1 = nn.Conv2d(3, c64, 7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, c64, 7, stride=2, padding=3, bias=False)
         self.bn1 = normalization(c64, norm)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)

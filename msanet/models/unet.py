@@ -19,10 +19,10 @@ class UNet(SegmentationNetwork):
 
     stride = 1
 
-    def __init__(self, num_classes: int, width: float = 1.0, norm: Norm = "batch") -> None:
+    def __init__(self, num_classes: int, width: float = 1.0, norm: Norm = "batch", in_channels: int = 3) -> None:
         super().__init__()
         channels = [scaled_channels(c, width) for c in (64, 128, 256, 512, 1024)]
-        inputs = [3, *channels[:-1]]
+        inputs = [in_channels, *channels[:-1]]
         self.encoder = nn.ModuleList(
             conv_stack(c_in, [(c_out, 3)] * 2, norm) for c_in, c_out in zip(inputs, channels, strict=True)
         )

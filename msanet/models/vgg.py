@@ -24,12 +24,12 @@ class VGG16(Checkpointable):
     forward: image (N, 3, H, W) -> outputs of pool1 to pool5; originally 1/2 to 1/32 of the size.
     """
 
-    def __init__(self, width: float = 1.0, pool_strides: Sequence[int] = (2, 2, 2, 2, 2)) -> None:
+    def __init__(self, width: float = 1.0, pool_strides: Sequence[int] = (2, 2, 2, 2, 2), in_channels: int = 3) -> None:
         super().__init__()
         self.channels = tuple(scaled_channels(channels, width) for channels, _ in _STAGES)
         layers: list[nn.Module] = []
         stages: list[slice] = []
-        in_channels, dilation = 3, 1
+        dilation = 1
         for out_channels, (_, count), stride in zip(self.channels, _STAGES, pool_strides, strict=True):
             first = len(layers)
             for _ in range(count):

@@ -7,7 +7,7 @@ from typing import Any
 import safetensors
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from msanet.errors import UserError
 from msanet.models.file_kinds import describe_start
@@ -82,6 +82,30 @@ def _state_dict(found: Any, file: Path) -> Weights:
             "MSA-MODEL-015", f"'{file}' contains no tensors by name; expected {EXPECTED}", setting="model.pretrained"
         )
     return {str(name): tensor.detach() for name, tensor in found.items()}
+
+
+def with_image_channels(weights: Weights, model: nn.Module, given: int, channels: int) -> tuple[Weights, list[str]]:
+    """The layers that see the image, for images of another number of channels, and their names.
+
+    Filters are repeated over the channels, each divided by how often it is there, or for fewer channels than before averaged:
+    an image whose channels are alike gives what it gave before. It is a layer that sees the image if only that makes it fit the
+    model.
+    """
+    shapes = {tuple(tensor.shape) for tensor in model.state_dict().values()}
+    found = dict(weights)
+    for name, tensor in weights.items():
+        wanted = (*tensor.shape[:1], channels, *tensor.shape[2:])
+        if tensor.ndim == 4 and tensor.shape[1] == given and tuple(tensor.shape) not in shapes and wanted in shapes:
+            found[name] = _with_channels(tensor, channels)
+    return found, [name for name in weights if found[name] is not weights[name]]
+
+
+def _with_channels(filters_OCKK: Tensor, channels: int) -> Tensor:
+    given = filters_OCKK.shape[1]
+    if channels < given:
+        return filters_OCKK.sum(dim=1, keepdim=True).expand(-1, channels, -1, -1) / channels
+    sources = torch.arange(channels) % given
+    return filters_OCKK[:, sources] / sources.bincount()[sources].view(1, -1, 1, 1)
 
 
 def without_prefixes(weights: Weights) -> tuple[Weights, list[str]]:

@@ -12,6 +12,7 @@ from msanet.data.loader import batch_plan
 from msanet.data.open_dataset import open_dataset
 from msanet.errors import UserError
 from msanet.models import check_model
+from msanet.models.pretrained import absolute_weights
 from msanet.plugins import trust
 from msanet.sweep.settings import SweepConfig, SweepFile, flat
 from msanet.sweep.space import TrialParams, active_params, check_conditions, grid_points, params_to_check, to_yaml
@@ -115,11 +116,12 @@ def plan_sweep(file: SweepFile, name: str, overrides: list[str]) -> SweepPlan:
         found = "data.val_split is null, expected a split: a sweep compares trials by their validations"
         raise UserError("MSA-SWEEP-602", f"{found}; set data.val_split", setting="data.val_split")
     data = base.data.with_absolute_paths()  # trials run in other folders, on other nodes
-    for name in ("path", "classes", "dataset"):
-        if (value := getattr(data, name)) != getattr(base.data, name):
-            words = (*words, f"data.{name}={to_yaml(str(value))}")
+    for field in ("path", "classes", "dataset"):
+        if (value := getattr(data, field)) != getattr(base.data, field):
+            words = (*words, f"data.{field}={to_yaml(str(value))}")
     if base.model.pretrained:
-        words = (*words, f"model.pretrained={to_yaml(str(base.model.pretrained.resolve()))}")
+        start = absolute_weights(base.model.name, base.model.options, base.model.pretrained)
+        words = (*words, f"model.pretrained={to_yaml(str(start))}")
     base_settings = {key: to_yaml(value) for key, value in flat(base.model_dump(mode="json")).items()}
     plan = SweepPlan(file, file.sweep.name or name, file.sweep.folder.resolve(), path, words, base_settings)
     check_conditions(file.space, base_settings)

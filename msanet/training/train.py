@@ -14,13 +14,12 @@ from msanet.data.shared_memory import require_shared_memory
 from msanet.distributed.preemption import PreemptionHandler, StopRequest
 from msanet.logs import ProgressBar
 from msanet.models.network import SegmentationNetwork
-from msanet.models.pretrained import initialize
 from msanet.plugins import trust
 from msanet.training.callbacks import Callbacks
 from msanet.training.memory.auto_batch_size import choose_batch_plan
 from msanet.training.memory.out_of_memory import out_of_memory_as_user_error
 from msanet.training.monitoring.console import metrics_text
-from msanet.training.network import build_network, with_pretrained_normalization
+from msanet.training.network import build_network, load_initial_weights, with_pretrained_normalization
 from msanet.training.nonfinite.unlabeled import require_weighted_labels
 from msanet.training.resume import log_done, with_initial_weights
 from msanet.training.run_folder import RunFolder
@@ -61,9 +60,11 @@ def _start(config: Config, manifest: Manifest, model: SegmentationNetwork) -> tu
     """The run's folder, and the trainer at the step of its latest checkpoint, if there is one."""
     saved = RunFolder(config, manifest).find_checkpoint()
     config = with_initial_weights(config, saved)
-    if saved is None and config.model.pretrained is not None:
-        report = initialize(model, config.model.pretrained, manifest.classes)
-        logger.info(report.text(config.data.mean, config.data.std))
+    if saved is None:
+        distributed.report_progress("reading the initial weights", slow=True)
+        report = load_initial_weights(config, model, manifest.classes)
+        if report:
+            logger.info(report.text(config.data.mean, config.data.std))
     batches = choose_batch_plan(config, manifest, saved)
     require_shared_memory(config.data, batches.micro_batch_size, batches.accumulation)
     return RunFolder(config, manifest), Trainer(config, manifest, model, batches, saved)

@@ -77,7 +77,7 @@ def test_the_classifier_is_found_or_named() -> None:
 
 def test_options_come_from_the_signature() -> None:
     known = model_options(f"{FILE}:Plain")
-    assert {"channels", "kinds", "ratio", "classifier", "auxiliary_weights"} == known.keys()
+    assert {"channels", "kinds", "ratio", "classifier", "auxiliary_weights", "in_channels"} == known.keys()
     assert build("Plain", channels=4, kinds=["x", "y"], ratio=2).network.options == (
         4,
         ("x", "y"),

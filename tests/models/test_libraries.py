@@ -10,59 +10,30 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from msanet.models import build_model, check_model
 from msanet.models.activation_checkpointing import checkpoint_activations
-from msanet.models.external import AdaptedNetwork, check_contract, find_source
+from msanet.models.external import AdaptedNetwork, check_contract, find_source, trust
 from msanet.models.external.libraries import SOURCES
 from msanet.models.io import load_network, save_network
 from msanet.models.network import TrainingOutput
 from msanet.models.pretrained import initialize
 from support.errors import raises_user_error
+from support.library_networks import LIBRARY_NETWORKS as NETWORKS
+from support.library_networks import SEGFORMER, is_installed
 from support.metadata import metadata
 
 CLASSES = 11
-SMALL = {"encoder_name": "tu-test_resnet", "encoder_depth": 4, "decoder_channels": [32, 16, 8, 8]}
-SEGFORMER = {
-    "hidden_sizes": [8, 16, 24, 32],
-    "depths": [1, 1, 1, 1],
-    "num_attention_heads": [1, 1, 1, 1],
-    "decoder_hidden_size": 16,
-}
-NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {
-    "unet": ("smp:Unet", SMALL, 0),
-    "unetplusplus": ("smp:UnetPlusPlus", SMALL, 0),
-    "manet": ("smp:MAnet", SMALL, 0),
-    "linknet": ("smp:Linknet", {"encoder_name": "resnet18"}, 0),
-    "fpn": ("smp:FPN", {"encoder_name": "resnet18", "decoder_segmentation_channels": 32}, 0),
-    "pspnet": ("smp:PSPNet", {"encoder_name": "resnet18", "psp_out_channels": 16}, 30),
-    "deeplabv3": ("smp:DeepLabV3", {"encoder_name": "resnet18", "decoder_channels": 16}, 0),
-    "deeplabv3plus": ("smp:DeepLabV3Plus", {"encoder_name": "mobilenet_v2", "decoder_channels": 16}, 0),
-    "pan": ("smp:PAN", {"encoder_name": "resnet18"}, 0),
-    "upernet": ("smp:UPerNet", {"encoder_name": "resnet18", "decoder_channels": 16}, 0),
-    "smp-segformer": ("smp:Segformer", {"encoder_name": "mit_b0", "decoder_segmentation_channels": 16}, 0),
-    "hf-segformer": ("hf:segformer", SEGFORMER, 0),
-    "hf-mobilenet_v2": ("hf:mobilenet_v2", {"depth_multiplier": 0.35}, 3),
-    "hf-mobilevitv2": ("hf:mobilevitv2", {"width_multiplier": 0.25}, 0),
-    "timm-resnet": ("timm:test_resnet", {"head_channels": 16}, 0),
-    "timm-convnext": ("timm:test_convnext", {"head_channels": 16}, 0),
-    "timm-vit": ("timm:test_vit", {"head_channels": 16}, 0),
-    "timm-efficientnet": ("timm:test_efficientnet", {"head": "linear"}, 0),
-    "lraspp": ("torchvision:lraspp_mobilenet_v3_large", {}, 0),
-    "fcn": ("torchvision:fcn_resnet50", {"aux_loss": True}, 0),
-}
-"""Name: network, its options, number of its parameters without a gradient."""
+SMALL = NETWORKS["unet"][1]
 
 
 @pytest.fixture(params=NETWORKS)
 def case(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any], int]:
-    pytest.importorskip(
-        {"smp": "segmentation_models_pytorch", "hf": "transformers"}.get(
-            NETWORKS[request.param][0].split(":")[0], "timm"
-        )
-    )
+    if not is_installed(NETWORKS[request.param][0]):
+        pytest.skip(f"the library of {request.param} is not installed")
     return NETWORKS[request.param]
 
 
 def test_it_trains_saves_and_predicts_images_of_any_size(case: tuple[str, dict[str, Any], int], tmp_path: Path) -> None:
     name, options, without_gradient = case
+    trust(name)
     torch.manual_seed(0)
     model = build_model(name, CLASSES, **options)
     assert isinstance(model, AdaptedNetwork) and not model.layout.fixed

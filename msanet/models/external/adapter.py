@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -17,9 +18,13 @@ from msanet.models.external.sources import NetworkSource, Normalization, Options
 from msanet.models.network import HeadOutput, SegmentationNetwork, TrainingOutput
 from msanet.plugins import first_line
 
-ADAPTER_OPTIONS: Options = {"auxiliary_weights": (tuple[float, ...] | None, None), "classifier": (str, "")}
+ADAPTER_OPTIONS: Options = {
+    "auxiliary_weights": (tuple[float, ...] | None, None),
+    "classifier": (str, ""),
+    "in_channels": (Annotated[int, Field(ge=1)], 3),
+}
 """Options of `model` that every network from elsewhere has, in addition to its own: the weights of its auxiliary outputs in the
-loss, 0.4 each by default, and the name of its classifier, where it is not found."""
+loss, 0.4 each by default; the name of its classifier, where it is not found; and the number of its images' channels."""
 
 _layouts: dict[Any, tuple[Layout, tuple[str, ...]]] = {}
 
@@ -89,7 +94,7 @@ class AdaptedNetwork(SegmentationNetwork):
             height, width = image_NCHW.shape[-2:]
             raise UserError("MSA-MODEL-515", f"found an image of {height}x{width}, {self.only_size()}")
         rows, columns = (-(-size // self.stride) for size in image_NCHW.shape[-2:])
-        padded = pad_to_multiple(image_NCHW, self.layout.multiple)
+        padded = pad_to_multiple(image_NCHW, self.layout.multiple, self.layout.least)
         size = (padded.shape[2] // self.stride, padded.shape[3] // self.stride)
         logits, auxiliary = logits_of(self.run(self.network, padded), self.layout.num_classes)
         maps = [x if x.shape[2:] == size else bilinear(x, size) for x in (logits, *auxiliary)]
@@ -109,8 +114,8 @@ def adapt(source: NetworkSource, num_classes: int, options: dict[str, Any]) -> A
     options = dict(options)
     auxiliary_weights = options.pop("auxiliary_weights", None)
     named = options.pop("classifier", "")
+    in_channels = _set_channels(source, options)
     key = (source.name, num_classes, repr(sorted(options.items())))
-    in_channels = options.get("in_channels", options.get("in_chans", options.get("num_channels", 3)))
     with _disable_current_modes(), torch.device("cpu"):
         network = _built(source, num_classes, options)
         if key not in _layouts:
@@ -130,8 +135,27 @@ def adapt(source: NetworkSource, num_classes: int, options: dict[str, Any]) -> A
             setting="model.auxiliary_weights",
         )
     adapted = AdaptedNetwork(network, layout, found, weights)
-    adapted.normalization = source.normalization(options)
+    adapted.normalization, adapted.in_channels = source.normalization(options), in_channels
     return _converted(adapted)
+
+
+def _set_channels(source: NetworkSource, options: dict[str, Any]) -> int:
+    """`in_channels` under the name that the library has for it. Returns the number of channels."""
+    if not source.channels:
+        channels = options.pop("in_channels", 3)
+        if channels != 3:
+            raise UserError(
+                "MSA-MODEL-782",
+                f"model.in_channels is {channels}, and '{source.name}' takes images of 3 channels only; remove it, or use a "
+                "network that has such an option, as those of smp: and timm:",
+                setting="model.in_channels",
+            )
+        return 3
+    if "in_channels" in options:
+        options[source.channels] = options.pop("in_channels")
+    _, default = source.options.get(source.channels, (int, 3))
+    chosen: int = options.get(source.channels, default)
+    return chosen
 
 
 def _built(source: NetworkSource, num_classes: int, options: dict[str, Any]) -> nn.Module:

@@ -1,7 +1,7 @@
 """The libraries that a prefix names: segmentation_models.pytorch, transformers, torchvision and timm.
 
-Each is imported when a network of it is asked for. Their networks start from random weights, since nothing is downloaded
-unasked; `model.pretrained` loads weights.
+Each is imported when a network of it is asked for. Their networks are built with random weights; `model.pretrained` loads
+others, from a file or by the name under which the library publishes them.
 """
 
 import importlib
@@ -10,9 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from msanet.errors import UserError, nearest
+from msanet.models.external.published import DEFAULT, Published, torch_file
 from msanet.models.external.sources import NetworkSource, Normalization, signature_options
 from msanet.plugins import first_line
 
@@ -32,17 +34,28 @@ def smp_source(name: str, architecture: str) -> NetworkSource:
     _require_known(name, architecture, known)
     network = getattr(smp, architecture)
     options, _ = signature_options(network)
-    options = {key: value for key, value in options.items() if key not in ("classes", "activation")}
-    options["encoder_weights"] = (options["encoder_weights"][0], None)
+    options = {key: value for key, value in options.items() if key not in ("classes", "activation", "encoder_weights")}
+    if architecture == "DPT":  # its encoders are plain ViTs of timm, which by default take a single size
+        options["dynamic_img_size"] = (bool, True)
 
     def build(num_classes: int, **chosen: Any) -> nn.Module:
-        return network(classes=num_classes, **{"encoder_weights": None, **chosen})
+        defaults = {"dynamic_img_size": True} if architecture == "DPT" else {}
+        return network(classes=num_classes, encoder_weights=None, **{**defaults, **chosen})
+
+    def encoder(chosen: dict[str, Any]) -> str:
+        return str(chosen.get("encoder_name", options["encoder_name"][1]))
 
     def normalization(chosen: dict[str, Any]) -> Normalization | None:
-        encoder = str(chosen.get("encoder_name", options["encoder_name"][1]))
-        return _timm_normalization(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else _IMAGENET
+        is_timm = encoder(chosen).startswith("tu-")
+        return _timm_normalization(encoder(chosen).removeprefix("tu-")) if is_timm else _IMAGENET
 
-    return NetworkSource(name, build, options, normalization=normalization)
+    def published(chosen: dict[str, Any]) -> dict[str, Published]:
+        if encoder(chosen).startswith("tu-"):
+            return _timm_published(encoder(chosen).removeprefix("tu-"))
+        known = smp.encoders.encoders.get(encoder(chosen), {}).get("pretrained_settings", {})
+        return {tag: Published(at["repo_id"], revision=at.get("revision")) for tag, at in known.items()}
+
+    return NetworkSource(name, build, options, normalization=normalization, channels="in_channels", published=published)
 
 
 def torchvision_source(name: str, network: str) -> NetworkSource:
@@ -56,7 +69,13 @@ def torchvision_source(name: str, network: str) -> NetworkSource:
     def build(num_classes: int, **chosen: Any) -> nn.Module:
         return factory(weights=None, weights_backbone=None, num_classes=num_classes, **chosen)
 
-    return NetworkSource(name, build, options, normalization=lambda chosen: _IMAGENET)
+    def published(chosen: dict[str, Any]) -> dict[str, Published]:
+        backbone = inspect.signature(factory).parameters["weights_backbone"].default
+        kinds = (models.get_model_weights(network), type(backbone))
+        found = {tag: weights for kind in kinds for tag, weights in kind.__members__.items() if tag != "DEFAULT"}
+        return {tag: Published(url=weights.url) for tag, weights in {**found, DEFAULT: backbone}.items()}
+
+    return NetworkSource(name, build, options, normalization=lambda chosen: _IMAGENET, published=published)
 
 
 def hf_source(name: str, which: str) -> NetworkSource:
@@ -83,24 +102,27 @@ def hf_source(name: str, which: str) -> NetworkSource:
         config = type(base).from_dict({**settings, "num_labels": num_classes})
         return transformers.AutoModelForSemanticSegmentation.from_config(config, trust_remote_code=False)
 
-    return NetworkSource(name, build, options, normalization=lambda chosen: _IMAGENET)
+    channels = "num_channels" if "num_channels" in options else ""
+    return NetworkSource(name, build, options, normalization=lambda chosen: _IMAGENET, channels=channels)
 
 
 def read_transformers_folder(network: nn.Module, path: Path) -> dict[str, Tensor] | None:
     """The weights in a folder that transformers has saved, under its names of today; None for other networks and folders.
 
-    Its files keep the names of earlier versions. Only safetensors are read.
+    Its files keep the names of earlier versions. Only safetensors are read. What the folder lacks, such as the head of a
+    network that was trained for something else, is left out, not filled with random numbers.
     """
     if not (path.is_dir() and (path / "config.json").is_file() and hasattr(network, "from_pretrained")):
         return None
     try:
-        saved = type(network).from_pretrained(  # type: ignore[attr-defined]
-            path, local_files_only=True, use_safetensors=True
-        )
+        with torch.random.fork_rng(devices=[]):
+            saved, about = type(network).from_pretrained(  # type: ignore[attr-defined]
+                path, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         message = f"model.pretrained: '{path}' cannot be read by transformers ({first_line(error)}); save it again"
         raise UserError("MSA-MODEL-008", message, setting="model.pretrained") from None
-    return saved.state_dict()
+    return {name: tensor for name, tensor in saved.state_dict().items() if name not in about["missing_keys"]}
 
 
 def timm_source(name: str, backbone: str) -> NetworkSource:
@@ -120,7 +142,13 @@ def timm_source(name: str, backbone: str) -> NetworkSource:
         return BackboneWithHead(create_backbone(timm, backbone, **chosen), num_classes, **own)
 
     return NetworkSource(
-        name, build, options, accepts_others=True, normalization=lambda chosen: _timm_normalization(backbone)
+        name,
+        build,
+        options,
+        accepts_others=True,
+        normalization=lambda chosen: _timm_normalization(backbone),
+        channels="in_chans",
+        published=lambda chosen: _timm_published(backbone),
     )
 
 
@@ -143,6 +171,37 @@ def _require_known(name: str, which: str, known: list[str]) -> None:
     if which not in known:
         message = f"model.name is '{name}', and there is no '{which}'; {nearest(which, known)}"
         raise UserError("MSA-MODEL-502", message, setting="model.name")
+
+
+TORCHVISION_FILES = {
+    "fcn": "vgg16-397923af.pth",
+    "deeplab_largefov": "vgg16-397923af.pth",
+    "deeplab_msc_largefov": "vgg16-397923af.pth",
+    "deeplabv3": "resnet50-0676ba61.pth",
+    "deeplabv3 resnet101": "resnet101-63fe2227.pth",
+}
+"""torchvision's ImageNet weights (version 1) for our own networks: {`model.name`, or with its backbone: file}."""
+
+
+def published_for(name: str, options: dict[str, Any]) -> dict[str, Published]:
+    """Weights that are published for one of our own networks."""
+    file = TORCHVISION_FILES.get(f"{name} {options.get('backbone')}", TORCHVISION_FILES.get(name))
+    return {DEFAULT: torch_file(file)} if file else {}
+
+
+def _timm_published(backbone: str) -> dict[str, Published]:
+    """By tag, and under `imagenet` those of the name's own tag, else of timm's default one."""
+    timm = importlib.import_module("timm")
+    tags = {
+        full.partition(".")[2]: full for full in timm.list_models(f"{backbone.partition('.')[0]}.*", pretrained=True)
+    }
+    found = {}
+    for tag, full in {**tags, DEFAULT: backbone}.items():
+        about = timm.get_pretrained_cfg(full)
+        if about is not None and (about.hf_hub_id or about.url):
+            files = (about.hf_hub_filename,) if about.hf_hub_filename else Published.files
+            found[tag] = Published(about.hf_hub_id, files) if about.hf_hub_id else Published(url=about.url)
+    return found
 
 
 def _timm_normalization(backbone: str) -> Normalization | None:

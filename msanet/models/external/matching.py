@@ -1,9 +1,11 @@
 """Weights of a file for a network from elsewhere: which of the file's tensors is which of the network's."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
+
+from msanet.models.external.mmsegmentation import from_mmsegmentation
 
 _ENOUGH = 0.8
 """Share of the tensors of a part of the network that must be in the file for the file to be of that part."""
@@ -24,18 +26,24 @@ def match_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> Match | 
     """The part of the network that the file's tensors are for; None if there is none.
 
     By name, when what comes before the names differs (`backbone.`, `encoder.`, `model.`, ...): the part with most tensors of the
-    same name and shape. Otherwise by order: a part whose tensors, all of them, have in the same order the same kinds and
-    shapes as the file's first, as after a port that renamed layers.
+    same name and shape. Otherwise, or where that leaves some of the part and this does not, by order: a part whose tensors, all
+    of them, have in the same order the same kinds and shapes as the file's first, as after a port that renamed layers.
     """
+    known = [_match_names(network, names) for names in from_mmsegmentation(weights)]
+    best = max((match for match in known if match), key=lambda match: len(match.weights), default=None)
+    return replace(best, how=f"{best.how}, from mmsegmentation") if best else _match_names(network, weights)
+
+
+def _match_names(network: nn.Module, weights: Mapping[str, Tensor]) -> Match | None:
     own = {name: tensor.shape for name, tensor in network.state_dict().items()}
     found = [_named(own, weights, part, before) for before in _prefixes(weights) for part in _parts(network)]
-    best = max(found, key=lambda pairs: len(pairs), default={})
-    if best:
-        part = _common_part(list(best))
-        needed = [name for name in own if name.startswith(part) and not name.endswith(_COUNTER)]
-        if sum(not name.endswith(_COUNTER) for name in best) >= _ENOUGH * len(needed):
-            return _match(best, weights, f"weights of {part.rstrip('.') or 'all of it'}")
-    in_order = max((_ordered(own, weights, part) for part in _parts(network)), key=len, default={})
+    best = max(found, key=_size, default={})
+    part = _common_part(list(best)) if best else ""
+    needed = _size([name for name in own if name.startswith(part)])
+    is_enough = best and _size(best) >= _ENOUGH * needed
+    in_order = {} if is_enough and _size(best) == needed else _best_ordered(network, own, weights)
+    if is_enough and _size(in_order) <= _size(best):
+        return _match(best, weights, f"weights of {part.rstrip('.') or 'all of it'}")
     if len(in_order) < _FEWEST_IN_ORDER:
         return None
     part = _common_part(list(in_order))
@@ -44,6 +52,16 @@ def match_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> Match | 
         weights,
         f"weights of {part.rstrip('.') or 'all of it'}, by the order of layers, which have other names",
     )
+
+
+def _size(names: Collection[str]) -> int:
+    return sum(not name.endswith(_COUNTER) for name in names)
+
+
+def _best_ordered(
+    network: nn.Module, own: Mapping[str, tuple[int, ...]], weights: Mapping[str, Tensor]
+) -> dict[str, str]:
+    return max((_ordered(own, weights, part) for part in _parts(network)), key=len, default={})
 
 
 def _match(pairs: dict[str, str], weights: Mapping[str, Tensor], how: str) -> Match:

@@ -39,6 +39,7 @@ class Layout:
         multiple: Height and width of its images have to be multiples of it.
         stride: Pixels per cell of its logits; 1 as well where that is no whole number, and logits are resized.
         size: (height, width) of an image on which it was run.
+        least: Height and width of the smallest image that it takes; smaller ones are padded.
         fixed: It takes images of `size` only.
         auxiliary: Number of auxiliary outputs in training.
     """
@@ -50,6 +51,7 @@ class Layout:
     size: tuple[int, int]
     fixed: bool
     auxiliary: int
+    least: int = 1
 
 
 def find_layout(name: str, network: nn.Module, num_classes: int, in_channels: int = 3) -> Layout:
@@ -81,7 +83,8 @@ def find_layout(name: str, network: nn.Module, num_classes: int, in_channels: in
                 multiple, size, stride = both, whole, candidate
                 break
         auxiliary = _auxiliary(network, in_channels, size, num_classes)
-        return Layout(num_classes, in_channels, multiple, stride, size, fixed, auxiliary)
+        least = 1 if fixed else _least(network, in_channels, multiple, num_classes)
+        return Layout(num_classes, in_channels, multiple, stride, size, fixed, auxiliary, least)
     raise UserError(
         "MSA-MODEL-508",
         f"model.name is '{name}', which takes none of the images tried, from 66x70 to 960x1600 with {in_channels} channels "
@@ -157,6 +160,18 @@ def _run(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     with torch.no_grad():
         return logits_of(network(torch.rand(2, in_channels, *size)), num_classes)
+
+
+def _least(network: nn.Module, in_channels: int, multiple: int, num_classes: int) -> int:
+    """The smallest multiple, of a few, for which the network runs: poolings leave nothing of less, or of a single cell."""
+    for side in (1, 32, 64, 128, 192):
+        least = -(-side // multiple) * multiple
+        try:
+            _run(network, in_channels, (least, least), num_classes)
+        except Exception:
+            continue
+        return least
+    return 256  # not square, it has taken some of 192 x 320
 
 
 def _auxiliary(network: nn.Module, in_channels: int, size: tuple[int, int], num_classes: int) -> int:

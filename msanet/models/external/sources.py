@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from torch import nn
 
 from msanet.errors import UserError
+from msanet.models.external.published import Published
 from msanet.models.external.trust import LIBRARIES
 from msanet.plugins import PluginError, PluginNotFound, load_plugin
 
@@ -18,6 +19,8 @@ Options = dict[str, tuple[Any, Any]]
 Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation, RGB in gray values from 0 to 255."""
 
+CHANNELS = ("in_channels", "in_chans", "num_channels")
+"""What libraries call the number of an image's channels; for us it is the first."""
 ENTRY_POINTS = "msanet.models"
 """Entry-point group by which an installed package adds networks under names of their own."""
 
@@ -32,6 +35,8 @@ class NetworkSource:
         options: What `build` takes besides num_classes.
         accepts_others: `build` takes further options, which it checks itself.
         normalization: Of the images that its pretrained weights expect, by the options; None where nothing is known.
+        channels: The option that is the number of its images' channels; empty if that is always 3.
+        published: Weights that its library publishes for it, by the options: {tag: where they are}.
     """
 
     name: str
@@ -39,6 +44,8 @@ class NetworkSource:
     options: Options = field(default_factory=dict)
     accepts_others: bool = False
     normalization: Callable[[dict[str, Any]], Normalization | None] = lambda options: None
+    channels: str = ""
+    published: Callable[[dict[str, Any]], dict[str, Published]] = lambda options: {}
 
 
 def is_external(name: str) -> bool:
@@ -89,7 +96,8 @@ def _of_factory(name: str, factory: Callable[..., nn.Module]) -> NetworkSource:
         )
         raise UserError("MSA-MODEL-504", message, setting="model.name")
     options.pop("num_classes", None)
-    return NetworkSource(name, factory, options, accepts_others)
+    channels = next((key for key in CHANNELS if key in options), "")
+    return NetworkSource(name, factory, options, accepts_others, channels=channels)
 
 
 def signature_options(factory: Callable[..., Any]) -> tuple[Options, bool]:
