@@ -154,7 +154,7 @@ def _set_channels(source: NetworkSource, options: dict[str, Any]) -> int:
     if "in_channels" in options:
         options[source.channels] = options.pop("in_channels")
     _, default = source.options.get(source.channels, (int, 3))
-    return int(options.get(source.channels, default))
+    return int(options.get(source.channels) or default or 3)
 
 
 def _built(source: NetworkSource, num_classes: int, options: dict[str, Any]) -> nn.Module:
