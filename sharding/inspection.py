@@ -1,4 +1,4 @@
-"""`python -m sharding inspect`: what a finished dataset holds, as tables and as a contact sheet of its samples.
+"""`msanet inspect`: what a finished dataset holds, as tables and as a contact sheet of its samples.
 
 Not `inspect.py`: that would hide Python's own module from whoever runs a file of this folder.
 """
@@ -45,7 +45,7 @@ class LabeledSample:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `python -m sharding inspect`."""
+    """Declare the options of `msanet inspect`."""
     parser.add_argument("shards", type=Path, metavar="SHARDS", help=f"folder with {MANIFEST_NAME} and its shards")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a picture of samples with their labels")
     count = f"samples to look at, spread evenly over the splits (default {DEFAULT_SAMPLES})"
@@ -207,7 +207,7 @@ def _read(tar: int, sample: SampleIndex) -> tuple[np.ndarray, np.ndarray]:
 def _damaged(folder: Path, shard: ShardInfo, found: str) -> str:
     return (
         f"shard '{folder / shard.file}' is damaged ({printable(found)}), expected what was packed; "
-        f"see all that is wrong with: python -m sharding verify {folder}"
+        f"see all that is wrong with: msanet verify {folder}"
     )
 
 

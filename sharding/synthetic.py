@@ -1,4 +1,4 @@
-"""`python -m sharding synthetic`: write procedural street scenes in Cityscapes' own folder layout."""
+"""`msanet generate`: write procedural street scenes in Cityscapes' own folder layout."""
 
 import argparse
 import shutil
@@ -72,7 +72,7 @@ def generate(out: Path, images: int, size: tuple[int, int], seed: int = 0, worke
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `python -m sharding synthetic`."""
+    """Declare the options of `msanet generate`."""
     parser.add_argument("--out", type=Path, required=True, help="dataset folder to write; new or empty")
     parser.add_argument("--images", type=int, required=True, help="how many scenes, train and val together")
     parser.add_argument("--size", required=True, metavar="WxH", help="width x height in pixels, such as 512x256")

@@ -1,4 +1,4 @@
-"""`python -m sharding verify`: read all of a finished dataset and say everything that is not as it was packed."""
+"""`msanet verify`: read all of a finished dataset and say everything that is not as it was packed."""
 
 import argparse
 import logging
@@ -33,7 +33,7 @@ _NAMED = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `python -m sharding verify`."""
+    """Declare the options of `msanet verify`."""
     parser.add_argument("shards", type=Path, metavar="SHARDS", help=f"folder with {MANIFEST_NAME} and its shards")
     cpus = len(os.sched_getaffinity(0))
     parser.add_argument("--workers", type=int, default=cpus, help="processes to read with (default: one per CPU)")

@@ -226,7 +226,7 @@ def load_manifest(folder: Path) -> Manifest:
         raise UserError(
             "MSA-DATA-002",
             f"'{folder}' holds no {MANIFEST_NAME}, expected a folder of shards; make one with: "
-            f"python -m sharding NAME --source DIR --out {folder}",
+            f"msanet pack NAME --source DIR --out {folder}",
         )
     return validate_json(Manifest, LocalStorage(folder).read_file(MANIFEST_NAME, MAX_JSON_BYTES), str(path))
 

@@ -25,7 +25,7 @@ class StopRequest(IntEnum):
     """What is requested after a step; the larger includes the smaller."""
 
     NONE = 0
-    SAVE = 1
+    CHECKPOINT = 1
     STOP = 2
 
 
@@ -72,7 +72,7 @@ class PreemptionHandler:
         """What any rank requests, the same on all. A collective, for after each step."""
         minutes = (time.monotonic() - self._last_save) / 60
         is_due = distributed.is_main() and 0 < self._save_every_minutes <= minutes
-        own = StopRequest.STOP if self._reason else StopRequest.SAVE if is_due else StopRequest.NONE
+        own = StopRequest.STOP if self._reason else StopRequest.CHECKPOINT if is_due else StopRequest.NONE
         request = StopRequest(distributed.all_reduce_max(own))
         if request:
             self._last_save = time.monotonic()

@@ -206,7 +206,7 @@ def read_per_image_counts(path: Path) -> PerImageCounts:
     if not path.is_file():
         raise UserError(
             "MSA-EVAL-007",
-            f"'{path}' does not exist, expected the per-image counts of an evaluation; run launcher/evaluate.py first",
+            f"'{path}' does not exist, expected the per-image counts of an evaluation; run msanet evaluate first",
         )
     try:
         with zipfile.ZipFile(path) as file:

@@ -47,7 +47,7 @@ def open_source(reader: Reader, paths: Sequence[Path]) -> Tree:
     if other := next((other for other in others if _looks_like(other, paths)), None):
         raise UserError(
             "MSA-PACK-003",
-            f"{expected}; this looks like {other.name}: run python -m sharding {other.name} --source {shown}",
+            f"{expected}; this looks like {other.name}: run msanet pack {other.name} --source {shown}",
             setting="--source",
         )
     nearly = [f"{other.name}{lacking}" for other in others if (lacking := _missing(other, tree))]

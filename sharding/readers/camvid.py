@@ -23,7 +23,7 @@ def _pairs(tree: Tree, split: str, name: str) -> list[SamplePaths]:
         raise UserError(
             "MSA-PACK-017",
             f"split '{split}' has no images: '{tree.show(name)}' holds {describe(tree, name)}, expected *.png as SegNet's "
-            "authors distribute it; other files are packed with: python -m sharding folder",
+            "authors distribute it; other files are packed with: msanet pack folder",
             setting="--splits",
         )
     return pair_up(tree, images, labels, split)

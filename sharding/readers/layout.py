@@ -86,7 +86,7 @@ def pairs_of(tree: Tree, place: Place, split: str) -> list[SamplePaths]:
         raise UserError(
             "MSA-PACK-206",
             f"'{tree.show(place.masks)}' has {counted_endings(names)}, expected masks as images; export the annotations as "
-            "PNG, or pack them with the reader of their tool, such as python -m sharding yolo or coco",
+            "PNG, or pack them with the reader of their tool, such as msanet pack yolo or coco",
             setting="--source",
         )
     images, masks = _joined(images, masks, split)

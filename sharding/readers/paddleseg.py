@@ -37,7 +37,7 @@ def _pairs(tree: Tree, name: str, skipped: Skipped) -> list[SamplePaths]:
         raise UserError(
             "MSA-PACK-759",
             f"'{tree.show(name)}' has no line with the paths of an image and a mask, expected such as 'images/a.jpg "
-            "labels/a.png'; pack lists of names with: python -m sharding voc, or folders with: python -m sharding folder",
+            "labels/a.png'; pack lists of names with: msanet pack voc, or folders with: msanet pack folder",
             setting="--source",
         )
     rows = [*dict.fromkeys(rows)]

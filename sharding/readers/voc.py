@@ -88,7 +88,7 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     if foreign := foreign_classes(tree, SPEC) or _foreign_colors(tree):
         raise UserError(
             "MSA-PACK-208",
-            f"{foreign}, expected those of VOC; pack it with: python -m sharding folder --source "
+            f"{foreign}, expected those of VOC; pack it with: msanet pack folder --source "
             f"{' '.join(map(str, options.source))}",
             setting="--source",
         )

@@ -1,4 +1,4 @@
-"""`python -m sharding verify` on shards that somebody else made."""
+"""`msanet verify` on shards that somebody else made."""
 
 import json
 import shutil

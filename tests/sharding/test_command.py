@@ -122,7 +122,7 @@ def test_a_fault_keeps_what_a_stopped_run_left(fake: Any, shard: Shard, tmp_path
 def test_wrong_folders(fake: Any, refused: Refused, tmp_path: Path) -> None:
     cityscapes, camvid = fake.cityscapes(), fake.camvid()
     sentence = refused("camvid", "--source", cityscapes)
-    assert "trainannot/*.png" in sentence and f"python -m sharding cityscapes --source {cityscapes}" in sentence
+    assert "trainannot/*.png" in sentence and f"msanet pack cityscapes --source {cityscapes}" in sentence
     assert "this looks like camvid" in refused("voc", "--source", camvid)
     (tmp_path / "nothing").mkdir()
     sentence = refused("voc", "--source", tmp_path / "nothing")

@@ -1,4 +1,4 @@
-"""`python -m sharding inspect`: the tables say what the manifest says, the sheet shows the samples it names."""
+"""`msanet inspect`: the tables say what the manifest says, the sheet shows the samples it names."""
 
 import json
 import os
@@ -178,7 +178,7 @@ def test_damaged_shards(shards: Path, refused: Refused, tmp_path: Path) -> None:
     tar.write_bytes(whole[:600] + bytes([whole[600] ^ 1]) + whole[601:])
     sentence = refused(shards)
     assert "train-000000.tar' is damaged (0016E5_00000: " in sentence
-    assert sentence.endswith(f"python -m sharding verify {shards} [MSA-PACK-047]\n")
+    assert sentence.endswith(f"msanet verify {shards} [MSA-PACK-047]\n")
     tar.write_bytes(whole)
     index = json.loads((shards / "train-000000.idx.json").read_text())
     index["samples"].pop()

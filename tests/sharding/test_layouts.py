@@ -335,12 +335,12 @@ def test_voc_is_not_told_that_class_1_is_an_aeroplane(extra: Iterable[str], sour
         source.write(f"ImageSets/Segmentation/{name}.txt", "a\n")
     said = refuse(["voc", "--source", source.root], source.out, capfd)
     assert error_codes(said) == ["MSA-PACK-208"] and "background, red, green" in said
-    assert f"python -m sharding folder --source {source.root}" in said
+    assert f"msanet pack folder --source {source.root}" in said
     (source.root.parent / "other").mkdir()
     labelme = Source(source.root.parent / "other")
     labelme2voc(labelme)
     said = refuse(["voc", "--source", labelme.root], source.out, capfd)
-    assert error_codes(said) == ["MSA-PACK-003"] and f"python -m sharding folder --source {labelme.root}" in said
+    assert error_codes(said) == ["MSA-PACK-003"] and f"msanet pack folder --source {labelme.root}" in said
 
 
 @pytest.mark.parametrize("colored", [False, True])
@@ -352,7 +352,7 @@ def test_masks_in_colors_that_voc_does_not_have(colored: bool, source: Source, c
         Image.fromarray(COLORS[IDS]).quantize(8).save(source.root / "SegmentationClass/a.png")
     said = refuse(["voc", "--source", source.root], source.out, capfd)
     assert error_codes(said) == ["MSA-PACK-208"] and "(0, 255, 0), (255, 0, 0)" in said
-    assert f"python -m sharding folder --source {source.root}" in said
+    assert f"msanet pack folder --source {source.root}" in said
 
 
 def test_links_to_nothing_are_bad_samples(source: Source, shard: Shard, capfd: Capture) -> None:

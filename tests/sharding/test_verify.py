@@ -1,4 +1,4 @@
-"""`python -m sharding verify`: a sound dataset is called sound, and each kind of damage is named, all of it at once."""
+"""`msanet verify`: a sound dataset is called sound, and each kind of damage is named, all of it at once."""
 
 import errno
 import hashlib

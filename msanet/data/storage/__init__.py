@@ -24,7 +24,7 @@ def open_storage(location: str, settings: StorageConfig | None = None) -> Storag
         raise UserError(
             "MSA-DATA-024",
             f"'{location}' has {MASK} for a password or key, which no file of a run keeps; give the complete address again, to "
-            "train.py as data.path=..., to evaluate.py as --data",
+            "msanet train as data.path=..., to msanet evaluate as --data",
             setting="data.path",
         )
     if scheme == "file":
