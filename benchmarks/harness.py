@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -46,6 +47,7 @@ def machine() -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "cpu": _cpu(),
+        "gpu": _gpu(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         **versions,
@@ -74,3 +76,8 @@ def _cpu() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
+
+
+def _gpu() -> str | None:
+    torch = sys.modules.get("torch")  # some benchmarks do without it
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
