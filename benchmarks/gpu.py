@@ -57,7 +57,12 @@ PARTS = {
         f"{SMALL} --only {LOOPS}",
     ),
     "memory": Part(70, "memory.py", f"--only {ROWS}", '--only "msanet, 96x128, 4, sgd"'),
-    "precision": Part(75, "precision.py", "--shards {shards}", "--shards {shards} --steps 2 --batch 2 --width 0.05 --images 3"),
+    "precision": Part(
+        75,
+        "precision.py",
+        "--shards {shards}",
+        "--shards {shards} --steps 2 --batch 2 --width 0.05 --images 3 --size 32 40",
+    ),
     "inference-full": Part(
         45,
         "inference.py",
@@ -84,7 +89,7 @@ PARTS = {
         "convergence.py",
         f"{RUN} trainer.epochs={{epochs}} trainer.val_every_epochs={{validations}} data.num_workers=12",
         f"{RUN} trainer.epochs=1 trainer.val_every_epochs=1 trainer.log_every_steps=1 trainer.precision=fp32 data.crop=[32,40] "
-        "data.num_workers=1 model.width=0.05",
+        "data.num_workers=1 evaluation.resize=[32,40] model.width=0.05",
     ),
 }  # fmt: skip
 """In the order of what they say."""
@@ -112,6 +117,7 @@ def main() -> int:
         }
     os.environ |= {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the parts end too
     return run_parts(args, PARTS, time.monotonic() + 60 * args.minutes)
 
 
@@ -129,7 +135,7 @@ def run_parts(args: argparse.Namespace, parts: dict[str, Part], deadline: float)
             start, this = time.monotonic(), worker
             this.begin(command(name, parts[name], args, bound), args.out / f"{name}.log")
             if number + 1 < len(waiting):
-                worker = Worker()
+                worker = Worker()  # which ends by itself where nothing is left to do, since its input ends
             outcome, seconds = this.finish(bound), time.monotonic() - start
         else:
             outcome, seconds = "no time left", 0.0

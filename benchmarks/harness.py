@@ -54,10 +54,18 @@ def machine() -> dict[str, Any]:
     }
 
 
-def print_table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+def table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     """A Markdown table, so that it can go into the docs as it is."""
-    for row in (header, ("---",) * len(header), *rows):
-        print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
+    lines = (header, ("---",) * len(header), *rows)
+    return "\n".join(
+        "| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |"
+        for row in lines
+    )
+
+
+def print_table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    """The same, on standard output."""
+    print(table(header, rows))
 
 
 def write_json(path: Path | None, result: dict[str, Any], is_complete: bool = True) -> None:

@@ -1,6 +1,6 @@
 """Labels in bf16 against labels in fp32, of a network that has learned something: how many pixels differ.
 
-    python benchmarks/precision.py --shards SHARDS [--steps N] [--batch N] [--width W] [--json FILE]
+    python benchmarks/precision.py --shards SHARDS [--steps N] [--batch N] [--width W] [--size H W] [--json FILE]
 
 MSANet is first trained for some steps on the training split, in memory, by a plain loop in bf16; then the validation split is
 labeled twice, as evaluation does it (`evaluation.precision`), fp32 without TF32. A random network would have nearly tied classes
@@ -43,6 +43,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=150, help="of training")
     parser.add_argument("--batch", type=int, default=8, help="images of a training step")
     parser.add_argument("--width", type=float, default=1.0, help="model.width")
+    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="of the upper left part that is taken")
     parser.add_argument("--images", type=int, default=101, help="at most so many images of a split")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
@@ -54,9 +55,9 @@ def main() -> int:
 
 def measure(args: argparse.Namespace) -> None:
     """The table, and the JSON after each image."""
-    source = ShardSource(LocalStorage(args.shards), "train")
+    source, part = ShardSource(LocalStorage(args.shards), "train"), tuple(map(slice, args.size or (None, None)))
     classes = read_manifest(LocalStorage(args.shards)).classes
-    images_NHWC, labels_NHW = in_memory(source, 4 * args.images)
+    images_NHWC, labels_NHW = in_memory(source, 4 * args.images, part)
     torch.manual_seed(0)
     model = build_model("msanet", len(classes), width=args.width).to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
     speed = train(model, images_NHWC, labels_NHW, args.steps, args.batch)
@@ -69,9 +70,9 @@ def measure(args: argparse.Namespace) -> None:
         labels = {}
         for name, predictor in predictors.items():
             start = time.perf_counter()
-            labels[name] = predictor.labels(sample.image_HWC).cpu()
+            labels[name] = predictor.labels(sample.image_HWC[part]).cpu()
             seconds[name] += time.perf_counter() - start
-            matrices[name] += confusion_matrix_with_void(sample.label_HW, labels[name], len(classes))[:, :-1]
+            matrices[name] += confusion_matrix_with_void(sample.label_HW[part], labels[name], len(classes))[:, :-1]
         same.append((labels["fp32"] == labels["bf16"]).float().mean().item())
         found = {
             "settings": {"steps": args.steps, "batch": args.batch, "width": args.width, "size": labels["fp32"].shape},
@@ -91,15 +92,15 @@ def measure(args: argparse.Namespace) -> None:
     write_json(args.json, found)
 
 
-def in_memory(source: ShardSource, most: int) -> tuple[Tensor, Tensor]:
-    """Images (N, H, W, 3) and labels (N, H, W), uint8, of the size of the first one, on the device."""
+def in_memory(source: ShardSource, most: int, part: tuple[slice, ...]) -> tuple[Tensor, Tensor]:
+    """Parts of images (N, H, W, 3) and labels (N, H, W), uint8, of those as large as the first, on the device."""
     samples: list[Any] = []
     for sample in evaluation_loader(source, 0, 1, workers=0):
         if not samples or sample.image_HWC.shape == samples[0].image_HWC.shape:
             samples.append(sample)
         if len(samples) == most:
             break
-    images, labels = (torch.stack([getattr(one, name) for one in samples]) for name in ("image_HWC", "label_HW"))
+    images, labels = (torch.stack([getattr(one, name)[part] for one in samples]) for name in ("image_HWC", "label_HW"))
     return images.to(DEVICE), labels.to(DEVICE)
 
 
