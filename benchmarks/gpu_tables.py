@@ -3,8 +3,8 @@
     python benchmarks/gpu_tables.py OUT [--docs FOLDER]
 
 Replaces what stands between `<!-- gpu: PART -->` and `<!-- /gpu -->` in performance.md and results.md by a table of
-OUT/PART.json, with device, versions and date. Where there is no such file, what stands there stays: `not yet measured`, or an older table. A
-rehearsal's figures are refused unless --docs names another folder.
+OUT/PART.json, with device, versions and date. Where there is no such file, what stands there stays: `not yet measured`, or an
+older table. A rehearsal's figures are refused unless --docs names another folder.
 """
 
 import argparse

@@ -89,7 +89,7 @@ def measure(args: argparse.Namespace, subjects: dict[str, Callable[..., Step]]) 
     left_out: dict[str, str] = {}
     timed: dict[str, Callable[[], float]] = {}
     with torch.device("meta"):
-        tflop = sum(flop(network(args.width), torch.empty(1, 3, *args.size))) / 1e12
+        tflop = sum(flop(network(args.width).eval(), torch.empty(1, 3, *args.size))) / 1e12
     found = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, one thread, CPU time",
         "settings": {name: getattr(args, name) for name in ("size", "batch", "width", "steps", "rounds")},
