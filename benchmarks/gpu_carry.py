@@ -64,8 +64,10 @@ def as_jpeg(source: Path, folder: Path, quality: int, most: int) -> None:
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
         for path in sorted((source / split).glob("*.png"))[:most]:
+            image = cv2.imread(str(path))
+            assert image is not None, f"{path} cannot be read"
             target = str(folder / "images" / split / f"{path.stem}.jpg")
-            cv2.imwrite(target, cv2.imread(str(path)), [cv2.IMWRITE_JPEG_QUALITY, quality])
+            cv2.imwrite(target, image, [cv2.IMWRITE_JPEG_QUALITY, quality])
             label = source / f"{split}annot" / path.name
             (folder / "labels" / split / path.name).write_bytes(label.read_bytes())
     names = zip(CAMVID.classes, CAMVID.palette, strict=True)

@@ -68,7 +68,7 @@ def content(section: re.Match[str], out: Path) -> str:
 def of_steps(found: Found) -> str:
     """Training steps: speed, memory, and the share of the rate of large matrix products."""
     rows: list[tuple[Any, ...]] = []
-    peer = next(iter(found["images_per_second"].values()), [])
+    peer: list[float] = next(iter(found["images_per_second"].values()), [])
     for name, speeds in found["images_per_second"].items():
         seconds, rate = found["settings"]["batch"] / median(speeds), median(speeds) * found["tflop_an_image"]
         share, times = f"{rate / found['matmul_tflops']:.0%}", ratio(speeds, peer)

@@ -60,7 +60,9 @@ SUBJECTS: dict[str, Callable[..., Step]] = {
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KERNELS = sorted(CANDIDATES[DEVICE], key="cudnn".__eq__)
 """cuDNN last: where it breaks the CUDA context, the others have been measured."""
-BY_KERNEL = {f"ours, bf16, {name}": partial(our_step, precision="bf16", kernel=name) for name in KERNELS}
+BY_KERNEL: dict[str, Callable[..., Step]] = {
+    f"ours, bf16, {name}": partial(our_step, precision="bf16", kernel=name) for name in KERNELS
+}
 
 
 def main() -> int:

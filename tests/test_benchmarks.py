@@ -81,6 +81,7 @@ def test_memory_of_a_machine_with_one_gpu(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     monkeypatch.setattr(memory, "_measure", measure)
     monkeypatch.setattr(sys, "argv", ["memory.py", "--json", str(file)])
     with pytest.raises(SystemExit, match="a rank failed"):
@@ -107,6 +108,7 @@ def test_a_time_limit_leaves_the_steps_that_were_measured(tmp_path: Path, monkey
     names = {"a": subject(None, 0), "a, compiled": subject(OSError, 0), "b": subject(KeyboardInterrupt, 3)}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(step, "matmul_tflops", lambda: 1.0)
+    monkeypatch.setattr(step, "flop", lambda *_: (1e12, 1e12))
     args = SimpleNamespace(size=(8, 8), batch=1, width=0.05, steps=1, rounds=3, json=file)
     with pytest.raises(KeyboardInterrupt):
         step.measure(args, names)

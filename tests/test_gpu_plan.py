@@ -11,14 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import psutil
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, write_camvid
 from msanet.config import parse_config
-from msanet.data.loader import plan_batches
-from msanet.models import build_model
+from msanet.data.loader import evaluation_loader, plan_batches
+from msanet.data.shard_source import ShardSource, read_manifest
+from msanet.data.storage import LocalStorage
+from msanet.datasets import CAMVID
+from msanet.models import MODELS, build_model
 from msanet.training.memory.estimate import step_memory
 from test_benchmarks import benchmark
 
@@ -70,22 +76,31 @@ def test_rows_of_memory_are_there_and_few(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(chosen.values()) and sum(map(len, chosen.values())) <= 8, chosen
 
 
+@pytest.mark.full
 def test_the_full_resolution_step_fits_into_a_gpu() -> None:
-    """On fake CUDA tensors, by the planner: 2048x1024, full width, bf16, exact attention."""
-    tree = {
-        "data": {"crop": [1024, 2048]},
-        "trainer": {"steps": 10, "global_batch_size": 1, "precision": "bf16"},
-    }
+    """By the planner, 2048x1024 at full width in bf16, on fake tensors of a CPU: a backward pass on CUDA's needs a GPU."""
+    tree = {"data": {"crop": [1024, 2048]}, "trainer": {"steps": 10, "global_batch_size": 1, "precision": "bf16"}}
     build = partial(build_model, "msanet", 21, width=1.0)
-    needed = step_memory(build, parse_config(tree, "test"), (1,) * 21, plan_batches(1, None, 1), (1024, 2048), "cuda")
+    needed = step_memory(build, parse_config(tree, "test"), (1,) * 21, plan_batches(1, None, 1), (1024, 2048), "cpu")
     assert 5e9 < needed.total < 80e9, needed
 
 
-def test_epochs_are_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, file = benchmark("gpu", monkeypatch), tmp_path / "precision.json"
-    assert gpu.epochs_in(-20, file) == 2
-    file.write_text(json.dumps({"training_images_per_second": 100}))
-    assert gpu.epochs_in(367, file) == 75
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch knows no CUDA")
+def test_networks_run_on_fake_cuda_tensors() -> None:
+    for name in MODELS:
+        with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+            model = build_model(name, 21, width=0.25)
+            assert model.eval()(torch.empty(1, 3, 256, 512)).shape == (1, 21, 256, 512)
+
+
+def test_epochs_are_what_fits_and_stay_when_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = benchmark("gpu", monkeypatch)
+    assert gpu.epochs_in(-20, tmp_path) == 2
+    (tmp_path / "camvid.epochs").unlink()
+    (tmp_path / "precision.json").write_text(json.dumps({"training_images_per_second": 100}))
+    assert gpu.epochs_in(367, tmp_path) == 75 == gpu.epochs_in(100, tmp_path), (
+        "a run that is resumed keeps its schedule"
+    )
 
 
 @pytest.mark.full
@@ -113,6 +128,27 @@ def test_a_part_that_hangs_or_fails_does_not_end_the_others(
     assert "works" not in capfd.readouterr().out
     assert gpu.run_parts(options(tmp_path, "late"), parts, time.monotonic()) == 1
     assert "late: no time left" in capfd.readouterr().out
+
+
+@pytest.mark.full
+def test_what_is_carried_is_the_same_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes in CamVid's order, exact labels, void ignored; and the wheels are pinned ones."""
+    carry, fetched = benchmark("gpu_carry", monkeypatch), []
+    monkeypatch.setattr(carry.subprocess, "run", lambda command, check: fetched.append([str(word) for word in command]))
+    source = write_camvid(tmp_path / "source", train=3, val=2)
+    monkeypatch.setattr(sys, "argv", ["gpu_carry.py", str(source), str(tmp_path / "carry"), "--images", "2"])
+    assert carry.main() == 0
+    storage = LocalStorage(tmp_path / "carry" / "shards")
+    manifest = read_manifest(storage)
+    assert manifest.classes == CAMVID.classes and manifest.palette == CAMVID.palette
+    samples = list(evaluation_loader(ShardSource(storage, "val"), 0, 1, workers=0))
+    assert len(samples) == 2 == len(ShardSource(storage, "train"))
+    for sample, path in zip(samples, sorted((source / "valannot").iterdir()), strict=True):
+        expected = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert expected is not None
+        assert (sample.label_HW.numpy() == np.where(expected == 11, 255, expected)).all()
+    words = {word for command in fetched for word in command if "==" in word}
+    assert len(words) == len(carry.PACKAGES) and any(word.startswith("deepspeed==") for word in fetched[1])
 
 
 def tables(out: Path, docs: Path) -> subprocess.CompletedProcess[str]:
