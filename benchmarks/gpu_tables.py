@@ -77,7 +77,9 @@ def of_steps(found: Found) -> str:
     height, width = found["settings"]["size"]
     header = (f"{found['settings']['batch']} images of {height} x {width} (height x width)", "s a step", "images/s")
     made = table((*header, "times the first", "peak memory, GB", "TFLOP/s", "of the matrix rate"), rows)
-    return f"{made}\n\nMatrix rate: {found['matmul_tflops']:.3g} TFLOP/s, products of large square matrices."
+    estimate = found.get("estimated_bytes")
+    planned = f" The memory planner estimates {estimate / 1e9:.3g} GB." if estimate else ""
+    return f"{made}\n\nMatrix rate: {found['matmul_tflops']:.3g} TFLOP/s, products of large square matrices.{planned}"
 
 
 def ratio(figures: list[float], peer: list[float]) -> float:

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from harness import in_turns, median_ratio, print_table, write_json  # noqa: E402
 from training_peers import (  # noqa: E402
     Step,
+    estimated_bytes,
     flop,
     images_per_second,
     network,
@@ -86,54 +87,64 @@ def main() -> int:
 
 def measure(args: argparse.Namespace, subjects: dict[str, Callable[..., Step]]) -> None:
     """All subjects that the device has room for."""
-    batch = random_batch(args.batch, tuple(args.size))
-    peaks: dict[str, float] = {}
-    left_out: dict[str, str] = {}
-    timed: dict[str, Callable[[], float]] = {}
     with torch.device("meta"):
         tflop = sum(flop(network(args.width).eval(), torch.empty(1, 3, *args.size))) / 1e12
-    found = {
+    found: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, one thread, CPU time",
         "settings": {name: getattr(args, name) for name in ("size", "batch", "width", "steps", "rounds")},
         "tflop_an_image": tflop,
         "matmul_tflops": matmul_tflops(),
-        "peak_bytes": peaks,
-        "left_out": left_out,
+        "peak_bytes": {},
+        "left_out": {},
     }
 
     def write(speeds: dict[str, list[float]], is_complete: bool = False) -> None:
         write_json(args.json, {**found, "images_per_second": speeds}, is_complete)
 
+    timed = prepare(args, subjects, found, write)
+    speeds = in_turns(timed, args.rounds, lambda found: write(found) if all(found.values()) else None)
+    peer = next(iter(speeds.values()))
+    rows: list[tuple[Any, ...]] = []
+    for name, speed in speeds.items():
+        peak = f"{found['peak_bytes'][name] / 1e9:.2f}" if torch.cuda.is_available() else ""
+        rows.append((name, statistics.median(speed), median_ratio(speed, peer), peak, statistics.median(speed) * tflop))
+    print_table(("one step", "images/s", f"times '{next(iter(speeds))}'", "peak, GB", "TFLOP/s"), rows)
+    write(speeds, is_complete=True)
+
+
+def prepare(
+    args: argparse.Namespace,
+    subjects: dict[str, Callable[..., Step]],
+    found: dict[str, Any],
+    write: Callable[[dict[str, list[float]]], None],
+) -> dict[str, Callable[[], float]]:
+    """What times each subject, warm. write: gets a first figure of each, for the case that time is up before the rounds."""
+    batch = random_batch(args.batch, tuple(args.size))
+    timed: dict[str, Callable[[], float]] = {}
     speeds: dict[str, list[float]] = {}
     for name, build in subjects.items():
         try:
-            step, peaks[name] = warmed(build, batch, args.width)
+            step, found["peak_bytes"][name] = warmed(build, batch, args.width)
             timed[name] = partial(images_per_second, step, args.batch, args.steps, now)
-            speeds |= in_turns({name: timed[name]}, 1)  # so that each has a figure if time is up
+            speeds[name] = [timed[name]()]
         except Exception as error:
             can_fail = "compiled" in name or name in BY_KERNEL
             if not (can_fail or (isinstance(error, RuntimeError) and is_out_of_memory(error))):
                 raise
             traceback.print_exc()
-            left_out[name] = str(error).partition("\n")[0]
+            timed.pop(name, None)
+            found["left_out"][name] = str(error).partition("\n")[0]
             print(f"{name}: left out, since it failed", file=sys.stderr, flush=True)
         gc.collect()  # what a subject that failed has held
         write(speeds)
     assert timed, "no subject could be measured"
-    speeds = in_turns(timed, args.rounds, lambda found: write(found) if all(found.values()) else None)
-    peer = next(iter(speeds))
-    rows: list[tuple[Any, ...]] = [
-        (
-            name,
-            statistics.median(speed),
-            median_ratio(speed, speeds[peer]),
-            f"{peaks[name] / 1e9:.2f}" if torch.cuda.is_available() else "",
-            statistics.median(speed) * tflop,
-        )
-        for name, speed in speeds.items()
-    ]
-    print_table(("one step", "images/s", f"times '{peer}'", "peak, GB", "TFLOP/s"), rows)
-    write(speeds, is_complete=True)
+    if args.kernels:
+        try:
+            found["estimated_bytes"] = estimated_bytes(batch, args.width, precision="bf16")
+        except RuntimeError as error:
+            traceback.print_exc()
+            found["left_out"]["the planner's estimate"] = str(error).partition("\n")[0]
+    return timed
 
 
 def matmul_tflops() -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn
 from unittest.mock import patch
 
@@ -12,14 +13,15 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from msanet import distributed
-from msanet.config import parse_config
+from msanet.config import Config, parse_config
 from msanet.data.image.color import normalize
-from msanet.data.loader import plan_batches
+from msanet.data.loader import BatchPlan, plan_batches
 from msanet.data.manifest import Manifest, ShardInfo, SplitInfo
 from msanet.data.pipeline import Batch
 from msanet.models import build_model
 from msanet.models.attention import kernels
 from msanet.models.msam import MSAM
+from msanet.training.memory.estimate import step_memory
 from msanet.training.trainer import Trainer
 
 CLASSES, MEAN, STD = 21, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -96,14 +98,7 @@ def our_step(batch: Batch, width: float, kernel: str | None = None, **trainer: A
 
     kernel: of attention, by its name in KERNELS, instead of the fastest; the step raises RuntimeError if it does not fit.
     """
-    images, ranks = len(batch.images_NHWC), distributed.world_size()
-    tree = {
-        "data": {"path": "none", "crop": list(batch.images_NHWC.shape[1:3]), "mean": MEAN, "std": STD},
-        "model": {"name": "msanet", "width": width},
-        "trainer": {"steps": 10**6, "global_batch_size": images * ranks, "loss_spike_std": 0, **trainer},
-    }
-    config = parse_config(tree, "benchmark")
-    plan = plan_batches(images * ranks, None, ranks)
+    config, plan = _our_config(batch, width, **trainer)
     run = Trainer(config, _manifest(), network(width), plan, None)  # type: ignore[arg-type]
     run.engine.module.train()
     if kernel is None:
@@ -115,6 +110,24 @@ def our_step(batch: Batch, width: float, kernel: str | None = None, **trainer: A
             run.train_step([batch])
 
     return step
+
+
+def estimated_bytes(batch: Batch, width: float, **trainer: Any) -> float:
+    """What the memory planner says of `our_step`."""
+    config, plan = _our_config(batch, width, **trainer)
+    build = partial(build_model, "msanet", CLASSES, width=width)
+    size = (batch.images_NHWC.shape[1], batch.images_NHWC.shape[2])
+    return step_memory(build, config, (1,) * CLASSES, plan, size, distributed.device().type).total
+
+
+def _our_config(batch: Batch, width: float, **trainer: Any) -> tuple[Config, BatchPlan]:
+    images, ranks = len(batch.images_NHWC), distributed.world_size()
+    tree = {
+        "data": {"path": "none", "crop": list(batch.images_NHWC.shape[1:3]), "mean": MEAN, "std": STD},
+        "model": {"name": "msanet", "width": width},
+        "trainer": {"steps": 10**6, "global_batch_size": images * ranks, "loss_spike_std": 0, **trainer},
+    }
+    return parse_config(tree, "benchmark"), plan_batches(images * ranks, None, ranks)
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def test_a_time_limit_leaves_the_steps_that_were_measured(tmp_path: Path, monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(step, "matmul_tflops", lambda: 1.0)
     monkeypatch.setattr(step, "flop", lambda *_: (1e12, 1e12))
-    args = SimpleNamespace(size=(8, 8), batch=1, width=0.05, steps=1, rounds=3, json=file)
+    args = SimpleNamespace(size=(8, 8), batch=1, width=0.05, steps=1, rounds=3, kernels=False, json=file)
     with pytest.raises(KeyboardInterrupt):
         step.measure(args, names)
     found = json.loads(file.read_text())
