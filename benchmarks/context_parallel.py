@@ -16,16 +16,16 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness import in_turns, median_ratio, print_table, write_json  # noqa: E402
+from training_peers import flop  # noqa: E402
 
 from msanet import distributed  # noqa: E402
 from msanet.data.loader import plan_batches  # noqa: E402
 from msanet.models import build_model  # noqa: E402
-from msanet.models.msam import MSAM  # noqa: E402
 from msanet.training.engine.context_parallel import parallelize_attention, same_image_group  # noqa: E402
 
 
@@ -94,25 +94,6 @@ def timed(step: Callable[[], None], cpu: list[float]) -> float:
     step()
     cpu.append(distributed.all_reduce_max(int((time.process_time() - own) * 1e6)) / 1e6)
     return time.perf_counter() - start
-
-
-@torch.no_grad()
-def flop(model: nn.Module, image_NCHW: Tensor) -> tuple[float, float]:
-    """Of convolutions, 3 times the forward pass, and of attention, 3.5 times, for one image."""
-    counted = {"convolutions": 0.0, "attention": 0.0}
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, nn.Conv2d):
-            counted["convolutions"] += 3 * 2 * output.numel() * module.weight[0].numel()
-        else:
-            positions = output[0, 0].numel()
-            counted["attention"] += 3.5 * 4 * positions**2 * output.shape[1]
-
-    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d | MSAM)]
-    model(image_NCHW)
-    for hook in hooks:
-        hook.remove()
-    return counted["convolutions"], counted["attention"]
 
 
 if __name__ == "__main__":

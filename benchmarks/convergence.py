@@ -76,23 +76,32 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of every run")
     args = parser.parse_intermixed_args()
     deadline = time.monotonic() + 60 * args.minutes
+    code = 0
+    figures: dict[str, list[dict[str, Any]]] = {name: [] for name in args.networks}
+    runs: dict[str, list[Run]] = {name: [] for name in args.networks}
     for seed in args.seeds:  # seeds outside, so that an early end leaves whole comparisons
         for name in args.networks:
-            words = [f"data.path={args.shards}", f"run.dir={folder(args.out, name, seed)}", f"run.seed={seed}"]
+            run = folder(args.out, name, seed)
+            words = [f"data.path={args.shards}", f"run.dir={run}", f"run.seed={seed}"]
             command = [*shlex.split(args.launch), "launcher/train.py", "--config", str(args.config.resolve()), *words]
-            code = train([*command, *NETWORKS[name], *args.settings], deadline)
-            if code:
-                return code
-    runs = {name: [read(folder(args.out, name, seed)) for seed in args.seeds] for name in args.networks}
+            code = code or train([*command, *NETWORKS[name], *args.settings], deadline)
+            if has_validated(run):
+                runs[name].append(read(run))
+                figures[name].append(vars(runs[name][-1]) | {"seed": seed, "is_complete": not code})
+                write_json(args.json, {"command": shlex.join(sys.argv), "runs": figures}, is_complete=False)
+    if code:
+        return code
     first = [run.end for run in runs[args.networks[0]]]
     print_table(HEADER, [row(name, found, first) for name, found in runs.items()])
     draw(args.out / "curves.png", runs)
-    figures = {
-        name: [vars(run) | {"seed": s} for s, run in zip(args.seeds, found, strict=True)]
-        for name, found in runs.items()
-    }
     write_json(args.json, {"command": shlex.join(sys.argv), "runs": figures})
     return 0
+
+
+def has_validated(run: Path) -> bool:
+    """Whether a run, which may have been stopped, has something to show."""
+    metrics = RunLayout(run).metrics
+    return metrics.is_file() and any("val/mean_iou" in line for line in read_lines(metrics))
 
 
 def folder(out: Path, name: str, seed: int) -> Path:

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -46,16 +47,25 @@ def machine() -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "cpu": _cpu(),
+        "gpu": _gpu(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         **versions,
     }
 
 
-def print_table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+def table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     """A Markdown table, so that it can go into the docs as it is."""
-    for row in (header, ("---",) * len(header), *rows):
-        print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
+    lines = (header, ("---",) * len(header), *rows)
+    return "\n".join(
+        "| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |"
+        for row in lines
+    )
+
+
+def print_table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    """The same, on standard output."""
+    print(table(header, rows))
 
 
 def write_json(path: Path | None, result: dict[str, Any], is_complete: bool = True) -> None:
@@ -74,3 +84,8 @@ def _cpu() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
+
+
+def _gpu() -> str | None:
+    torch = sys.modules.get("torch")  # some benchmarks do without it
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None

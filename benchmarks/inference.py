@@ -1,14 +1,14 @@
 """Inference of whole images: latency and throughput of each network, eager and compiled, fp32 and bf16, by memory order.
 
     python benchmarks/inference.py [--networks NAME ...] [--size H W] [--width X] [--batch N] [--rounds N]
-        [--no-compile] [--json FILE]
+        [--ways WAY ...] [--no-compile] [--json FILE]
 
-Every way is timed in turns in one run; "times" is the median over the rounds of plain PyTorch's time (eager, fp32, N, C, H, W)
-over the way's. On a CPU these are seconds of the processor, which other work does not change: set OMP_NUM_THREADS=1, and they
-are those of one core. The peer `as the paper writes it` has the attention map in memory, and is left out where that would take
-more than --map-memory GB. Images are noise: speed does not depend on them. Sizes are a GPU's full resolution by default, and on
-a CPU what ends within minutes. What the first call takes, with compilation, is shown beside and not counted; a way that cannot be
-compiled is left out.
+Every way is timed in turns in one run; "times" is the median over the rounds of the first way's time over the way's: by default
+plain PyTorch's (eager, fp32, N, C, H, W). On a CPU these are seconds of the processor, which other work does not change: set
+OMP_NUM_THREADS=1, and they are those of one core. The peer `as the paper writes it` has the attention map in memory, and is left
+out where that would take more than --map-memory GB. Images are noise: speed does not depend on them. Sizes are a GPU's full
+resolution by default, and on a CPU what ends within minutes. What the first call takes, with compilation, is shown beside and not
+counted; a way that cannot be compiled is left out.
 """
 
 import argparse
@@ -67,6 +67,9 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=1.0 if IS_GPU else 0.25)
     parser.add_argument("--batch", type=int, default=4 if IS_GPU else 2, help="images at a time for throughput")
     parser.add_argument("--rounds", type=int, default=20 if IS_GPU else 3)
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="the first is the peer"
+    )
     parser.add_argument("--map-memory", type=float, default=4.0, metavar="GB")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--json", type=Path, help="write all figures here")
@@ -75,13 +78,13 @@ def main() -> None:
     rows = []
 
     def write(is_complete: bool = False) -> None:
-        result = {"size": list(arguments.size), "width": arguments.width, "networks": found}
+        result = {"size": list(arguments.size), "width": arguments.width, "batch": arguments.batch, "networks": found}
         write_json(arguments.json, result, is_complete)
 
     for network in arguments.networks:
         figures = found[network] = {}
         _network(network, arguments, figures, write)
-        plain = figures[PLAIN]["latency"]
+        plain = figures[arguments.ways[0]]["latency"]
         for name, one in figures.items():
             times = median_ratio(plain, one["latency"])
             latency, batch = (statistics.median(one[key]) for key in ("latency", "batch"))
@@ -98,7 +101,7 @@ def _network(name: str, arguments: argparse.Namespace, figures: dict[str, Any], 
     height, width = arguments.size
     map_gb = 4 * (height * width / 4) ** 2 / 1e9
     subjects: dict[str, Callable[[], float]] = {}
-    for way_name, way in WAYS.items():
+    for way_name, way in ((name, WAYS[name]) for name in arguments.ways):
         is_too_large = way.explicit and (name != "msanet" or map_gb > arguments.map_memory)
         if is_too_large or (way.compiled and arguments.no_compile):
             continue

@@ -1,21 +1,27 @@
 """One training step of the same network in other ways: as the paper would write it, as a plain loop or DDP, and ours."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NoReturn
+from unittest.mock import patch
 
 import torch
 from paper import as_written
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from msanet import distributed
-from msanet.config import parse_config
+from msanet.config import Config, parse_config
 from msanet.data.image.color import normalize
-from msanet.data.loader import plan_batches
+from msanet.data.loader import BatchPlan, plan_batches
 from msanet.data.manifest import Manifest, ShardInfo, SplitInfo
 from msanet.data.pipeline import Batch
 from msanet.models import build_model
+from msanet.models.attention import kernels
+from msanet.models.msam import MSAM
+from msanet.training.memory.estimate import step_memory
 from msanet.training.trainer import Trainer
 
 CLASSES, MEAN, STD = 21, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -66,12 +72,11 @@ def paper_loop(batch: Batch, width: float) -> Step:
     return step
 
 
-def plain_loop(batch: Batch, width: float, precision: str = "fp32") -> Step:
-    """Our network and kernels in a plain loop, fused Adam, channels_last; DDP where there are several ranks."""
+def plain_loop(batch: Batch, width: float, precision: str = "fp32", ddp: bool | None = None) -> Step:
+    """Our network and kernels in a plain loop, fused Adam, channels_last. ddp: None: where there are several ranks."""
     device = distributed.device()
     model = network(width).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    ranks = distributed.world_size()
-    if ranks > 1:
+    if distributed.world_size() > 1 if ddp is None else ddp:
         model = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
@@ -88,19 +93,77 @@ def plain_loop(batch: Batch, width: float, precision: str = "fp32") -> Step:
     return step
 
 
-def our_step(batch: Batch, width: float, **trainer: Any) -> Step:
-    """`Trainer.train_step`: the loss normalized over all ranks, the guard against numbers that are not finite, and all else."""
+def our_step(batch: Batch, width: float, kernel: str | None = None, **trainer: Any) -> Step:
+    """`Trainer.train_step`: the loss normalized over all ranks, the guard against numbers that are not finite, and all else.
+
+    kernel: of attention, by its name in KERNELS, instead of the fastest; the step raises RuntimeError if it does not fit.
+    """
+    config, plan = _our_config(batch, width, **trainer)
+    run = Trainer(config, _manifest(), network(width), plan, None)  # type: ignore[arg-type]
+    run.engine.module.train()
+    if kernel is None:
+        return lambda: run.train_step([batch])
+    chosen: dict[kernels.AttentionCase, kernels.Choice] = {}
+
+    def step() -> None:
+        with only_kernel(kernel, chosen):
+            run.train_step([batch])
+
+    return step
+
+
+def estimated_bytes(batch: Batch, width: float, **trainer: Any) -> float:
+    """What the memory planner says of `our_step`."""
+    config, plan = _our_config(batch, width, **trainer)
+    build = partial(build_model, "msanet", CLASSES, width=width)
+    size = (batch.images_NHWC.shape[1], batch.images_NHWC.shape[2])
+    return step_memory(build, config, (1,) * CLASSES, plan, size, distributed.device().type).total
+
+
+def _our_config(batch: Batch, width: float, **trainer: Any) -> tuple[Config, BatchPlan]:
     images, ranks = len(batch.images_NHWC), distributed.world_size()
     tree = {
         "data": {"path": "none", "crop": list(batch.images_NHWC.shape[1:3]), "mean": MEAN, "std": STD},
         "model": {"name": "msanet", "width": width},
         "trainer": {"steps": 10**6, "global_batch_size": images * ranks, "loss_spike_std": 0, **trainer},
     }
-    config = parse_config(tree, "benchmark")
-    plan = plan_batches(images * ranks, None, ranks)
-    run = Trainer(config, _manifest(), network(width), plan, None)  # type: ignore[arg-type]
-    run.engine.module.train()
-    return lambda: run.train_step([batch])
+    return parse_config(tree, "benchmark"), plan_batches(images * ranks, None, ranks)
+
+
+@contextmanager
+def only_kernel(name: str, chosen: dict[kernels.AttentionCase, kernels.Choice]) -> Iterator[None]:
+    """Attention by this kernel alone; RuntimeError where it does not fit. chosen: what stays of one use for the next."""
+
+    def refuse(*_: Tensor) -> NoReturn:
+        raise RuntimeError(f"attention kernel {name} does not fit")
+
+    candidates = {kind: (name,) for kind in kernels.CANDIDATES}
+    instead = {} if name == kernels.CHUNKS else {kernels.CHUNKS: refuse}
+    with (
+        patch.dict(kernels.CANDIDATES, candidates),
+        patch.dict(kernels.KERNELS, instead),
+        patch.object(kernels, "_chosen", chosen),
+    ):
+        yield
+
+
+@torch.no_grad()
+def flop(model: nn.Module, image_NCHW: Tensor) -> tuple[float, float]:
+    """Of convolutions, 3 times the forward pass, and of attention, 3.5 times, for one image; it may be a meta tensor."""
+    counted = {"convolutions": 0.0, "attention": 0.0}
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d):
+            counted["convolutions"] += 3 * 2 * output.numel() * module.weight[0].numel()
+        else:
+            positions = output[0, 0].numel()
+            counted["attention"] += 3.5 * 4 * positions**2 * output.shape[1]
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d | MSAM)]
+    model(image_NCHW)
+    for hook in hooks:
+        hook.remove()
+    return counted["convolutions"], counted["attention"]
 
 
 def _manifest() -> Manifest:

@@ -75,6 +75,7 @@ SMOKE = (
 """A dozen jobs of real processes that `make test` runs too."""
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One worker more than there are cores."""
     return len(os.sched_getaffinity(0)) + 1

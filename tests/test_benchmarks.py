@@ -1,9 +1,8 @@
-"""Benchmarks keep what they have measured, and benchmarks/gpu.sh runs from anywhere, by stand-ins for a machine with a GPU."""
+"""Benchmarks start, keep what they have measured, and name ranks that are lost."""
 
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,15 +15,7 @@ import torch
 from torch import nn
 
 from conftest import REPOSITORY
-
-TOOLS = "bash dirname env mkdir realpath tee timeout touch"
-PYTHON = """#!/usr/bin/env bash
-case "$*" in
-    *is_available* | *pytest,*) ;;
-    *device_count*) echo 1 2 ;;
-    *) [[ $PYTHONPATH = "$PWD":before ]] && printf '%s\\n' "$*" >>"$CALLS" ;;
-esac
-"""
+from msanet.models.attention.spatial import attend
 
 
 def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -90,6 +81,7 @@ def test_memory_of_a_machine_with_one_gpu(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     monkeypatch.setattr(memory, "_measure", measure)
     monkeypatch.setattr(sys, "argv", ["memory.py", "--json", str(file)])
     with pytest.raises(SystemExit, match="a rank failed"):
@@ -113,17 +105,18 @@ def test_a_time_limit_leaves_the_steps_that_were_measured(tmp_path: Path, monkey
 
         return lambda batch, width: run
 
-    names = {"a": subject(None, 0), "a, compiled": subject(OSError, 0), "b": subject(KeyboardInterrupt, 2)}
+    names = {"a": subject(None, 0), "a, compiled": subject(OSError, 0), "b": subject(KeyboardInterrupt, 3)}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(step, "SUBJECTS", names)
-    args = SimpleNamespace(size=(8, 8), batch=1, width=1.0, steps=1, rounds=3, only=list(names), json=file)
+    monkeypatch.setattr(step, "matmul_tflops", lambda: 1.0)
+    monkeypatch.setattr(step, "flop", lambda *_: (1e12, 1e12))
+    args = SimpleNamespace(size=(8, 8), batch=1, width=0.05, steps=1, rounds=3, kernels=False, json=file)
     with pytest.raises(KeyboardInterrupt):
-        step.measure(args)
-    speeds = json.loads(file.read_text())["images_per_second"]
-    assert {name: len(own) for name, own in speeds.items()} == {"a": 2, "b": 1}
-    monkeypatch.setattr(step, "SUBJECTS", {"a": subject(OSError, 0)})
+        step.measure(args, names)
+    found = json.loads(file.read_text())
+    assert {name: len(own) for name, own in found["images_per_second"].items()} == {"a": 2, "b": 1}
+    assert found["left_out"] == {"a, compiled": "inductor says no"}
     with pytest.raises(OSError, match="inductor"):
-        step.measure(SimpleNamespace(**{**vars(args), "only": ["a"]}))
+        step.measure(args, {"a": subject(OSError, 0)})
 
 
 def test_inference_compiles_before_it_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,43 +149,34 @@ def test_inference_compiles_before_it_is_timed(tmp_path: Path, monkeypatch: pyte
     assert len(ways) == 5 and all(way["preparation"] > 0 for way in ways.values())
 
 
-def gpu_sh(place: Path, shards: str) -> subprocess.CompletedProcess[str]:
-    """The script in a folder of its own, with relative paths and no more on PATH than it needs."""
-    tools = place / "bin"
-    tools.mkdir()
-    for name in TOOLS.split():
-        (tools / name).symlink_to(shutil.which(name) or "")
-    for name, content in (("python3", PYTHON), ("nvidia-smi", "#!/usr/bin/env bash\n")):
-        (tools / name).write_text(content)
-        (tools / name).chmod(0o755)
-    own = {"PATH": str(tools), "PYTHONPATH": "before", "CALLS": str(place / "calls")}
-    command = [str(REPOSITORY / "benchmarks" / "gpu.sh"), shards, "out"]
-    return subprocess.run(command, cwd=place, env=own, capture_output=True, text=True)
+def test_a_kernel_that_does_not_fit_is_not_replaced_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = benchmark("training_peers", monkeypatch)
+    tensors = [torch.randn(1, 12, 8, requires_grad=True) for _ in range(3)]
+    used: dict[Any, Any] = {}
+    with peers.only_kernel("flash", used):
+        attend(*tensors)
+    assert {choice.kernel for choice in used.values()} == {"flash"}
+    with peers.only_kernel("cudnn", {}), pytest.raises(RuntimeError, match="cudnn does not fit"):
+        attend(*tensors)
+    attend(*tensors)
 
 
-def test_gpu_sh_measures_all_with_paths_of_where_it_was_started(tmp_path: Path) -> None:
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "shards" / "dataset.json").write_text("{}")
-    done = gpu_sh(tmp_path, "shards")
+@pytest.mark.full
+def test_a_lost_rank_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "lost.json"
+    command = [sys.executable, "benchmarks/lost_rank.py", "--faults", "killed", "--json", str(file)]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    calls = (tmp_path / "calls").read_text().splitlines()
-    parts = ["-m", *(line.split()[0] for line in calls[1:])]
-    assert len(calls) == 9 == len(list((tmp_path / "out").glob("*.done"))) and set(parts[1:]) == {
-        f"benchmarks/{name}.py" for name in ("attention", "step", "memory", "inference", "scaling", "convergence")
-    }
-    assert f"--shards {tmp_path}/shards --out {tmp_path}/out/runs" in calls[-1] and "--ranks 1 2 --json" in calls[-2]
+    found = json.loads(file.read_text())["faults"]["killed"]
+    assert found["names_the_rank"] and found["exit_codes"] == [1] and len(found["error_codes"]) == 1
 
 
-def test_gpu_sh_wants_shards(tmp_path: Path) -> None:
-    done = gpu_sh(tmp_path, "nowhere")
-    assert done.returncode == 2 and done.stdout.startswith(f"error: '{tmp_path}/nowhere' has no dataset.json")
-    assert not (tmp_path / "out").exists()
-
-
-def test_gpu_sh_is_clean_and_names_what_is_there() -> None:
-    script = REPOSITORY / "benchmarks" / "gpu.sh"
-    checked = subprocess.run([Path(sys.executable).parent / "shellcheck", script], capture_output=True, text=True)
-    assert checked.returncode == 0 and os.access(script, os.X_OK), checked.stdout
-    words = script.read_text().split()
-    files = [word for word in words if word.startswith(("tests/", "benchmarks/")) and word != "benchmarks/gpu.sh"]
-    assert len(files) > 10 and all((REPOSITORY / word).is_file() for word in files)
+def test_ranks_that_share_a_gpu_are_hosts_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost_rank = benchmark("lost_rank", monkeypatch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    first, second = lost_rank.environments(2)
+    assert first["LOCAL_RANK"] == second["LOCAL_RANK"] == "0" and first["NCCL_HOSTID"] != second["NCCL_HOSTID"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert lost_rank.environments(2)[1]["LOCAL_RANK"] == "1" and "NCCL_HOSTID" not in lost_rank.environments(2)[0]

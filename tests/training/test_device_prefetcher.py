@@ -143,6 +143,7 @@ def _never_waits(shards: str) -> None:
     assert run.state.step == 3 and not run.engine.tput_timer.config.enabled
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_never_waited_for(shards: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
