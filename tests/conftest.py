@@ -37,6 +37,7 @@ FULL = (
     "data/test_faults.py",
     "demo/test_server.py",
     "fuzz/test_secrets.py",
+    "inference/test_backends.py",
     "inference/test_export.py",
     "sharding/test_writer.py",
 )

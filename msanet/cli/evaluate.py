@@ -17,7 +17,8 @@ from msanet.errors import UserError
 from msanet.evaluation.evaluator import evaluate
 from msanet.evaluation.result import require_complete, require_writable, write_evaluation
 from msanet.evaluation.run_report import score_table, write_run_report
-from msanet.models.io import load_network, require_same_classes
+from msanet.inference.backends import load_model
+from msanet.models.io import require_same_classes
 
 _DETAILS = """\
 Writes evaluation-<split>.json, evaluation-<split>.npz (the counts of every image, for msanet compare, worst and rescore)
@@ -55,7 +56,7 @@ def run_evaluation(job: EvaluationJob) -> None:
     shards = open_storage(job.shards, job.storage)
     manifest = distributed.on_main(lambda: _read_manifest(job, shards))
     checkpoint = distributed.on_main(job.find_checkpoint)  # its hashes are verified once for all
-    model, metadata = load_network(checkpoint, distributed.device())
+    model, metadata = load_model(checkpoint, distributed.device())
     require_same_classes(metadata, manifest.classes, shards.location)
     source = ShardSource(shards, job.split, manifest)
     settings = with_metadata_resize(job.settings, metadata)

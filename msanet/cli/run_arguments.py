@@ -16,7 +16,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, settings: bool = True) ->
     """--run RUN, with --best, or --checkpoint FILE; and `key=value` settings."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", type=Path, metavar="RUN", help="run folder; its latest complete checkpoint is used")
-    which.add_argument("--checkpoint", type=Path, metavar="FILE", help="a model.safetensors, or the folder it is in")
+    weights = "a model.safetensors, or the folder it is in; an exported .onnx or .xml too, but for export"
+    which.add_argument("--checkpoint", type=Path, metavar="FILE", help=weights)
     best = "the checkpoint of --run with the best validation, not the latest"
     parser.add_argument("--best", action="store_true", help=best)
     add_plugin_argument(parser)
