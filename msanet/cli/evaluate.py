@@ -15,6 +15,7 @@ from msanet.data.storage import Storage, open_storage
 from msanet.distributed import Timeouts
 from msanet.errors import UserError
 from msanet.evaluation.evaluator import evaluate
+from msanet.evaluation.measurement import measured
 from msanet.evaluation.result import require_complete, require_writable, write_evaluation
 from msanet.evaluation.run_report import score_table, write_run_report
 from msanet.inference.backends import load_model
@@ -64,7 +65,7 @@ def run_evaluation(job: EvaluationJob) -> None:
 
     result = evaluate(model, source, settings, metadata.mean, metadata.std)
     if distributed.is_main():
-        metrics = write_evaluation(job.out, result)
+        metrics = write_evaluation(job.out, result, measured(settings, metadata.step, checkpoint))
         report = write_run_report(job.out, metadata.palette, result, run=job.run)
         print(score_table(result), f"written to {metrics} and {report}", sep="\n")
     require_complete(result, source)

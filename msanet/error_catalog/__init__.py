@@ -10,7 +10,7 @@ from msanet.documents import parse_yaml
 
 _FILES = (
     "cli", "config", "files", "pack", "data", "model", "train", "checkpoint", "distributed", "evaluation", "inference",
-    "score", "sweep", "demo",
+    "hub", "score", "sweep", "demo",
 )  # fmt: skip
 
 
