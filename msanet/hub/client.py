@@ -27,14 +27,15 @@ def hub_client() -> Any:
     disable_telemetry()
     try:
         import huggingface_hub
+        from huggingface_hub.utils import disable_progress_bars, logging
     except ImportError as error:
         raise UserError(
             "MSA-HUB-009",
             f"push and pull need the package {error.name}, which is not installed; run: pip install 'msanet[hub]'",
         ) from error
-    huggingface_hub.utils.logging.set_verbosity_error()
+    logging.set_verbosity_error()
     if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
+        disable_progress_bars()
     return huggingface_hub.HfApi(endpoint=endpoint(), token=hub_token() or False, library_name="msanet")
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from msanet.errors import UserError
+from msanet.logs import once
 from msanet.models.io import METADATA, ModelMetadata, load_network, parse_metadata
 from msanet.telemetry import disable_telemetry
 
@@ -47,6 +48,11 @@ class ExportedNetwork(nn.Module):
                 f"evaluation.resize=[{size[0]},{size[1]}], or export it without --size",
                 setting="evaluation.resize",
             )
+        if torch.is_autocast_enabled(image_NCHW.device.type):
+            message = (
+                "evaluation.precision=bf16 has no effect on an exported network, which computes as it was exported"
+            )
+            once(logger, logging.WARNING, message)
         logits, _ = self.opened.run(image_NCHW.float().cpu().contiguous(memory_format=torch.contiguous_format))
         return logits.to(image_NCHW.device)
 

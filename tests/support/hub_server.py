@@ -121,7 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = json.loads(body)
         name = f"{wanted['organization']}/{wanted['name']}"
         if name in self.server.repositories:
-            return self._send(409, b'{"error": "You already created this model repo"}')
+            found = {"error": "You already created this model repo", "url": f"{self.server.location}/{name}"}
+            return self._send(409, json.dumps(found).encode())
         self.server.repositories[name] = Repository(
             wanted.get("visibility") == "private" or bool(wanted.get("private"))
         )
