@@ -35,8 +35,7 @@ def pull_network(repository: str, revision: str | None, out: Path) -> tuple[Mode
         )
     client = hub_client()
     partial = out.with_name(out.name + PARTIAL)
-    kept = f"what was downloaded is kept in '{partial}'"
-    with hub_errors(f"pulling {repository}", kept):
+    with hub_errors(f"pulling {repository}", "nothing was downloaded"):
         info = client.model_info(repository, revision=revision, files_metadata=True)
         files = {file.rfilename: file for file in info.siblings or () if IS_OURS.fullmatch(file.rfilename)}
         if CheckpointLayout.MODEL not in files:
@@ -45,7 +44,8 @@ def pull_network(repository: str, revision: str | None, out: Path) -> tuple[Mode
                 f"{repository} has no {CheckpointLayout.MODEL}, expected a network pushed by msanet; check its name",
                 setting="REPOSITORY",
             )
-        partial.mkdir(parents=True, exist_ok=True)
+    partial.mkdir(parents=True, exist_ok=True)
+    with hub_errors(f"pulling {repository}", f"what was downloaded is kept in '{partial}'"):
         for name in files:
             client.hf_hub_download(repository, name, revision=info.sha, local_dir=partial)
     metadata = _check(repository, partial, files)

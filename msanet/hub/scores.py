@@ -33,7 +33,8 @@ def find_scores(folder: Path, weights: Path, metadata: ModelMetadata) -> tuple[S
         origin = content.get("measured") or {}
         digest = digest or sha256_of(weights)
         known = origin.get("weights_sha256")
-        if known == digest if known else origin.get("step") == metadata.step:
+        is_of_these = known == digest if known else origin.get("step") == metadata.step
+        if is_of_these and not content.get("num_missing") and not content.get("num_duplicate"):
             counts = layout.per_image_counts(str(content.get("split")))
             found.append(Scores(content, (path, *([counts] if counts.is_file() else []))))
         else:

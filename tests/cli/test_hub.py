@@ -138,6 +138,20 @@ def test_scores_of_other_weights_are_not_shown(server: HubServer, folder: Path) 
     }
 
 
+def test_a_validation_of_the_training_belongs_to_the_step(server: HubServer, folder: Path, tmp_path: Path) -> None:
+    """Its weights were in memory, so it has no hash of a file."""
+    path = folder / "evaluation-val.json"
+    content = json.loads(path.read_text())
+    content["measured"] |= {"weights_sha256": None, "step": 12}
+    path.write_text(json.dumps(content))
+    words = ["--checkpoint", str(folder), "--repo", REPO, "--readme", str(tmp_path / "README.md")]
+    assert push(words) == 0 and "## Scores on 'val'" in (tmp_path / "README.md").read_text()
+    content["measured"]["step"] = 6
+    path.write_text(json.dumps(content))
+    with raises_user_error("MSA-HUB-007", mentions="step 6"):
+        push(words)
+
+
 def test_a_push_that_fails_half_way_is_repeated(server: HubServer, folder: Path) -> None:
     words = ["--checkpoint", str(folder), "--repo", REPO, "--revision", "tries"]
     server.fail = {"/commit/": 500}
