@@ -106,8 +106,8 @@ def _loss_table(job: ExportJob, loss: ExportLoss) -> str:
             f"{second:<16} {percent(iou.second):>8} {speeds[1]:>10.2f}",
             f"mIoU {signed(iou.difference.value)} percentage points (95 % interval "
             f"{interval_text(bounds(iou.difference), signed)}), {speeds[1] / speeds[0]:.2f} times the images/s",
-            f"{loss.num_images} images of '{job.split}', resampled {loss.resamples} times (seed 0); CPU, threads: {loss.threads}, "
-            "the network alone",
+            f"{loss.num_images} images of '{job.split}', resampled {loss.resamples} times (seed 0)",
+            f"images/s: of the network alone, on the CPU, threads: {loss.threads}",
         ]
     )
 
