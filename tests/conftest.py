@@ -39,6 +39,7 @@ FULL = (
     "data/test_loader_docs.py",
     "demo/test_server.py",
     "fuzz/test_secrets.py",
+    "inference/test_backends.py",
     "inference/test_export.py",
     "sharding/test_writer.py",
 )

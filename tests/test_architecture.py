@@ -35,7 +35,7 @@ LAYERS: dict[str, int] = {
     **dict.fromkeys(("data", "models", "losses", "report"), 2),
     "inference": 3,
     "evaluation": 4,
-    **dict.fromkeys(("training", "metrics"), 5),
+    **dict.fromkeys(("training", "metrics", "hub"), 5),
     **dict.fromkeys(("sweep", "doctor", "demo", "api", "cli", "__main__"), 6),
 }
 SIDE_BY_SIDE = {
@@ -76,7 +76,7 @@ CODES_OF = {
     "msanet.config": {"CONFIG"}, "msanet.datasets": {"PACK", "DATA"}, "msanet.data": {"DATA"}, "msanet.models": {"MODEL"},
     "msanet.inference": {"INFER"}, "msanet.evaluation": {"EVAL"}, "msanet.training": {"TRAIN", "CKPT"},
     "msanet.distributed": {"DIST"}, "msanet.sweep": {"SWEEP"}, "msanet.demo": {"DEMO"}, "msanet.api": {"API", "CLI"},
-    "msanet.cli": {"CLI", "CONFIG", "SCORE"},
+    "msanet.hub": {"HUB"}, "msanet.cli": {"CLI", "CONFIG", "SCORE", "HUB"},
     "sharding": {"PACK"}, "sharding.__main__": {"CLI"},
 }  # fmt: skip
 """Areas of the codes in a package; elsewhere any of the catalog's."""

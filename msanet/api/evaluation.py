@@ -25,11 +25,13 @@ from msanet.data.open_dataset import Shards, Unpacked, open_dataset
 from msanet.distributed import Timeouts
 from msanet.errors import UserError
 from msanet.evaluation import evaluator
+from msanet.evaluation.measurement import measured
 from msanet.evaluation.per_image_counts import PerImageCounts, read_per_image_counts
 from msanet.evaluation.result import EvaluationResult, require_complete, require_writable, write_evaluation
 from msanet.evaluation.run_report import write_run_report
 from msanet.evaluation.statistics import RESAMPLES, Comparison, WorstImage, paired_difference, worst
-from msanet.models.io import load_network, require_same_classes
+from msanet.inference.backends import load_model
+from msanet.models.io import require_same_classes
 from msanet.run_layout import RunLayout
 
 OnWritten = Callable[[EvaluationResult, Path, Path], object]
@@ -226,7 +228,7 @@ def run_evaluation(job: EvaluationJob, on_written: OnWritten = lambda *_: None) 
     dataset = open_dataset(job.data, job.storage)
     manifest = distributed.on_main(lambda: _read_manifest(job, dataset))
     checkpoint = distributed.on_main(job.find_checkpoint)  # its hashes are verified once for all
-    model, metadata = load_network(checkpoint, distributed.device())
+    model, metadata = load_model(checkpoint, distributed.device())
     require_same_classes(metadata, manifest.classes, dataset.location)
     source = dataset.source(job.split, manifest)
     settings = with_metadata_resize(job.settings, metadata)
@@ -234,7 +236,7 @@ def run_evaluation(job: EvaluationJob, on_written: OnWritten = lambda *_: None) 
 
     result = evaluator.evaluate(model, source, settings, metadata.mean, metadata.std)
     if distributed.is_main():
-        metrics = write_evaluation(job.out, result)
+        metrics = write_evaluation(job.out, result, measured(settings, metadata.step, checkpoint))
         report = write_run_report(job.out, metadata.palette, result, run=job.run)
         on_written(result, metrics, report)
     require_complete(result, source)

@@ -23,7 +23,9 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Use": {
         "predict": "segment images and videos",
-        "export": "export a trained network as ONNX, torch.export or safetensors",
+        "export": "export a trained network as ONNX, OpenVINO, torch.export or safetensors, also in int8",
+        "push": "push a trained network, with its scores, to a repository of the Hugging Face Hub",
+        "pull": "download a network that was pushed to the Hugging Face Hub",
         "serve": "serve a page in which to drop images and see their segmentation",
         "demo": "generate, pack, train, evaluate: all of it on this machine, in minutes",
     },

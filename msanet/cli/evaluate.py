@@ -1,14 +1,12 @@
 """`msanet evaluate`: the metrics of a trained network on a split, on any number of ranks; each image counts exactly once."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from msanet.api.evaluation import EvaluationJob, evaluate_and_exit, new_job
-from msanet.api.settings import data_settings
 from msanet.cli.parser import new_parser, parse
-from msanet.cli.run_arguments import add_run_arguments, find_checkpoint, run_config
+from msanet.cli.run_arguments import add_run_arguments, data_words, find_checkpoint, run_config
 from msanet.evaluation.result import EvaluationResult
 from msanet.evaluation.run_report import score_table
 
@@ -42,7 +40,6 @@ def evaluation_job(argv: Sequence[str] | None = None) -> EvaluationJob:
     parser.add_argument("--crf", action="store_true", help="the same as evaluation.crf.enabled=true")
     arguments = parse(parser, argv)
     crf = ["evaluation.crf.enabled=true"] if arguments.crf else []
-    data = [f"{name}={json.dumps(value)}" for name, value in data_settings(arguments.data).items()]
-    config = run_config(arguments, [*data, *arguments.settings, *crf])
+    config = run_config(arguments, [*data_words(arguments.data), *arguments.settings, *crf])
     find, given = partial(find_checkpoint, arguments), arguments.run or arguments.checkpoint
-    return new_job(config, find, given, arguments.run, not data, arguments.split, arguments.out)
+    return new_job(config, find, given, arguments.run, not arguments.data, arguments.split, arguments.out)

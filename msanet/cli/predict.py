@@ -16,10 +16,10 @@ from msanet.config import EvaluationConfig
 from msanet.data.image.codec import IMAGE_EXTENSIONS
 from msanet.errors import UserError, nearest
 from msanet.files import is_junk
+from msanet.inference.backends import load_model
 from msanet.inference.submission import SUBMISSION_FORMATS, SubmissionFormat
 from msanet.inference.writer import ENDINGS, VIDEO_ENDING, PredictionWriter
 from msanet.logs import track
-from msanet.models.io import load_network
 from msanet.report.video import VIDEO_EXTENSIONS, is_video
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def predict(job: PredictionJob) -> int:
     """All files through the network; returns the number that failed."""
-    model, metadata = load_network(job.checkpoint, distributed.device())
+    model, metadata = load_model(job.checkpoint, distributed.device())
     settings = with_metadata_resize(job.settings, metadata)
     outputs = PredictionWriter(model, metadata, settings, job.kinds, job.queries, job.submission)
     failed = 0

@@ -1,10 +1,11 @@
 """What evaluate, predict, export and serve have in common: which run or checkpoint is meant, and its settings."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from msanet.api.settings import checkpoint_of_run
+from msanet.api.settings import checkpoint_of_run, data_settings
 from msanet.config import Config, load_config, load_run_config
 from msanet.errors import UserError
 from msanet.models.external import trust
@@ -15,7 +16,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, settings: bool = True) ->
     """--run RUN, with --best, or --checkpoint FILE; and `key=value` settings."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", type=Path, metavar="RUN", help="run folder; its latest complete checkpoint is used")
-    which.add_argument("--checkpoint", type=Path, metavar="FILE", help="a model.safetensors, or the folder it is in")
+    weights = "a model.safetensors, or the folder it is in; an exported .onnx or .xml too, but for export"
+    which.add_argument("--checkpoint", type=Path, metavar="FILE", help=weights)
     best = "the checkpoint of --run with the best validation, not the latest"
     parser.add_argument("--best", action="store_true", help=best)
     add_plugin_argument(parser)
@@ -42,6 +44,11 @@ def run_config(arguments: argparse.Namespace, overrides: Sequence[str]) -> Confi
         message = f"'{arguments.run}' has no {file.name}, expected a run folder; give the run.dir of a training"
         raise UserError("MSA-CLI-004", message, setting="--run")
     return load_run_config(file, overrides)
+
+
+def data_words(location: str | None) -> list[str]:
+    """What --data says, as settings that replace the run's."""
+    return [f"{name}={json.dumps(value)}" for name, value in data_settings(location).items()]
 
 
 def find_checkpoint(arguments: argparse.Namespace) -> Path:

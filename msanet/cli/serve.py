@@ -12,7 +12,7 @@ from msanet.config import EvaluationConfig
 from msanet.demo.segmenter import Limits, Segmenter
 from msanet.demo.server import serve
 from msanet.errors import UserError
-from msanet.models.io import load_network
+from msanet.inference.backends import load_model
 
 _DETAILS = """\
 Needs `pip install 'msanet[demo]'`. The page is for this machine alone unless --host says otherwise; it has no password.
@@ -33,7 +33,7 @@ class ServeJob:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; returns the exit code."""
     job = serve_job(argv)
-    model, metadata = load_network(job.checkpoint, distributed.device())
+    model, metadata = load_model(job.checkpoint, distributed.device())
     settings = with_metadata_resize(job.settings, metadata)
     serve(Segmenter(model, metadata, settings, job.limits), job.host, job.port)
     return 0

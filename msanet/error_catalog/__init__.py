@@ -10,7 +10,7 @@ from msanet.documents import parse_yaml
 
 _FILES = (
     "cli", "config", "files", "pack", "data", "model", "train", "checkpoint", "distributed", "evaluation", "inference",
-    "score", "sweep", "demo", "api",
+    "hub", "score", "sweep", "demo", "api",
 )  # fmt: skip
 
 

@@ -188,12 +188,18 @@ def require_writable(folder: Path) -> None:
         pass
 
 
-def write_evaluation(folder: Path, evaluation: EvaluationResult) -> Path:
-    """Write `evaluation-<split>.npz` and then `.json`, each complete or not at all; returns the latter's path."""
+def write_evaluation(folder: Path, evaluation: EvaluationResult, measured: dict[str, Any] | None = None) -> Path:
+    """Write `evaluation-<split>.npz` and then `.json`, each complete or not at all; returns the latter's path.
+
+    measured: how, see `msanet.evaluation.measurement`; None for label maps of which that is not known.
+    """
     layout = RunLayout(folder)
     write_per_image_counts(layout.per_image_counts(evaluation.split), evaluation.per_image_counts)
     path = layout.evaluation(evaluation.split)
-    write_text(path, json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + "\n")
+    counts = evaluation.per_image_counts
+    origin = {"dataset": counts.dataset, "dataset_digest": counts.digest, **measured} if measured else None
+    content = evaluation.to_json() | ({"measured": origin} if origin else {})
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return path
 
 

@@ -1,65 +1,57 @@
-"""A trained network as one file: an ONNX or torch.export graph that does not need msanet, or weights.
+"""A trained network as one file: an ONNX, OpenVINO or torch.export graph that does not need msanet, or weights.
 
 Before a file gets its name it is run, and its output must equal the network's.
 """
 
-import logging
-import operator
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental import _config as tracing
 
 from msanet.errors import UserError
-from msanet.files import atomic_file
+from msanet.files import PARTIAL, atomic_file
+from msanet.inference.backends import Run, open_onnx, open_openvino
+from msanet.inference.export_graph import Deployed, Size, exported_graph
+from msanet.inference.export_onnx import quantize_onnx, write_onnx
+from msanet.inference.export_openvino import WEIGHTS_ENDING, convert_to_openvino
 from msanet.models.external import AdaptedNetwork
 from msanet.models.io import METADATA, ModelMetadata, load_network, save_network
-from msanet.telemetry import disable_telemetry
+
+__all__ = [
+    "FORMATS",
+    "QUANTIZABLE",
+    "TOLERANCE",
+    "Deployed",
+    "Size",
+    "export_network",
+    "export_quantized",
+    "require_same",
+]
 
 TOLERANCE = 1e-3
 """The largest difference of logits between a file and the network, as a share of the largest logit."""
 
-_OPSET = 18  # the exporter's own: others are converted from it
 _CHECKED = ((1, (64, 96)), (2, (97, 45)))  # batch, (height, width): a multiple of every stride, and of none
-
-Run = Callable[[Tensor], tuple[Tensor, Tensor]]
-Size = tuple[int, int] | None
-"""(height, width) of all images, or None where a file takes any."""
-
-
-class Deployed(nn.Module):
-    """A network in evaluation mode as it is used: images in, labels out; the normalization is inside.
-
-    forward: RGB images (N, 3, H, W) float32 in gray values from 0 to 255 -> logits (N, K, H, W) float32, and labels
-    (N, H, W) uint8, the train id of the likeliest class.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, metadata: ModelMetadata) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(metadata.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(metadata.std).view(1, 3, 1, 1))
-        self.eval()
-
-    def forward(self, image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network((image_NCHW - self.mean) / self.std)
-        return logits, logits.argmax(dim=1).to(torch.uint8)
 
 
 class Format(NamedTuple):
-    """A kind of file. write: network, metadata and size into a path. open: the file as something to run."""
+    """A kind of file.
+
+    Args:
+        ending: Of its name.
+        write: Network, metadata and size into a path.
+        open: The file as something to run.
+        companion: Ending of a second file that it has, empty if there is none.
+    """
 
     ending: str
     write: Callable[[Path, nn.Module, ModelMetadata, Size], None]
     open: Callable[[Path], Run]
+    companion: str = ""
 
 
 @torch.no_grad()
@@ -68,13 +60,69 @@ def export_network(path: Path, target: str, network: nn.Module, metadata: ModelM
 
     size: see `Size`; the batch is free. Raises UserError if the file's output differs or a package is missing.
     """
+    _require_fitting(metadata, network, size)
+    form = FORMATS[target]
+    with _whole(path, form) as temporary:
+        form.write(temporary, network.eval(), metadata, size)
+        require_same(form.open(temporary), Deployed(network, metadata), size)
+
+
+@torch.no_grad()
+def export_quantized(
+    path: Path,
+    target: str,
+    network: nn.Module,
+    metadata: ModelMetadata,
+    images: Iterable[Tensor],
+    size: Size = None,
+    fp32: Path | None = None,
+) -> None:
+    """As `export_network`, in int8; see `quantize_onnx`. What that costs in mIoU is to be measured.
+
+    Args:
+        path: The file to write.
+        target: One of QUANTIZABLE.
+        network: On the CPU.
+        metadata: Its.
+        images: To calibrate with; see `quantize_onnx`.
+        size: See `Size`.
+        fp32: Write the same network in float32 to this path too.
+
+    Raises:
+        UserError: As `export_network`.
+    """
+    _require_fitting(metadata, network, size)
+    form = FORMATS[target]
+    with _whole(path, form) as temporary, TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+        graph, quantized = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        export_network(graph, "onnx", network, metadata, size)
+        quantize_onnx(graph, quantized, images)
+        for source, file in ((quantized, temporary), (graph, fp32)):
+            if file and target == "openvino":
+                convert_to_openvino(source, file, metadata)
+            elif file:
+                source.replace(file)
+        _require_finite(form.open(temporary), size)
+
+
+def _require_fitting(metadata: ModelMetadata, network: nn.Module, size: Size) -> None:
     if isinstance(network, AdaptedNetwork) and network.layout.fixed and size != network.layout.size:
         height, width = network.layout.size
         message = f"{metadata.name} takes images of {height}x{width} only; set --size {height} {width}"
         raise UserError("MSA-INFER-501", message, setting="--size")
-    with atomic_file(path) as temporary:
-        FORMATS[target].write(temporary, network.eval(), metadata, size)
-        require_same(FORMATS[target].open(temporary), Deployed(network, metadata), size)
+
+
+@contextmanager
+def _whole(path: Path, form: Format) -> Iterator[Path]:
+    """A path to write to, with the format's ending; it, and its companion, become `path` if the block ends without error."""
+    temporary = path.with_name(f"{path.name}{PARTIAL}{form.ending}")
+    with atomic_file(path, temporary), ExitStack() as stack:
+        if form.companion:
+            second = temporary.with_suffix(form.companion)
+            stack.enter_context(atomic_file(path.with_suffix(form.companion), second))
+        yield temporary
+        if form.companion:
+            path.unlink(missing_ok=True)  # an earlier one, which must not be seen with the new companion
 
 
 @torch.no_grad()
@@ -100,33 +148,24 @@ def require_same(run: Run, deployed: Deployed, size: Size = None) -> None:
             )
 
 
-def _graph(network: nn.Module, metadata: ModelMetadata, size: Size) -> torch.export.ExportedProgram:
-    """The deployed network as a graph, with a free batch and, if `size` is None, free height and width.
-
-    Raises UserError if torch cannot export a free size: 2.11 for networks on ResNet, whose pooling pads.
-    """
-    batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
-    free = {0: batch} if size else {0: batch, 2: height, 3: width}
-    example = torch.zeros(2, 3, *(size or (70, 101)))
-    # Otherwise the graph would require the example's relation to the cells: larger than one, and no multiple.
-    with tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-        try:
-            return torch.export.export(Deployed(network, metadata), (example,), dynamic_shapes=(free,))
-        except UserError:
-            raise
-        except (torch._dynamo.exc.UserError, RuntimeError, ValueError, TypeError, AssertionError) as error:
-            what, advice = (f"{size[0]}x{size[1]}", "use another --to") if size else ("any image size", "set --size")
-            why = " ".join(str(error).split())[:150]
+def _require_finite(run: Run, size: Size) -> None:
+    for batch, any_size in _CHECKED:
+        height, width = size or any_size
+        logits, labels = run(torch.randint(256, (batch, 3, height, width)).float())
+        if not logits.isfinite().all() or labels.shape != (batch, height, width):
             raise UserError(
-                "MSA-INFER-007",
-                f"torch {torch.__version__} cannot export {metadata.name} for {what} ({why}); {advice}",
-                setting="--size",
-            ) from error
+                "MSA-INFER-763",
+                f"the quantized network's output is not finite for a size of {height}x{width}; nothing was written, export "
+                "without --quantize",
+                setting="--quantize",
+            )
 
 
 def _write_torch(path: Path, network: nn.Module, metadata: ModelMetadata, size: Size) -> None:
     with path.open("wb") as file:  # torch wants .pt2 at the end of a name
-        torch.export.save(_graph(network, metadata, size), file, extra_files={METADATA: metadata.model_dump_json()})
+        torch.export.save(
+            exported_graph(network, metadata, size), file, extra_files={METADATA: metadata.model_dump_json()}
+        )
 
 
 def _open_torch(path: Path) -> Run:
@@ -134,71 +173,11 @@ def _open_torch(path: Path) -> Run:
         return torch.export.load(file).module()
 
 
-def _write_onnx(path: Path, network: nn.Module, metadata: ModelMetadata, size: Size) -> None:
-    ir = _require_onnx().ir
-    with _without_warnings():
-        program = torch.onnx.export(
-            _graph(network, metadata, size),
-            dynamo=True,
-            verbose=False,
-            opset_version=_OPSET,
-            input_names=["image"],
-            output_names=["logits", "labels"],
-            custom_translation_table={operator.floordiv: _floor_divide},
-        )
-    assert program is not None
-    graph = program.model.graph
-    height, width = size or ("height", "width")
-    graph.inputs[0].shape = ir.Shape(["batch", 3, height, width])
-    graph.outputs[0].shape = ir.Shape(["batch", len(metadata.classes), height, width])
-    graph.outputs[1].shape = ir.Shape(["batch", height, width])
-    program.model.metadata_props[METADATA] = metadata.model_dump_json()
-    program.save(path, external_data=False)
-
-
-def _floor_divide(number: Any, divisor: Any) -> Any:
-    """ONNX divides integers towards zero, and its remainder has the divisor's sign."""
-    op = getattr(_require_onnx(), f"opset{_OPSET}")
-    return op.Div(op.Sub(number, op.Mod(number, divisor)), divisor)
-
-
-def _open_onnx(path: Path) -> Run:
-    disable_telemetry()
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def run(image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        logits, labels = session.run(None, {"image": image_NCHW.numpy()})
-        return torch.from_numpy(logits), torch.from_numpy(labels)
-
-    return run
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Hide the exporter's own."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _require_onnx() -> Any:
-    disable_telemetry()
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript
-    except ImportError as error:
-        raise UserError(
-            "MSA-INFER-005",
-            f"--to onnx needs the package {error.name}, which is not installed; run: pip install 'msanet[export]'",
-            setting="--to",
-        ) from error
-    return onnxscript
+def _write_openvino(path: Path, network: nn.Module, metadata: ModelMetadata, size: Size) -> None:
+    with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+        graph = Path(folder) / "fp32.onnx"
+        write_onnx(graph, network, metadata, size)
+        convert_to_openvino(graph, path, metadata)
 
 
 def _write_safetensors(path: Path, network: nn.Module, metadata: ModelMetadata, size: Size) -> None:
@@ -210,7 +189,11 @@ def _open_safetensors(path: Path) -> Run:
 
 
 FORMATS = {
-    "onnx": Format(".onnx", _write_onnx, _open_onnx),
+    "onnx": Format(".onnx", write_onnx, lambda path: open_onnx(path).run),
+    "openvino": Format(".xml", _write_openvino, lambda path: open_openvino(path).run, WEIGHTS_ENDING),
     "torch": Format(".pt2", _write_torch, _open_torch),
     "safetensors": Format(".safetensors", _write_safetensors, _open_safetensors),
 }
+
+QUANTIZABLE = ("onnx", "openvino")
+"""Formats that `export_quantized` writes."""

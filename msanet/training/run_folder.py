@@ -13,6 +13,7 @@ from msanet.data.manifest import Manifest
 from msanet.data.pipeline import Batch
 from msanet.distributed.heartbeat import CHECKPOINT_THREAD
 from msanet.errors import UserError
+from msanet.evaluation.measurement import measured
 from msanet.evaluation.result import EvaluationResult, write_evaluation
 from msanet.evaluation.run_report import command_line, without_secrets, write_run_report
 from msanet.files import write_text
@@ -115,7 +116,8 @@ class RunFolder:
             self.log(position, evaluation.summary())
             scores, report = self._layout.evaluation(evaluation.split), self._layout.report
             write_report = partial(write_run_report, self.path, self._manifest.palette, evaluation)
-            self._writer.write(scores, partial(write_evaluation, self.path, evaluation), _OLD_ONE_STAYS)
+            origin = measured(self._config.evaluation, int(position["step"]))
+            self._writer.write(scores, partial(write_evaluation, self.path, evaluation, origin), _OLD_ONE_STAYS)
             self._writer.write(report, write_report, _OLD_ONE_STAYS)
         distributed.barrier()
 

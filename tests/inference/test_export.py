@@ -29,6 +29,7 @@ from support.metadata import metadata
 from support.networks import CLASSES, images
 
 pytest.importorskip("onnxscript", reason="torch's ONNX exporter needs onnxscript (extra `export`)")
+openvino = pytest.importorskip("openvino", reason="runs the exported network (extra `openvino`)")
 onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported network (extra `export`)")
 
 NAMES = ("sky", "road", "tree", "car", "ödland")[:CLASSES]
@@ -102,14 +103,17 @@ def test_every_network_has_the_same_labels_at_any_size(name: str, target: str, t
 
 
 def test_files_hold_the_metadata_and_there_are_no_others(folder: Path) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.pt2", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("model.bin", "model.onnx", "model.pt2", "model.safetensors", "model.xml"),
+    ]
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     extra = {METADATA: ""}
     torch.export.load(folder / "model.pt2", extra_files=extra)
     with safetensors.safe_open(folder / "model.safetensors", framework="pt") as file:
         header = file.metadata()
     _, metadata = trained("unet")
-    for text in (session.get_modelmeta().custom_metadata_map[METADATA], extra[METADATA], header[METADATA]):
+    in_openvino = openvino.Core().read_model(folder / "model.xml").get_rt_info([METADATA]).astype(str)
+    for text in (in_openvino, session.get_modelmeta().custom_metadata_map[METADATA], extra[METADATA], header[METADATA]):
         assert ModelMetadata.model_validate_json(text) == metadata
     assert [(value.name, value.shape) for value in (*session.get_inputs(), *session.get_outputs())] == [
         ("image", ["batch", 3, "height", "width"]),
@@ -126,7 +130,7 @@ def test_the_code_of_the_document_segments_as_predict_does(folder: Path, monkeyp
     monkeypatch.chdir(folder)
     Image.fromarray(image_HWC).save("image.png")
     blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "deployment.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         names: dict[str, object] = {}
         exec(block, names)

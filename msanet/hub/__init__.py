@@ -1,0 +1,1 @@
+"""Trained networks in repositories of the Hugging Face Hub."""
