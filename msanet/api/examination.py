@@ -70,10 +70,11 @@ def doctor(
         **settings,
     }
     of_folder = {"classes": classes, "dataset": dataset, "splits": splits, "out": out, "workers": workers}
+    given = [name for name, value in of_training.items() if value is not None]
     with api_call():
         if folder is not None:
-            require_alone([name for name, value in of_training.items() if value is not None])
-            return check_folder(folder_case(folder, **of_folder))
+            require_alone(given)
+            return check_folder(folder_case(folder, classes, dataset, splits, out, workers))
         require_folder([name for name, value in of_folder.items() if value])
         return examine_run(training_config(config, data, dir, settings), ranks, device_memory, samples)
 

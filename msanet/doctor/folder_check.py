@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from sharding.shard import PackingJob
 from sharding.tree import Tree
 from sharding.unpacked import list_folder
 from sharding.workers import group_items, run_groups
+from sharding.writer import manifest_header
 
 PAGE = "folder.html"
 
@@ -90,9 +92,10 @@ def _list(case: FolderCase) -> tuple[DatasetListing, Tree, list[Finding]]:
             raise UserError(error.code, str(error), setting="--folder") from None
         found = list_folder(reader, tree, case.classes, case.splits, "--classes")
         tree = found.tree or tree
-        for split, pairs in found.splits.items():
+        checks = [partial(check_split, *split) for split in found.splits.items()]
+        for run in (*checks, partial(manifest_header, found.spec, CODECS[0])):
             try:
-                check_split(split, pairs)
+                run()
             except UserError as error:
                 refusals.append(error)
         unused = left_out(tree, found)

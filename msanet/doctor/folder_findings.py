@@ -134,10 +134,10 @@ def class_findings(
     samples: Sequence[SampleCheck], histograms: Mapping[str, np.ndarray], spec: DatasetSpec, splits: Sequence[str]
 ) -> Iterator[Finding]:
     """The histogram of each split, and what the doctor of shards says of them."""
-    infos = {split: _split_info(split, samples, counts, spec) for split, counts in histograms.items()}
-    for split in (split for split in splits if split in infos):
-        text = f"{split}: {_shares(infos[split], spec)}"
-        yield Finding(Diagnostic("ok", "classes", text), "counts them", count=infos[split].samples)
+    infos = {split: _pixels(histograms[split], spec) for split in splits if split in histograms}
+    for split, info in infos.items():
+        count = sum(sample.split == split for sample in samples)
+        yield Finding(Diagnostic("ok", "classes", f"{split}: {_shares(info, spec)}"), "counts them", count=count)
     train = next((split for split in infos if split.startswith("train")), next(iter(infos), ""))
     if not infos:
         return
@@ -150,9 +150,10 @@ def class_findings(
         yield Finding(replace(found, text=text), "packs the labels as they are")
 
 
-def _split_info(split: str, samples: Sequence[SampleCheck], counts: np.ndarray, spec: DatasetSpec) -> SplitInfo:
+def _pixels(counts: np.ndarray, spec: DatasetSpec) -> SplitInfo:
+    """The pixels of a split that has no shards yet."""
     return SplitInfo(
-        samples=sum(sample.split == split for sample in samples),
+        samples=0,
         shards=(),
         histogram=tuple(map(int, counts[: spec.num_classes])),
         ignored=int(counts[IGNORE_INDEX]),

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -72,24 +72,22 @@ def check_samples(job: PackingJob, items: Sequence[Item], on_sample: OnSample) -
     samples, histograms = [], dict[str, np.ndarray]()
     take_notes()
     for item in items:
-        shown = job.tree.show(item.pair.image)
-        facts = {"split": item.split, "number": item.number, "key": item.pair.key, "image": shown}
+        sample = SampleCheck(item.split, item.number, item.pair.key, job.tree.show(item.pair.image))
         try:
             image, photo, label_HW = read_pair(job, item.pair)
             histogram = encode_sample(job, item.pair, image, photo, label_HW).histogram
         except UserError as error:
-            samples.append(SampleCheck(**facts, code=error.code, error=str(error), notes=take_notes()))
+            sample = replace(sample, code=error.code, error=str(error))
         else:
             pixels_HWC = photo.pixels_HWC
-            sample = SampleCheck(
-                **facts,
-                notes=take_notes(),
+            sample = replace(
+                sample,
                 size=pixels_HWC.shape[:2],
                 image_is_label=bool((pixels_HWC == label_HW[..., None]).all()),
                 fingerprint=fingerprint(image, pixels_HWC),
             )
-            samples.append(sample)
             histograms[item.split] = histograms.get(item.split, 0) + histogram
+        samples.append(replace(sample, notes=take_notes()))
         on_sample()
     return GroupCheck(samples, histograms)
 
