@@ -42,8 +42,7 @@ def doctor(
         ranks: Of the training; None for one on each GPU of this machine, or one.
         device_memory: Of a rank's device in 10^9 bytes; None for that of the GPU here, else memory is not checked.
         samples: Of each split, to be decoded.
-        folder: A raw dataset, as a folder or zip file: all of its samples are read by the code that packs them. This and
-            what follows goes without the arguments before.
+        folder: A raw dataset, as a folder or zip file, whose samples are all read. It goes without the arguments before.
         classes: Classes file, for layouts that need one.
         dataset: Name of the layout, as of `msanet.pack`; None for whichever fits.
         splits: That are wanted; the usual ones are checked too.
@@ -61,22 +60,18 @@ def doctor(
         >>> [found.text for found in msanet.doctor("camvid", data="shards", dir="run") if found.level == "fault"]
         >>> msanet.doctor(folder="photos", classes="classes.yaml", out="check")
     """
-    of_training = {
-        "config": config,
-        "data": data,
-        "dir": dir,
-        "ranks": ranks,
-        "device_memory": device_memory,
-        **settings,
-    }
-    of_folder = {"classes": classes, "dataset": dataset, "splits": splits, "out": out, "workers": workers}
-    given = [name for name, value in of_training.items() if value is not None]
     with api_call():
         if folder is not None:
-            require_alone(given)
+            require_alone(
+                _given(config=config, data=data, dir=dir, ranks=ranks, device_memory=device_memory, **settings)
+            )
             return check_folder(folder_case(folder, classes, dataset, splits, out, workers))
-        require_folder([name for name, value in of_folder.items() if value])
+        require_folder(_given(classes=classes, dataset=dataset, splits=splits, out=out, workers=workers))
         return examine_run(training_config(config, data, dir, settings), ranks, device_memory, samples)
+
+
+def _given(**arguments: Any) -> list[str]:
+    return [name for name, value in arguments.items() if value not in (None, ())]
 
 
 def folder_case(

@@ -50,11 +50,11 @@ class FolderCase:
 
 def check_folder(case: FolderCase) -> list[Diagnostic]:
     """All diagnostics; writes the page where `case.out` says. Raises UserError where no reader knows the folder."""
-    found, tree, listed = _list(case)
+    found, tree, listed = list_case(case)
     if case.out:
         require_writable(case.out)
     job = PackingJob(tree, found.spec, found.decode or reader_of(found.spec), CODECS[0], Path())
-    samples, histograms = _check_all(job, found, case.workers)
+    samples, histograms = check_all(job, found, case.workers)
     findings = [*listed, *find_all(samples, histograms, found.spec, list(found.splits))]
     if case.out:
         write_page(case.out / PAGE, str(case.folder), job, found, samples, histograms, findings)
@@ -82,7 +82,8 @@ def require_folder(options: Sequence[str]) -> None:
         )
 
 
-def _list(case: FolderCase) -> tuple[DatasetListing, Tree, list[Finding]]:
+def list_case(case: FolderCase) -> tuple[DatasetListing, Tree, list[Finding]]:
+    """The samples, where their files lie, and the findings about what can be seen from names alone. Raises UserError."""
     with _said() as said, collected_refusals() as refusals:
         try:
             reader, tree = (
@@ -135,7 +136,8 @@ def _said() -> Iterator[list[tuple[int, str]]]:
         logger.propagate = before[1]
 
 
-def _check_all(job: PackingJob, found: DatasetListing, workers: int) -> tuple[list[SampleCheck], dict[str, np.ndarray]]:
+def check_all(job: PackingJob, found: DatasetListing, workers: int) -> tuple[list[SampleCheck], dict[str, np.ndarray]]:
+    """What packing makes of each sample, and by split the pixels of each train id; in `workers` processes."""
     items = [Item(split, number, pair) for split, pairs in found.splits.items() for number, pair in enumerate(pairs)]
     samples, histograms = list[SampleCheck](), dict[str, np.ndarray]()
     with ProgressBar(len(items), found.spec.name, unit="samples") as bar:
