@@ -50,12 +50,12 @@ class FolderCase:
 
 def check_folder(case: FolderCase) -> list[Diagnostic]:
     """All diagnostics; writes the page where `case.out` says. Raises UserError where no reader knows the folder."""
-    found, tree, listed = list_case(case)
+    found, tree, listed, refusals = list_case(case)
     if case.out:
         require_writable(case.out)
     job = PackingJob(tree, found.spec, found.decode or reader_of(found.spec), CODECS[0], Path())
     samples, histograms = check_all(job, found, case.workers)
-    findings = [*listed, *find_all(samples, histograms, found.spec, list(found.splits))]
+    findings = [*listed, *find_all(samples, histograms, found.spec, list(found.splits), refusals)]
     if case.out:
         write_page(case.out / PAGE, str(case.folder), job, found, samples, histograms, findings)
     return [finding.whole for finding in findings]
@@ -82,8 +82,8 @@ def require_folder(options: Sequence[str]) -> None:
         )
 
 
-def list_case(case: FolderCase) -> tuple[DatasetListing, Tree, list[Finding]]:
-    """The samples, where their files lie, and the findings about what can be seen from names alone. Raises UserError."""
+def list_case(case: FolderCase) -> tuple[DatasetListing, Tree, list[Finding], list[UserError]]:
+    """The samples, where their files lie, what is found from names alone, and the errors among it. Raises UserError."""
     with _said() as said, collected_refusals() as refusals:
         try:
             reader, tree = (
@@ -99,7 +99,7 @@ def list_case(case: FolderCase) -> tuple[DatasetListing, Tree, list[Finding]]:
                 run()
             except UserError as error:
                 refusals.append(error)
-        unused = left_out(tree, found)
+        unused = "" if refusals else left_out(tree, found)  # it would name what the refusals are about
     counts = ", ".join(f"{len(pairs)} of {split}" for split, pairs in found.splits.items())
     total = sum(map(len, found.splits.values()))
     layout = Diagnostic("ok", "layout", f"laid out as {reader.name}, with the samples: {counts}")
@@ -111,7 +111,7 @@ def list_case(case: FolderCase) -> tuple[DatasetListing, Tree, list[Finding]]:
         listed.append(
             Finding(Diagnostic("advice", "listing", f"files that belong to no sample: {unused}"), "ignores them")
         )
-    return found, tree, listed
+    return found, tree, listed, refusals
 
 
 @contextmanager

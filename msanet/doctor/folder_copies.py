@@ -63,12 +63,12 @@ def _in_two_splits(groups: Sequence[_Group], one: str, other: str, sizes: dict[s
         for sample, mark in (member for member in group if member[0].split == other and trained):
             equal = [found for found, file in trained if file == mark.file]
             (same if equal else alike).append((sample, (equal or [trained[0][0]])[0]))
-    for pairs, how in ((same, "are byte for byte"), (alike, "look the same as images")):
+    for pairs, how in ((same, "have the bytes of one"), (alike, "look the same as one")):
         if pairs:
             found, copy = pairs[0]
             level: Level = "fault" if pairs is same and len(pairs) > MAX_SHARED * sizes[other] else "warning"
             text = (
-                f"{len(pairs)} of {sizes[other]} images of {other} {how} in {one} too, expected none (such as "
+                f"{len(pairs)} of the {sizes[other]} images of {other} {how} of {one}, expected none (such as "
                 f"'{found.image}' and '{copy.image}'); fix the lists of the splits"
             )
             yield level, text, [sample for couple in pairs for sample in couple]
@@ -83,11 +83,11 @@ def _in_one_split(groups: Sequence[_Group], split: str) -> Iterator[Copies]:
                 (same if any(file == earlier for _, earlier in members[:number]) else alike).extend(
                     [members[0][0], sample]
                 )
-    for found, level, how in ((same, "warning", "are copies of"), (alike, "advice", "look the same as")):
+    levels: tuple[Level, Level] = ("warning", "advice")
+    for level, found, how in zip(levels, (same, alike), ("have the bytes of", "look the same as"), strict=True):
         if found:
-            count = len(found) // 2
             text = (
-                f"{count} image{'s' * (count > 1)} of {split} {how} others in it, expected each once (such as "
+                f"images of {split} that {how} another one of it: {len(found) // 2}, expected none (such as "
                 f"'{found[1].image}' and '{found[0].image}'); remove them unless they are meant"
             )
-            yield ("warning" if level == "warning" else "advice"), text, found
+            yield level, text, found

@@ -13,6 +13,7 @@ from msanet.doctor.folder_copies import find_copies
 from msanet.doctor.folder_samples import SampleCheck
 from msanet.doctor.labels import label_diagnostics
 from msanet.doctor.shards import SampleStatistics
+from msanet.errors import UserError
 from sharding.bad_samples import allowed_bad
 from sharding.notes import Notes, add_notes, described
 from sharding.readers import mask_reader
@@ -20,6 +21,7 @@ from sharding.readers.mask_file import SCALED
 from sharding.shard_check import printable
 
 _NAMED, _CLASSES_SHOWN = 5, 8
+_LOST = "MSA-PACK-006"  # sharding.bad_samples.BadSample.is_lost
 _CHECKS_OF_CODES = {
     **dict.fromkeys(("MSA-PACK-027", "MSA-PACK-028", "MSA-DATA-017", "MSA-DATA-701"), "damage"),
     **dict.fromkeys(("MSA-DATA-101", "MSA-DATA-102"), "bit depth"),
@@ -59,13 +61,17 @@ class Finding:
 
 
 def find_all(
-    samples: Sequence[SampleCheck], histograms: Mapping[str, np.ndarray], spec: DatasetSpec, splits: Sequence[str]
+    samples: Sequence[SampleCheck],
+    histograms: Mapping[str, np.ndarray],
+    spec: DatasetSpec,
+    splits: Sequence[str],
+    refusals: Sequence[UserError] = (),
 ) -> Iterator[Finding]:
-    """The findings of a dataset, those that packing refuses first."""
+    """The findings of a dataset, those that packing refuses first. refusals: with which it would end before it reads samples."""
     bad = [sample for sample in samples if sample.code]
     good = [sample for sample in samples if not sample.code]
     yield from refused(bad, len(samples))
-    yield packing_result(bad, samples)
+    yield packing_result(bad, samples, refusals)
     yield from noted(samples)
     if good:
         yield image_sizes(good)
@@ -85,19 +91,26 @@ def refused(bad: Sequence[SampleCheck], total: int) -> Iterator[Finding]:
         what = f"{len(found)} of {total} samples: {found[0].error} [{code}]"
         if others := [f"'{sample.image}'" for sample in found[1 : _NAMED + 1]]:
             what += f"; likewise {', '.join(others)}{' and others' * (len(found) > _NAMED + 1)}"
-        is_lost = code == "MSA-PACK-006"
-        packing = "refuses them, also with --skip-bad" if is_lost else "refuses them; --skip-bad skips them"
+        packing = "refuses them, also with --skip-bad" if code == _LOST else "refuses them; --skip-bad skips them"
         check = _CHECKS_OF_CODES.get(code, "samples")
         yield Finding(Diagnostic("fault", check, what), packing, tuple(found), len(found))
 
 
-def packing_result(bad: Sequence[SampleCheck], samples: Sequence[SampleCheck]) -> Finding:
+def packing_result(
+    bad: Sequence[SampleCheck], samples: Sequence[SampleCheck], refusals: Sequence[UserError] = ()
+) -> Finding:
     """How packing all of it would end."""
     total = len(samples)
-    if not bad:
+    if not bad and not refusals:
         return Finding(Diagnostic("ok", "packing", f"all {total} samples can be packed"), "packs them", count=total)
     empty = sorted({sample.split for sample in samples} - {sample.split for sample in samples if not sample.code})
-    if empty:
+    if refusals:
+        skipping = (
+            f"refused with --skip-bad too, before a sample is read: {', '.join(error.code for error in refusals)}"
+        )
+    elif any(sample.code == _LOST for sample in bad):
+        skipping = f"refused with --skip-bad too, since files are there and cannot be read: {_LOST}"
+    elif empty:
         skipping = f"refused with --skip-bad too: all samples of split '{empty[0]}' are bad"
     elif len(bad) > allowed_bad(total):
         skipping = (
