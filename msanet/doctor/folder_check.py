@@ -1,7 +1,7 @@
 """`msanet doctor --folder`: what packing would make of a raw dataset, all of it named at once and nothing written."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -93,8 +93,9 @@ def list_case(case: FolderCase) -> tuple[DatasetListing, Tree, list[Finding], li
             raise UserError(error.code, str(error), setting="--folder") from None
         found = list_folder(reader, tree, case.classes, case.splits, "--classes")
         tree = found.tree or tree
-        checks = [partial(check_split, *split) for split in found.splits.items()]
-        for run in (*checks, partial(manifest_header, found.spec, CODECS[0])):
+        checks: list[Callable[[], object]] = [partial(check_split, *split) for split in found.splits.items()]
+        checks.append(partial(manifest_header, found.spec, CODECS[0]))
+        for run in checks:
             try:
                 run()
             except UserError as error:
