@@ -7,7 +7,7 @@ from pathlib import Path
 from msanet.api.examination import SAMPLES, examine_run, folder_case
 from msanet.cli.output import print_result
 from msanet.cli.parser import Parser, at_least, new_parser, option_value, parse, require_positive
-from msanet.cli.train import add_training_arguments, config_of
+from msanet.cli.train import add_training_arguments, config_of, options_as_settings
 from msanet.doctor.diagnostics import Diagnostic, as_text, as_tree, has_fault
 from msanet.doctor.folder_check import PAGE, check_folder, require_alone, require_folder
 
@@ -58,6 +58,6 @@ def _examine(arguments: argparse.Namespace) -> list[Diagnostic]:
         require_folder([option for option in _OF_FOLDER if option_value(arguments, option) is not None])
         return examine_run(config_of(arguments), arguments.ranks, arguments.device_memory, arguments.samples)
     of_training = [option for option in _OF_TRAINING if option_value(arguments, option) is not None]
-    require_alone([*of_training, *arguments.settings, *arguments.cfg_options])
+    require_alone([*of_training, *arguments.settings, *arguments.cfg_options, *options_as_settings(arguments)])
     names = [option.removeprefix("--") for option in _OF_FOLDER]
     return check_folder(folder_case(arguments.folder, **{name: getattr(arguments, name) for name in names}))

@@ -187,6 +187,7 @@ def test_command_and_function_say_the_same(faulty: Source, tmp_path: Path, capsy
         (["--folder", "/nowhere"], "MSA-PACK-001"),
         (["--folder", ".", "--dataset", "camwid"], "MSA-CLI-002"),
         (["--folder", ".", "data.path=x"], "MSA-PACK-770"),
+        (["--folder", ".", "--epochs", "3"], "MSA-PACK-770"),
         (["--out", "x"], "MSA-PACK-771"),
         (["--folder", ".", "--workers", "0"], "MSA-CLI-001"),
     ],
