@@ -102,11 +102,14 @@ def refuse_bad_samples(bad: Sequence[BadSample], total: int, folder: Path) -> Us
     )
 
 
+def allowed_bad(total: int) -> float:
+    """Most bad samples of `total` that --skip-bad accepts where no fraction is given."""
+    return max(DEFAULT_MAX_BAD_FRACTION * total, min(ALWAYS_ALLOWED, total / 2))
+
+
 def check_bad_fraction(bad: Sequence[BadSample], total: int, most: float | None, folder: Path) -> None:
     """Raise UserError if more samples are bad than --max-bad-fraction allows, or all of a split."""
-    allowed = (
-        most * total if most is not None else max(DEFAULT_MAX_BAD_FRACTION * total, min(ALWAYS_ALLOWED, total / 2))
-    )
+    allowed = allowed_bad(total) if most is None else most * total
     if len(bad) > allowed:
         raise UserError(
             "MSA-PACK-203",

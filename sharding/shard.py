@@ -153,11 +153,21 @@ def _histogram(label_HW: np.ndarray) -> np.ndarray:
 
 def read_sample(job: PackingJob, pair: SamplePaths) -> PackedSample:
     """Read, decode, check and encode one pair. Raises UserError, naming the file, if its image or label is invalid."""
+    return encode_sample(job, pair, *read_pair(job, pair))
+
+
+def read_pair(job: PackingJob, pair: SamplePaths) -> tuple[bytes, Photo, np.ndarray]:
+    """The first half of `read_sample`: the image's file, the photo and its label (H, W). Raises UserError."""
     image = job.tree.read(pair.image)
     photo, label_HW = decode_pair(job.tree, job.decode, job.spec, pair, image)
-    size = photo.pixels_HWC.shape[:2]
     for text in photo.notes:
         note(text, job.tree.show(pair.image))
+    return image, photo, label_HW
+
+
+def encode_sample(job: PackingJob, pair: SamplePaths, image: bytes, photo: Photo, label_HW: np.ndarray) -> PackedSample:
+    """The second half of `read_sample`, of what `read_pair` returns. Raises UserError."""
+    size = photo.pixels_HWC.shape[:2]
     source = image if photo.is_stored_so else None
     members = encode_members(job.codec, source, _extension(pair.image), photo.pixels_HWC, label_HW)
     if pair.instances is not None:

@@ -31,7 +31,7 @@ def open_folder(folder: Path, classes: Path | None, splits: Sequence[str]) -> Un
     Raises UserError where no reader knows the layout, or a split has no images.
     """
     reader, tree = find_source([folder])
-    found = _listing(reader, tree, classes, splits)
+    found = list_folder(reader, tree, classes, splits)
     tree, decode = found.tree or tree, found.decode or reader_of(found.spec)
     for split, pairs in found.splits.items():
         check_split(split, pairs)
@@ -40,16 +40,18 @@ def open_folder(folder: Path, classes: Path | None, splits: Sequence[str]) -> Un
     return UnpackedDataset(header.name, header.classes, header.palette, header.ids, opened)
 
 
-def _listing(reader: Reader, tree: Tree, classes: Path | None, splits: Sequence[str]) -> DatasetListing:
-    """The pairs of the usual splits, or with those that are wanted where these are others."""
+def list_folder(
+    reader: Reader, tree: Tree, classes: Path | None, splits: Sequence[str], setting: str = "data.classes"
+) -> DatasetListing:
+    """The pairs of the usual splits, or with those that are wanted where these are others. setting: that of `classes`."""
     parser = argparse.ArgumentParser()
     reader.add_options(parser)
     options = parser.parse_args([])
     if classes is not None and not hasattr(options, "classes"):
         raise UserError(
             "MSA-PACK-731",
-            f"data.classes is set, but '{tree.show('')}' is laid out as {reader.name}, which has its own classes; remove it",
-            setting="data.classes",
+            f"{setting} is set, but '{tree.show('')}' is laid out as {reader.name}, which has its own classes; remove it",
+            setting=setting,
         )
     options.classes, options.splits = classes, None
     found, lacking = None, list(splits)
@@ -57,7 +59,7 @@ def _listing(reader: Reader, tree: Tree, classes: Path | None, splits: Sequence[
         found = reader.read(tree, options)
         lacking = [split for split in splits if split not in found.splits]
     except UserError as error:
-        if error.code != "MSA-PACK-021":  # it has none of the usual splits
+        if error.code != "MSA-PACK-021" or not splits:  # it has none of the usual splits
             raise
     if lacking:
         options.splits = [*(found.splits if found else ()), *lacking]

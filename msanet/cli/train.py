@@ -63,12 +63,13 @@ def config_of(arguments: argparse.Namespace) -> Config:
     words, file = list(arguments.settings), arguments.config
     if file is None and words and "=" not in words[0]:
         file = words.pop(0)
-    words += [*arguments.cfg_options, *_options_as_settings(arguments)]
+    words += [*arguments.cfg_options, *options_as_settings(arguments)]
     extra = {"deepspeed": _read_json(arguments.deepspeed_config)} if arguments.deepspeed_config else None
     return complete(load_config(file, words, extra))
 
 
-def _options_as_settings(arguments: argparse.Namespace) -> list[str]:
+def options_as_settings(arguments: argparse.Namespace) -> list[str]:
+    """The settings that options such as --epochs stand for."""
     words = [setting for option, setting in _FLAGS.items() if option_value(arguments, option)]
     for option, (setting, _) in _SHORTCUTS.items():
         value = option_value(arguments, option)

@@ -74,7 +74,7 @@ def examine(case: Case) -> list[Diagnostic]:
     if train and val and isinstance(dataset, Shards):
         diagnostics += _faults_of("shards", lambda: _train_val_overlap(case, dataset.storage, train, val))
     if train:
-        diagnostics += _label_diagnostics(train, val, manifest.classes, statistics[data.train_split])
+        diagnostics += labels.label_diagnostics(train, val, manifest.classes, statistics[data.train_split])
         diagnostics += _run_diagnostics(case, train, val, statistics)
     return [*diagnostics, *_machine_diagnostics(case)]
 
@@ -101,24 +101,6 @@ def _train_val_overlap(case: Case, storage: Storage, *splits: SplitInfo) -> list
     overlap = shards.confirm_overlap(train, val, *readers)
     is_all = max(split.samples for split in splits) <= _OVERLAP_SAMPLES
     return shards.train_val_overlap(train, val, overlap, is_all)
-
-
-def _label_diagnostics(
-    train: SplitInfo, val: SplitInfo | None, classes: Sequence[str], statistics: Sequence[SampleStatistics]
-) -> list[Diagnostic]:
-    binary = labels.binary_masks(train, classes)
-    ignored = labels.ignored_share("training", train)
-    ignored += labels.ignored_share("validation", val) if val else []
-    if binary or not sum(train.histogram):
-        return [*binary, *ignored, *labels.image_is_label(statistics)]  # all others would follow from these
-    return [
-        *ignored,
-        *labels.shifted_ids(train, val, classes),
-        *labels.missing_classes(train, val, classes),
-        *labels.dominant_class(train, classes),
-        *labels.void_class(train, classes),
-        *labels.image_is_label(statistics),
-    ]
 
 
 def _run_diagnostics(

@@ -3,12 +3,31 @@
 from collections.abc import Sequence
 
 from msanet.data.manifest import SplitInfo
-from msanet.doctor.diagnostics import Found, Level, check
+from msanet.doctor.diagnostics import Diagnostic, Found, Level, check
 from msanet.doctor.shards import SampleStatistics
 
 _DOMINANT, _IGNORED = 0.95, 0.5
 _VOID_NAMES = {"void", "unlabelled", "unlabeled", "ignore", "ignored", "unknown", "undefined", "dontcare"}
 _NAMED = 8
+
+
+def label_diagnostics(
+    train: SplitInfo, val: SplitInfo | None, classes: Sequence[str], statistics: Sequence[SampleStatistics]
+) -> list[Diagnostic]:
+    """Those of all checks below; val: None without a validation split."""
+    binary = binary_masks(train, classes)
+    ignored = ignored_share("training", train)
+    ignored += ignored_share("validation", val) if val else []
+    if binary or not sum(train.histogram):
+        return [*binary, *ignored, *image_is_label(statistics)]  # all others would follow from these
+    return [
+        *ignored,
+        *shifted_ids(train, val, classes),
+        *missing_classes(train, val, classes),
+        *dominant_class(train, classes),
+        *void_class(train, classes),
+        *image_is_label(statistics),
+    ]
 
 
 @check("labels")

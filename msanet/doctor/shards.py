@@ -24,7 +24,7 @@ from msanet.doctor.diagnostics import Found, Level, check
 from msanet.errors import UserError
 from sharding.photo_check import check_photo
 
-_DUPLICATES = 0.01
+MAX_SHARED = 0.01
 """Share of the validation images above which images that are also trained on are a fault; public datasets have a few."""
 _MOST_COMPARED, _MOST_COMPARED_BYTES = 2000, 2**28
 """Images of a split that are read to compare their bytes."""
@@ -202,7 +202,7 @@ def train_val_overlap(train: Checksums, val: Checksums, overlap: Overlap, is_all
         return
     shared = round(len(overlap.keys) / overlap.compared * overlap.candidates)
     what = f"{shared} images{compared} of the validation split (such as {overlap.keys[0]}) are trained on too"
-    level: Level = "fault" if shared > _DUPLICATES * sizes[1] else "warning"
+    level: Level = "fault" if shared > MAX_SHARED * sizes[1] else "warning"
     yield level, f"{what}, byte for byte, expected none; fix the lists of the splits and pack again"
 
 

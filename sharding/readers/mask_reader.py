@@ -9,7 +9,7 @@ from msanet.datasets import IGNORE_INDEX, DatasetSpec
 from msanet.datasets.spec import described_values
 from msanet.datasets.voc import voc_color
 from msanet.errors import UserError
-from sharding.notes import note
+from sharding.notes import note, refuse
 from sharding.readers.mask_file import MaskFile, read_mask
 
 Color = tuple[int, int, int]
@@ -67,12 +67,13 @@ class MaskReader:
                 color = _color(mask.palette, index)
                 other, where = first.setdefault(color, (index, name)) if color else (index, name)
                 if other != index and _color(mask.palette, other) != color:
-                    raise UserError(
+                    error = UserError(
                         "MSA-PACK-701",
                         f"the color {_listed(color)} has the index {other} in '{where}' and {index} in '{name}', expected one "
                         f"palette in all masks, or colors that say what is meant; give the classes their colors in {self.where}",
                         setting="--classes",
                     )
+                    return refuse(error)
 
     def _grey_ids(self, mask: MaskFile) -> np.ndarray | None:
         """The grey of each index, where all greys of a palette are ids and some are not their own index; None for any other."""

@@ -11,6 +11,7 @@ from typing import TypeVar
 from msanet.data.manifest import safe_key
 from msanet.datasets import DatasetSpec
 from msanet.errors import UserError, nearest
+from sharding.notes import refuse
 from sharding.readers.labels import Decode
 from sharding.tree import Tree
 
@@ -102,18 +103,19 @@ def pair_up(tree: Tree, images: Mapping[str, str], labels: Mapping[str, str], sp
     extra = sorted(labels.keys() - images.keys())
     if lacking:
         others = f"; label maps without an image: {_named(extra)}" if extra else ""
-        raise UserError(
+        error = UserError(
             "MSA-PACK-022",
             f"image '{tree.show(images[lacking[0]])}' has no label map ({len(lacking)} of {len(images)} images in split "
             f"'{split}' have none: {_named(lacking)}{others}), expected one for each; add the label maps, remove the images or "
             "choose other --splits",
         )
+        refuse(error)
     if extra:
         count = f"{len(extra)} label map has" if len(extra) == 1 else f"{len(extra)} label maps have"
         logger.warning(
             f"{count} no image in split '{split}' and {'is' if len(extra) == 1 else 'are'} ignored: {_named(extra)}"
         )
-    return [make_pair(source_id, images[source_id], labels[source_id]) for source_id in sorted(images)]
+    return [make_pair(source_id, images[source_id], labels[source_id]) for source_id in sorted(images.keys() & labels)]
 
 
 def _as_images_spell(images: Mapping[str, str], labels: Mapping[str, str]) -> Mapping[str, str]:
