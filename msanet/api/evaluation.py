@@ -8,17 +8,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from msanet import distributed
+from msanet.api.arguments import PathLike, words_of
 from msanet.api.local_ranks import run_local_ranks
 from msanet.api.process_state import api_call
-from msanet.api.settings import (
-    PathLike,
-    config_of,
-    data_settings,
-    find_checkpoint,
-    is_run,
-    with_metadata_resize,
-    words_of,
-)
+from msanet.api.settings import config_of, data_settings, find_checkpoint, is_run, with_metadata_resize
 from msanet.config import Config, DataConfig, EvaluationConfig, StorageConfig
 from msanet.data.manifest import Manifest
 from msanet.data.open_dataset import Shards, Unpacked, open_dataset

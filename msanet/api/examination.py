@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from msanet.api.arguments import Data, PathLike
 from msanet.api.process_state import api_call
-from msanet.api.settings import Data, PathLike, training_config
+from msanet.api.settings import training_config
 from msanet.config import Config
 from msanet.distributed.cores import available_cores
 from msanet.doctor.diagnostics import Diagnostic

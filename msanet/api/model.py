@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from msanet import distributed
+from msanet.api.arguments import PathLike
 from msanet.api.evaluation import Evaluation
 from msanet.api.images import AnyImage, images_of
 from msanet.api.process_state import api_call
-from msanet.api.settings import PathLike, config_of, find_checkpoint, with_metadata_resize
+from msanet.api.settings import config_of, find_checkpoint, with_metadata_resize
 from msanet.config import EvaluationConfig, StorageConfig
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import open_storage

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from msanet.api.arguments import PathLike, words_of
 from msanet.api.process_state import api_call
-from msanet.api.settings import PathLike, words_of
 from msanet.errors import UserError
 from sharding.readers import Reader, open_source
 from sharding.readers.contents import left_out

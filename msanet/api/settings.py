@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from msanet.api.arguments import Data, PathLike
 from msanet.config import Config, EvaluationConfig, load_config, load_run_config
 from msanet.config.loading import PYTHON, nested
 from msanet.config.text import FOLDER_PREFIX
@@ -14,10 +15,6 @@ from msanet.models.pretrained import absolute_weights
 from msanet.run_layout import CheckpointLayout, RunLayout
 from msanet.training.checkpoint.io import best_valid, latest_valid
 from msanet.training.engine.other_optimizers import constructor_arguments
-
-PathLike = str | Path
-Data = PathLike | Mapping[str, Any]
-"""A folder or address of shards, or settings of the section `data`."""
 
 
 def training_config(
@@ -91,16 +88,6 @@ def checkpoint_of_run(run: Path, best: bool) -> Path:
         message = f"'{run}' has no complete checkpoint, expected at least one; train until the first is saved"
         raise UserError("MSA-CLI-005", message, setting="--run")
     return chosen / CheckpointLayout.MODEL
-
-
-def words_of(options: Mapping[str, Any]) -> list[str]:
-    """Options of a command as its command line has them; None and False are not given, True has no value."""
-    words: list[str] = []
-    for name, value in options.items():
-        if value is not None and value is not False:
-            values = value if isinstance(value, list | tuple) else [] if value is True else [value]
-            words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return words
 
 
 def with_metadata_resize(settings: EvaluationConfig, metadata: ModelMetadata) -> EvaluationConfig:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msanet
 from msanet import distributed
+from msanet.api.arguments import Data, PathLike
 from msanet.api.local_ranks import run_local_ranks
 from msanet.api.process_state import api_call
-from msanet.api.settings import Data, PathLike, training_config
+from msanet.api.settings import training_config
 from msanet.config import Config, load_run_config
 from msanet.distributed.supervisor import supervise
 from msanet.evaluation.run_report import read_lines
