@@ -7,14 +7,16 @@ import importlib
 import importlib.util
 import sys
 import zlib
-from collections.abc import Iterable
+from collections.abc import Mapping
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from msanet.errors import UserError, nearest
 
-_loaded_files: dict[Path, None] = {}
+_loaded_files: dict[str, Path] = {}  # by the name of the module
 _trusted: set[str] = set()
 
 
@@ -37,15 +39,28 @@ def load_plugin(name: str, needs_callable: bool = True) -> Any:
     return _attribute(_load_module(module), attribute, needs_callable)
 
 
-def loaded_files() -> list[Path]:
-    """Files that were imported by their path: another process has to import them before it can unpickle their objects."""
-    return [*_loaded_files]
+class LoadedFiles(MetaPathFinder):
+    """The files that this process has imported by their path.
+
+    Another process that unpickles this object before others can unpickle theirs: it imports such a file when it is needed.
+    """
+
+    def __init__(self, files: Mapping[str, Path] | None = None) -> None:
+        self.files = dict(_loaded_files if files is None else files)
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """See importlib."""
+        file = self.files.get(fullname)
+        return None if file is None else importlib.util.spec_from_file_location(fullname, file)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _find_files, (self.files,)
 
 
-def load_files(paths: Iterable[Path]) -> None:
-    """Import files as `load_plugin` does. Raises PluginError."""
-    for path in paths:
-        _load_module(str(path))
+def _find_files(files: Mapping[str, Path]) -> LoadedFiles:
+    finder = LoadedFiles(files)
+    sys.meta_path.append(finder)
+    return finder
 
 
 def require_plugin(name: str, setting: str) -> Any:
@@ -114,7 +129,7 @@ def _load_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[full]
         raise
-    _loaded_files[path.resolve()] = None
+    _loaded_files[full] = path.resolve()
     return module
 
 

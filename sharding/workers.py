@@ -1,7 +1,6 @@
 """Work on many shards in parallel: the first error stops all workers, and no worker outlives the run."""
 
 import multiprocessing
-import pickle
 import signal
 import threading
 import time
@@ -10,14 +9,13 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 
 from msanet.errors import UserError
-from msanet.plugins import load_files, loaded_files
+from msanet.plugins import LoadedFiles
 from msanet.processes import exit_with_parent
 
 Item = TypeVar("Item")
@@ -83,7 +81,7 @@ def _run_parallel(
     context = multiprocessing.get_context("spawn")
     # Without locks, since a worker killed while it holds one would hang the others: each group has its own counter.
     done, stop = context.RawArray("Q", len(groups)), context.RawArray("b", 1)
-    start = loaded_files(), pickle.dumps((work, shared)), done, stop
+    start = LoadedFiles(), work, shared, done, stop  # unpickled in this order
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=start)
     failed = threading.Event()
     report = _Report(done, progress)
@@ -152,11 +150,10 @@ _worker: tuple[Work[Any, Any, Any], Any, Any, Any]
 """Of a worker process: the work, what all share, the counters of samples and the flag to stop (sent once, not per group)."""
 
 
-def _start_worker(files: Sequence[Path], pickled: bytes, done: Any, stop: Any) -> None:
-    """files: of the user's own readers, whose objects are in what is pickled."""
+def _start_worker(files: LoadedFiles, work: Work[Any, Any, Any], shared: Any, done: Any, stop: Any) -> None:
+    """files: of the user's own readers, whose objects are in `work` and `shared`."""
     global _worker
-    load_files(files)
-    _worker = *pickle.loads(pickled), done, stop
+    _worker = work, shared, done, stop
     cv2.setNumThreads(1)  # the processes share the cores already
     exit_with_parent()  # a worker whose parent was killed would wait for work for ever
 

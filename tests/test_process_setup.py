@@ -14,7 +14,7 @@ import pytest
 
 from conftest import REPOSITORY
 from msanet import errors, files, processes
-from msanet.data import loader, open_files
+from msanet.data import loader, loader_processes, open_files
 from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.doctor.machine import temporary_folder
@@ -86,7 +86,7 @@ def test_a_loader_that_reaches_the_limit_anyway_is_one_sentence(
         raise OSError(24, "Too many open files")
 
     own = {"__init__": lambda self, *_, **__: None, "__iter__": lambda self: self, where: fail}
-    monkeypatch.setattr(loader, "DataLoader", type("Full", (), own))
+    monkeypatch.setattr(loader_processes, "DataLoader", type("Full", (), own))
     with raises_user_error("MSA-FILE-601", setting="data.num_workers"):
         next(loader.evaluation_loader(ShardSource(LocalStorage(shards), "val"), 0, 1, workers=1))
 

@@ -54,7 +54,7 @@ def test_a_run_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, ran
 LARGE_IMAGES = """
 import torch
 from torch.utils.data import IterableDataset
-from msanet.data.loader import _iterate
+from msanet.data.loader_processes import iterate
 from msanet.data.pipeline import EvaluationSample
 from msanet.errors import user_errors
 
@@ -65,7 +65,7 @@ class Images(IterableDataset):
 
 if __name__ == "__main__":
     with user_errors():
-        print(len([sample for sample in _iterate(Images(), workers=1, prefetch=2)]))
+        print(len([sample for sample in iterate(Images(), workers=1, prefetch=2)]))
 """
 
 

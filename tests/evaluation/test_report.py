@@ -40,7 +40,7 @@ def test_evaluate_returns_maps_and_its_cost(tmp_path: Path, evaluation: Evaluati
     assert evaluation.cost and evaluation.cost.seconds > 0
     assert 10**8 < evaluation.cost.peak_memory < 10**11, "bytes of a process that holds PyTorch"
     text = _report(tmp_path, evaluation, "evaluate.py")
-    assert text.count('data-module="half"') == text.count('data-module="quarter"') == 2
+    assert text.count('data-module="half"') == text.count('data-module="quarter"') == 4, "2 images, 2 scales"
     assert "evaluated images per second" in text and "peak memory at the evaluation" in text
 
 
