@@ -60,7 +60,7 @@ def _run(words: list[str], folder: str) -> int:
         os.dup2(output, descriptor)
     try:
         if words[0] == "python":
-            sys.argv = words[1:]
+            sys.argv, sys.path[0] = words[1:], folder
             runpy.run_path(words[1], run_name="__main__")
             return 0
         from msanet.cli.main import main
