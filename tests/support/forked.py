@@ -1,7 +1,7 @@
 """A process that has imported the libraries once, and is forked for each command: what starts takes milliseconds.
 
-    with Forks("transformers") as forks:
-        code, output = forks.run(["msanet", "recipes"], folder)
+with Forks("transformers") as forks:
+    code, output = forks.run(["msanet", "recipes"], folder)
 """
 
 import contextlib
@@ -87,7 +87,7 @@ def _serve() -> None:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(code)
-        print((lambda r: (open('/tmp/migrate-try/times','a').write(f'{r[2].ru_utime+r[2].ru_stime:.1f} {line[:150]}\n'), os.waitstatus_to_exitcode(r[1]))[1])(os.wait4(child, 0)), file=answers, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
 
 
 if __name__ == "__main__":
