@@ -63,7 +63,6 @@ import segmentation_models_pytorch as smp
 SegformerModel(SegformerConfig()).save_pretrained("nvidia/mit-b0")
 encoder = smp.encoders.get_encoder("mit_b0").state_dict()
 torch.save(encoder, "mit_b0.pth")
-torch.save({f"network.{k}": t for k, t in smp.FPN("tu-test_resnet", encoder_weights=None, classes=3).state_dict().items()}, "model.pth")
 """
 """The files of weights that pages name."""
 
@@ -82,7 +81,7 @@ def _pair(rng: np.random.Generator, values: list[int]) -> tuple[np.ndarray, np.n
 
 
 def write_datasets(root: Path) -> None:
-    """`data`, `preds` and `classes.yaml`; `cityscapes` with `gtFine` and `preds-cityscapes`; `VOCdevkit`; `dataset` of parquet."""
+    """`data`, `preds` and `classes.yaml`; `cityscapes` with `gtFine` and `preds-cityscapes`; `VOCdevkit`."""
     rng = np.random.default_rng(0)
     (root / "classes.yaml").write_text(CLASSES)
     for split, images in (("train", 8), ("val", 4)):
@@ -115,7 +114,7 @@ def _write_voc(root: Path, split: str, image: np.ndarray, label: np.ndarray) -> 
 
 def write_parquet(root: Path) -> None:
     """`dataset`, as Hugging Face's datasets export it."""
-    from pyarrow import Table, parquet
+    from pyarrow import Table, parquet  # type: ignore[import-untyped]
 
     (root / "dataset/data").mkdir(parents=True)
     (root / "dataset/id2label.json").write_text('{"0": "field", "1": "road", "2": "water"}')
