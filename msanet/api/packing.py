@@ -51,6 +51,7 @@ def pack_dataset(reader: Reader, args: argparse.Namespace) -> Packed:
     split = random_split(args)
     tree = open_source(reader, args.source)
     found = reader.read(tree, args)
+    reader.check_counts(found)
     if unused := left_out(found.tree or tree, found):
         logger.info(f"not packed: {unused}")
     found = split.apply(found) if split else found
