@@ -15,6 +15,9 @@ _LAYOUTS = {
     "1.2": ("{split}/v1.2/labels", "{split}/labels"),
     "2.0": ("{split}/v2.0/labels",),
 }
+_LABELS = [
+    labels.format(split=split) for split in ("training", "validation") for own in _LAYOUTS.values() for labels in own
+]
 _EXPECTED = 'Mapillary\'s config: {"labels": [{"readable": "Bird", "color": [165, 42, 42], "evaluate": true}, ...]}'
 
 
@@ -73,15 +76,7 @@ MAPILLARY = Reader(
     summary="Mapillary Vistas 1.2 or 2.0, classes of its config_v*.json",
     layout="training/images/*.jpg with training/v2.0/labels/*.png (or v1.2/labels, or labels), likewise validation, and "
     "config_v2.0.json",
-    landmarks=(
-        "training/images|validation/images",
-        "|".join(
-            f"{split}/{labels}"
-            for split in ("training", "validation")
-            for labels in ("labels", "v1.2/labels", "v2.0/labels")
-        ),
-        "config*.json",
-    ),
+    landmarks=("training/images|validation/images", "|".join(_LABELS), "config*.json"),
     read=read,
     add_options=add_options,
     counts={"train": 18_000, "val": 2_000},

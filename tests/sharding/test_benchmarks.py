@@ -81,7 +81,7 @@ def check_packed(
     expected: dict[str, dict[str, str]],
     *words: str,
 ) -> None:
-    """The shards hold `expected` {split: {id: label file}} by the ids of `spec`; `folder:` knows the layout; counts are warned of."""
+    """The shards hold `expected` {split: {id: label file}} by the ids of `spec`; `folder:` knows  are warned of."""
     out = source.root.parent / f"out{len(words)}"
     assert shard(dataset, "--source", source.root, "--out", out, *words) == 0
     said = capfd.readouterr().err
@@ -184,6 +184,7 @@ def test_pascal_context(words: list[str], name: str, kind: str, source: Source, 
     from msanet.datasets.pascal_context import LABELS
 
     spec, expected = DATASETS[name], {}
+    ids = {1: 0, 3: 0, 459: 0} | {id: k for k, id in enumerate(LABELS, 1)}
     lists = "ImageSets/SegmentationContext" if kind == "png" else "ImageSets/Main"
     for split, source_id in (("train", "2008_000002"), ("val", "2008_000003")):
         source.image(f"JPEGImages/{source_id}.jpg")
@@ -193,8 +194,7 @@ def test_pascal_context(words: list[str], name: str, kind: str, source: Source, 
             source.label(label, range(60), palette=True)
         else:
             source.mat(label, "LabelMap", [*LABELS, 1, 3, 459], "u2")
-            ids = {id: k for k, id in enumerate(LABELS, 1)}
-            source.labels[label] = np.vectorize(lambda value: ids.get(value, 0))(source.labels[label])
+            source.labels[label] = np.vectorize(ids.get)(source.labels[label])
         expected[split] = {source_id: label}
     check_packed(source, shard, capfd, "pascal_context", spec, expected, *words)
 
