@@ -2,9 +2,11 @@
 
 import functools
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +20,7 @@ from msanet.config import Config, load_config
 from msanet.datasets import DATASETS
 from msanet.models import build_model, model_options
 from sharding.__main__ import main as shard
+from sharding.readers import find_reader
 
 ROOT = Path(__file__).parent.parent
 RECIPES = {str(path.relative_to(ROOT / "jobs" / "recipes")): path for path in (ROOT / "jobs/recipes").rglob("*.yaml")}
@@ -29,6 +32,7 @@ PAPERS = {
     "attention_to_scale/coco.yaml": "coco",
 }
 """Recipe of a paper -> its dataset."""
+BENCHMARKS = [name for name in RECIPES if name.startswith("benchmarks/") and "-" in name]
 
 # MSANet paper, tables 4 and 5: mIoU and mean accuracy on VOC, then on Cityscapes, by (model.name, model.attention).
 MSANET = {
@@ -88,6 +92,13 @@ def pasted(recipe: str) -> list[list[str]]:
 
 
 @functools.cache
+def classifier_names(name: str, classes: int, options: str) -> Sequence[str]:
+    """Of the network; several recipes have the same."""
+    with torch.device("meta"):
+        return build_model(name, classes, **json.loads(options)).classifier_names
+
+
+@functools.cache
 def trainings(recipe: str) -> list[Config]:
     """The settings of every training in the header, as launcher/train.py reads them."""
     calls = [call for call in pasted(recipe) if "launcher/train.py" in call]
@@ -144,10 +155,19 @@ def test_every_training_of_a_header_is_accepted_and_its_network_builds(recipe: s
     assert given <= {f"jobs/recipes/{recipe}"}
     classes = DATASETS[PAPERS.get(recipe, "camvid")].num_classes
     models = [settings.model, *(config.model for config in trainings(recipe))]
-    for model in models:
-        with torch.device("meta"):
-            network = build_model(model.name, classes, **model.options)
-        assert network.classifier_names
+    assert all(classifier_names(model.name, classes, json.dumps(model.options)) for model in models)
+
+
+@pytest.mark.parametrize("recipe", BENCHMARKS)
+def test_the_dataset_of_a_benchmark_is_packed_with_the_splits_of_its_recipe(recipe: str) -> None:
+    pack_words, train_words = pasted(recipe)
+    dataset, words = pack_words[3], pack_words[4:]
+    args = pack.parser_of(find_reader(dataset), dataset).parse_args(words)
+    data = load_config(RECIPES[recipe]).data
+    usual = {"coco_stuff10k": ("train", "test"), "oxford_pet": ("trainval", "test")}.get(dataset, ("train", "val"))
+    assert {data.train_split, data.val_split} <= {*(args.splits or usual)}
+    assert dataset.partition("_")[0] == recipe.removeprefix("benchmarks/").partition("-")[0].partition("_")[0]
+    assert train_words[2:4] == ["--config", f"jobs/recipes/{recipe}"]
 
 
 @pytest.mark.parametrize("recipe", PAPERS)

@@ -11,6 +11,7 @@ from msanet.api.process_state import api_call
 from msanet.errors import UserError
 from sharding.readers import Reader, open_source
 from sharding.readers.contents import left_out
+from sharding.readers.label_scheme import apply_scheme, read_scheme
 from sharding.readers.splitting import random_split
 from sharding.writer import Packed, PackOptions
 from sharding.writer import pack as write
@@ -48,12 +49,14 @@ def pack(dataset: str, source: PathLike | Sequence[PathLike], out: PathLike, **o
 
 def pack_dataset(reader: Reader, args: argparse.Namespace) -> Packed:
     """Pack what the options of the command say. Raises UserError."""
-    split = random_split(args)
+    split, scheme = random_split(args), read_scheme(args.label_scheme) if args.label_scheme else None
     tree = open_source(reader, args.source)
     found = reader.read(tree, args)
+    reader.check_counts(found)
     if unused := left_out(found.tree or tree, found):
         logger.info(f"not packed: {unused}")
     found = split.apply(found) if split else found
+    found = apply_scheme(found, scheme) if scheme else found
     if args.max_bad_fraction is not None and not (args.skip_bad and 0 <= args.max_bad_fraction < 1):
         message = f"--max-bad-fraction is {args.max_bad_fraction:g}, expected 0 to below 1, with --skip-bad; fix it"
         raise UserError("MSA-CLI-006", message, setting="--max-bad-fraction")

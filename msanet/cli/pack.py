@@ -14,6 +14,7 @@ from msanet.errors import UserError, nearest
 from sharding.bad_samples import ALWAYS_ALLOWED, DEFAULT_MAX_BAD_FRACTION
 from sharding.plan import DEFAULT_SHARD_BYTES, parse_bytes
 from sharding.readers import READERS, Reader, find_reader, installed_readers, is_reader_name
+from sharding.readers.label_scheme import add_scheme_option
 from sharding.readers.splitting import add_split_options
 from sharding.writer import Packed
 
@@ -48,6 +49,7 @@ def _help() -> str:
     example = (
         "Example:\n  msanet pack camvid --source CAMVID --out SHARDS\n"
         "  msanet pack labelme --source ANNOTATED --out SHARDS --random-split val=0.2 --group-by 'video\\d+'\n"
+        "  msanet pack cityscapes --source CITYSCAPES --out SHARDS --label-scheme street.yaml\n"
         "  msanet pack examples/own_reader.py:READER --source FIELDS --out SHARDS\n"
     )
     return "\n".join(
@@ -75,6 +77,7 @@ def parser_of(reader: Reader, name: str) -> Parser:
     parser.add_argument("--skip-bad", action="store_true", help=skip)
     most = f"with --skip-bad: most of them (default {DEFAULT_MAX_BAD_FRACTION:g}, and always up to {ALWAYS_ALLOWED} samples)"
     parser.add_argument("--max-bad-fraction", type=float, metavar="SHARE", help=most)
+    add_scheme_option(parser)
     add_split_options(parser)
     reader.add_options(parser)
     return parser

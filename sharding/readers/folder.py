@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -59,11 +59,16 @@ class _Class(_Record):
 
 
 class Classes(_Record):
-    """The classes file. ignore: ids, or colors, of pixels that do not count; 255 does not unless it is a class's id."""
+    """The classes file.
+
+    ignore: ids, or colors, of pixels that do not count; 255 does not unless it is a class's id. others: whether values and
+    colors that the file does not list are refused, or do not count.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "folder"
     classes: Annotated[tuple[_Class, ...], Field(min_length=1, max_length=IGNORE_INDEX - 1)]
     ignore: tuple[_Byte | _Color, ...] = ()
+    others: Literal["refuse", "ignore"] = "refuse"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +102,7 @@ def mask_reader(classes: Classes, path: Path, tree: Tree, pairs: Splits) -> Mask
     certain = {id for found in classes.classes for id in found.ids}
     certain |= {entry for entry in classes.ignore if isinstance(entry, int)}
     grey = grey_meaning(spec, dict(colors), frozenset(certain), (mask for _, mask in _some_masks(tree, pairs)))
-    reader = MaskReader(spec, colors, grey, f"the classes file '{path}'")
+    reader = MaskReader(spec, colors, grey, f"the classes file '{path}'", classes.others == "ignore")
     reader.check_palettes(_some_masks(tree, pairs))
     take_notes()  # the same will be said of them when they are packed
     return reader
@@ -206,7 +211,8 @@ def _rename_old_keys(content: object) -> None:
 
 def spec_of(classes: Classes) -> DatasetSpec:
     """The dataset that a classes file describes."""
-    ignored = {entry: IGNORE_INDEX for entry in (*classes.ignore, IGNORE_INDEX) if isinstance(entry, int)}
+    others = range(256) if classes.others == "ignore" else (IGNORE_INDEX,)
+    ignored = {entry: IGNORE_INDEX for entry in (*classes.ignore, *others) if isinstance(entry, int)}
     return DatasetSpec(
         name=classes.name,
         classes=tuple(found.name for found in classes.classes),

@@ -34,12 +34,14 @@ class MaskReader:
         colors: (color, class or IGNORE_INDEX) of all colors that are known.
         grey: What grey values are: `ids`, `colors` (the grey of a class's color), or `binary` (0 and 255 are ids 0 and 1).
         where: What says so, for errors.
+        ignores_others: Colors that are not known do not count. The spec, which is in the plan, then knows all values.
     """
 
     spec: DatasetSpec = field(repr=False)  # the plan has it already
     colors: tuple[tuple[Color, int], ...]
     grey: str = "ids"
     where: str = field(default="the dataset's description", repr=False)
+    ignores_others: bool = field(default=False, repr=False)
 
     def __call__(self, data: bytes, name: str) -> np.ndarray:
         return self.ids(read_mask(data, name), name)
@@ -111,7 +113,7 @@ class MaskReader:
         unknown = [index for index, color in shown.items() if color not in classes]
         if len(unknown) == len(shown) and all(color == voc_color(index) for index, color in shown.items()):
             return mask.pixels  # the palette of VOC, with which labelme and others number classes
-        if unknown:
+        if unknown and not (self.ignores_others and len(unknown) < len(shown)):
             raise UserError(
                 "MSA-PACK-103",
                 f"label '{name}' has a palette that fits neither the ids nor the colors of {self.where}: index {unknown[0]} "
@@ -123,7 +125,7 @@ class MaskReader:
         note(COLORS_DECIDE, name)
         table = np.full(256, IGNORED, np.int16)
         for index, color in shown.items():
-            table[index] = self._id(classes[color]) if color is not None else IGNORED
+            table[index] = self._id(classes.get(color, IGNORE_INDEX)) if color is not None else IGNORED
         return table[mask.pixels]
 
     def _agree(self, index: int, color: Color | None) -> bool:
@@ -149,6 +151,8 @@ class MaskReader:
         grey_HW = _as_grey(mask.pixels)
         if grey_HW is not None:
             return self._grey(grey_HW, mask.levels, name)
+        if self.ignores_others and self.colors:
+            return np.where(known[at_HW] == codes_HW, ids[at_HW], np.int16(IGNORED))
         values, counts = np.unique(unknown, return_counts=True)
         first = int(values[counts.argmax()])
         colors = "this color" if len(values) == 1 else f"{len(values)} such colors"
@@ -172,7 +176,7 @@ class MaskReader:
                 known.add(value)
         counts = np.bincount(values_HW.ravel(), minlength=256)
         unknown = [value for value in np.flatnonzero(counts).tolist() if value not in known]
-        if unknown:
+        if unknown and not self.ignores_others:
             raise UserError(
                 "MSA-PACK-104",
                 f"label '{name}' {described_values(counts, unknown)}, but other masks hold "

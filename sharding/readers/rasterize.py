@@ -106,6 +106,16 @@ def _draw_pillow(kind: str) -> Callable[[Any, int, int], np.ndarray]:
     return draw
 
 
+def draw_in_order(objects: Sequence[tuple[int, Points]], height: int, width: int) -> np.ndarray:
+    """(value, corners) of polygons, the later on top of the earlier, on 0: as cityscapesscripts' `createLabelImage` draws."""
+    canvas = Image.new("L", (width, height))
+    pen = ImageDraw.Draw(canvas)
+    for value, points in objects:
+        _check_inside(points, height, width)
+        pen.polygon([(x, y) for x, y in points], fill=value)
+    return np.array(canvas)
+
+
 def _draw_opencv(rings: Sequence[Points], height: int, width: int) -> np.ndarray:
     """The first ring without the others, corners rounded down and included, as in Supervisely's `Polygon`."""
     for ring in rings:

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from msanet.data.manifest import safe_key
@@ -74,7 +74,7 @@ class Reader:
     read: tree at the root, options -> DatasetListing; options has `splits` (None: the dataset's usual ones) and what add_options
     declared.
     archives: the official zip files, taken where a source folder holds them. is_root: tree, folder -> whether it is the root,
-    where landmarks do not say so.
+    where landmarks do not say so. counts: images of each split as published; other counts are warned about.
     """
 
     name: str
@@ -85,6 +85,16 @@ class Reader:
     archives: tuple[str, ...] = ()
     add_options: Callable[[argparse.ArgumentParser], None] = _no_options
     is_root: Callable[[Tree, str], bool] | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def check_counts(self, found: DatasetListing) -> None:
+        """Warn of splits that do not have the images that were published."""
+        for split, pairs in found.splits.items():
+            if (expected := self.counts.get(split, len(pairs))) != len(pairs):
+                logger.warning(
+                    f"split '{split}' has {len(pairs):,} images, expected {expected:,} of {self.name}; scores on a part of a "
+                    "split do not compare with published ones"
+                )
 
 
 def make_pair(source_id: str, image: str, label: str) -> SamplePaths:
