@@ -21,7 +21,7 @@ import pytest
 
 from conftest import write_camvid
 from msanet.config import Config, parse_config
-from msanet.data import loader as loader_module
+from msanet.data import loader_processes
 from msanet.data.image.tiles import encode_tiled
 from msanet.data.loader import plan_batches, shuffle_config, shuffle_order, train_loader, train_source
 from msanet.data.manifest import load_manifest
@@ -290,7 +290,7 @@ def test_only_a_lost_process_is_reported_as_killed(
         raise error
         yield
 
-    monkeypatch.setattr(loader_module, "DataLoader", failing)
+    monkeypatch.setattr(loader_processes, "DataLoader", failing)
     try:
         next(loader(config_for(shards, "raise", workers=2)))
     except (UserError, RuntimeError, OSError, EOFError) as raised:
