@@ -197,17 +197,19 @@ def lovasz_sum(logits_NKHW: Tensor, labels_NHW: Tensor) -> Tensor:
 
 
 def class_weights(chosen: str | Sequence[float], histogram: Sequence[int]) -> Tensor | None:
-    """(K,) float32 weights, or None for `none`. `median_frequency`: the median of the classes' shares over each one's own.
+    """(K,) float32 weights, or None for `none`. `median_frequency`: the median of the classes' shares over each one's own;
+    `sqrt_median_frequency`: its square root, which leaves frequent classes more of their weight.
 
     Shares are of all labeled pixels of the split (Eigen and Fergus 2015 take only images that show the class); a class
     that never occurs has weight 1. Raises UserError if the given weights are not one for each class.
     """
     if chosen == "none":
         return None
-    if chosen == "median_frequency":
+    if chosen in ("median_frequency", "sqrt_median_frequency"):
         counts = torch.tensor(histogram, dtype=torch.float64)
         median = counts[counts > 0].quantile(0.5) if (counts > 0).any() else torch.tensor(1.0)
-        return torch.where(counts > 0, median / counts.clamp(min=1), 1.0).float()
+        weights_K = torch.where(counts > 0, median / counts.clamp(min=1), 1.0)
+        return (weights_K.sqrt() if chosen.startswith("sqrt") else weights_K).float()  # type: ignore[union-attr]
     if len(chosen) != len(histogram):
         raise UserError(
             "MSA-MODEL-019",

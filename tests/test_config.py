@@ -381,8 +381,16 @@ def test_a_setting_of_several_types_takes_what_its_schema_says(annotation: Any, 
 @pytest.mark.parametrize(
     ("override", "setting", "expected"),
     [
-        ("loss.class_weights=wrong", "loss.class_weights", "expected none | median_frequency or list of float"),
-        ("loss.class_weights=[1,-2]", "loss.class_weights", "expected none | median_frequency or list of float"),
+        (
+            "loss.class_weights=wrong",
+            "loss.class_weights",
+            "expected none | median_frequency | sqrt_median_frequency or list of float",
+        ),
+        (
+            "loss.class_weights=[1,-2]",
+            "loss.class_weights",
+            "expected none | median_frequency | sqrt_median_frequency or list of float",
+        ),
         ("data.crop=[32]", "data.crop", "expected [int, int] or null"),
         ("data.crop=[32,a]", "data.crop.1", "expected a whole number"),
         ("trainer.keep_checkpoints=0", "trainer.keep_checkpoints", "expected 1 or more"),

@@ -28,6 +28,7 @@ CONFIGS: list[dict[str, Any]] = [
     {},
     {"class_weights": [1.0, 3.0, 0.5]},
     {"class_weights": "median_frequency"},
+    {"class_weights": "sqrt_median_frequency"},
     {"ohem_ratio": 0.3},
     {"ohem_ratio": 0.3, "class_weights": [1.0, 3.0, 0.5]},
     {"cross_entropy": 0, "dice": 1},
@@ -249,6 +250,8 @@ def test_median_frequency_by_hand() -> None:
     """Shares 0.1, 0.3, 0.6: the median is 0.3; a class that never occurs weighs 1 and is not in the median."""
     weights = class_weights("median_frequency", [10, 30, 60, 0])
     torch.testing.assert_close(weights, torch.tensor([3.0, 1.0, 0.5, 1.0]))
+    weights = class_weights("sqrt_median_frequency", [10, 30, 60, 0])
+    torch.testing.assert_close(weights, torch.tensor([3.0, 1.0, 0.5, 1.0]).sqrt())
     assert class_weights("none", [1, 2]) is None
 
 

@@ -87,7 +87,7 @@ class LossConfig(Section):
     custom: tuple[str, ...] = Field(
         (), description="losses of your own, weight 1: package.module:callable or path/to/file.py:callable"
     )
-    class_weights: Literal["none", "median_frequency"] | tuple[NonNegative, ...] = Field(
+    class_weights: Literal["none", "median_frequency", "sqrt_median_frequency"] | tuple[NonNegative, ...] = Field(
         "none", description="of the cross-entropy: from the training split's class frequencies, or one for each class"
     )
     ohem_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
