@@ -209,7 +209,7 @@ def class_weights(chosen: str | Sequence[float], histogram: Sequence[int]) -> Te
         counts = torch.tensor(histogram, dtype=torch.float64)
         median = counts[counts > 0].quantile(0.5) if (counts > 0).any() else torch.tensor(1.0)
         weights_K = torch.where(counts > 0, median / counts.clamp(min=1), 1.0)
-        return (weights_K.sqrt() if chosen.startswith("sqrt") else weights_K).float()  # type: ignore[union-attr]
+        return (weights_K.sqrt() if chosen.startswith("sqrt") else weights_K).float()
     if len(chosen) != len(histogram):
         raise UserError(
             "MSA-MODEL-019",
