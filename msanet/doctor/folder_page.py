@@ -2,14 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
-from msanet import report
 from msanet.datasets import IGNORE_INDEX
 from msanet.doctor.diagnostics import has_fault
 from msanet.doctor.folder_findings import Finding
@@ -18,6 +14,7 @@ from msanet.doctor.folder_samples import SampleCheck
 from msanet.files import write_text
 from msanet.report.embedding import data_uri
 from msanet.report.formats import css_color, css_length, grouped, percent
+from msanet.report.page import created, new_environment, style
 from msanet.report.palette import UInt8
 from sharding.readers.reader import DatasetListing
 from sharding.shard import PackingJob
@@ -43,20 +40,13 @@ def write_page(
     findings: Sequence[Finding],
 ) -> None:
     """Write the page, completely or not at all."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(data_uri=data_uri, grouped=grouped)
+    environment = new_environment(Path(__file__).parent, data_uri=data_uri, grouped=grouped)
     bad = sum(bool(sample.code) for sample in samples)
     levels = [finding.diagnostic.level for finding in findings]
     text = environment.get_template("folder_page.html.j2").render(
         title=title,
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        style=Markup((Path(report.__file__).parent / "report.css").read_text(encoding="utf-8")),
+        created=created(),
+        style=style(),
         total=len(samples),
         bad=bad,
         has_fault=has_fault([finding.diagnostic for finding in findings]),

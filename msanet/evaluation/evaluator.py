@@ -19,7 +19,7 @@ from msanet.evaluation.cost import Cost, peak_memory
 from msanet.evaluation.instances import instance_rows, no_instances
 from msanet.evaluation.metrics import scores
 from msanet.evaluation.per_image_counts import ImageCounts, collect_counts, image_counts
-from msanet.evaluation.result import EvaluatedImage, EvaluationResult
+from msanet.evaluation.result import EvaluatedImage, EvaluationResult, spread_over_split
 from msanet.evaluation.segmentation_counts import SegmentationCounts
 from msanet.inference.panel_attention import panel_maps
 from msanet.inference.predictor import Predictor
@@ -107,7 +107,7 @@ class EvaluationAccumulator:
         self.images: list[ImageCounts] = []
         self.instances: list[np.ndarray] | None = [] if settings.protocol == "official-cityscapes" else None
         self.counts = SegmentationCounts(len(classes), settings.boundary, settings.calibration, device)
-        self.spread = _spread(num_samples, settings.panels)
+        self.spread = spread_over_split(num_samples, settings.panels)
         self.panels: list[EvaluatedImage] = []
         self.worst: list[tuple[float, int, EvaluatedImage]] = []  # a heap whose first has the highest mIoU
 
@@ -180,8 +180,3 @@ class EvaluationAccumulator:
             return ()
         spread = sorted((panel for panels, _ in parts for panel in panels), key=lambda panel: panel.number)
         return (*spread, *sorted((panel for _, panels in parts for panel in panels), key=lambda p: order[p.number]))
-
-
-def _spread(num_samples: int, count: int) -> set[int]:
-    """Numbers evenly spread over the split, the same on any number of ranks."""
-    return set(np.linspace(0, max(0, num_samples - 1), min(count, num_samples)).round().astype(int).tolist())

@@ -15,7 +15,7 @@ from msanet.evaluation.confusion import confusion_matrix_with_void
 from msanet.evaluation.instances import OTHER_VEHICLE, instance_rows, no_instances, other_vehicle_rows
 from msanet.evaluation.per_image_counts import ImageCounts, PerImageCounts, collect_counts, image_counts
 from msanet.evaluation.protocols import Protocol
-from msanet.evaluation.result import EvaluatedImage, EvaluationResult
+from msanet.evaluation.result import EvaluatedImage, EvaluationResult, spread_over_split
 from msanet.evaluation.statistics import worst
 
 Show = Callable[[int, bool], EvaluatedImage]
@@ -109,7 +109,7 @@ def collect_maps(
 
 def _shown(counts: PerImageCounts, show: Show, panels: int, num_worst: int) -> tuple[EvaluatedImage, ...]:
     """Those spread over the split, then the worst ones, worst first, as the evaluator chooses them."""
-    spread = np.linspace(0, len(counts) - 1, min(panels, len(counts))).round().astype(int).tolist()
+    spread = spread_over_split(len(counts), panels)
     place = {key: number for number, key in enumerate(counts.keys)}
     found = [place[image.key] for image in worst(counts, num_worst)]
-    return (*(show(number, False) for number in sorted({*spread})), *(show(number, True) for number in found))
+    return (*(show(number, False) for number in sorted(spread)), *(show(number, True) for number in found))

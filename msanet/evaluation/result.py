@@ -41,6 +41,11 @@ class EvaluatedImage:
     maps: PanelMaps | None = None
 
 
+def spread_over_split(num_samples: int, count: int) -> set[int]:
+    """Numbers of the images that a report shows, evenly spread over the split, the same on any number of ranks."""
+    return set(np.linspace(0, max(0, num_samples - 1), min(count, num_samples)).round().astype(int).tolist())
+
+
 @dataclass(frozen=True)
 class EvaluationResult:
     """One evaluation of one split, the same on every rank; shown_images, for the report, only on rank 0.

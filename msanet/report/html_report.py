@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -18,6 +17,7 @@ from msanet.report.curves import charts
 from msanet.report.embedding import data_uri
 from msanet.report.formats import css_color, grouped, percent
 from msanet.report.heat import heat
+from msanet.report.page import new_environment, style
 from msanet.report.palette import RGB, UInt8
 from msanet.report.reliability import confidence_svg, reliability_svg
 from msanet.report.score_tiles import facts, tiles
@@ -77,14 +77,8 @@ def render(report: ReportData) -> str:
         raise ValueError(
             f"report has {len(report.classes)} classes and {len(report.palette)} colors, expected one per class"
         )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,  # for any suffix
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, grouped=grouped, data_uri=data_uri, sprite=_sprite, weights=_weights)
+    filters = {"percent": percent, "grouped": grouped, "data_uri": data_uri, "sprite": _sprite, "weights": _weights}
+    environment = new_environment(_FOLDER, **filters)
     evaluation = report.evaluation or {}
     matrix = evaluation.get("confusion_matrix")
     script = (_FOLDER / "report.js").read_text(encoding="utf-8")
@@ -107,7 +101,7 @@ def render(report: ReportData) -> str:
             ("Worst images", [panel for panel in report.panels if panel.is_worst]),
         ],
         legend=[(name, css_color(color)) for name, color in zip(report.classes, report.palette, strict=True)],
-        style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
+        style=style(),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

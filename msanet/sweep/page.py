@@ -4,16 +4,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-from msanet import report
 from msanet.files import write_text
 from msanet.report.formats import percent
+from msanet.report.page import created, new_environment, style
 from msanet.sweep.plan import SweepPlan
 from msanet.sweep.settings import Axis
 from msanet.sweep.space import TrialParams, display, display_short, to_yaml
@@ -43,19 +39,12 @@ class Row:
 
 def write_page(path: Path, plan: SweepPlan, rows: Sequence[Row]) -> None:
     """Write the page. `rows`: the best first."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, display=display, short=display_short)
+    environment = new_environment(Path(__file__).parent, percent=percent, display=display, short=display_short)
     validated = [row for row in rows if row.best is not None]
     text = environment.get_template("page.html.j2").render(
         title=plan.name,
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        style=Markup((Path(report.__file__).parent / "report.css").read_text(encoding="utf-8")),
+        created=created(),
+        style=style(),
         metric=plan.sweep.metric,
         sweep=plan.sweep,
         keys=list(plan.file.space),
