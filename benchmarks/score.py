@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -26,9 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness import in_turns, median_ratio, print_table, write_json  # noqa: E402
 
-from msanet.cli.score import parser, score  # noqa: E402
 from msanet.datasets.cityscapes import LABELS  # noqa: E402
-from msanet.evaluation.result import EvaluationResult  # noqa: E402
+
+if TYPE_CHECKING:
+    from msanet.evaluation.result import EvaluationResult
 
 PEER = "cityscapesScripts"
 
@@ -67,8 +68,10 @@ def seconds(name: str, results: dict[str, Any], work: Callable[[], Any]) -> floa
     return time.perf_counter() - start
 
 
-def ours(truth: Path, predictions: Path, workers: int) -> EvaluationResult:
-    """By `msanet score`."""
+def ours(truth: Path, predictions: Path, workers: int) -> "EvaluationResult":
+    """By `msanet score`, whose processes import this file, but not the command with PyTorch."""
+    from msanet.cli.score import parser, score
+
     words = ["--predictions", predictions, "--truth", truth, "--protocol", "official-cityscapes", "--workers", workers]
     result, _ = score(parser().parse_args([str(word) for word in words]))
     assert result.protocol_scores
@@ -88,7 +91,7 @@ def official(truth: Path, predictions: Path) -> dict[str, Any]:
     return result
 
 
-def same(theirs: dict[str, Any], result: EvaluationResult) -> bool:
+def same(theirs: dict[str, Any], result: "EvaluationResult") -> bool:
     """Whether all scores are equal, compared with ==."""
     own = result.protocol_scores
     assert own.categories and own.class_instances and own.category_instances

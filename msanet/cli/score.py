@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +20,7 @@ from msanet.cli.score_count import ScoringJob, count_all
 from msanet.cli.score_files import Matches, find_predictions, match
 from msanet.cli.score_problems import DOUBLED, MISSING, Problem, refuse
 from msanet.cli.score_truth import DEFAULT_SPLIT, FolderTruth, ShardTruth, Truth, find_images, find_truth, shard_truth
-from msanet.cli.score_values import VALUES, Files, candidates, choose, forced
+from msanet.cli.score_values import VALUES, Files, candidates, choose, forced, read_map
 from msanet.config import EvaluationConfig
 from msanet.data.manifest import MANIFEST_NAME, Manifest
 from msanet.data.shard_source import ShardSource, read_manifest
@@ -29,7 +30,7 @@ from msanet.errors import UserError
 from msanet.evaluation.cost import Cost, peak_memory
 from msanet.evaluation.folder_scores import collect_maps
 from msanet.evaluation.protocols import Protocol, compute_scores
-from msanet.evaluation.result import EvaluationResult, require_writable, write_evaluation
+from msanet.evaluation.result import EvaluatedImage, EvaluationResult, require_writable, write_evaluation
 from msanet.evaluation.run_report import score_table, write_run_report
 from sharding.notes import log_notes
 from sharding.readers import folder
@@ -86,12 +87,25 @@ def score(args: argparse.Namespace) -> tuple[EvaluationResult, DatasetSpec]:
             truth.split,
             spec.classes,
             args.protocol,
-            job.show,
+            partial(_shown, job),
             settings.panels if args.out else 0,
             settings.worst if args.out else 0,
         )
         result.to_json()  # raises where the protocol does not allow what was predicted
     return replace(result, cost=Cost(time.perf_counter() - started, peak_memory(torch.device("cpu")))), spec
+
+
+def _shown(job: ScoringJob, number: int, is_worst: bool) -> EvaluatedImage:
+    """What the report shows of an image."""
+    truth_HW, path = job.truth.label(number), job.predictions[number]
+    prediction_HW = job.reader.train_ids(read_map(path.read_bytes(), str(path)), str(path))
+    prediction_HW = np.where(prediction_HW < job.num_classes, prediction_HW, np.uint8(IGNORE_INDEX))
+    image_HWC = None
+    with suppress(UserError, OSError):  # only a picture
+        image_HWC = job.truth.image(number)
+    if image_HWC is not None and image_HWC.shape[:2] != truth_HW.shape:
+        image_HWC = None
+    return EvaluatedImage(number, job.truth.keys[number], image_HWC, truth_HW, prediction_HW, is_worst)
 
 
 def _default_workers(num_images: int) -> int:

@@ -1,21 +1,16 @@
 """The counting of `msanet score`: every image once, in any number of processes."""
 
-import multiprocessing
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from msanet.cli.score_problems import UNREADABLE, WRONG_SIZE, WRONG_VALUES, Problem
 from msanet.cli.score_truth import Truth
 from msanet.cli.score_values import ValueReader, read_map
-from msanet.datasets import IGNORE_INDEX
 from msanet.errors import UserError
-from msanet.evaluation.folder_scores import MapCounts, count_map
-from msanet.evaluation.result import EvaluatedImage
+from msanet.evaluation.label_map_counts import MapCounts, count_map
 from msanet.logs import ProgressBar
 from sharding.notes import Notes, add_notes, take_notes
 from sharding.workers import OnSample, group_items, run_groups
@@ -57,23 +52,9 @@ class ScoringJob:
         except UserError as error:  # ids of instances, or train ids in shards, that there are not
             return Problem(WRONG_VALUES, f"truth of '{key}': {_found(error)}")
 
-    def show(self, number: int, is_worst: bool) -> EvaluatedImage:
-        """What the report shows of an image."""
-        truth_HW, path = self.truth.label(number), self.predictions[number]
-        prediction_HW = self.reader.train_ids(read_map(path.read_bytes(), str(path)), str(path))
-        prediction_HW = np.where(prediction_HW < self.num_classes, prediction_HW, np.uint8(IGNORE_INDEX))
-        image_HWC = None
-        with suppress(UserError, OSError):  # only a picture
-            image_HWC = self.truth.image(number)
-        if image_HWC is not None and image_HWC.shape[:2] != truth_HW.shape:
-            image_HWC = None
-        return EvaluatedImage(number, self.truth.keys[number], image_HWC, truth_HW, prediction_HW, is_worst)
-
 
 def count_maps(job: ScoringJob, numbers: Sequence[int], on_sample: OnSample) -> tuple[list[MapCounts | Problem], Notes]:
     """Count these images, in a process of its own or not. on_sample is called after each."""
-    if multiprocessing.parent_process():
-        torch.set_num_threads(1)  # the processes share the cores already
     counted = []
     for number in numbers:
         counted.append(job.count(number))

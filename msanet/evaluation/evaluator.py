@@ -125,8 +125,8 @@ class EvaluationAccumulator:
             if sample.instance_ids_HW is None:
                 self.instances = None  # packed without; scores of a part of the images would be wrong
             else:
-                ids_HW = sample.instance_ids_HW.to(self.device)
-                self.instances.append(instance_rows(sample.number, ids_HW, prediction_HW))
+                ids_HW = sample.instance_ids_HW.numpy()
+                self.instances.append(instance_rows(sample.number, ids_HW, prediction_HW.cpu().numpy()))
         self._keep_for_report(sample, prediction_HW, matrix, predictor)
 
     def gather(self, source: SampleSource) -> EvaluationResult:

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from functools import reduce
 
 import numpy as np
-from torch import Tensor
 
 from msanet.datasets import IGNORE_INDEX
 from msanet.datasets.cityscapes import CATEGORIES, LABELS
@@ -46,7 +45,7 @@ def no_instances() -> np.ndarray:
     return np.zeros((0, 5), dtype=np.int64)
 
 
-def instance_rows(number: int, instance_ids_HW: Tensor, prediction_HW: Tensor) -> np.ndarray:
+def instance_rows(number: int, instance_ids_HW: np.ndarray, prediction_HW: np.ndarray) -> np.ndarray:
     """One row (N, 5) int64 for each instance in one image of a class that counts.
 
     Columns: `number` of the image in the split, instance id, its pixels, those predicted as its class, those predicted
@@ -55,10 +54,9 @@ def instance_rows(number: int, instance_ids_HW: Tensor, prediction_HW: Tensor) -
     Raises UserError if an id has no label, or a label without instances.
     """
     assert instance_ids_HW.shape == prediction_HW.shape, f"{instance_ids_HW.shape} and {prediction_HW.shape}"
-    # On the CPU in any case: NumPy selects by a mask several times as fast as PyTorch does, which also sorts to find ids.
-    ids_HW, predicted_HW = instance_ids_HW.cpu().numpy(), prediction_HW.cpu().numpy()
-    is_instance = ids_HW > _PER_LABEL
-    ids, predicted = ids_HW[is_instance], predicted_HW[is_instance]
+    # NumPy selects by a mask several times as fast as PyTorch does, which also sorts to find ids.
+    is_instance = instance_ids_HW > _PER_LABEL
+    ids, predicted = instance_ids_HW[is_instance], prediction_HW[is_instance]
     present = np.flatnonzero(np.bincount(ids))
     place = np.zeros(present[-1] + 1 if len(present) else 0, dtype=np.int64)
     place[present] = 256 * np.arange(len(present))

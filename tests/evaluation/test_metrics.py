@@ -54,6 +54,6 @@ def test_counts_equal_torchmetrics(seed: int) -> None:
 
 
 def test_counts_do_not_saturate() -> None:
-    """float32 counters stop at 2^24; one 5000x4000 image has more pixels."""
-    truth = torch.zeros(5000, 4000, dtype=torch.uint8)
-    assert confusion_matrix_with_void(truth, truth, 2)[0, 0] == 20_000_000
+    """float32 counters stop at 2^24; one image of 20 million pixels has more."""
+    truth = torch.zeros(4001, 5001, dtype=torch.uint8)
+    assert confusion_matrix_with_void(truth, truth, 2)[0, 0] == 4001 * 5001
