@@ -2,8 +2,8 @@
 
 import os
 import resource
-import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -25,18 +25,11 @@ settings.register_profile(
 settings.load_profile("fuzz")
 
 
-@pytest.fixture(autouse=True)
-def _no_hang() -> Iterator[None]:
-    """A test that hangs ends with a traceback that says where."""
-
-    def end(*_: object) -> None:
-        raise TimeoutError("hangs")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(_HANGS)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that hangs ends soon, with a traceback that says where."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(_HANGS))
 
 
 @pytest.fixture(autouse=True, scope="module")
