@@ -35,6 +35,7 @@ from msanet import distributed  # noqa: E402
 
 SUBJECTS: dict[str, Callable[..., Step]] = {
     "DDP": plain_loop,
+    "ours, DDP": partial(our_step, engine="ddp"),
     **{f"ours, ZeRO {stage}": partial(our_step, zero_stage=stage) for stage in range(4)},
 }
 _WORKER = "MSANET_SCALING_RESULT"

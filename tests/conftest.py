@@ -82,6 +82,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name what failed at once: of a run that does not come to its end, there is no summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        lines = report.longreprtext.splitlines()
+        reason = [line for line in lines if line.startswith("E ")][:3] or lines[-3:]
+        print(f"\nFAILED {report.nodeid} ({report.when}, {report.duration:.0f} s)", *reason, sep="\n", flush=True)
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Set the tier of each test, and run what starts processes first."""

@@ -191,6 +191,9 @@ class TrainerConfig(Section):
         "fp32",
         description="bf16: autocast with fp32 master weights; fp16: the same with dynamic loss scaling, for GPUs without bf16",
     )
+    engine: Literal["deepspeed", "ddp"] = Field(
+        "deepspeed", description="ddp: torch's DistributedDataParallel, at zero_stage 0; checkpoints fit both"
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     ema_decay: Share = Field(0.0, description="decay per step of the weights' EMA, which is then evaluated; 0: none")
     activation_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
@@ -242,6 +245,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "Config":
+        if self.trainer.engine == "ddp" and (self.trainer.zero_stage or self.deepspeed):
+            found = f"zero_stage={self.trainer.zero_stage}" if self.trainer.zero_stage else "the section deepspeed"
+            raise ValueError(f"trainer.engine=ddp with {found}, which only DeepSpeed has; remove one of the two")
         if self.trainer.compile and (self.trainer.zero_stage == 3 or self.trainer.sync_batchnorm):
             why = "trainer.zero_stage=3" if self.trainer.zero_stage == 3 else "trainer.sync_batchnorm=true"
             reason = "has nothing to compile, since ranks communicate around every single layer"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,8 +24,9 @@ from msanet.training.trainer import Trainer
 PLAN = ShuffleConfig(seed=0, streams=4, shuffle_window=64, shuffle_block_bytes=100)
 
 
-def small_config(shards: str, stage: int, network: str = "msanet", **optimizer: Any) -> Config:
-    """8 steps of 6 images: they cross the end of an epoch of 26."""
+def small_config(shards: str, stage: int | Literal["ddp"], network: str = "msanet", **optimizer: Any) -> Config:
+    """8 steps of 6 images: they cross the end of an epoch of 26. stage: of ZeRO, or DistributedDataParallel."""
+    engine = {"engine": stage} if stage == "ddp" else {"zero_stage": stage}
     return parse_config(
         {
             "data": {
@@ -37,7 +38,7 @@ def small_config(shards: str, stage: int, network: str = "msanet", **optimizer: 
             },
             "model": {"name": network, **({} if ":" in network else {"width": 0.125})},
             "optimizer": {"weight_decay": 0.01, "classifier_lr_mult": 3.0, **optimizer},
-            "trainer": {"steps": 8, "global_batch_size": 6, "zero_stage": stage, "ema_decay": 0.9},
+            "trainer": {"steps": 8, "global_batch_size": 6, "ema_decay": 0.9, **engine},
             "evaluation": {"num_workers": 0, "panels": 0},
         },
         "test",

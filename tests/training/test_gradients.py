@@ -31,7 +31,9 @@ WEIGHTED = {
 }
 
 
-def _step(shards: str, out: str, micro: int | None, norm: str, network: str = "msanet") -> None:
+def _step(
+    shards: str, out: str, micro: int | None, norm: str, network: str = "msanet", engine: str = "deepspeed"
+) -> None:
     """One SGD step of lr 1 without momentum, so that the weights moved by the gradient; rank 0 writes them."""
     config = parse_config(
         {
@@ -41,6 +43,7 @@ def _step(shards: str, out: str, micro: int | None, norm: str, network: str = "m
             "loss": {} if network == "msanet" else WEIGHTED,
             "trainer": {
                 "steps": 1,
+                "engine": engine,
                 "global_batch_size": 8,
                 "micro_batch_size": micro,
                 "sync_batchnorm": norm == "sync",
@@ -70,8 +73,10 @@ def _step(shards: str, out: str, micro: int | None, norm: str, network: str = "m
         torch.save({"gradient": moved, "loss": figures["loss"]}, out)
 
 
-def gradient(shards: Path, out: Path, world: int, micro: int | None, norm: str, network: str = "msanet") -> dict:
-    arguments = {"shards": str(shards), "out": str(out), "micro": micro, "norm": norm, "network": network}
+def gradient(
+    shards: Path, out: Path, world: int, micro: int | None, norm: str, network: str = "msanet", **more: str
+) -> dict:
+    arguments = {"shards": str(shards), "out": str(out), "micro": micro, "norm": norm, "network": network, **more}
     run_ranks(world, __file__, "_step", arguments)
     return torch.load(out, weights_only=True)
 
@@ -96,6 +101,7 @@ def test_gradients_with_accumulation(shards: Path, tmp_path: Path) -> None:
     whole = gradient(shards, tmp_path / "a", 1, 8, "frozen")
     assert_same(whole, gradient(shards, tmp_path / "b", 1, 2, "frozen"))
     assert_same(whole, gradient(shards, tmp_path / "c", 2, 2, "frozen"))
+    assert_same(whole, gradient(shards, tmp_path / "d", 2, 1, "frozen", engine="ddp"))
 
 
 def test_gradients_with_an_auxiliary_head_class_weights_and_dice(shards: Path, tmp_path: Path) -> None:

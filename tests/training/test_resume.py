@@ -28,7 +28,7 @@ def _validate(trainer: Trainer) -> None:
     assert validate(trainer, source, lambda: True) is None and validate(trainer, source) is not None
 
 
-def _train(shards: str, folder: str, stage: int, network: str) -> None:
+def _train(shards: str, folder: str, stage: Any, network: str) -> None:
     """8 steps straight through; and 8 steps with a save out of turn, and validations, after the third."""
     for third, last in ((None, "straight"), ("third", "disturbed")):
         trainer = start(small_config(shards, stage, network))
@@ -40,7 +40,7 @@ def _train(shards: str, folder: str, stage: int, network: str) -> None:
         _save(trainer, folder, last)
 
 
-def _resume(shards: str, folder: str, stage: int, network: str) -> None:
+def _resume(shards: str, folder: str, stage: Any, network: str) -> None:
     trainer = start(small_config(shards, stage, network), newest(Path(folder) / "third"))
     assert trainer.state.step == 3 and trainer.state.consumed_samples == 18
     _validate(trainer)
@@ -49,10 +49,11 @@ def _resume(shards: str, folder: str, stage: int, network: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("world", "stage", "network"), [(2, 0, "msanet"), (2, 1, "deeplab_largefov"), (3, 2, "msanet"), (2, 3, "msanet")]
+    ("world", "stage", "network"),
+    [(2, 0, "msanet"), (2, 1, "deeplab_largefov"), (3, 2, "msanet"), (2, 3, "msanet"), (3, "ddp", "msanet")],
 )
 def test_saves_validations_and_resumes_are_bit_exact_on_the_same_ranks(
-    shards: Path, tmp_path: Path, world: int, stage: int, network: str
+    shards: Path, tmp_path: Path, world: int, stage: int | str, network: str
 ) -> None:
     """With BatchNorm, whose running statistics differ between ranks, or with dropout, which draws from generators."""
     arguments = {"shards": str(shards), "folder": str(tmp_path), "stage": stage, "network": network}
@@ -72,8 +73,17 @@ def test_saves_validations_and_resumes_are_bit_exact_on_the_same_ranks(
         torch.testing.assert_close(published[name], ranks.mean(dim=0), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 3])
-def test_networks_from_elsewhere_resume_bit_exactly(shards: Path, tmp_path: Path, stage: int) -> None:
+@pytest.mark.parametrize("engines", [(0, "ddp"), ("ddp", 0)])
+def test_either_engine_continues_the_others_run_bit_for_bit(shards: Path, tmp_path: Path, engines: tuple) -> None:
+    """On two ranks, where a sum has no order."""
+    arguments = {"shards": str(shards), "folder": str(tmp_path), "network": "deeplab_largefov"}
+    run_ranks(2, __file__, "_train", {**arguments, "stage": engines[0]})
+    run_ranks(2, __file__, "_resume", {**arguments, "stage": engines[1]})
+    assert _differences(newest(tmp_path / "straight"), newest(tmp_path / "resumed")) == []
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3, "ddp"])
+def test_networks_from_elsewhere_resume_bit_exactly(shards: Path, tmp_path: Path, stage: int | str) -> None:
     """With an auxiliary output, and parameters that get no gradient: they stay as they are."""
     network = f"{REPOSITORY}/tests/models/external_networks.py:Auxiliary"
     arguments = {"shards": str(shards), "folder": str(tmp_path), "stage": stage, "network": network}

@@ -1,4 +1,4 @@
-"""A network in a DeepSpeed engine."""
+"""A network in an engine: DeepSpeed's, or DistributedDataParallel."""
 
 from typing import Any
 
@@ -15,6 +15,7 @@ from msanet.models.network import SegmentationNetwork
 from msanet.training.engine import zero_state
 from msanet.training.engine.compiling import compile_blocks, require_compiler
 from msanet.training.engine.context_parallel import other_images_group, parallelize_attention, same_image_group
+from msanet.training.engine.ddp import DDPEngine
 from msanet.training.engine.deepspeed_keys import first_fault, require_known_keys
 from msanet.training.engine.device_settings import apply_device_settings, set_memory_format
 from msanet.training.engine.freezing import freeze
@@ -25,11 +26,6 @@ from msanet.training.engine.sync_batchnorm import convert_sync_batchnorm
 
 def start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan) -> Any:
     """The engine of a run's settings on this rank's device, with the generators of a new run. A collective."""
-    import deepspeed  # here, so that the config, order and checkpoint code imports without it
-    from deepspeed.runtime.config import DeepSpeedConfigError
-    from deepspeed.runtime.zero.utils import ZeRORuntimeException
-
-    require_known_keys(config.deepspeed)
     device = distributed.device()
     apply_device_settings(config)
     if batches.context_parallel_size > 1:
@@ -47,9 +43,26 @@ def start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan)
         compile_blocks(model, config.data.fixed_size)
     # of dropout, the same where images are; weights came from the same seed on all ranks
     torch.manual_seed(config.run.seed + batches.group(distributed.rank()))
+    if config.trainer.engine == "ddp":
+        set_memory_format(model.to(device), config.trainer)  # first, since gradients are views of DDP's buckets
+        optimizer = build_optimizer(model, config.optimizer, config.trainer.zero_stage)
+        engine: Any = DDPEngine(model, optimizer, config, batches.accumulation)
+    else:
+        engine = _deepspeed_engine(config, model.to(device), batches)
+        set_memory_format(engine.module, config.trainer)
+    zero_state.start_momentum(engine)
+    return engine
+
+
+def _deepspeed_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan) -> Any:
+    import deepspeed  # here, so that the config, order and checkpoint code imports without it
+    from deepspeed.runtime.config import DeepSpeedConfigError
+    from deepspeed.runtime.zero.utils import ZeRORuntimeException
+
+    require_known_keys(config.deepspeed)
     try:
         engine, *_ = deepspeed.initialize(
-            model=model.to(device),
+            model=model,
             optimizer=build_optimizer(model, config.optimizer, config.trainer.zero_stage),
             config=deepspeed_config(config, batches, sum(parameter.numel() for parameter in model.parameters())),
             dist_init_required=not dist.is_initialized(),
@@ -63,6 +76,4 @@ def start_engine(config: Config, model: SegmentationNetwork, batches: BatchPlan)
         ) from None
     if distributed.world_size() == 1 and config.trainer.zero_stage == 0:
         engine.enable_backward_allreduce = False  # of one rank: all gradients copied twice, and nothing added
-    set_memory_format(engine.module, config.trainer)
-    zero_state.start_momentum(engine)
     return engine
