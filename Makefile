@@ -35,10 +35,10 @@ docs: setup
 	$(BIN)/mkdocs build --strict
 
 test-slow: setup
-	$(PYTEST) -m slow --timeout 1800
+	$(PYTEST) -m slow --timeout 1800 -o faulthandler_timeout=3600
 
 test-multinode: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m multinode -rPs --timeout 1800 --numprocesses 2 --dist loadfile tests/multinode
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m multinode -rPs --timeout 1800 -o faulthandler_timeout=3600 --numprocesses 2 --dist loadfile tests/multinode
 
 lint: setup
 	$(BIN)/ruff check .
