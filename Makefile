@@ -10,7 +10,7 @@ VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 5
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 5 --max-worker-restart 0
 
 HAS_MONITORING := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info >= (3, 12)))')
 COVERAGE ?= $(HAS_MONITORING)

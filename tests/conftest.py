@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -101,6 +102,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif place.startswith(FULL) and not place.startswith(QUICK):
             item.add_marker(pytest.mark.full)
     items.sort(key=lambda item: not item.path.relative_to(tests).as_posix().startswith(PROCESSES))
+
+
+@pytest.fixture
+def survives_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`os._exit` raises SystemExit; and what ends a process does not remove the folder in which this one's sockets are."""
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setitem(vars(multiprocessing.current_process())["_config"], "tempdir", None)
 
 
 def write_camvid(root: Path, train: int, val: int, size: tuple[int, int] = (36, 44), seed: int = 0) -> Path:

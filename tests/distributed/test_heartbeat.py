@@ -1,6 +1,5 @@
 """Failures of real ranks are named, on time, by rank and host; and a rank that is only slow is waited for."""
 
-import os
 import re
 import signal
 import socket
@@ -136,20 +135,16 @@ def test_a_collective_waits_as_long_as_a_slow_step_may_take() -> None:
     assert codes == [0, 0], outputs
 
 
+@pytest.mark.usefixtures("survives_exit")
 def test_only_the_checkpoint_thread_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle threads of a pool, such as those that read ahead, never end."""
     joined: list[str] = []
-
-    def end(code: int) -> None:
-        raise SystemExit(code)
-
     with ThreadPoolExecutor(1) as pool:
         pool.submit(int).result()
         writer = threading.Thread(target=time.sleep, args=(0.5,), name=CHECKPOINT_THREAD)
         writer.start()
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "join", lambda thread, timeout: joined.append(thread.name))
-            patch.setattr(os, "_exit", end)
             with pytest.raises(SystemExit, match="1"):
                 _exit_on_failure(FailureReport("the end"))
     assert joined == [CHECKPOINT_THREAD]

@@ -1,6 +1,5 @@
 """One training at a time in run.dir; one that was killed is in nobody's way."""
 
-import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,13 +37,9 @@ def test_a_second_training_is_refused_and_a_killed_one_is_followed(shards: Path,
     assert not run.lock.exists() and steps_logged(run.dir) == steps
 
 
-def test_a_process_that_ends_at_once_gives_its_lock_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("survives_exit")
+def test_a_process_that_ends_at_once_gives_its_lock_back() -> None:
     called: list[str] = []
-
-    def leave(code: int) -> None:
-        raise SystemExit(code)
-
-    monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(SystemExit), before_exit(lambda: called.append("released")):
         exit_now(1)
     assert called == ["released"]
