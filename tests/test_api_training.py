@@ -99,7 +99,7 @@ def test_train_evaluate_and_load_leave_the_process_as_it_was(shards: Path, tmp_p
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ctrl_c_raises_after_the_save_and_the_same_call_resumes(ranks: int, shards: Path, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     settings = 'settings["run"] = {"callbacks": ["slow.py:Slow"]}\n'

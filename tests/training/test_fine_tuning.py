@@ -232,7 +232,13 @@ def _train(shards: str, folder: str, stage: int, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "name"), [(0, "adam"), (1, "adamw"), (2, "NAdam"), (3, "adam"), (0, f"{OPTIMIZERS}:Numbers"), (3, "ASGD")]
+    ("stage", "name"),
+    [
+        (0, f"{OPTIMIZERS}:Numbers"),
+        (2, "NAdam"),
+        (3, "ASGD"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((0, "adam"), (1, "adamw"), (3, "adam"))),
+    ],
 )
 def test_frozen_parameters_stay_and_groups_resume_bit_exactly(
     shards: Path, tmp_path: Path, stage: int, name: str
@@ -279,7 +285,7 @@ def _what_goes_in_comes_out(shards: str, folder: str, name: str) -> None:
     assert not any(trainer.checkpoint().optimizer.values()), "it starts from zero"
 
 
-@pytest.mark.parametrize("name", ["adam", "NAdam", "ASGD"])
+@pytest.mark.parametrize("name", ["adam", "ASGD", pytest.param("NAdam", marks=pytest.mark.slow)])
 def test_groups_resume_at_another_stage_and_world_size(shards: Path, tmp_path: Path, name: str) -> None:
     """ASGD has scalars that depend on the group's learning rate."""
     arguments = {"shards": str(shards), "folder": str(tmp_path), "name": name}

@@ -101,7 +101,7 @@ def chosen(part: int) -> dict[str, tuple[str, dict[str, Any], int]]:
     return {name: found[name] for name in names[part::PARTS]}
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, PARTS))])
 def test_every_stage_trains_alike_and_resumes_to_the_last_bit(part: int, shards: Path, tmp_path: Path) -> None:
     """Two ranks, EMA, synchronized BatchNorm, recomputed activations, parameters without a gradient."""
     arguments = {"shards": str(shards), "folder": str(tmp_path), "part": part}
