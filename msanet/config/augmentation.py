@@ -7,7 +7,7 @@ PRESETS: dict[str, dict[str, float]] = {
     "light": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02, "gamma": 0.1},
     "strong": {
         "rotation": 10.0, "shear": 5.0, "perspective": 0.2,
-        "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.05, "gamma": 0.2,
+        "brightness": 0.3, "contrast": 0.3, "saturation": 0.4, "hue": 0.05, "gamma": 0.2,
         "grayscale": 0.05, "blur": 0.2, "noise": 0.2, "jpeg": 0.2, "cutout": 0.2,
     },
 }  # fmt: skip
@@ -21,6 +21,11 @@ TRAINING_ONLY = (
     "brightness", "contrast", "saturation", *PHOTOMETRIC, *MIXES, "transforms",
 )  # fmt: skip
 """Settings that have no effect on an evaluation, which reads images as they are."""
+
+
+def is_any_set(data: Any, names: tuple[str, ...]) -> bool:
+    """Whether one of these settings of a DataConfig is not 0."""
+    return any(getattr(data, name) for name in names)
 
 
 def with_preset(values: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from msanet.config import DataConfig
-from msanet.config.augmentation import MIXES
+from msanet.config.augmentation import MIXES, is_any_set
 from msanet.data.image.color import Draws, sample_rng
 from msanet.data.samples import TrainSample
 from msanet.datasets import IGNORE_INDEX
@@ -28,7 +28,7 @@ class Mix(NamedTuple):
 
 def is_mixed(data: DataConfig) -> bool:
     """Whether the settings mix samples."""
-    return any(getattr(data, name) for name in MIXES)
+    return is_any_set(data, MIXES)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from msanet.config import DataConfig
+from msanet.config.augmentation import PHOTOMETRIC, WARPS, is_any_set
 from msanet.data.image.codec import LazyImage, open_image, open_label
 from msanet.data.image.color import Draws, choose_jitter, color_jitter_uint8, sample_rng
 from msanet.data.image.crop import choose_crops, crop_pair
@@ -88,12 +89,13 @@ def augment_sample(
     if config.rare_class_crops:
         draws = sample_rng(seed, epoch, number, Draws.RARE_CLASS)
         crops = crop_around_rare_class(label, crops, class_pixels, config.rare_class_crops, draws)
-    warp = choose_warp(crops[0].window[2:], config, sample_rng(seed, epoch, number, Draws.WARP))
-    if warp is not None:
+    if is_any_set(config, WARPS):
+        warp = choose_warp(crops[0].window[2:], config, sample_rng(seed, epoch, number, Draws.WARP))
         crops = [crop._replace(warp=warp) for crop in crops]
     image_HWC, label_HW = crop_pair(image, label, crops, config.cat_max_ratio, _fill(config))
-    draws = sample_rng(seed, epoch, number, Draws.PHOTOMETRIC)
-    image_HWC = photometric(image_HWC, config, draws, _fill(config), where)
+    if is_any_set(config, PHOTOMETRIC):
+        draws = sample_rng(seed, epoch, number, Draws.PHOTOMETRIC)
+        image_HWC = photometric(image_HWC, config, draws, _fill(config), where)
     jitter = choose_jitter(config, rng)
     if config.jitter_on == "loader":
         image_HWC, jitter = color_jitter_uint8(image_HWC, jitter), NO_JITTER

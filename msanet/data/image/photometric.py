@@ -29,14 +29,12 @@ def photometric(
 
     Args:
         image_HWC: uint8 RGB, not written to.
-        config: Its settings in PHOTOMETRIC.
+        config: Of its settings in PHOTOMETRIC at least one is set.
         rng: Of this sample.
         fill: The color of cutout.
         where: The sample, for errors.
     """
     active = [name for name in PHOTOMETRIC if getattr(config, name)]
-    if not active:
-        return image_HWC
     require_rgb8(image_HWC, active[0], where)
     is_on = dict(zip(PHOTOMETRIC, rng.random(len(PHOTOMETRIC)), strict=True))
     chosen = {name for name in active if is_on[name] < getattr(config, name)}

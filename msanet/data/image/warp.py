@@ -6,22 +6,19 @@ import cv2
 import numpy as np
 
 from msanet.config import DataConfig
-from msanet.config.augmentation import WARPS
 from msanet.data.image.codec import LazyImage
 
 _MARGIN = 2
 """Source pixels around a crop's outline that interpolation may read."""
 
 
-def choose_warp(size: tuple[int, int], config: DataConfig, rng: np.random.Generator) -> np.ndarray | None:
-    """Draw the warp of a crop of `size` (h, w) about its center; None where no setting asks for one.
+def choose_warp(size: tuple[int, int], config: DataConfig, rng: np.random.Generator) -> np.ndarray:
+    """Draw the warp of a crop of `size` (h, w) about its center.
 
     Returns:
         A (3, 3) homography from (x, y, 1) of a pixel of the crop to where it is taken from, in pixels of the crop without warp.
         The corners move by less than a quarter of the sides beyond an affine map, so it is finite everywhere in the crop.
     """
-    if not any(getattr(config, name) for name in WARPS):
-        return None
     u = 2 * rng.random(11) - 1  # angle, two shears, four corners
     angle = math.radians(config.rotation) * u[0]
     shear_x, shear_y = np.tan(math.radians(config.shear) * u[1:3])
