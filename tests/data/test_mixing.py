@@ -9,7 +9,9 @@ import pytest
 from msanet.config import parse_config
 from msanet.config.augmentation import MIXES
 from msanet.data.mixing import Mixing, is_mixed, rare_classes
+from msanet.data.pipeline import augment, fetch
 from msanet.data.samples import NO_JITTER, TrainSample
+from msanet.errors import UserError
 from support.errors import raises_user_error
 
 CLASS_PIXELS = (900, 500, 100, 5)
@@ -92,3 +94,37 @@ def test_settings_that_cannot_be() -> None:
         mixing(cutmix=0.6, classmix=0.6)
     with raises_user_error("MSA-CONFIG-007", setting="data.classmix"):
         mixing(classmix=0.5, crop=None)
+
+
+class Source:
+    """Samples in memory, one of which cannot be read."""
+
+    def __init__(self, bad: int) -> None:
+        self.bad = bad
+
+    def read(self, sample: int) -> dict[str, Any]:
+        if sample == self.bad:
+            raise UserError("MSA-DATA-014", f"sample {sample} is damaged")
+        image_HWC = np.full((40, 50, 3), 4 * sample, np.uint8)
+        return {"__url__": "s", "__key__": str(sample), "image.npy": image_HWC, "label.npy": image_HWC[..., 0] % 4}
+
+    def fetch(self, sample: int) -> None: ...
+
+
+def test_a_bad_partner_is_not_mixed_in_and_is_an_error_where_bad_samples_are() -> None:
+    plan = mixing(cutmix=1.0, on_bad_sample="skip")
+    chosen = plan.choose(0, 3)
+    assert chosen is not None
+    positions = [(np.zeros(2, np.int64), np.array([3, chosen.partner]))]
+    source = Source(bad=chosen.partner)
+
+    def augmented(plan: Mixing, mixed: Mixing | None) -> list[TrainSample]:
+        groups = fetch(positions, source, plan.data.on_bad_sample == "skip", mixed)
+        (group,) = augment(groups, plan.data, plan.seed, CLASS_PIXELS, mixed)
+        return group
+
+    (own, bad), (alone, _) = augmented(plan, plan), augmented(plan, None)
+    assert np.array_equal(own.image_HWC, alone.image_HWC) and own.error is None
+    assert bad.error and (bad.label_HW == 255).all()
+    with raises_user_error("MSA-DATA-014", mentions=str(chosen.partner)):
+        augmented(mixing(cutmix=1.0), mixing(cutmix=1.0))

@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 from msanet.config import parse_config
 from msanet.data.image.color import Draws, sample_rng
+from msanet.data.pipeline import augment
 from msanet.data.transforms import apply_transforms, open_transforms
 from support.errors import raises_user_error
 
@@ -158,3 +159,11 @@ def test_names_that_are_not_there() -> None:
 def test_files_are_found_from_any_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     data = parse_config({"data": {"transforms": ["my.py:F", "albumentations:Transpose"]}}, "test").data
     assert data.with_absolute_paths().transforms == (f"{Path.cwd()}/my.py:F", "albumentations:Transpose")
+
+
+def test_no_sample_is_a_bad_one_because_a_transform_fails() -> None:
+    image, label = square()
+    sample = {"__url__": "s", "__key__": "k", "image.npy": image, "label.npy": label, "number": 0, "epoch": 0}
+    settings = {"transforms": [own("broken")], "crop": [20, 20], "on_bad_sample": "skip"}
+    with raises_user_error("MSA-DATA-750", setting="data.transforms", mentions="s:k"):
+        list(augment([[sample]], parse_config({"data": settings}, "test").data, 0, (1, 1, 1)))
