@@ -1,6 +1,7 @@
 """CutMix, ClassMix and copy-paste take pixels of another sample, which depends on (seed, epoch, sample) alone."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 
 from msanet.config import parse_config
 from msanet.config.augmentation import MIXES
+from msanet.data import pipeline
 from msanet.data.mixing import Mixing, is_mixed, rare_classes
-from msanet.data.pipeline import augment, fetch
+from msanet.data.pipeline import augment, fetch, predownload
 from msanet.data.samples import NO_JITTER, TrainSample
 from msanet.errors import UserError
 from support.errors import raises_user_error
@@ -100,7 +102,7 @@ class Source:
     """Samples in memory, one of which cannot be read."""
 
     def __init__(self, bad: int) -> None:
-        self.bad = bad
+        self.bad, self.fetched = bad, list[int]()
 
     def read(self, sample: int) -> dict[str, Any]:
         if sample == self.bad:
@@ -108,7 +110,8 @@ class Source:
         image_HWC = np.full((40, 50, 3), 4 * sample, np.uint8)
         return {"__url__": "s", "__key__": str(sample), "image.npy": image_HWC, "label.npy": image_HWC[..., 0] % 4}
 
-    def fetch(self, sample: int) -> None: ...
+    def fetch(self, sample: int) -> None:
+        self.fetched.append(sample)
 
 
 def test_a_bad_partner_is_not_mixed_in_and_is_an_error_where_bad_samples_are() -> None:
@@ -128,3 +131,22 @@ def test_a_bad_partner_is_not_mixed_in_and_is_an_error_where_bad_samples_are() -
     assert bad.error and (bad.label_HW == 255).all()
     with raises_user_error("MSA-DATA-014", mentions=str(chosen.partner)):
         augmented(mixing(cutmix=1.0), mixing(cutmix=1.0))
+
+
+class AtOnce:
+    """An executor without threads."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def submit(self, call: Callable[[int], None], sample: int) -> None:
+        call(sample)
+
+    def shutdown(self, **_: Any) -> None: ...
+
+
+def test_partners_are_downloaded_ahead_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "ThreadPoolExecutor", AtOnce)
+    plan, source = mixing(cutmix=0.5), Source(bad=-1)
+    positions = (np.zeros(20, np.int64), np.arange(20))
+    assert list(predownload([positions], source, 1, 1, plan)) == [positions]
+    assert sorted(source.fetched) == sorted([*range(20), *plan.partners(*positions)]) and len(source.fetched) > 25
