@@ -8,6 +8,7 @@ import numpy as np
 from msanet.config import DataConfig
 from msanet.data.image.codec import LazyImage
 
+_BORDER_BANDS = 4
 _MARGIN = 2
 """Source pixels around a crop's outline that interpolation may read."""
 
@@ -56,15 +57,20 @@ def warp_window(
     left, right = _clipped(x / w, source_w)
     top, bottom = _clipped(y / w, source_h)
     source = pixels.window(top, left, bottom - top, right - left)
-    border = (fill,) if isinstance(fill, int) else fill
-    return cv2.warpPerspective(
-        source,
-        shift(-left, -top) @ to_source,
-        (width, height),
-        flags=interpolation | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=border,
-    )
+    colors = (fill,) if isinstance(fill, int) else fill
+    bands = 1 if source.ndim == 2 else source.shape[2]
+    parts = [  # OpenCV's color of the border has four bands
+        cv2.warpPerspective(
+            source if bands <= _BORDER_BANDS else np.ascontiguousarray(source[..., band : band + _BORDER_BANDS]),
+            shift(-left, -top) @ to_source,
+            (width, height),
+            flags=interpolation | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=colors[band : band + _BORDER_BANDS],
+        ).reshape(height, width, -1)
+        for band in range(0, bands, _BORDER_BANDS)
+    ]
+    return (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)).reshape(height, width, *source.shape[2:])
 
 
 def _clipped(places: np.ndarray, side: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import pytest
 from msanet.config import DataConfig, parse_config
 from msanet.data.image.color import Draws, sample_rng
 from msanet.data.image.crop import CropParams, crop_image, crop_pair
-from msanet.data.image.warp import choose_warp, shift
+from msanet.data.image.warp import choose_warp, shift, warp_window
 from support.images import Pixels
 
 FILL = (9, 8, 7)
@@ -99,3 +99,18 @@ def test_image_and_label_move_together() -> None:
     assert label.max() == 255 or label.max() == 1
     inside = label != 255
     assert ((image[..., 0] > 127) == (label == 1))[inside].mean() > 0.99 and (label == 1).sum() > 100
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("bands", [1, 4, 7])
+def test_any_bands_and_depth(dtype: type, bands: int) -> None:
+    image: np.ndarray = np.random.default_rng(0).integers(0, 256, (30, 40, bands)).astype(dtype)
+    fill = tuple(range(100, 100 + bands))
+    to_source = shift(-10, 0) @ warp((30, 40), 1, **STRONG)
+    found = warp_window(Pixels(image), to_source, (30, 40), fill, cv2.INTER_NEAREST)
+    assert found.dtype == dtype and found.shape == (30, 40, bands)
+    inside = warp_window(Pixels(np.ones((30, 40), np.uint8)), to_source, (30, 40), 0, cv2.INTER_NEAREST) == 1
+    assert inside.any() and not inside.all() and (found[~inside] == fill).all()
+    for band in range(bands):
+        alone = warp_window(Pixels(image[..., band].copy()), to_source, (30, 40), fill[band], cv2.INTER_NEAREST)
+        assert np.array_equal(found[..., band], alone)
