@@ -6,6 +6,7 @@ _OFF = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime connects to its maker when it is imported
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",  # it asks for its newest version when it is imported
     "DO_NOT_TRACK": "1",
 }
 

@@ -61,12 +61,8 @@ def run(args: argparse.Namespace) -> int:
             f"samples is {args.samples}, expected 1 to {MAX_SAMPLES}; choose such a number",
             setting="--samples",
         )
-    if args.sheet and (args.sheet.suffix.lower() != ".png" or args.sheet.is_dir()):
-        raise UserError(
-            "MSA-PACK-046",
-            f"sheet is '{args.sheet}', expected the name of a PNG file; choose for example sheet.png",
-            setting="--sheet",
-        )
+    if args.sheet:
+        require_sheet(args.sheet)
     manifest = load_manifest(args.shards)
     splits = _chosen(manifest, args.split)
     sizes, cells, captions = [], [], []
@@ -83,6 +79,16 @@ def run(args: argparse.Namespace) -> int:
         parts.append(f"wrote {args.sheet}")
     print("\n\n".join(parts))
     return 0
+
+
+def require_sheet(path: Path) -> None:
+    """Raise UserError unless a sheet can have this name."""
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise UserError(
+            "MSA-PACK-046",
+            f"sheet is '{path}', expected the name of a PNG file; choose for example sheet.png",
+            setting="--sheet",
+        )
 
 
 def split_table(splits: Mapping[str, SplitInfo]) -> str:

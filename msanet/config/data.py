@@ -1,9 +1,10 @@
 """What is read, from where, and how it is augmented: the sections `data` and `storage` of the settings."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from msanet.config.augmentation import MIXES, with_preset
 from msanet.config.base import Above0, Count, Positive, Probability, Rgb, Section, Share, Size, WorkerCount
 from msanet.config.text import FOLDER_PREFIX, FilePath, Location, Text, absolute_location, absolute_plugin
 
@@ -25,6 +26,9 @@ class DataConfig(Section):
     val_split: Text | None = Field(
         "val", description="split to validate on; null: no validation, and no best checkpoint"
     )
+    augment: Literal["none", "light", "strong"] = Field(
+        "none", description="preset of the settings below; those that are given win. none: only what they say"
+    )
     resize: Size | None = Field(None, description="[height, width] that training images are resized to; null: own size")
     random_scale: tuple[float, float] = Field(
         (1.0, 1.0), description="[low, high] of the random scale after resize, uniform as in mmsegmentation"
@@ -34,11 +38,34 @@ class DataConfig(Section):
         1.0,
         description="draw a crop again (up to 10 times) if one class has more than this fraction of its labeled pixels",
     )
+    rare_class_crops: Probability = Field(
+        0.0, description="probability that the crop is drawn around a pixel of one of the image's rare classes"
+    )
     flip_horizontal: Probability = Field(0.5, description="probability of a horizontal flip")
     flip_vertical: Probability = Field(0.0, description="probability of a vertical flip (the MSANet paper: 0.5)")
+    rotation: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="rotation by [-x, x] degrees")
+    shear: Annotated[float, Field(ge=0, le=45)] = Field(0.0, description="shear by [-x, x] degrees along both axes")
+    perspective: Share = Field(0.0, description="corners of the crop move by up to x/4 of its sides")
     brightness: Share = Field(0.0, description="color jitter: factor drawn from [1-x, 1+x]")
     contrast: Share = Field(0.0, description="color jitter: factor drawn from [1-x, 1+x]")
     saturation: Share = Field(0.0, description="color jitter: factor drawn from [1-x, 1+x]")
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(0.0, description="hue turned by [-x, x] of the color circle")
+    gamma: Share = Field(0.0, description="gray values to a power drawn from [1-x, 1+x]")
+    grayscale: Probability = Field(0.0, description="probability of an image without color")
+    blur: Probability = Field(0.0, description="probability of a Gaussian blur, standard deviation 0.1 to 2 pixels")
+    noise: Probability = Field(0.0, description="probability of Gaussian noise, standard deviation 0 to 20 gray values")
+    jpeg: Probability = Field(0.0, description="probability of JPEG artifacts, quality 30 to 95")
+    cutout: Probability = Field(
+        0.0, description="probability that a rectangle of 1/8 to 1/2 of each side gets the mean color; its label stays"
+    )
+    cutmix: Probability = Field(0.0, description="probability that a rectangle is replaced by that of another image")
+    classmix: Probability = Field(0.0, description="probability that half the classes of another image are pasted")
+    copy_paste: Probability = Field(0.0, description="probability that the rare classes of another image are pasted")
+    transforms: tuple[str, ...] = Field(
+        (),
+        description="transforms of your own, applied last: package.module:NAME or path/to/file.py:NAME, of albumentations, "
+        "torchvision.transforms.v2 or Kornia, or a function (image, label, rng)",
+    )
     jitter_on: Literal["device", "loader"] = Field(
         "device",
         description="device: jitter colors on the device, in float32; loader: in the loader processes, in uint8",
@@ -73,8 +100,30 @@ class DataConfig(Section):
             "path": self.path and absolute_location(self.path),
             "classes": self.classes and self.classes.resolve(),
             "dataset": self.dataset and absolute_plugin(self.dataset),
+            "transforms": tuple(map(absolute_plugin, self.transforms)),
         }
         return self.model_copy(update=update)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        return with_preset(values)
+
+    @model_validator(mode="after")
+    def _augmentation_applies(self) -> "DataConfig":
+        if self.rare_class_crops and self.crop is None:
+            raise ValueError(
+                f"data.rare_class_crops={self.rare_class_crops:g} has no effect without a crop; set data.crop"
+            )
+        mixes = {name: getattr(self, name) for name in MIXES if getattr(self, name)}
+        given = " ".join(f"data.{name}={value:g}" for name, value in mixes.items())
+        if mixes and not self.fixed_size:
+            raise ValueError(f"{given} cannot mix images of different sizes; set data.crop")
+        if sum(mixes.values()) > 1 + 1e-9:
+            raise ValueError(
+                f"{given} are {sum(mixes.values()):g} together, expected at most 1, since an image is mixed once; lower them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ranges(self) -> "DataConfig":

@@ -13,6 +13,7 @@ from msanet.config import Config, DataConfig, StorageConfig
 from msanet.data.decoded_cache import DecodedSource
 from msanet.data.loader_processes import iterate, worker
 from msanet.data.manifest import Manifest
+from msanet.data.mixing import Mixing, is_mixed
 from msanet.data.open_dataset import open_dataset
 from msanet.data.pipeline import (
     Batch,
@@ -29,6 +30,7 @@ from msanet.data.sample_source import ReadableSource, SampleSource
 from msanet.data.shared_memory import EVALUATION_PREFETCH
 from msanet.data.shuffle_order import ShuffleConfig, ShuffleOrder, evaluation_slice, rank_slice
 from msanet.data.storage.cache import NodeCache, cache_folder
+from msanet.data.transforms import open_transforms
 from msanet.errors import UserError
 
 
@@ -173,11 +175,14 @@ def train_pipeline(
     if storage.decoded_cache_limit_bytes:
         folder = cache_folder(storage.cache_dir) / "decoded"
         samples = DecodedSource(source, NodeCache(folder, storage.decoded_cache_limit_bytes, evict=False))
+    open_transforms(data.transforms)  # an error now, not in a loader process
+    class_pixels = source.manifest.split(source.split).histogram
+    mixing = Mixing(data, seed, len(source), class_pixels) if is_mixed(data) else None
     return wds.DataPipeline(
         positions,
-        partial(predownload, source=samples, depth=storage.predownload, threads=storage.max_connections),
-        partial(fetch, source=samples, skip_bad=data.on_bad_sample == "skip"),
-        partial(augment, config=data, seed=seed),
+        partial(predownload, source=samples, depth=storage.predownload, threads=storage.max_connections, mixing=mixing),
+        partial(fetch, source=samples, skip_bad=data.on_bad_sample == "skip", mixing=mixing),
+        partial(augment, config=data, seed=seed, class_pixels=class_pixels, mixing=mixing),
         collate,
     )
 

@@ -14,8 +14,10 @@ from torch import Tensor
 from msanet.config import DataConfig
 from msanet.data.image.codec import INSTANCES, decode_instances
 from msanet.data.image.color import color_jitter, normalize
+from msanet.data.mixing import Mixing
 from msanet.data.sample_source import ReadableSource, SampleSource
 from msanet.data.samples import NO_JITTER, TrainSample, augment_sample, decode_sample, placeholder_sample
+from msanet.data.transforms import NOT_OF_THE_SAMPLE
 from msanet.errors import UserError
 
 Positions = tuple[np.ndarray, np.ndarray]
@@ -23,6 +25,8 @@ Positions = tuple[np.ndarray, np.ndarray]
 Sample = dict[str, Any]
 """A WebDataset sample: {extension: bytes or array}, with __key__ and __url__."""
 BAD_SAMPLE = "__bad_sample__"
+PARTNER = "__partner__"
+"""In a sample: the other one, which is mixed into it."""
 _SHARDS_GONE = "MSA-DATA-552"
 """No sample is bad then."""
 
@@ -78,9 +82,12 @@ def network_input(batch: Batch, data: DataConfig) -> Tensor:
 
 
 def predownload(
-    positions: Iterable[Positions], source: ReadableSource, depth: int, threads: int
+    positions: Iterable[Positions], source: ReadableSource, depth: int, threads: int, mixing: Mixing | None = None
 ) -> Iterator[Positions]:
-    """Pass positions on, `depth` of them late, while threads fetch the bytes of those that are waiting."""
+    """Pass positions on, `depth` of them late, while threads fetch the bytes of those that are waiting.
+
+    mixing: says which other samples are mixed in.
+    """
     waiting: deque[Positions] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="predownload")
     try:
@@ -88,6 +95,8 @@ def predownload(
             waiting.append(item)
             for sample in item[1]:
                 pool.submit(source.fetch, int(sample))  # its error is raised again by the read
+            for partner in mixing.partners(*item) if mixing else ():
+                pool.submit(source.fetch, partner)
             if len(waiting) > depth:
                 yield waiting.popleft()
         yield from waiting
@@ -95,8 +104,13 @@ def predownload(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def fetch(positions: Iterable[Positions], source: ReadableSource, skip_bad: bool = False) -> Iterator[list[Sample]]:
-    """Positions to lists of samples with epoch and number; a bad sample that is skipped has its error instead."""
+def fetch(
+    positions: Iterable[Positions], source: ReadableSource, skip_bad: bool = False, mixing: Mixing | None = None
+) -> Iterator[list[Sample]]:
+    """Positions to lists of samples with epoch and number; a bad sample that is skipped has its error instead.
+
+    mixing: says which of them also have another sample, PARTNER.
+    """
 
     def read(epoch: int, number: int) -> Sample:
         try:
@@ -106,27 +120,47 @@ def fetch(positions: Iterable[Positions], source: ReadableSource, skip_bad: bool
                 raise
             return {"epoch": epoch, "number": number, BAD_SAMPLE: str(error)}
 
+    def with_partner(epoch: int, number: int) -> Sample:
+        chosen = mixing.choose(epoch, number) if mixing else None
+        return read(epoch, number) | ({PARTNER: read(epoch, chosen.partner)} if chosen else {})
+
     for epochs, samples in positions:
-        yield [read(int(epoch), int(sample)) for epoch, sample in zip(epochs, samples, strict=True)]
+        yield [with_partner(int(epoch), int(sample)) for epoch, sample in zip(epochs, samples, strict=True)]
 
 
-def augment(groups: Iterable[list[Sample]], config: DataConfig, seed: int) -> Iterator[list[TrainSample]]:
-    """Decode, crop and flip every sample of a micro-batch."""
+def augment(
+    groups: Iterable[list[Sample]],
+    config: DataConfig,
+    seed: int,
+    class_pixels: tuple[int, ...] = (),
+    mixing: Mixing | None = None,
+) -> Iterator[list[TrainSample]]:
+    """Decode, crop and augment every sample of a micro-batch, and mix it with its partner, if it has one.
 
-    def one(sample: Sample) -> TrainSample:
+    class_pixels: labeled pixels of the split by class.
+    """
+
+    def one(sample: Sample, data: DataConfig = config) -> TrainSample:
         number, epoch, error = sample["number"], sample["epoch"], sample.get(BAD_SAMPLE)
         if error is None:
             try:
-                return augment_sample(sample, number, epoch, config, seed)
+                return augment_sample(sample, number, epoch, data, seed, class_pixels)
             except UserError as raised:
-                if config.on_bad_sample == "raise":
+                if config.on_bad_sample == "raise" or raised.code in NOT_OF_THE_SAMPLE:
                     raise
                 error = str(raised)
         return placeholder_sample(number, epoch, config, error)
 
+    def mixed(sample: Sample) -> TrainSample:
+        own = one(sample)
+        if mixing is None or PARTNER not in sample or own.error:
+            return own
+        other = one(sample[PARTNER], mixing.data_of_partner(own.epoch, own.number))
+        return own if other.error else mixing.mix(own, other)  # the epoch also has the partner, which says its error
+
     cv2.setNumThreads(0)  # parallel across loader processes, not inside them
     for group in groups:
-        yield [one(sample) for sample in group]
+        yield [mixed(sample) for sample in group]
 
 
 def whole_images(groups: Iterable[list[Sample]]) -> Iterator[list[TrainSample]]:

@@ -6,9 +6,14 @@ from typing import Any
 import numpy as np
 
 from msanet.config import DataConfig
+from msanet.config.augmentation import PHOTOMETRIC, WARPS, is_any_set
 from msanet.data.image.codec import LazyImage, open_image, open_label
-from msanet.data.image.color import choose_jitter, color_jitter_uint8, sample_rng
+from msanet.data.image.color import Draws, choose_jitter, color_jitter_uint8, sample_rng
 from msanet.data.image.crop import choose_crops, crop_pair
+from msanet.data.image.photometric import photometric
+from msanet.data.image.rare_class import crop_around_rare_class
+from msanet.data.image.warp import choose_warp
+from msanet.data.transforms import apply_transforms
 from msanet.datasets import IGNORE_INDEX
 from msanet.errors import UserError
 
@@ -69,15 +74,34 @@ def decode_sample(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return image, label
 
 
-def augment_sample(sample: dict[str, Any], number: int, epoch: int, config: DataConfig, seed: int) -> TrainSample:
-    """Crop, flip and, if configured, jitter one WebDataset sample. Raises UserError if it cannot be read."""
+def augment_sample(
+    sample: dict[str, Any], number: int, epoch: int, config: DataConfig, seed: int, class_pixels: tuple[int, ...] = ()
+) -> TrainSample:
+    """Everything that is done to one WebDataset sample before it is mixed with another.
+
+    class_pixels: labeled pixels of the split by class, which say what is rare.
+    Raises UserError if it cannot be read.
+    """
     rng = sample_rng(seed, epoch, number)
+    where = f"{sample['__url__']}:{sample['__key__']}"
     image, label = open_pair(sample)
     crops = choose_crops(image.size, config, rng)
+    if config.rare_class_crops:
+        draws = sample_rng(seed, epoch, number, Draws.RARE_CLASS)
+        crops = crop_around_rare_class(label, crops, class_pixels, config.rare_class_crops, draws)
+    if is_any_set(config, WARPS):
+        warp = choose_warp(crops[0].window[2:], config, sample_rng(seed, epoch, number, Draws.WARP))
+        crops = [crop._replace(warp=warp) for crop in crops]
     image_HWC, label_HW = crop_pair(image, label, crops, config.cat_max_ratio, _fill(config))
+    if is_any_set(config, PHOTOMETRIC):
+        draws = sample_rng(seed, epoch, number, Draws.PHOTOMETRIC)
+        image_HWC = photometric(image_HWC, config, draws, _fill(config), where)
     jitter = choose_jitter(config, rng)
     if config.jitter_on == "loader":
         image_HWC, jitter = color_jitter_uint8(image_HWC, jitter), NO_JITTER
+    if config.transforms:
+        draws = sample_rng(seed, epoch, number, Draws.TRANSFORMS)
+        image_HWC, label_HW = apply_transforms(config.transforms, image_HWC, label_HW, len(class_pixels), draws, where)
     return TrainSample(number, epoch, image_HWC, label_HW, jitter)
 
 

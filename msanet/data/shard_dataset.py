@@ -10,6 +10,7 @@ import webdataset as wds
 from torch.utils.data import IterableDataset
 
 from msanet.config import parse_config
+from msanet.config.augmentation import TRAINING_ONLY
 from msanet.data.epoch_plan import InOrder, rank_and_world_size
 from msanet.data.loader import split_order, train_pipeline
 from msanet.data.loader_processes import worker
@@ -20,9 +21,6 @@ from msanet.errors import UserError
 from msanet.plugins import trust
 
 STATE_VERSION = 1
-_OF_TRAINING = (
-    "crop", "resize", "random_scale", "cat_max_ratio", "flip_horizontal", "flip_vertical", "brightness", "contrast", "saturation",
-)  # fmt: skip
 _STREAMS = 64
 """Distant places of the dataset that are mixed, where no batch size is known."""
 
@@ -67,7 +65,7 @@ class ShardDataset(IterableDataset):
         self.split, self.seed = split, seed
         self.is_train = split.startswith("train") if train is None else train
         asked = {**settings, "crop": crop} if crop is not None else settings
-        ignored = [name for name in asked if name in _OF_TRAINING]
+        ignored = [name for name in asked if name in TRAINING_ONLY]
         if ignored and not self.is_train:
             raise UserError(
                 "MSA-DATA-738",
@@ -81,7 +79,7 @@ class ShardDataset(IterableDataset):
             trust(dataset)
         self.data, self.storage = config.data, config.storage
         opened = open_dataset(self.data, self.storage)
-        self.manifest = opened.read_manifest()
+        self.manifest = opened.read_manifest(count_labels=bool(self.data.rare_class_crops or self.data.copy_paste))
         self.source = opened.source(split, self.manifest)
         self.classes, self.palette = self.manifest.classes, self.manifest.palette
         self._epoch, self._yielded, self._is_loaded = -1, 0, False

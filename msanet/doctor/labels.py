@@ -82,7 +82,8 @@ def dominant_class(train: SplitInfo, classes: Sequence[str]) -> Found:
     if share > _DOMINANT and len(classes) > 1:
         text = (
             f"'{classes[largest]}' has {share:.1%} of the labeled pixels, expected at most {_DOMINANT:.0%}: a network that "
-            "predicts nothing else is right; set data.cat_max_ratio=0.75, loss.class_weights=median_frequency or loss.dice"
+            "predicts nothing else is right; set data.cat_max_ratio=0.75, data.rare_class_crops=0.5, "
+            "loss.class_weights=median_frequency or loss.dice"
         )
         yield "warning", text
 

@@ -1,4 +1,4 @@
-"""OpenCV's readers, which return None for what is no image, as functions that fail."""
+"""Pictures of tests: read by OpenCV, whose readers return None for what is no image, or in memory."""
 
 from pathlib import Path
 
@@ -16,3 +16,16 @@ def decode_pixels(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     assert pixels is not None, "not an image"
     return pixels
+
+
+class Pixels:
+    """A picture in memory, as a LazyImage that counts what is asked of it."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels, self.size, self.asked = pixels, pixels.shape[:2], 0
+
+    def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        assert 0 <= top <= top + height <= self.size[0] and 0 <= left <= left + width <= self.size[1]
+        assert height > 0 and width > 0
+        self.asked += height * width
+        return self.pixels[top : top + height, left : left + width]

@@ -3,6 +3,8 @@
 They depend on (seed, epoch, sample) alone, so pixels do not depend on ranks, workers or resumes.
 """
 
+from enum import IntEnum
+
 import cv2
 import numpy as np
 import torch
@@ -10,12 +12,27 @@ from torch import Tensor
 
 from msanet.config import DataConfig
 
+
+class Draws(IntEnum):
+    """What random numbers are for, besides scale, crop, flips and color jitter."""
+
+    WARP = 1
+    RARE_CLASS = 2
+    PHOTOMETRIC = 3
+    TRANSFORMS = 4
+    MIX = 5
+
+
 _GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma of R, G, B
 
 
-def sample_rng(seed: int, epoch: int, sample: int) -> np.random.Generator:
-    """The random numbers of one sample in one epoch."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, sample))))
+def sample_rng(seed: int, epoch: int, sample: int, purpose: int | None = None) -> np.random.Generator:
+    """The random numbers of one sample in one epoch.
+
+    purpose: one of the Draws; each has numbers of its own, so that no augmentation changes what another one draws.
+    """
+    key = () if purpose is None else (purpose,)
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, sample), spawn_key=key)))
 
 
 def choose_jitter(config: DataConfig, rng: np.random.Generator) -> tuple[float, float, float]:

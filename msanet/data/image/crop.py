@@ -1,7 +1,7 @@
 """Scale, crop and flip, drawn before a pixel is decoded, and applied only to the pixels under the crop.
 
-The result is that of resizing the full image and cropping then: exactly for labels, within one gray level (the rounding
-of OpenCV's resize) for images. See docs/decisions/0005.
+A warp is one resampling with the scale (warp.py). Without one, the result is that of resizing the full image and cropping
+then: exactly for labels, within one gray level (the rounding of OpenCV's resize) for images. See docs/decisions/0005.
 """
 
 import math
@@ -13,6 +13,7 @@ import numpy as np
 
 from msanet.config import DataConfig
 from msanet.data.image.codec import LazyImage
+from msanet.data.image.warp import shift, warp_window
 from msanet.datasets import IGNORE_INDEX
 
 CROP_TRIES = 10
@@ -24,7 +25,7 @@ Window = tuple[int, int, int, int]
 
 
 class CropParams(NamedTuple):
-    """Size (h, w) to resize to, window of the resized image, and flips.
+    """Size (h, w) to resize to, window of the resized image, its warp (see `choose_warp`), and flips, which come last.
 
     Outside the image the window has the mean color and an ignored label.
     """
@@ -32,6 +33,7 @@ class CropParams(NamedTuple):
     resized: tuple[int, int]
     window: Window
     flip: tuple[bool, bool]  # left-right, top-bottom
+    warp: np.ndarray | None = None
 
 
 def choose_crops(size: tuple[int, int], config: DataConfig, rng: np.random.Generator) -> list[CropParams]:
@@ -57,7 +59,7 @@ def crop_pair(
     Suitable: no class has more than cat_max_ratio of the labeled pixels. The image is decoded once.
     """
     for params in crops:
-        label_crop = _LabelCrop(label, params)
+        label_crop = _LabelCrop(label, params) if params.warp is None else _WarpedLabel(label, params)
         if cat_max_ratio >= 1 or _is_mixed(label_crop.source, cat_max_ratio):
             break
     return crop_image(image, params, fill), label_crop.resized()
@@ -65,6 +67,8 @@ def crop_pair(
 
 def crop_image(image: LazyImage, params: CropParams, fill: tuple[int, int, int]) -> np.ndarray:
     """(h, w, 3) uint8 of the window; `fill` outside the image."""
+    if params.warp is not None:
+        return _flip(_warped(image, params, fill, cv2.INTER_LINEAR), params.flip)
     inside = _inside(params)
     pixels = _bilinear(image, params.resized, inside) if inside[2] and inside[3] else np.empty((0, 0, 3), np.uint8)
     return _flip(_pad(pixels, inside, params.window, fill), params.flip)
@@ -88,6 +92,24 @@ class _LabelCrop:
         if pixels.shape != self.inside[2:]:
             pixels = pixels.take(self.rows - self.rows[0], axis=0).take(self.columns - self.columns[0], axis=1)
         return _flip(_pad(pixels, self.inside, self.params.window, IGNORE_INDEX), self.params.flip)
+
+
+class _WarpedLabel:
+    """The same under a warp."""
+
+    def __init__(self, label: LazyImage, params: CropParams) -> None:
+        self.source, self._flipped = _warped(label, params, IGNORE_INDEX, cv2.INTER_NEAREST), params.flip
+
+    def resized(self) -> np.ndarray:
+        return _flip(self.source, self._flipped)
+
+
+def _warped(pixels: LazyImage, params: CropParams, fill: int | tuple[int, int, int], interpolation: int) -> np.ndarray:
+    """The window before flips. OpenCV's pixel i of a resized side is at (i + 1/2) side / resized - 1/2 of the source."""
+    top, left, height, width = params.window
+    scale_y, scale_x = (side / resized for side, resized in zip(pixels.size, params.resized, strict=True))
+    to_source = shift(-0.5, -0.5) @ np.diag([scale_x, scale_y, 1]) @ shift(left + 0.5, top + 0.5)
+    return warp_window(pixels, to_source @ params.warp, (height, width), fill, interpolation)
 
 
 def _resized(size: tuple[int, int], resize: tuple[int, int] | None, factor: float) -> tuple[int, int]:

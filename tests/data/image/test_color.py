@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from msanet.config import DataConfig, parse_config
-from msanet.data.image.color import choose_jitter, color_jitter, color_jitter_uint8, normalize, sample_rng
+from msanet.data.image.color import Draws, choose_jitter, color_jitter, color_jitter_uint8, normalize, sample_rng
 
 
 def settings(**data: Any) -> DataConfig:
@@ -18,6 +18,8 @@ def test_randomness_is_a_function_of_seed_epoch_and_sample() -> None:
     draws = {key: sample_rng(*key).random() for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}
     assert len(set(draws.values())) == 4
     assert sample_rng(0, 1, 0).random() == draws[0, 1, 0]
+    of_purposes = [sample_rng(0, 0, 0, purpose).random() for purpose in Draws]
+    assert len({*of_purposes, *draws.values()}) == 4 + len(Draws)
     assert choose_jitter(settings(), sample_rng(0, 0, 0)) == (1.0, 1.0, 1.0)
     brightness, contrast, saturation = choose_jitter(settings(brightness=0.5, contrast=0.1), sample_rng(0, 0, 0))
     assert 0.5 <= brightness <= 1.5 and 0.9 <= contrast <= 1.1 and saturation == 1.0

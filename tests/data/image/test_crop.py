@@ -14,22 +14,9 @@ from msanet.data.image.codec import LazyImage, open_image, open_label
 from msanet.data.image.color import sample_rng
 from msanet.data.image.crop import CROP_TRIES, CropParams, choose_crops, crop_image, crop_pair
 from msanet.data.image.tiles import encode_tiled
-from support.images import read_image
+from support.images import Pixels, read_image
 
 FILL = (9, 8, 7)
-
-
-class Pixels:
-    """A picture in memory that counts what is asked of it."""
-
-    def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels, self.size, self.asked = pixels, pixels.shape[:2], 0
-
-    def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        assert 0 <= top <= top + height <= self.size[0] and 0 <= left <= left + width <= self.size[1]
-        assert height > 0 and width > 0
-        self.asked += height * width
-        return self.pixels[top : top + height, left : left + width]
 
 
 def settings(**data: Any) -> DataConfig:
@@ -189,7 +176,7 @@ def test_sides_keep_their_ratio() -> None:
     config = settings(crop=[64, 64], random_scale=[0.5, 2.0])
     for size in ((1024, 2048), (375, 500), (360, 480), (719, 1283)):
         for number in range(50):
-            ((height, width), _, _) = choose_crops(size, config, sample_rng(0, 0, number))[0]
+            height, width = choose_crops(size, config, sample_rng(0, 0, number))[0].resized
             assert height / size[0] == pytest.approx(width / size[1], rel=0.01)
 
 
