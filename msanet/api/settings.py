@@ -57,6 +57,7 @@ def data_settings(location: PathLike | None) -> dict[str, Any]:
     if not location:
         return {}
     path: dict[str, Any] = {"data.path": str(location), "data.dataset": None}
+    path |= {"data.sampling_weights": None, "data.val_path": None}
     return path if str(location).startswith(FOLDER_PREFIX) else {**path, "data.classes": None}
 
 
