@@ -23,7 +23,8 @@ def training_config(
     """The run that the arguments of `msanet.train` ask for. Raises UserError."""
     given = dict(settings)
     if data is not None:
-        given |= {"data": data} if isinstance(data, Mapping) else {"data.path": str(data)}
+        paths = str(data) if isinstance(data, str | Path) else [*map(str, data)]
+        given |= {"data": data} if isinstance(data, Mapping) else {"data.path": paths}
     if dir is not None:
         given["run.dir"] = dir
     return complete(load_config(config, extra=nested(given), origin=PYTHON))

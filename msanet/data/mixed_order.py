@@ -41,13 +41,14 @@ def samples_per_epoch(sizes: Sequence[int], weights: Sequence[float]) -> list[in
     by_remainder = sorted(range(len(shares)), key=lambda k: (counts[k] - shares[k], k))
     for k in by_remainder[: total - sum(counts)]:
         counts[k] += 1
-    if 0 in counts:
-        raise UserError(
-            "MSA-DATA-762",
-            f"data.sampling_weights={list(weights)} takes none of the {total} samples of an epoch from dataset "
-            f"{counts.index(0) + 1}, expected at least one; raise its weight, or remove the dataset from data.path",
-            setting="data.sampling_weights",
-        )
+    for number, (size, count) in enumerate(zip(sizes, counts, strict=True), 1):
+        if not size or not count:
+            raise UserError(
+                "MSA-DATA-762",
+                f"data.sampling_weights={list(weights)} takes none of the {total} samples of an epoch from dataset {number}, which has "
+                f"{size}, expected at least one; raise its weight, or remove the dataset from data.path",
+                setting="data.sampling_weights",
+            )
     return counts
 
 

@@ -147,7 +147,7 @@ def log_mix(manifest: MixedManifest, split: str, weights: Sequence[float]) -> No
     counts = samples_per_epoch(sizes, weights)
     for part, size, count in zip(parts, sizes, counts, strict=True):
         lacking = [name for number, name in enumerate(manifest.classes) if number not in part.train_ids]
-        without = f"; it has no pixels of {_listed(lacking)}" if lacking else ""
+        without = f"; it does not have {_listed(lacking)}" if lacking else ""
         epochs = f"{count / size:.3g} of its own" if weights else "each once"
         logger.info(
             f"data: '{part.name}' gives {count} of the {sum(sizes)} samples of an epoch ({count / sum(sizes):.1%}, {epochs})"

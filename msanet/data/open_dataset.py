@@ -10,7 +10,7 @@ from msanet.config.text import FOLDER_PREFIX
 from msanet.data.label_scheme import read_scheme
 from msanet.data.manifest import Manifest
 from msanet.data.mixed_source import MixedSource
-from msanet.data.mixture import MixedManifest, log_mix, mixed_manifest, require_labels_of_each
+from msanet.data.mixture import MixedManifest, log_mix, mixed_manifest, require_labels_of_each, shares_of
 from msanet.data.sample_source import SampleSource
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
@@ -117,6 +117,10 @@ class Mixture:
         if count_labels:
             require_labels_of_each(mixed, data.train_split)
             log_mix(mixed, data.train_split, data.sampling_weights or ())
+            if shares := shares_of(mixed, data.val_split) if data.val_split in mixed.splits else []:
+                logger.info(
+                    f"data: validation on {', '.join(share.name for share in shares)}; the best is that of all together"
+                )
         return mixed
 
     def source(self, split: str, manifest: Manifest) -> SampleSource:
