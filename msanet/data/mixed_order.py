@@ -45,8 +45,8 @@ def samples_per_epoch(sizes: Sequence[int], weights: Sequence[float]) -> list[in
         if not size or not count:
             raise UserError(
                 "MSA-DATA-762",
-                f"data.sampling_weights={list(weights)} takes none of the {total} samples of an epoch from dataset {number}, which has "
-                f"{size}, expected at least one; raise its weight, or remove the dataset from data.path",
+                f"data.sampling_weights={list(weights)} takes none of the {total} samples of an epoch from dataset {number}, "
+                f"which has {size}, expected at least one; raise its weight, or remove the dataset from data.path",
                 setting="data.sampling_weights",
             )
     return counts

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -16,12 +17,13 @@ from conftest import write_camvid
 from msanet.config import Config, parse_config
 from msanet.data import Loader, ShardDataset
 from msanet.data.loader import batch_plan, shuffle_config, shuffle_order, train_loader, train_source
-from msanet.data.mixture import MixedManifest, shares_of
+from msanet.data.mixture import MixedManifest, mixed_manifest, shares_of
 from msanet.data.open_dataset import open_dataset
 from msanet.data.samples import decode_sample
 from msanet.datasets import CAMVID
 from sharding.__main__ import main
 from support.errors import raises_user_error
+from support.servers import nginx
 
 STREET: dict[str, Any] = {
     "name": "street",
@@ -104,13 +106,13 @@ def test_classes_are_mapped_by_name_to_the_pixel(root: Path) -> None:
     table = np.full(256, 255, np.uint8)
     table[[0, 1]] = 1, 0  # house, way
     expected += [table[label] for label in labels(own)]
-    assert all(np.array_equal(*pair) for pair in zip(labels(source), expected, strict=True)) and len(expected) == 14
+    assert all(np.array_equal(a, b) for a, b in zip(labels(source), expected, strict=True)) and len(expected) == 14
     counts = np.bincount(np.concatenate([label.ravel() for label in expected]), minlength=256)
     info = manifest.split("train")
     assert info.histogram == tuple(counts[:3]) and info.ignored == counts[255]
     assert source.key(0) == f"camvid.{camvid.key(0)}" and source.key(10) == "own.0"
     images = [decode_sample(one.read(number))[0] for one, number in ((source, 12), (own, 2))]
-    assert np.array_equal(*images)
+    assert np.array_equal(images[0], images[1])
 
 
 def test_the_same_names_in_another_order_need_no_scheme(root: Path) -> None:
@@ -130,14 +132,9 @@ def test_a_folder_under_a_scheme_is_its_shards_packed_with_it(root: Path, tmp_pa
     words = ["--source", root / "source", "--out", tmp_path / "packed", "--label-scheme", scheme]
     main(["camvid", *map(str, words), "--workers", "1"])
     options: dict[str, Any] = {"crop": (30, 40), "seed": 2, "shuffle_block_bytes": 1}
-    packed, folder, mapped = (
-        ShardDataset(path, **options, **more)
-        for path, more in (
-            (tmp_path / "packed", {}),
-            (f"folder:{root / 'source'}", {"label_scheme": str(scheme)}),
-            (root / "camvid", {"label_scheme": str(scheme)}),
-        )
-    )
+    packed = ShardDataset(tmp_path / "packed", **options)
+    folder = ShardDataset(f"folder:{root / 'source'}", **options, label_scheme=str(scheme))
+    mapped = ShardDataset(root / "camvid", **options, label_scheme=str(scheme))
     assert packed.manifest.classes == folder.manifest.classes == ("car", "flat")
     assert packed.manifest.ids == folder.manifest.ids and packed.palette == folder.palette
     wanted = list(batches(packed))
@@ -210,6 +207,31 @@ def test_a_training_is_the_same_on_any_ranks_from_any_step(root: Path) -> None:
         )
 
 
+def test_shards_elsewhere_and_a_folder(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    wanted = list(batches(mixed(root)))
+    with nginx(root / "camvid", tmp_path / "nginx") as (address, _):
+        paths = [address, f"folder:{root / 'own'}"]
+        remote = mixed(root, path=paths, storage={"cache_dir": str(tmp_path / "cache")})
+        assert equal(batches(remote), wanted)
+    assert "http" in remote.source.names(0)["__url__"]
+
+
+def test_a_bad_sample_is_named_with_its_dataset(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "own", tmp_path / "own")
+    (tmp_path / "own/labels/train/2.png").write_bytes(b"damaged")
+    paths = [str(root / "camvid"), f"folder:{tmp_path / 'own'}"]
+    dataset = mixed(root, path=paths, on_bad_sample="skip", max_bad_fraction=1.0)
+    found = [
+        sentence
+        for batch in islice(Loader(dataset, 4, num_workers=0, output="batch"), 4)
+        for sentence in batch.bad_samples
+    ]
+    assert found and all("labels/train/2.png" in sentence for sentence in found)
+    with raises_user_error("MSA-DATA-730"):
+        list(batches(mixed(root, path=paths, on_bad_sample="skip", max_bad_fraction=0.0)))
+
+
 def test_an_evaluation_has_each_image_of_each_dataset_once(root: Path) -> None:
     dataset, manifest, _ = opened(root, "camvid", "own")
     source = dataset.source("val", manifest)
@@ -236,6 +258,12 @@ def test_decoded_samples_are_cached_by_what_their_labels_mean(root: Path) -> Non
     source, camvid = dataset.source("train", manifest), single(root / "camvid")
     assert source.content_name(3) != camvid.content_name(3)
     assert source.content_name(3).startswith(camvid.content_name(3))
+
+
+def test_images_that_differ_in_more_than_classes(root: Path) -> None:
+    manifest = single(root / "camvid").manifest
+    with raises_user_error("MSA-DATA-763", setting="data.path", mentions="ignore_index 254"):
+        mixed_manifest([manifest, manifest.model_copy(update={"ignore_index": 254})], None, {"train": (0, 1)}, "train")
 
 
 @pytest.mark.parametrize(
