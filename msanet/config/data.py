@@ -1,9 +1,10 @@
 """What is read, from where, and how it is augmented: the sections `data` and `storage` of the settings."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from msanet.config.base import Above0, Count, Positive, Probability, Rgb, Section, Share, Size, WorkerCount
 from msanet.config.text import FOLDER_PREFIX, FilePath, Location, Text, absolute_location, absolute_plugin
@@ -24,7 +25,10 @@ class DataConfig(Section):
     label_scheme: FilePath | None = Field(
         None, description="file as for --label-scheme of msanet pack: classes by name, of one dataset or of several"
     )
-    classes: FilePath | None = Field(None, description="classes file of folder:DIR, as --classes of msanet pack folder")
+    classes: FilePath | tuple[FilePath | None, ...] | None = Field(
+        None,
+        description="classes file of folder:DIR, as --classes of msanet pack folder; of a list in path one for each, or null",
+    )
     dataset: Text | None = Field(
         None,
         description="instead of path, a dataset of your own: package.module:NAME or path/to/file.py:NAME, called with a split",
@@ -94,16 +98,19 @@ class DataConfig(Section):
         none = {"sampling_weights": None, "label_scheme": None, "val_path": None}
         if self.dataset is not None:
             return [self.model_copy(update=none)]
-        classes = {path: self.classes if path.startswith(FOLDER_PREFIX) else None for path in self.paths}
-        return [self.model_copy(update={**none, "path": path, "classes": classes[path]}) for path in self.paths]
+        classes = self.classes if isinstance(self.classes, tuple) else (self.classes,) * len(self.paths)
+        return [
+            self.model_copy(update={**none, "path": path, "classes": file if path.startswith(FOLDER_PREFIX) else None})
+            for path, file in zip(self.paths, classes, strict=True)
+        ]
 
     def with_absolute_paths(self) -> "DataConfig":
         """The same data, whatever the working directory."""
         update = {
-            "path": _absolute(self.path),
-            "val_path": _absolute(self.val_path),
-            "classes": self.classes and self.classes.resolve(),
-            "label_scheme": self.label_scheme and self.label_scheme.resolve(),
+            "path": _each(absolute_location, self.path),
+            "val_path": _each(absolute_location, self.val_path),
+            "classes": _each(Path.resolve, self.classes),
+            "label_scheme": _each(Path.resolve, self.label_scheme),
             "dataset": self.dataset and absolute_plugin(self.dataset),
         }
         return self.model_copy(update=update)
@@ -130,16 +137,21 @@ class DataConfig(Section):
 
     @field_validator("path", "val_path", mode="before")
     @classmethod
-    def _is_a_location_or_several(cls, value: Any) -> Any:
+    def _is_a_location_or_several(cls, value: Any, info: ValidationInfo) -> Any:
         """One sentence, where pydantic would have one for each type that it might have been. A list of one is that one."""
         if not isinstance(value, list | tuple):
             return value
         if not value or not all(isinstance(item, str | Path) and str(item).strip() for item in value):
-            raise ValueError(f"data.path is {[*value]!r:.100}, expected text (in quotes if need be), or a list of it")
+            found = f"data.{info.field_name} is {[*value]!r:.100}"
+            raise ValueError(f"{found}, expected text (in quotes if need be), or a list of it")
         return value[0] if len(value) == 1 else value
 
     def _check_list(self) -> None:
-        paths, weights = self.paths, self.sampling_weights
+        paths, weights, classes = self.paths, self.sampling_weights, self.classes
+        if isinstance(classes, tuple) and len(classes) != len(paths):
+            raise ValueError(
+                f"data.classes has {len(classes)} values for {len(paths)} datasets in data.path, expected one for each; fix it"
+            )
         if twice := [path for path in paths if paths.count(path) > 1]:
             raise ValueError(
                 f"data.path has {twice[0]} {paths.count(twice[0])} times, expected once; use data.sampling_weights"
@@ -163,8 +175,9 @@ def _as_list(path: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return () if path is None else (path,) if isinstance(path, str) else path
 
 
-def _absolute(path: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-    return tuple(map(absolute_location, path)) if isinstance(path, tuple) else path and absolute_location(path)
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
+    """A value, or each of several, changed; None stays."""
+    return tuple(_each(change, one) for one in value) if isinstance(value, tuple) else value and change(value)
 
 
 class StorageConfig(Section):

@@ -10,7 +10,7 @@ from msanet.config.text import FOLDER_PREFIX
 from msanet.data.label_scheme import read_scheme
 from msanet.data.manifest import Manifest
 from msanet.data.mixed_source import MixedSource
-from msanet.data.mixture import MixedManifest, log_mix, mixed_manifest, require_labels_of_each, shares_of
+from msanet.data.mixture import MixedManifest, log_mix, mixed_manifest, require_labels_of_each
 from msanet.data.sample_source import SampleSource
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
@@ -100,8 +100,8 @@ class Mixture:
     """Several datasets, or one under a label scheme. parts: those that it consists of."""
 
     def __init__(self, data: DataConfig, storage: StorageConfig) -> None:
-        self._data, self.location = data, data.source
-        self.parts = [_open_one(part, storage) for part in data.parts]
+        self._data, self.parts = data, [_open_one(part, storage) for part in data.parts]
+        self.location = ", ".join(part.location for part in self.parts)
 
     def read_manifest(self, count_labels: bool = False) -> MixedManifest:
         """The manifests of all as one. Raises UserError if one cannot be read, or where their classes do not fit together."""
@@ -117,10 +117,9 @@ class Mixture:
         if count_labels:
             require_labels_of_each(mixed, data.train_split)
             log_mix(mixed, data.train_split, data.sampling_weights or ())
-            if shares := shares_of(mixed, data.val_split) if data.val_split in mixed.splits else []:
-                logger.info(
-                    f"data: validation on {', '.join(share.name for share in shares)}; the best is that of all together"
-                )
+            if data.val_split in mixed.members and len(mixed.parts) > 1:
+                names = ", ".join(part.name for part in mixed.parts_of(data.val_split))
+                logger.info(f"data: validation on '{data.val_split}' of {names}, and no other")
         return mixed
 
     def source(self, split: str, manifest: Manifest) -> SampleSource:

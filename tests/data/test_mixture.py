@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from conftest import write_camvid
-from msanet.config import Config, parse_config
+from msanet.api.settings import data_settings, training_config
+from msanet.config import Config, load_config, parse_config
 from msanet.data import Loader, ShardDataset
 from msanet.data.loader import batch_plan, shuffle_config, shuffle_order, train_loader, train_source
 from msanet.data.mixture import MixedManifest, mixed_manifest, shares_of
@@ -253,6 +254,30 @@ def test_class_frequencies_are_those_of_the_mix(root: Path) -> None:
     assert weighted.digest() == plain.digest() and isinstance(plain, MixedManifest)
 
 
+def test_each_folder_has_a_classes_file_of_its_own(root: Path) -> None:
+    files = [str(root / "classes.json"), str(root / "reversed.json")]
+    paths = [f"folder:{root / 'own'}", f"folder:{root / 'reversed'}", str(root / "camvid")]
+    _, manifest, config = opened(root, "own", path=paths, classes=[*files, None])
+    assert [part.manifest.num_classes for part in manifest.parts] == [2, 11, 11]
+    assert config.data.with_absolute_paths() == config.data
+    words = [f"data.path=[{','.join(paths)}]", f"data.classes=[{','.join(files)},null]"]
+    assert [part.classes for part in load_config(None, words).data.parts] == [*map(Path, files), None]
+
+
+def test_python_programs_give_lists_too(tmp_path: Path) -> None:
+    config = training_config("camvid", [tmp_path / "a", "folder:b"], tmp_path / "run", {})
+    assert config.data.paths == (str(tmp_path / "a"), f"folder:{Path('b').resolve()}")
+    other = load_config("camvid", [f"{name}={json.dumps(value)}" for name, value in data_settings("c").items()])
+    assert other.data.source == "c"
+
+
+def test_passwords_stay_out_of_sentences() -> None:
+    for data in ({"path": ["http://me:s3cr@h/a"] * 2}, {"path": ["a", "b"], "val_path": "http://me:s3cr@h/a"}):
+        with raises_user_error("MSA-CONFIG-007") as error:
+            parse_config({"data": data}, "test")
+        assert "s3cr" not in str(error.value)
+
+
 def test_decoded_samples_are_cached_by_what_their_labels_mean(root: Path) -> None:
     dataset, manifest, _ = opened(root, "camvid", "own")
     source, camvid = dataset.source("train", manifest), single(root / "camvid")
@@ -277,6 +302,7 @@ def test_images_that_differ_in_more_than_classes(root: Path) -> None:
         (["camvid", "own"], {"sampling_weights": [1, 1e-9]}, "MSA-DATA-762", "data.sampling_weights", []),
         (["camvid", "own"], {"val_path": "elsewhere"}, "MSA-CONFIG-007", "data.val_path", ["elsewhere"]),
         (["camvid", "own"], {"train_split": "test"}, "MSA-DATA-001", None, ["test"]),
+        (["camvid", "own"], {"classes": ["a", "b", "c"]}, "MSA-CONFIG-007", "data.classes", ["3 values for 2"]),
         (["camvid", "own"], {"path": []}, "MSA-CONFIG-007", "data.path", []),
         (["camvid", "own"], {"path": ["a", 3]}, "MSA-CONFIG-007", "data.path", ["3"]),
     ],

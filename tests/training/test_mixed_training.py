@@ -72,5 +72,12 @@ def test_a_run_on_two_datasets(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     codes, output = run(1, *words, "trainer.steps=7", "data.sampling_weights=[2,1]")
     assert codes == [2] and error_codes(output) == ["MSA-CKPT-005"], output
 
+    evaluate = ["launcher/evaluate.py", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
+    for more, datasets in (([], written["datasets"]), (["--data", str(tmp_path / "first/shards")], None)):
+        (process,) = start_ranks(1, [*evaluate, *more, "evaluation.num_workers=0"])
+        output = process.communicate(timeout=200)[0]
+        assert process.returncode == 0, output
+        assert json.loads((tmp_path / "out/evaluation-val.json").read_text()).get("datasets") == datasets
+
     assert doctor([*SMALL, *words, "--ranks", "2"]) in (0, 1)
     assert "MSA-" not in capfd.readouterr().err
