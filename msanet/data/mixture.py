@@ -101,7 +101,7 @@ def mixed_manifest(
             if found != expected:
                 raise UserError(
                     "MSA-DATA-763",
-                    f"dataset '{name}' has {field} {found}, expected {expected} as '{names[0]}'; train on them separately",
+                    f"dataset '{name}' has {field} {found}, expected {expected} as in '{names[0]}'; train on them separately",
                     setting="data.path",
                 )
     classes = tuple(row.name for row in scheme.classes) if scheme else first.classes
@@ -149,10 +149,8 @@ def log_mix(manifest: MixedManifest, split: str, weights: Sequence[float]) -> No
         lacking = [name for number, name in enumerate(manifest.classes) if number not in part.train_ids]
         without = f"; it does not have {_listed(lacking)}" if lacking else ""
         epochs = f"{count / size:.3g} of its own" if weights else "each once"
-        logger.info(
-            f"data: '{part.name}' gives {count} of the {sum(sizes)} samples of an epoch ({count / sum(sizes):.1%}, {epochs})"
-            f"{without}"
-        )
+        gives = f" gives {count} of the {sum(sizes)} samples of an epoch ({count / sum(sizes):.1%}, {epochs})"
+        logger.info(f"data: '{part.name}'{gives if len(parts) > 1 else ' under a label scheme'}{without}")
 
 
 def label_table(part: Part) -> np.ndarray | None:
