@@ -118,7 +118,7 @@ def on_a_core(data: Data, images: int) -> dict[str, Callable[[], float]]:
 
 
 def _ours(config: Config) -> Callable[[], Any]:
-    source = train_source(config, read_manifest(LocalStorage(Path(config.data.path or ""))))
+    source = train_source(config, read_manifest(LocalStorage(Path(config.data.source))))
     numbers = itertools.count()
 
     def sample() -> Any:

@@ -54,6 +54,7 @@ SHARED_WITH_SHARDING = (
     "msanet.processes",
     "msanet.process_setup",
     "msanet.datasets",
+    "msanet.data.label_scheme",
     "msanet.data.manifest",
     "msanet.data.unpacked",
     "msanet.data.image.codec",
@@ -73,7 +74,8 @@ PRINTS_RESULTS = (
     "sharding.inspection",
 )
 CODES_OF = {
-    "msanet.config": {"CONFIG"}, "msanet.datasets": {"PACK", "DATA"}, "msanet.data": {"DATA"}, "msanet.models": {"MODEL"},
+    "msanet.config": {"CONFIG"}, "msanet.datasets": {"PACK", "DATA"}, "msanet.data": {"DATA"},
+    "msanet.data.label_scheme": {"PACK"}, "msanet.models": {"MODEL"},
     "msanet.inference": {"INFER"}, "msanet.evaluation": {"EVAL"}, "msanet.training": {"TRAIN", "CKPT"},
     "msanet.distributed": {"DIST"}, "msanet.sweep": {"SWEEP"}, "msanet.demo": {"DEMO"}, "msanet.api": {"API", "CLI"},
     "msanet.hub": {"HUB"}, "msanet.cli": {"CLI", "CONFIG", "SCORE", "HUB"},

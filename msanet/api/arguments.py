@@ -1,12 +1,12 @@
 """Types of what programs pass, and options of a command as its command line has them. Imports no large library."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 PathLike = str | Path
-Data = PathLike | Mapping[str, Any]
-"""A folder or address of shards, or settings of the section `data`."""
+Data = PathLike | Sequence[PathLike] | Mapping[str, Any]
+"""A folder or address of shards, several, or settings of the section `data`."""
 
 
 def words_of(options: Mapping[str, Any]) -> list[str]:

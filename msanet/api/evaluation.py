@@ -14,7 +14,7 @@ from msanet.api.process_state import api_call
 from msanet.api.settings import config_of, data_settings, find_checkpoint, is_run, with_metadata_resize
 from msanet.config import Config, DataConfig, EvaluationConfig, StorageConfig
 from msanet.data.manifest import Manifest
-from msanet.data.open_dataset import Shards, Unpacked, open_dataset
+from msanet.data.open_dataset import Dataset, open_dataset
 from msanet.distributed import Timeouts
 from msanet.errors import UserError
 from msanet.evaluation import evaluator
@@ -235,7 +235,7 @@ def run_evaluation(job: EvaluationJob, on_written: OnWritten = lambda *_: None) 
     require_complete(result, source)
 
 
-def _read_manifest(job: EvaluationJob, dataset: Shards | Unpacked) -> Manifest:
+def _read_manifest(job: EvaluationJob, dataset: Dataset) -> Manifest:
     try:
         return dataset.read_manifest()
     except (UserError, OSError) as error:

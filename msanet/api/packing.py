@@ -8,10 +8,11 @@ from typing import Any
 
 from msanet.api.arguments import PathLike, words_of
 from msanet.api.process_state import api_call
+from msanet.data.label_scheme import read_scheme
 from msanet.errors import UserError
 from sharding.readers import Reader, open_source
 from sharding.readers.contents import left_out
-from sharding.readers.label_scheme import apply_scheme, read_scheme
+from sharding.readers.label_scheme import apply_scheme
 from sharding.readers.splitting import random_split
 from sharding.writer import Packed, PackOptions
 from sharding.writer import pack as write

@@ -23,7 +23,8 @@ def training_config(
     """The run that the arguments of `msanet.train` ask for. Raises UserError."""
     given = dict(settings)
     if data is not None:
-        given |= {"data": data} if isinstance(data, Mapping) else {"data.path": str(data)}
+        paths = str(data) if isinstance(data, str | Path) else [*map(str, data)]
+        given |= {"data": data} if isinstance(data, Mapping) else {"data.path": paths}
     if dir is not None:
         given["run.dir"] = dir
     return complete(load_config(config, extra=nested(given), origin=PYTHON))
@@ -57,6 +58,7 @@ def data_settings(location: PathLike | None) -> dict[str, Any]:
     if not location:
         return {}
     path: dict[str, Any] = {"data.path": str(location), "data.dataset": None}
+    path |= {"data.sampling_weights": None, "data.val_path": None}
     return path if str(location).startswith(FOLDER_PREFIX) else {**path, "data.classes": None}
 
 

@@ -26,6 +26,7 @@ _FLAGS = {"--resume": "run.resume=must", "--amp": "trainer.precision=bf16", "--p
 _DETAILS = """\
 On several GPUs: deepspeed --module msanet train --config camvid data.path=SHARDS run.dir=RUN
 From images and labels that are not packed: msanet train --config camvid data.path=folder:DIR run.dir=RUN
+On several datasets: msanet train --config camvid data.path=[SHARDS,SHARDS2] data.label_scheme=street.yaml run.dir=RUN
 The same command again resumes. A signal (SIGTERM, SIGUSR1, SIGHUP, Ctrl-C) makes a run save and end with exit code 75.
 
 """

@@ -1,8 +1,10 @@
 """What is read, from where, and how it is augmented: the sections `data` and `storage` of the settings."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from msanet.config.augmentation import MIXES, with_preset
 from msanet.config.base import Above0, Count, Positive, Probability, Rgb, Section, Share, Size, WorkerCount
@@ -12,12 +14,22 @@ from msanet.config.text import FOLDER_PREFIX, FilePath, Location, Text, absolute
 class DataConfig(Section):
     """What is read, and what is done to an image before it reaches the network."""
 
-    path: Location | None = Field(
+    path: Location | tuple[Location, ...] | None = Field(
         None,
         description="shards (from msanet pack): folder, or http(s)://, hf://, s3://, gs://, az:// address; folder:DIR: images "
-        "and labels that are not packed, slower",
+        "and labels that are not packed, slower; a list: several datasets",
     )
-    classes: FilePath | None = Field(None, description="classes file of folder:DIR, as --classes of msanet pack folder")
+    sampling_weights: tuple[Above0, ...] | None = Field(
+        None,
+        description="of a list in path: relative share of each dataset in an epoch; null: each sample once per epoch",
+    )
+    label_scheme: FilePath | None = Field(
+        None, description="file as for --label-scheme of msanet pack: classes by name, of one dataset or of several"
+    )
+    classes: FilePath | tuple[FilePath | None, ...] | None = Field(
+        None,
+        description="classes file of folder:DIR, as --classes of msanet pack folder; of a list in path one for each, or null",
+    )
     dataset: Text | None = Field(
         None,
         description="instead of path, a dataset of your own: package.module:NAME or path/to/file.py:NAME, called with a split",
@@ -25,6 +37,9 @@ class DataConfig(Section):
     train_split: Text = Field("train", description="split to train on")
     val_split: Text | None = Field(
         "val", description="split to validate on; null: no validation, and no best checkpoint"
+    )
+    val_path: Location | tuple[Location, ...] | None = Field(
+        None, description="of a list in path: dataset or list of datasets to validate on; null: all that have val_split"
     )
     augment: Literal["none", "light", "strong"] = Field(
         "none", description="preset of the settings below; those that are given win. none: only what they say"
@@ -91,14 +106,38 @@ class DataConfig(Section):
 
     @property
     def source(self) -> str:
-        """What is read, for sentences: the path, or the name of the user's dataset."""
-        return self.path or self.dataset or ""
+        """What is read: the path, or the name of the user's dataset; of several all paths, for sentences."""
+        return ", ".join(self.paths) or self.dataset or ""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """`path` as a list."""
+        return _as_list(self.path)
+
+    @property
+    def val_paths(self) -> tuple[str, ...]:
+        """`val_path` as a list."""
+        return _as_list(self.val_path)
+
+    @property
+    def parts(self) -> list["DataConfig"]:
+        """The settings of each dataset on its own."""
+        none = {"sampling_weights": None, "label_scheme": None, "val_path": None}
+        if self.dataset is not None:
+            return [self.model_copy(update=none)]
+        classes = self.classes if isinstance(self.classes, tuple) else (self.classes,) * len(self.paths)
+        return [
+            self.model_copy(update={**none, "path": path, "classes": file if path.startswith(FOLDER_PREFIX) else None})
+            for path, file in zip(self.paths, classes, strict=True)
+        ]
 
     def with_absolute_paths(self) -> "DataConfig":
         """The same data, whatever the working directory."""
         update = {
-            "path": self.path and absolute_location(self.path),
-            "classes": self.classes and self.classes.resolve(),
+            "path": _each(absolute_location, self.path),
+            "val_path": _each(absolute_location, self.val_path),
+            "classes": _each(Path.resolve, self.classes),
+            "label_scheme": _each(Path.resolve, self.label_scheme),
             "dataset": self.dataset and absolute_plugin(self.dataset),
             "transforms": tuple(map(absolute_plugin, self.transforms)),
         }
@@ -134,15 +173,60 @@ class DataConfig(Section):
             raise ValueError(
                 f"data.dataset={self.dataset} with data.path={self.path}, expected one of them; remove one"
             )
-        if self.classes is not None and not (self.path or "").startswith(FOLDER_PREFIX):
+        if self.classes is not None and not any(path.startswith(FOLDER_PREFIX) for path in self.paths):
             raise ValueError(
                 f"data.classes={self.classes} has no effect on data.path={self.path}, expected {FOLDER_PREFIX}DIR; remove it"
             )
+        self._check_list()
         if min(self.std) <= 0:
             raise ValueError(f"data.std is {list(self.std)}, expected values above 0")
         if self.on_bad_sample == "skip" and not (self.crop or self.resize):
             raise ValueError("data.on_bad_sample=skip needs a size for what cannot be read; set data.crop")
         return self
+
+    @field_validator("path", "val_path", mode="before")
+    @classmethod
+    def _is_a_location_or_several(cls, value: Any, info: ValidationInfo) -> Any:
+        """One sentence, where pydantic would have one for each type that it might have been. A list of one is that one."""
+        if not isinstance(value, list | tuple):
+            return value
+        if not value or not all(isinstance(item, str | Path) and str(item).strip() for item in value):
+            found = f"data.{info.field_name} is {[*value]!r:.100}"
+            raise ValueError(f"{found}, expected text (in quotes if need be), or a list of it")
+        return value[0] if len(value) == 1 else value
+
+    def _check_list(self) -> None:
+        paths, weights, classes = self.paths, self.sampling_weights, self.classes
+        if isinstance(classes, tuple) and len(classes) != len(paths):
+            raise ValueError(
+                f"data.classes has {len(classes)} values for {len(paths)} datasets in data.path, expected one for each; fix it"
+            )
+        if twice := [path for path in paths if paths.count(path) > 1]:
+            raise ValueError(
+                f"data.path has {twice[0]} {paths.count(twice[0])} times, expected once; use data.sampling_weights"
+            )
+        if weights is not None and len(weights) != max(len(paths), 2):
+            raise ValueError(
+                f"data.sampling_weights has {len(weights)} values for {len(paths)} datasets in data.path, expected one for each "
+                "of several; fix or remove it"
+            )
+        if other := [path for path in self.val_paths if path not in paths]:
+            raise ValueError(
+                f"data.val_path has {other[0]}, which is not in data.path={self.path}, expected one of these; fix or remove it"
+            )
+        if self.val_paths and self.val_split == self.train_split:
+            raise ValueError(
+                f"data.val_path with data.val_split={self.val_split} would choose among the training images too; remove it"
+            )
+
+
+def _as_list(path: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if path is None else (path,) if isinstance(path, str) else path
+
+
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
+    """A value, or each of several, changed; None stays."""
+    return tuple(_each(change, one) for one in value) if isinstance(value, tuple) else value and change(value)
 
 
 class StorageConfig(Section):

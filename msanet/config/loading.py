@@ -251,7 +251,7 @@ def explain(
     if first["type"] == "missing" and not is_short_list:
         return "MSA-CONFIG-012", f"{_shown(name)} is missing; give it a value", name
     if first["type"] == "value_error":
-        sentence = str(first["ctx"]["error"])
+        sentence = without_secrets(str(first["ctx"]["error"]))
         named = _DOTTED.search(sentence)
         return "MSA-CONFIG-007", sentence, named[0] if named else name
     given = _shown(masked(first["input"]))
@@ -290,11 +290,12 @@ def _nearest_setting(name: str) -> str:
 
 def _type_name(field: FieldInfo) -> str:
     """A type as users would write it: `int`, `[height, width]`, `adam | adamw | sgd`, `float or null`."""
-    schema = TypeAdapter[Any](field.annotation or str).json_schema()
-    return " or ".join(_schema_name(part) for part in schema.get("anyOf", [schema]))
+    return _schema_name(TypeAdapter[Any](field.annotation or str).json_schema())
 
 
 def _schema_name(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(map(_schema_name, schema["anyOf"]))
     if "const" in schema:
         return str(schema["const"])
     if "enum" in schema:
@@ -304,7 +305,8 @@ def _schema_name(schema: dict[str, Any]) -> str:
     if "$ref" in schema:
         return "mapping"
     if "items" in schema:
-        return f"list of {_schema_name(schema['items'])}"
+        item = _schema_name(schema["items"])
+        return f"list of ({item})" if " or " in item else f"list of {item}"
     if "prefixItems" in schema:
         return "[" + ", ".join(_schema_name(item) for item in schema["prefixItems"]) + "]"
     names = {"integer": "int", "number": "float", "string": "text", "boolean": "true | false", "array": "list"}

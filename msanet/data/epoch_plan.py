@@ -9,8 +9,8 @@ import torch.distributed
 from torch.utils.data import IterableDataset
 
 from msanet.data.loader_processes import worker
+from msanet.data.mixed_order import SampleOrder
 from msanet.data.pipeline import Positions
-from msanet.data.shuffle_order import ShuffleOrder
 from msanet.errors import UserError
 
 
@@ -107,7 +107,7 @@ class EpochPlan:
 class EpochPositions(IterableDataset):
     """Yields the (epochs, samples) of a rank's batches; loader process w of W takes batches w, w + W, ..."""
 
-    def __init__(self, order: ShuffleOrder | InOrder, plan: EpochPlan, rank: int, start: int) -> None:
+    def __init__(self, order: SampleOrder | InOrder, plan: EpochPlan, rank: int, start: int) -> None:
         self.order, self.plan, self.rank, self.start = order, plan, rank, start
 
     def __iter__(self) -> Iterator[Positions]:

@@ -13,7 +13,9 @@ from msanet.config import Config, DataConfig, StorageConfig
 from msanet.data.decoded_cache import DecodedSource
 from msanet.data.loader_processes import iterate, worker
 from msanet.data.manifest import Manifest
+from msanet.data.mixed_order import MixedOrder, SampleOrder, own_shuffle_config, samples_per_epoch
 from msanet.data.mixing import Mixing, is_mixed
+from msanet.data.mixture import MixedManifest
 from msanet.data.open_dataset import open_dataset
 from msanet.data.pipeline import (
     Batch,
@@ -125,10 +127,17 @@ def plan_batches(
 def shuffle_config(config: Config) -> ShuffleConfig:
     """The frozen part of the order for a new run."""
     data, streams = config.data, config.trainer.global_batch_size
-    return ShuffleConfig(config.run.seed, streams, data.shuffle_window, data.shuffle_block_bytes, data.drop_last)
+    return ShuffleConfig(
+        config.run.seed,
+        streams,
+        data.shuffle_window,
+        data.shuffle_block_bytes,
+        data.drop_last,
+        data.sampling_weights or (),
+    )
 
 
-def shuffle_order(manifest: Manifest, split: str, plan: ShuffleConfig) -> ShuffleOrder:
+def shuffle_order(manifest: Manifest, split: str, plan: ShuffleConfig) -> SampleOrder:
     """The order over a split. Raises UserError if the split does not fill one global batch."""
     info = manifest.split(split)
     if info.samples < plan.streams:
@@ -141,8 +150,25 @@ def shuffle_order(manifest: Manifest, split: str, plan: ShuffleConfig) -> Shuffl
     return split_order(manifest, split, plan)
 
 
-def split_order(manifest: Manifest, split: str, plan: ShuffleConfig) -> ShuffleOrder:
-    """The order over a split of any size. What is not packed has no blocks worth keeping: it is shuffled sample by sample."""
+def split_order(manifest: Manifest, split: str, plan: ShuffleConfig) -> SampleOrder:
+    """The order over a split of any size, or over several datasets."""
+    if not isinstance(manifest, MixedManifest):
+        return _order_of_one(manifest, split, plan)
+    manifests = [part.manifest for part in manifest.parts_of(split)]
+    if len(manifests) == 1:
+        return _order_of_one(manifests[0], split, plan)
+    sizes = [one.split(split).samples for one in manifests]
+    counts = samples_per_epoch(sizes, plan.sampling_weights)
+    plans = [
+        own_shuffle_config(plan, number, count, size, sum(sizes))
+        for number, (count, size) in enumerate(zip(counts, sizes, strict=True))
+    ]
+    orders = [_order_of_one(one, split, own) for one, own in zip(manifests, plans, strict=True)]
+    return MixedOrder(plan, orders, counts)
+
+
+def _order_of_one(manifest: Manifest, split: str, plan: ShuffleConfig) -> ShuffleOrder:
+    """What is not packed has no blocks worth keeping: it is shuffled sample by sample."""
     shards = manifest.split(split).shards
     block = plan.shuffle_block_bytes if manifest.is_unpacked else 0
     return ShuffleOrder(
@@ -156,7 +182,7 @@ def train_source(config: Config, manifest: Manifest) -> SampleSource:
 
 
 def train_loader(
-    config: Config, order: ShuffleOrder, source: SampleSource, batches: BatchPlan, rank: int, consumed_samples: int
+    config: Config, order: SampleOrder, source: SampleSource, batches: BatchPlan, rank: int, consumed_samples: int
 ) -> Iterator[list[Batch]]:
     """An endless stream of optimizer steps for one rank, from position `consumed_samples` on; each a list of micro-batches."""
     data = config.data
@@ -208,7 +234,7 @@ class _TrainPositions(IterableDataset):
     DataLoader asks its workers in turn, so the consumer sees micro-batches in order for any W.
     """
 
-    def __init__(self, order: ShuffleOrder, batches: BatchPlan, rank: int, consumed_samples: int) -> None:
+    def __init__(self, order: SampleOrder, batches: BatchPlan, rank: int, consumed_samples: int) -> None:
         self.order, self.batches, self.rank, self.consumed_samples = order, batches, rank, consumed_samples
 
     def __iter__(self) -> Iterator[Positions]:

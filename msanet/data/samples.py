@@ -18,6 +18,8 @@ from msanet.datasets import IGNORE_INDEX
 from msanet.errors import UserError
 
 NO_JITTER = (1.0, 1.0, 1.0)
+TRAIN_IDS = "__train_ids__"
+"""(256,) uint8, where the values of a sample's label stand for other train ids."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,25 @@ class _Decoded:
         return self._pixels[top : top + height, left : left + width]
 
 
+class _Relabeled:
+    """A label whose values are looked up in a table."""
+
+    def __init__(self, label: LazyImage, table: np.ndarray) -> None:
+        self._label, self._table = label, table
+        self.size = label.size
+
+    def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        return self._table[self._label.window(top, left, height, width)]
+
+
 def open_pair(sample: dict[str, Any]) -> tuple[LazyImage, LazyImage]:
     """Image and label of a WebDataset sample of bytes or arrays. Raises UserError if one cannot be opened."""
+    image, label = _open_stored(sample)
+    table = sample.get(TRAIN_IDS)
+    return image, label if table is None else _Relabeled(label, table)
+
+
+def _open_stored(sample: dict[str, Any]) -> tuple[LazyImage, LazyImage]:
     where = f"{sample['__url__']}:{sample['__key__']}"
     names = [name for kind in ("image.", "label.") for name in sample if name.startswith(kind)]
     if len(names) != 2:

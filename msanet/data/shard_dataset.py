@@ -1,6 +1,6 @@
 """One split of a dataset, for any training loop."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,10 @@ from msanet.config.augmentation import TRAINING_ONLY
 from msanet.data.epoch_plan import InOrder, rank_and_world_size
 from msanet.data.loader import split_order, train_pipeline
 from msanet.data.loader_processes import worker
+from msanet.data.mixed_order import SampleOrder
 from msanet.data.open_dataset import open_dataset
 from msanet.data.pipeline import Positions, collate, fetch, network_input, predownload, whole_images
-from msanet.data.shuffle_order import ShuffleConfig, ShuffleOrder
+from msanet.data.shuffle_order import ShuffleConfig
 from msanet.errors import UserError
 from msanet.plugins import trust
 
@@ -34,7 +35,7 @@ class ShardDataset(IterableDataset):
     keeps it, and needs the same number of both.
 
     Args:
-        path: Folder or address of shards, or `folder:DIR` of images and labels.
+        path: Folder or address of shards, or `folder:DIR` of images and labels; or a list of several datasets.
         split: The split to read.
         crop: (height, width) of the random crop.
         seed: Of the order and the augmentation.
@@ -50,7 +51,7 @@ class ShardDataset(IterableDataset):
 
     def __init__(
         self,
-        path: str | Path | None = None,
+        path: str | Path | Sequence[str | Path] | None = None,
         split: str = "train",
         *,
         crop: tuple[int, int] | None = None,
@@ -72,7 +73,8 @@ class ShardDataset(IterableDataset):
                 f"{ignored[0]} is given, but split '{split}' is read whole; remove it, or pass train=True",
                 setting=ignored[0],
             )
-        where = {"path": None if path is None else str(path), "dataset": dataset}
+        paths = None if path is None else [str(one) for one in ([path] if isinstance(path, str | Path) else path)]
+        where = {"path": paths, "dataset": dataset}
         data = {**asked, **where, "train_split": split, "val_split": None}
         config = parse_config({"run": {"seed": seed}, "data": data, "storage": {**(storage or {})}}, "ShardDataset")
         if dataset is not None:
@@ -91,13 +93,17 @@ class ShardDataset(IterableDataset):
         """The name of sample number `sample`."""
         return self.source.key(sample)
 
-    def order(self, streams: int) -> ShuffleOrder | InOrder:
+    def order(self, streams: int) -> SampleOrder | InOrder:
         """All epochs. streams: the global batch size for which they are mixed."""
         if not self.is_train:
             return InOrder(len(self))
         data = self.data
         plan = ShuffleConfig(
-            self.seed, min(streams, len(self)), data.shuffle_window, data.shuffle_block_bytes, drop_last=False
+            self.seed,
+            min(streams, len(self)),
+            data.shuffle_window,
+            data.shuffle_block_bytes,
+            sampling_weights=data.sampling_weights or (),
         )
         return split_order(self.manifest, self.split, plan)
 
@@ -117,7 +123,11 @@ class ShardDataset(IterableDataset):
 
     def identity(self) -> dict[str, Any]:
         """What a state must agree with: the data (by the manifest's digest), split, seed and order."""
-        order = [self.data.shuffle_window, 0 if self.manifest.is_unpacked else self.data.shuffle_block_bytes]
+        order: list[float] = [
+            self.data.shuffle_window,
+            0 if self.manifest.is_unpacked else self.data.shuffle_block_bytes,
+        ]
+        order += self.data.sampling_weights or ()
         digest = f"{self.manifest.name} {self.manifest.digest()[:12]}"
         return {"dataset": digest, "split": self.split, "train": self.is_train, "seed": self.seed, "order": order}
 
@@ -188,7 +198,7 @@ def _is_count(value: Any) -> bool:
 class _Positions(IterableDataset):
     """Yields the (epochs, samples) of single samples."""
 
-    def __init__(self, order: ShuffleOrder | InOrder, epoch: int, numbers: range) -> None:
+    def __init__(self, order: SampleOrder | InOrder, epoch: int, numbers: range) -> None:
         self.order, self.epoch, self.numbers = order, epoch, numbers
 
     def __iter__(self) -> Iterator[Positions]:

@@ -33,6 +33,7 @@ class ShuffleConfig:
         shuffle_window: Bound of the displacement inside a stream, in samples.
         shuffle_block_bytes: Size of the blocks that are permuted.
         drop_last: Drop an epoch's last samples that fill no batch, instead of carrying them over.
+        sampling_weights: Of several datasets; see `msanet.data.mixed_order`.
     """
 
     seed: int
@@ -40,6 +41,7 @@ class ShuffleConfig:
     shuffle_window: int
     shuffle_block_bytes: int
     drop_last: bool = False
+    sampling_weights: tuple[float, ...] = ()
 
 
 class ShuffleOrder:
@@ -81,7 +83,7 @@ class _Epoch:
     def __init__(self, plan: ShuffleConfig, number: int, block_starts: np.ndarray, block_lengths: np.ndarray) -> None:
         self.plan = plan
         self.key = np.array([plan.seed, number], dtype=np.uint64)
-        permutation = np.argsort(_random_bits(self.key, 0, 0, len(block_starts)), kind="stable")
+        permutation = np.argsort(random_bits(self.key, 0, 0, len(block_starts)), kind="stable")
         self.starts = block_starts[permutation]
         self.ends = np.cumsum(block_lengths[permutation])  # of each block in the concatenation
         self.quotient, self.remainder = divmod(int(self.ends[-1]), plan.streams)
@@ -116,7 +118,7 @@ class _Epoch:
         length = self.quotient + (stream < self.remainder)
         first, last = chunk * _CHUNK, min((chunk + 1) * _CHUNK, length)
         low, high = max(0, first - window), min(length, last + window)
-        uniform = _random_bits(self.key, 1, start + low, high - low) >> np.uint64(11)  # 53 bits, exact in float64
+        uniform = random_bits(self.key, 1, start + low, high - low) >> np.uint64(11)  # 53 bits, exact in float64
         keys = np.arange(low, high) + uniform.astype(np.float64) * (window / 2**53)
         by_key = np.argsort(keys, kind="stable")
         return start + low + by_key[first - low : last - low]
@@ -157,7 +159,7 @@ def _split_into_blocks(
     return shard_start[shard_of_block] + begin, end - begin
 
 
-def _random_bits(key: np.ndarray, stream: int, start: int, count: int) -> np.ndarray:
+def random_bits(key: np.ndarray, stream: int, start: int, count: int) -> np.ndarray:
     """64-bit draws number start..start+count of a stream: Philox is a function of its counter, which gives four draws.
 
     The stream is the counter's highest word, so that streams never overlap.

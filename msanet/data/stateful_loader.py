@@ -9,9 +9,9 @@ import torch
 
 from msanet.data.epoch_plan import EpochPlan, EpochPositions, InOrder, rank_and_world_size
 from msanet.data.loader_processes import iterate
+from msanet.data.mixed_order import SampleOrder
 from msanet.data.pipeline import Batch, network_input
 from msanet.data.shard_dataset import STATE_VERSION, ShardDataset
-from msanet.data.shuffle_order import ShuffleOrder
 from msanet.errors import UserError
 from msanet.logs import EVERY_RANK
 
@@ -170,7 +170,7 @@ class Loader:
         return self._streams
 
     @cached_property
-    def _order(self) -> ShuffleOrder | InOrder:
+    def _order(self) -> SampleOrder | InOrder:
         return self.dataset.order(self._order_streams)
 
     @property

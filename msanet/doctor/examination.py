@@ -4,12 +4,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from msanet.config import Config
 from msanet.data import shared_memory
 from msanet.data.loader import BatchPlan, batch_plan, shuffle_config, shuffle_order
 from msanet.data.manifest import Manifest, SplitInfo
-from msanet.data.open_dataset import Shards, Unpacked, open_dataset
+from msanet.data.mixture import MixedManifest
+from msanet.data.open_dataset import Dataset, Mixture, Shards, open_dataset
 from msanet.data.open_files import file_limit
 from msanet.data.storage import LocalStorage, Storage
 from msanet.data.storage.cache import cache_folder
@@ -46,7 +48,7 @@ class Case:
     count: int
 
     @cached_property
-    def dataset(self) -> Shards | Unpacked:
+    def dataset(self) -> Dataset:
         if self.config.data.dataset is not None:
             trust(self.config.data.dataset)  # the user's own settings name it
         return open_dataset(self.config.data, self.config.storage)
@@ -67,12 +69,13 @@ def examine(case: Case) -> list[Diagnostic]:
     if data.val_split is not None:
         names["data.val_split"] = data.val_split
     diagnostics, dataset = shards.splits_exist(manifest, names), case.dataset
-    if isinstance(dataset, Shards):
-        diagnostics += shards.skipped_samples(dataset.storage)
+    packed = _packed(dataset, manifest, data.train_split)
+    for one, _ in packed:
+        diagnostics += shards.skipped_samples(one)
     train, val = _split(manifest, data.train_split), _split(manifest, data.val_split)
     statistics = {name: _sample_statistics(case, name, diagnostics) for name in dict.fromkeys(names.values())}
-    if train and val and isinstance(dataset, Shards):
-        diagnostics += _faults_of("shards", lambda: _train_val_overlap(case, dataset.storage, train, val))
+    if train and val and packed and _packed(dataset, manifest, data.val_split or ""):
+        diagnostics += _faults_of("shards", lambda: _train_val_overlap(case, train, val))
     if train:
         diagnostics += labels.label_diagnostics(train, val, manifest.classes, statistics[data.train_split])
         diagnostics += _run_diagnostics(case, train, val, statistics)
@@ -84,6 +87,17 @@ def _split(manifest: Manifest, name: str | None) -> SplitInfo | None:
     return split if split and split.samples else None
 
 
+def _packed(dataset: Dataset, manifest: Manifest, split: str) -> list[tuple[Storage, SplitInfo]]:
+    """The shards of a split, of each dataset that it has; none where one of them is not packed, or there is no such split."""
+    if split not in manifest.splits:
+        return []
+    if isinstance(dataset, Mixture):
+        assert isinstance(manifest, MixedManifest)
+        parts = [_packed(one, own, split) for one, own in dataset.opened(split, manifest)]
+        return [found for part in parts for found in part] if all(parts) else []
+    return [(dataset.storage, manifest.split(split))] if isinstance(dataset, Shards) else []
+
+
 def _sample_statistics(case: Case, split: str, diagnostics: list[Diagnostic]) -> list[SampleStatistics]:
     info = _split(case.manifest, split)
     if info is None:
@@ -93,10 +107,11 @@ def _sample_statistics(case: Case, split: str, diagnostics: list[Diagnostic]) ->
     return statistics
 
 
-def _train_val_overlap(case: Case, storage: Storage, *splits: SplitInfo) -> list[Diagnostic]:
-    indexes = [shards.read_indexes(storage, split.shards) for split in splits]
-    train, val = (shards.image_checksums(shards_of_split, _OVERLAP_SAMPLES) for shards_of_split in indexes)
+def _train_val_overlap(case: Case, *splits: SplitInfo) -> list[Diagnostic]:
     names = (case.config.data.train_split, case.config.data.val_split or "")
+    packed = [_packed(case.dataset, case.manifest, name) for name in names]
+    indexes = [chain(*(shards.read_indexes(storage, info.shards) for storage, info in found)) for found in packed]
+    train, val = (shards.image_checksums(shards_of_split, _OVERLAP_SAMPLES) for shards_of_split in indexes)
     readers = (shards.image_reader(case.dataset.source(name, case.manifest)) for name in names)
     overlap = shards.confirm_overlap(train, val, *readers)
     is_all = max(split.samples for split in splits) <= _OVERLAP_SAMPLES
@@ -204,9 +219,11 @@ def _machine_diagnostics(case: Case) -> Iterator[Diagnostic]:
     assert run.dir, "checked with the command line"
     names = [path.name for path in checkpoint_folders(RunLayout(run.dir).checkpoints)]
     yield from machine.run_folder(run, run.dir, names)
-    if isinstance(case.dataset, Shards) and not isinstance(case.dataset.storage, LocalStorage):
+    packed = [found for split in case.manifest.splits for found in _packed(case.dataset, case.manifest, split)]
+    remote = [info for place, info in packed if not isinstance(place, LocalStorage)]
+    if remote:
         folder = machine.nearest_existing(cache_folder(storage.cache_dir))
-        size = sum(shard.bytes for split in case.manifest.splits.values() for shard in split.shards)
+        size = sum(shard.bytes for split in remote for shard in split.shards)
         yield from machine.cache_space(size, storage.cache_limit_bytes, shutil.disk_usage(folder).free, folder)
     yield from machine.versions()
     yield from machine.cores(available_cores(), case.ranks, data.num_workers)

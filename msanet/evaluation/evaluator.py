@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from msanet import distributed
 from msanet.config import EvaluationConfig
 from msanet.data.loader import evaluation_loader
+from msanet.data.mixture import shares_of
 from msanet.data.pipeline import EvaluationSample
 from msanet.data.sample_source import SampleSource
 from msanet.data.shuffle_order import evaluation_slice
@@ -150,6 +151,7 @@ class EvaluationAccumulator:
             self.counts.calibration.bins() if self.counts.calibration else (),
             self._gather_images(),
             Cost(max(cost.seconds for cost in costs), max(cost.peak_memory for cost in costs)),
+            tuple(shares_of(manifest, source.split)),
         )
 
     def _keep_for_report(

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from msanet.data.mixture import Share
 from msanet.data.sample_source import SampleSource
 from msanet.errors import UserError
 from msanet.evaluation.boundary import BoundaryScores
 from msanet.evaluation.calibration import ReliabilityBin, expected_calibration_error
 from msanet.evaluation.cost import Cost
-from msanet.evaluation.metrics import constant_baseline, mean_of_defined, ratio
+from msanet.evaluation.metrics import constant_baseline, mean_of_defined, ratio, scores
 from msanet.evaluation.per_image_counts import PerImageCounts, write_per_image_counts
 from msanet.evaluation.protocols import NAMED, Protocol, ProtocolScores, compute_scores
 from msanet.evaluation.statistics import METRICS, bootstrap, dice, worst
@@ -51,7 +52,7 @@ class EvaluationResult:
     """One evaluation of one split, the same on every rank; shown_images, for the report, only on rank 0.
 
     times_seen: (N,), how often each sample was counted. boundary, calibration (rows of the reliability diagram): if enabled.
-    cost: not in the files, which do not depend on the machines.
+    cost: not in the files, which do not depend on the machines. shares: the images of each dataset, where there are several.
     """
 
     per_image_counts: PerImageCounts
@@ -62,6 +63,7 @@ class EvaluationResult:
     calibration: tuple[ReliabilityBin, ...] = ()
     shown_images: tuple[EvaluatedImage, ...] = ()
     cost: Cost | None = None
+    shares: tuple[Share, ...] = ()
 
     @property
     def split(self) -> str:
@@ -81,6 +83,17 @@ class EvaluationResult:
         """The scores by `protocol`."""
         return compute_scores(self.matrix, self.classes, self.protocol, self.per_image_counts.instances)
 
+    @cached_property
+    def mean_iou_by_dataset(self) -> dict[str, float]:
+        """Over the images of each of several datasets, and the classes that it has."""
+        chosen_N, found = np.zeros(len(self.per_image_counts), np.int64), {}
+        for share in self.shares:
+            chosen_N[:] = 0
+            chosen_N[share.samples.start : share.samples.stop] = 1
+            iou_K = scores(self.per_image_counts.total(chosen_N), self.classes).iou_K
+            found[share.name] = mean_of_defined(iou_K[list(share.classes)])
+        return found
+
     @property
     def num_missing(self) -> int:
         return int((self.times_seen == 0).sum())
@@ -96,7 +109,8 @@ class EvaluationResult:
 
     def summary(self) -> dict[str, float]:
         """The metrics that go into metrics.jsonl."""
-        return {f"{self.split}/{name}": getattr(self.protocol_scores.scores, name) for name in METRICS}
+        of_each = {f"{self.split}/{name}/mean_iou": value for name, value in self.mean_iou_by_dataset.items()}
+        return {f"{self.split}/{name}": getattr(self.protocol_scores.scores, name) for name in METRICS} | of_each
 
     def flat_metrics(self) -> dict[str, float]:
         """Every metric but intervals as one number: means by name, those of a class as `iou/road`; NaN where undefined."""
@@ -133,6 +147,7 @@ class EvaluationResult:
                 if (named := getattr(self.protocol_scores, kind))
             },
             "constant_baseline": {"class": name, "mean_iou": baseline},
+            **({"datasets": self._datasets()} if self.shares else {}),
             "boundary": {"mean_iou": found.mean_iou, "mean_f1": found.mean_f1} if (found := self.boundary) else None,
             "calibration": self._calibration(),
             "worst_images": [vars(image) for image in worst(self.per_image_counts, WORST_LISTED)],
@@ -178,6 +193,12 @@ class EvaluationResult:
         if self._bootstrap:
             rows = {name: {**row, "iou_interval": self._bootstrap[1][name]} for name, row in rows.items()}
         return rows
+
+    def _datasets(self) -> dict[str, dict[str, Any]]:
+        return {
+            share.name: {"mean_iou": self.mean_iou_by_dataset[share.name], "num_images": len(share.samples)}
+            for share in self.shares
+        }
 
     def _calibration(self) -> dict[str, Any] | None:
         if not self.calibration:

@@ -71,6 +71,7 @@ def score_table(evaluation: result.EvaluationResult) -> str:
         f"frequency-weighted IoU {_percent(metrics['frequency_weighted_iou'])}",
         f"mIoU {_percent(metrics['mean_iou'])} ({interval}all pixels '{baseline['class']}': {_percent(baseline['mean_iou'])})",
         *(f"{what} {_percent(metrics[kind]['mean'])}" for kind, what in NAMED.items() if kind in metrics),
+        *(f"mIoU of '{name}' {_percent(value)}" for name, value in evaluation.mean_iou_by_dataset.items()),
         f"{metrics['num_images']} of {len(evaluation.times_seen)} images of '{evaluation.split}' on {evaluation.world_size} "
         f"ranks, {evaluation.num_missing} missing, {evaluation.num_duplicate} counted twice",
         *metrics["notes"],

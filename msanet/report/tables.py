@@ -63,7 +63,8 @@ def class_means(evaluation: JsonObject) -> list[tuple[str, str]]:
         ("mean boundary IoU", boundary.get("mean_iou")),
         ("mean boundary F1", boundary.get("mean_f1")),
     )
-    means = [(label, percent(value, 2)) for label, value in found if number(value) is not None]
+    each = ((f"mean IoU of {name}", row.get("mean_iou")) for name, row in (evaluation.get("datasets") or {}).items())
+    means = [(label, percent(value, 2)) for label, value in (*found, *each) if number(value) is not None]
     void = number(evaluation.get("predicted_void"))
     return [*means, ("pixels predicted as void", grouped(void))] if void else means
 

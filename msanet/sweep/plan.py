@@ -116,9 +116,9 @@ def plan_sweep(file: SweepFile, name: str, overrides: list[str]) -> SweepPlan:
         found = "data.val_split is null, expected a split: a sweep compares trials by their validations"
         raise UserError("MSA-SWEEP-602", f"{found}; set data.val_split", setting="data.val_split")
     data = base.data.with_absolute_paths()  # trials run in other folders, on other nodes
-    for field in ("path", "classes", "dataset"):
+    for field in ("path", "val_path", "classes", "label_scheme", "dataset"):
         if (value := getattr(data, field)) != getattr(base.data, field):
-            words = (*words, f"data.{field}={to_yaml(str(value))}")
+            words = (*words, f"data.{field}={to_yaml(value)}")
     if base.model.pretrained:
         start = absolute_weights(base.model.name, base.model.options, base.model.pretrained)
         words = (*words, f"model.pretrained={to_yaml(str(start))}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from msanet.config import Config
 from msanet.data.manifest import Manifest
+from msanet.secrets import without_secrets
 from msanet.training.checkpoint.format import Best
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ def conditions_of(config: Config, manifest: Manifest) -> dict[str, str]:
         "data.path": f"{manifest.name} {manifest.digest()[:12]}",
         "evaluation.crf": evaluation.crf.model_dump_json() if evaluation.crf.enabled else "off",
     }
+    if config.data.val_paths:
+        found["data.val_path"] = without_secrets(", ".join(config.data.val_paths))
     tree = evaluation.model_dump(mode="json")
     found |= {f"evaluation.{name}": json.dumps(tree[name]) for name in _SETTINGS}
     return found | ({"evaluation.overlap": f"{evaluation.overlap:g}"} if evaluation.window else {})

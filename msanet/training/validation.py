@@ -10,7 +10,7 @@ import torch
 from msanet import distributed
 from msanet.config import Config
 from msanet.data.manifest import Manifest
-from msanet.data.open_dataset import Shards, Unpacked
+from msanet.data.open_dataset import Dataset
 from msanet.data.sample_source import SampleSource
 from msanet.errors import UserError
 from msanet.evaluation.evaluator import EvaluationInterrupted, evaluate
@@ -29,7 +29,7 @@ from msanet.training.schedule import TrainState, after_validation
 logger = logging.getLogger(__name__)
 
 
-def validation_source(config: Config, dataset: Shards | Unpacked, manifest: Manifest) -> SampleSource | None:
+def validation_source(config: Config, dataset: Dataset, manifest: Manifest) -> SampleSource | None:
     """The split to validate on, or None with `data.val_split=null`, which is said. Raises UserError if there is no such split."""
     split = config.data.val_split
     if split is None:
@@ -53,7 +53,8 @@ def log_validation(result: EvaluationResult | None, state: TrainState) -> None:
     if state.best and state.best.step != state.step:
         best = f"best so far {state.best.mean_iou:.4f} at step {state.best.step}"
     mean_iou = result.protocol_scores.scores.mean_iou
-    logger.info(f"validation on '{result.split}' after step {state.step}: mean IoU {mean_iou:.4f} ({best})")
+    each = "".join(f"; {name} {value:.4f}" for name, value in result.mean_iou_by_dataset.items())
+    logger.info(f"validation on '{result.split}' after step {state.step}: mean IoU {mean_iou:.4f} ({best}){each}")
 
 
 def validate(

@@ -42,7 +42,7 @@ def config_for(shards: Path, **data: Any) -> Config:
 
 def global_batches(config: Config, world: int, micro: int, start: int, steps: int) -> list[dict[str, np.ndarray]]:
     """What all ranks get from step `start` on, joined in order; everything is built again, as in new processes."""
-    manifest = load_manifest(Path(config.data.path or ""))
+    manifest = load_manifest(Path(config.data.source))
     ranks = []
     for rank in range(world):
         order, source = shuffle_order(manifest, "train", shuffle_config(config)), train_source(config, manifest)

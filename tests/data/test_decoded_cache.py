@@ -38,7 +38,7 @@ def config_for(shards: Path, cache: Path, decoded_cache_limit_bytes: int, worker
 
 def streams(config: Config, world: int = 1, start: int = 0, steps: int = STEPS) -> list[dict[str, np.ndarray]]:
     """Everything about the samples of each step, the ranks joined; the ranks take turns, as in a training."""
-    manifest = load_manifest(Path(config.data.path or ""))
+    manifest = load_manifest(Path(config.data.source))
     order = shuffle_order(manifest, "train", shuffle_config(config))
     batches = plan_batches(6, 1 if config.data.num_workers else None, world)
     loaders = [

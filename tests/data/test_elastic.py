@@ -43,7 +43,7 @@ def rank_stream(
     config: Config, world: int, micro: int, rank: int, consumed_samples: int, steps: int
 ) -> list[list[Batch]]:
     """What one rank of a run that resumes at `consumed_samples` gets; everything is built again, as in a new process."""
-    manifest = load_manifest(Path(config.data.path or ""))
+    manifest = load_manifest(Path(config.data.source))
     order, source = shuffle_order(manifest, "train", shuffle_config(config)), train_source(config, manifest)
     loader = train_loader(config, order, source, plan_batches(GLOBAL, micro, world), rank, consumed_samples)
     return list(islice(loader, steps))

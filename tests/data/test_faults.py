@@ -153,7 +153,7 @@ def config_for(shards: Path, on_bad_sample: str, workers: int = 0) -> Config:
 
 
 def loader(config: Config, world: int = 1, rank: int = 0, micro: int | None = None) -> Iterator[list[Batch]]:
-    manifest = load_manifest(Path(config.data.path or ""))
+    manifest = load_manifest(Path(config.data.source))
     order = shuffle_order(manifest, "train", shuffle_config(config))
     return train_loader(config, order, train_source(config, manifest), plan_batches(6, micro, world), rank, 0)
 

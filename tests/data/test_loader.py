@@ -41,7 +41,7 @@ def stream(
     config: Config, world: int = 1, rank: int = 0, micro: int | None = None, start: int = 0, steps: int = 6
 ) -> list[list[Batch]]:
     """`steps` optimizer steps of one rank from step `start` on."""
-    manifest = load_manifest(Path(config.data.path or ""))
+    manifest = load_manifest(Path(config.data.source))
     source = train_source(config, manifest)
     order = shuffle_order(manifest, "train", shuffle_config(config))
     batches = plan_batches(6, micro, world)

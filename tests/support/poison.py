@@ -44,7 +44,7 @@ def small_config(shards: str, optimizer: dict[str, Any] | None = None, **trainer
 
 def start(config: Config) -> Trainer:
     """A new run of these settings, on every rank."""
-    manifest = load_manifest(Path(config.data.path or ""))
+    manifest = load_manifest(Path(config.data.source))
     torch.manual_seed(0)
     model = build_model(config.model.name, manifest.num_classes, **config.model.options)
     trainer = config.trainer

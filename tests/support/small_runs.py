@@ -46,7 +46,7 @@ def small_config(shards: str, stage: int | Literal["ddp"], network: str = "msane
 
 
 def start(config: Config, saved: Checkpoint | None = None) -> Trainer:
-    manifest = load_manifest(Path(config.data.path or ""))
+    manifest = load_manifest(Path(config.data.source))
     batches = plan_batches(config.trainer.global_batch_size, config.trainer.micro_batch_size, distributed.world_size())
     torch.manual_seed(config.run.seed)
     model = build_network(config, manifest.num_classes)

@@ -71,7 +71,7 @@ def _config(shards: str, folder: Path, trainer: dict[str, Any], **options: Any) 
 
 def _start(config: Config, saved: Checkpoint | None = None) -> Trainer:
     """In float64, so that only a wrong formula can make a difference; DeepSpeed's reduction must be told that it may."""
-    manifest = load_manifest(Path(config.data.path or ""))
+    manifest = load_manifest(Path(config.data.source))
     torch.manual_seed(0)
     model = build_model("msanet", manifest.num_classes, **config.model.options)
     if config.trainer.precision == "fp32":

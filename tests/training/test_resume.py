@@ -24,7 +24,7 @@ def _save(trainer: Trainer, folder: str, name: str) -> None:
 
 def _validate(trainer: Trainer) -> None:
     """First in vain, then to the end."""
-    source = ShardSource(LocalStorage(Path(trainer.config.data.path or "")), "val", trainer.manifest)
+    source = ShardSource(LocalStorage(Path(trainer.config.data.source)), "val", trainer.manifest)
     assert validate(trainer, source, lambda: True) is None and validate(trainer, source) is not None
 
 

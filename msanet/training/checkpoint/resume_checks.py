@@ -68,7 +68,7 @@ def _differences(
     at = f"the run resumes at sample {state.consumed_samples}"
     dataset = f"{at} of the order of the new dataset{renamed}"
     twice = f"{at} of another order, so of the current epoch samples may be seen twice or not at all"
-    order = "run.seed, data.shuffle_window, data.shuffle_block_bytes and data.drop_last"
+    order = "run.seed, data.shuffle_window, data.shuffle_block_bytes, data.drop_last and data.sampling_weights"
     weights, moments = "weights are taken by name, where all fit", "its state starts from zero"
     unlike = "the network gets other inputs than those it was trained on"
     batches = (state.shuffle.streams, shuffle.streams)

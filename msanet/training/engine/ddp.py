@@ -31,10 +31,13 @@ class DDPEngine:
         self._parallel: DistributedDataParallel | None = None
         if distributed.world_size() > 1:
             devices = [self.device] if self.device.type == "cuda" else None
-            # Otherwise DDP would order its buckets anew after the first step, and after a resume add in another order than before.
-            keeps_buckets = {"find_unused_parameters": True}
             self._parallel = DistributedDataParallel(
-                model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True, **keeps_buckets
+                model,
+                device_ids=devices,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                # Without it the first step orders the buckets anew, and a resumed run adds in another order than before.
+                find_unused_parameters=True,
             )
 
     def __call__(self, images_NCHW: Tensor) -> Any:

@@ -15,9 +15,9 @@ from msanet import distributed
 from msanet.config import Config
 from msanet.data.loader import BatchPlan, train_source
 from msanet.data.manifest import Manifest
+from msanet.data.mixed_order import SampleOrder
 from msanet.data.pipeline import Batch
 from msanet.data.sample_source import SampleSource
-from msanet.data.shuffle_order import ShuffleOrder
 from msanet.distributed.rendezvous import list_ranks
 from msanet.errors import UserError
 from msanet.run_layout import RunLayout
@@ -89,7 +89,7 @@ class AnomalyMonitor:
     without a break.
     """
 
-    def __init__(self, config: Config, manifest: Manifest, order: ShuffleOrder, batches: BatchPlan) -> None:
+    def __init__(self, config: Config, manifest: Manifest, order: SampleOrder, batches: BatchPlan) -> None:
         self.config, self.manifest, self.batches, self._order = config, manifest, batches, order
         self.skipped, self.in_a_row = 0, 0
         self._pending: deque[StepRecord] = deque()
