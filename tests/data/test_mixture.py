@@ -194,11 +194,18 @@ def steps(config: Config, manifest: Any, ranks: int, consumed: int, count: int) 
     return found
 
 
-def test_a_training_is_the_same_on_any_ranks_from_any_step(root: Path) -> None:
+MIXED_IMAGES = {"augment": "strong", "rare_class_crops": 0.5, "cutmix": 0.3, "classmix": 0.3, "copy_paste": 0.4}
+
+
+@pytest.mark.parametrize("augmentation", [{}, MIXED_IMAGES])
+def test_a_training_is_the_same_on_any_ranks_from_any_step(root: Path, augmentation: dict[str, Any]) -> None:
+    """Also where images of one dataset are pasted into another's; labels are train ids of the mix."""
     data = settings(root, "camvid", "own", "swapped", crop=[24, 24], num_workers=0, sampling_weights=[1, 2, 1])
+    data |= augmentation
     config = parse_config({"data": data, "trainer": {"global_batch_size": 6}}, "test")
     manifest = open_dataset(config.data, config.storage).read_manifest()
     wanted = steps(config, manifest, 1, 0, 9)
+    assert {*np.unique(torch.cat([labels_NHW for *_, labels_NHW in wanted])).tolist()} == {0, 1, 2, 255}
     for ranks, start in ((2, 0), (3, 4), (6, 7)):
         got = steps(config, manifest, ranks, start * 6, 9 - start)
         assert all(
