@@ -180,6 +180,20 @@ def test_without_a_network_one_sentence_says_which_file_to_put_where(
     assert str(cache) in str(caught.value)
 
 
+def test_a_network_of_a_repository_has_its_sizes_and_own_classes(cache: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SegformerConfig(**SEGFORMER, num_labels=3)
+    (put(cache, "someone/small") / "config.json").write_text(config.to_json_string())
+    model = build_model("hf:someone/small", len(CLASSES), decoder_hidden_size=8)
+    assert model.network.config.hidden_sizes == SEGFORMER["hidden_sizes"]
+    assert model.network.config.decoder_hidden_size == 8 and model.network.config.num_labels == len(CLASSES)
+    with raises_user_error("MSA-MODEL-781", setting="model.name", mentions="someone/other/resolve/main/config.json"):
+        build_model("hf:someone/other", len(CLASSES))
+    for path in ("./someone/other", "/someone/other", "a/b/c"):
+        with raises_user_error("MSA-MODEL-502", setting="model.name"):
+            build_model(f"hf:{path}", len(CLASSES))
+
+
 def test_names_that_nothing_is_published_under_are_refused() -> None:
     pytest.importorskip("segmentation_models_pytorch")
     with raises_user_error("MSA-MODEL-780", setting="model.pretrained", mentions="imagenet"):

@@ -6,6 +6,7 @@ others, from a file or by the name under which the library publishes them.
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from msanet.errors import UserError, nearest
-from msanet.models.external.published import DEFAULT, Published, torch_file
+from msanet.models.external.published import DEFAULT, Published, published_config, torch_file
 from msanet.models.external.sources import NetworkSource, Normalization, signature_options
 from msanet.plugins import first_line
 
@@ -79,14 +80,19 @@ def torchvision_source(name: str, network: str) -> NetworkSource:
 
 
 def hf_source(name: str, which: str) -> NetworkSource:
-    """A semantic segmentation network of transformers: a model type such as `hf:segformer`, or a folder with config.json."""
+    """A semantic segmentation network of transformers: a model type such as `hf:segformer`, or what has a config.json.
+
+    That is a folder, or a repository of the Hugging Face hub such as `hf:nvidia/segformer-b0-finetuned-ade-512-512`, of which
+    only this file is read: weights are what `model.pretrained` names.
+    """
     transformers = _import(name, "transformers")
     mapping = transformers.models.auto.modeling_auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
     if "/" in which or Path(which).is_dir():
+        if re.fullmatch(r"[\w.-]*\w/[\w.-]+", which) and not Path(which).exists():
+            which = str(published_config(which))
         if not (Path(which) / "config.json").is_file():
-            message = (
-                f"model.name is '{name}', and '{which}' has no config.json; give a folder that transformers has saved"
-            )
+            advice = "give a folder that transformers has saved, or OWNER/NAME on the Hugging Face hub"
+            message = f"model.name is '{name}', and '{which}' has no config.json; {advice}"
             raise UserError("MSA-MODEL-502", message, setting="model.name")
         base = transformers.AutoConfig.from_pretrained(which, local_files_only=True, trust_remote_code=False)
     else:

@@ -88,6 +88,11 @@ def find_published(tag: str, known: Mapping[str, Published], network: str) -> Pa
     return _torch_cache(tag, found.url) if found.url else _hub_cache(tag, found)
 
 
+def published_config(repository: str) -> Path:
+    """The folder with the config.json of OWNER/NAME on the hub, for `model.name`. Raises UserError as `find_published`."""
+    return _hub_cache(repository, Published(repository, files=("config.json",)), "model.name").parent
+
+
 def _torch_cache(tag: str, url: str) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if path.is_file():
@@ -103,16 +108,16 @@ def _torch_cache(tag: str, url: str) -> Path:
     return path
 
 
-def _hub_cache(tag: str, found: Published) -> Path:
+def _hub_cache(tag: str, found: Published, setting: str = "model.pretrained") -> Path:
     try:
         hub: Any = importlib.import_module("huggingface_hub")
         importlib.import_module("huggingface_hub.utils")  # with constants and errors, which it loads lazily
     except ModuleNotFoundError:
-        message = f"model.pretrained is '{tag}', and huggingface_hub is not installed; run: pip install huggingface_hub"
-        raise UserError("MSA-MODEL-505", message, setting="model.pretrained") from None
+        message = f"{setting} is '{tag}', and huggingface_hub is not installed; run: pip install huggingface_hub"
+        raise UserError("MSA-MODEL-505", message, setting=setting) from None
     path = _cached(hub, found)
     if path is None or (found.with_config and not path.with_name("config.json").is_file()):
-        path = _downloaded(hub, tag, found)
+        path = _downloaded(hub, tag, found, setting)
     return path.parent if found.with_config else path
 
 
@@ -121,9 +126,9 @@ def _cached(hub: Any, found: Published) -> Path | None:
     return next((Path(path) for path in paths if isinstance(path, str)), None)
 
 
-def _downloaded(hub: Any, tag: str, found: Published) -> Path:
+def _downloaded(hub: Any, tag: str, found: Published, setting: str) -> Path:
     hub.utils.disable_progress_bars()
-    logger.info(f"model.pretrained: looking for {found.repository} on {hub.constants.ENDPOINT}")
+    logger.info(f"{setting}: looking for {found.repository} on {hub.constants.ENDPOINT}")
     address = f"{hub.constants.ENDPOINT}/{found.repository}/resolve/{found.revision or 'main'}/{found.files[0]}"
     advice = (
         f"run `hf download {found.repository}` where there is a network, for the cache '{hub.constants.HF_HUB_CACHE}'"
@@ -142,14 +147,14 @@ def _downloaded(hub: Any, tag: str, found: Published) -> Path:
         except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
             reason = error
             break
-    raise _missing(tag, address, advice, reason)
+    raise _missing(tag, address, advice, reason, setting)
 
 
-def _missing(tag: str, address: str, advice: str, error: Exception) -> UserError:
+def _missing(tag: str, address: str, advice: str, error: Exception, setting: str = "model.pretrained") -> UserError:
     why = first_line(error).partition(". ")[0]
     return UserError(
         "MSA-MODEL-781",
-        f"model.pretrained is '{tag}', the file {address}, which is not in the cache and cannot be downloaded ({why}); "
-        f"{advice}, or copy the file here and set model.pretrained to its path",
-        setting="model.pretrained",
+        f"{setting} is '{tag}', the file {address}, which is not in the cache and cannot be downloaded ({why}); "
+        f"{advice}, or copy the file here and give its {'folder' if setting == 'model.name' else 'path'} as {setting}",
+        setting=setting,
     )
