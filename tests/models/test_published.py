@@ -184,9 +184,10 @@ def test_a_network_of_a_repository_has_its_sizes_and_own_classes(cache: Path) ->
     transformers = pytest.importorskip("transformers")
     config = transformers.SegformerConfig(**SEGFORMER, num_labels=3)
     (put(cache, "someone/small") / "config.json").write_text(config.to_json_string())
-    model = build_model("hf:someone/small", len(CLASSES), decoder_hidden_size=8)
-    assert model.network.config.hidden_sizes == SEGFORMER["hidden_sizes"]
-    assert model.network.config.decoder_hidden_size == 8 and model.network.config.num_labels == len(CLASSES)
+    model: Any = build_model("hf:someone/small", len(CLASSES), decoder_hidden_size=8)
+    built = model.network.config
+    assert (built.hidden_sizes, built.decoder_hidden_size) == (SEGFORMER["hidden_sizes"], 8)
+    assert built.num_labels == len(CLASSES)
     with raises_user_error("MSA-MODEL-781", setting="model.name", mentions="someone/other/resolve/main/config.json"):
         build_model("hf:someone/other", len(CLASSES))
     for path in ("./someone/other", "/someone/other", "a/b/c"):
