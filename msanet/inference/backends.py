@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,13 +106,22 @@ def open_onnx(path: Path) -> Opened:
     return Opened(run, session.get_modelmeta().custom_metadata_map.get(METADATA), _fixed_size(shape[2:]))
 
 
+@cache
+def openvino_core() -> Any:
+    """The only `openvino.Core` of this process.
+
+    Each has a stack for signal handlers (its CPU plugin, 2026.4). The second of two that are gone leaves the first one's
+    memory behind as that stack, and the next signal with a handler, such as of a DataLoader's worker, ends the process.
+    """
+    return require_package("openvino", "openvino").Core()
+
+
 def open_openvino(path: Path) -> Opened:
     """An OpenVINO file (.xml, its .bin next to it) on the CPU in float32, with the same number of threads as torch."""
-    openvino = require_package("openvino", "openvino")
+    core = openvino_core()
     # Otherwise it computes in bfloat16 where the processor can.
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
     try:
-        core = openvino.Core()
         model = core.read_model(path)
         shape = [axis.get_length() if axis.is_static else None for axis in model.inputs[0].partial_shape]
         assert [output.get_any_name() for output in model.outputs] == ["logits", "labels"]

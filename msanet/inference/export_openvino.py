@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from msanet.inference.backends import require_package
+from msanet.inference.backends import openvino_core, require_package
 from msanet.models.io import METADATA, ModelMetadata
 
 WEIGHTS_ENDING = ".bin"
@@ -14,6 +14,6 @@ def convert_to_openvino(source: Path, target: Path, metadata: ModelMetadata) -> 
     `openvino.convert_model` would do the same, and report its use to its maker.
     """
     openvino = require_package("openvino", "openvino")
-    model = openvino.Core().read_model(source)
+    model = openvino_core().read_model(source)
     model.set_rt_info(metadata.model_dump_json(), [METADATA])
     openvino.serialize(model, str(target), str(target.with_suffix(WEIGHTS_ENDING)))

@@ -1,6 +1,8 @@
 """Exported files as networks: the evaluator's figures on ONNX Runtime and OpenVINO, int8, and what that costs."""
 
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -86,6 +88,25 @@ def test_an_exported_file_is_evaluated_to_the_figures_of_its_checkpoint(
     result = evaluate(model, source, settings, found.mean, found.std)
     assert np.abs(result.matrix - expected.matrix).sum() <= 0.001 * expected.matrix.sum()
     assert expected.matrix.sum(axis=0).max() < 0.95 * expected.matrix.sum(), "not one class everywhere"
+
+
+SIGNALS = """
+import gc, os, signal, sys
+from pathlib import Path
+from msanet.inference.backends import open_openvino
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+networks = [open_openvino(Path(sys.argv[1])) for _ in range(2)]
+while networks:
+    networks.pop(0)
+    gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_are_handled_after_openvino(exported: tuple[Path, dict[str, str]]) -> None:
+    """They were not: after two networks, the next process that ended (SIGCHLD) ended this one."""
+    done = subprocess.run([sys.executable, "-c", SIGNALS, exported[0] / "model.xml"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino"])
