@@ -27,7 +27,7 @@ from msanet.inference.export import FORMATS, export_network
 from msanet.inference.predictor import Predictor
 from msanet.models.attention_to_scale import AttentionToScale
 from msanet.models.external import trust
-from msanet.models.io import ModelMetadata, load_network, require_same_classes
+from msanet.models.io import ModelMetadata, load_network, require_same_classes, require_same_images
 from msanet.report.palette import RGB, UInt8
 
 Float = NDArray[np.float32]
@@ -136,10 +136,14 @@ class Model:
             shards = open_storage(str(data), StorageConfig())
             manifest = read_manifest(shards)
             require_same_classes(self.metadata, manifest.classes, shards.location)
+            require_same_images(self.metadata, manifest.image_format, shards.location)
             if out is not None:
                 require_writable(Path(out))
             source = ShardSource(shards, split, manifest)
-            result = evaluate(self.network, source, self.settings, self.metadata.mean, self.metadata.std)
+            metadata = self.metadata
+            result = evaluate(
+                self.network, source, self.settings, metadata.mean, metadata.std, shown_bands=metadata.shown_bands
+            )
             require_complete(result, source)
             if out is None:
                 return Evaluation(result.to_json(), result.per_image_counts)

@@ -177,7 +177,7 @@ def train_pipeline(
         positions,
         partial(predownload, source=samples, depth=storage.predownload, threads=storage.max_connections),
         partial(fetch, source=samples, skip_bad=data.on_bad_sample == "skip"),
-        partial(augment, config=data, seed=seed),
+        partial(augment, config=data, seed=seed, image=source.manifest.image_format),
         collate,
     )
 

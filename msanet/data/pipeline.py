@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from msanet.config import DataConfig
+from msanet.data.image.band_jitter import band_jitter
 from msanet.data.image.codec import INSTANCES, decode_instances
 from msanet.data.image.color import color_jitter, normalize
 from msanet.data.sample_source import ReadableSource, SampleSource
 from msanet.data.samples import NO_JITTER, TrainSample, augment_sample, decode_sample, placeholder_sample
+from msanet.datasets.image_format import RGB8, ImageFormat
 from msanet.errors import UserError
 
 Positions = tuple[np.ndarray, np.ndarray]
@@ -29,7 +31,7 @@ _SHARDS_GONE = "MSA-DATA-552"
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch. images_NHWC, labels_NHW: uint8; jitter_N3: float32; epochs_N, samples_N: which samples these are.
+    """A micro-batch. images_NHWC: uint8, uint16 or float32; labels_NHW: uint8; jitter_N3: float32; epochs_N, samples_N: which.
 
     bad_samples: a sentence for each sample that could not be read and is skipped.
     """
@@ -70,10 +72,11 @@ class EvaluationSample:
 
 
 def network_input(batch: Batch, data: DataConfig) -> Tensor:
-    """What the network sees, (N, 3, H, W) float32: colors jittered where that is left to the device, then normalized."""
+    """What the network sees, (N, C, H, W) float32: colors jittered where that is left to the device, then normalized."""
     images = batch.images_NHWC
     if data.jitter_on == "device" and (data.brightness or data.contrast or data.saturation):
-        images = color_jitter(images, batch.jitter_N3)
+        is_rgb = images.dtype == torch.uint8 and images.shape[3] == 3
+        images = (color_jitter if is_rgb else band_jitter)(images, batch.jitter_N3)
     return normalize(images, data.mean, data.std)
 
 
@@ -110,8 +113,10 @@ def fetch(positions: Iterable[Positions], source: ReadableSource, skip_bad: bool
         yield [read(int(epoch), int(sample)) for epoch, sample in zip(epochs, samples, strict=True)]
 
 
-def augment(groups: Iterable[list[Sample]], config: DataConfig, seed: int) -> Iterator[list[TrainSample]]:
-    """Decode, crop and flip every sample of a micro-batch."""
+def augment(
+    groups: Iterable[list[Sample]], config: DataConfig, seed: int, image: ImageFormat = RGB8
+) -> Iterator[list[TrainSample]]:
+    """Decode, crop and flip every sample of a micro-batch. image: what the dataset's images are."""
 
     def one(sample: Sample) -> TrainSample:
         number, epoch, error = sample["number"], sample["epoch"], sample.get(BAD_SAMPLE)
@@ -122,7 +127,7 @@ def augment(groups: Iterable[list[Sample]], config: DataConfig, seed: int) -> It
                 if config.on_bad_sample == "raise":
                     raise
                 error = str(raised)
-        return placeholder_sample(number, epoch, config, error)
+        return placeholder_sample(number, epoch, config, error, image)
 
     cv2.setNumThreads(0)  # parallel across loader processes, not inside them
     for group in groups:

@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 
 from msanet.config import DataConfig
+from msanet.data.image.band_jitter import band_jitter_array
+from msanet.data.image.bands import fill_value
 from msanet.data.image.codec import LazyImage, open_image, open_label
 from msanet.data.image.color import choose_jitter, color_jitter_uint8, sample_rng
 from msanet.data.image.crop import choose_crops, crop_pair
 from msanet.datasets import IGNORE_INDEX
+from msanet.datasets.image_format import RGB8, ImageFormat
 from msanet.errors import UserError
 
 NO_JITTER = (1.0, 1.0, 1.0)
@@ -17,9 +20,9 @@ NO_JITTER = (1.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class TrainSample:
-    """One training sample. image_HWC, label_HW: uint8. jitter: brightness, contrast, saturation factors still to apply.
+    """One training sample. image_HWC: of the dataset's type. label_HW: uint8.
 
-    error: why it could not be read and is skipped.
+    jitter: brightness, contrast, saturation factors still to apply. error: why it could not be read and is skipped.
     """
 
     number: int
@@ -35,7 +38,7 @@ class _Decoded:
 
     def __init__(self, pixels: np.ndarray) -> None:
         self._pixels = pixels
-        self.size = pixels.shape[:2]
+        self.size, self.dtype = pixels.shape[:2], pixels.dtype
 
     def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         return self._pixels[top : top + height, left : left + width]
@@ -64,7 +67,7 @@ def open_pair(sample: dict[str, Any]) -> tuple[LazyImage, LazyImage]:
 
 
 def decode_sample(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) image and (H, W) label of train ids, both uint8, of one WebDataset sample."""
+    """(H, W, C) image, 8-bit RGB or bands, and (H, W) label of train ids, uint8, of one WebDataset sample."""
     image, label = (lazy.window(0, 0, *lazy.size) for lazy in open_pair(sample))
     return image, label
 
@@ -74,21 +77,20 @@ def augment_sample(sample: dict[str, Any], number: int, epoch: int, config: Data
     rng = sample_rng(seed, epoch, number)
     image, label = open_pair(sample)
     crops = choose_crops(image.size, config, rng)
-    image_HWC, label_HW = crop_pair(image, label, crops, config.cat_max_ratio, _fill(config))
+    image_HWC, label_HW = crop_pair(image, label, crops, config.cat_max_ratio, fill_value(config.mean, image.dtype))
     jitter = choose_jitter(config, rng)
     if config.jitter_on == "loader":
-        image_HWC, jitter = color_jitter_uint8(image_HWC, jitter), NO_JITTER
+        is_rgb = image_HWC.dtype == np.uint8 and image_HWC.shape[2] == 3
+        image_HWC = (color_jitter_uint8 if is_rgb else band_jitter_array)(image_HWC, jitter)
+        jitter = NO_JITTER
     return TrainSample(number, epoch, image_HWC, label_HW, jitter)
 
 
-def placeholder_sample(number: int, epoch: int, config: DataConfig, error: str) -> TrainSample:
+def placeholder_sample(
+    number: int, epoch: int, config: DataConfig, error: str, image: ImageFormat = RGB8
+) -> TrainSample:
     """The replacement for a bad sample: the mean color, and a label that is ignored everywhere."""
     size = config.crop or config.resize
     assert size, "config requires one if samples may be skipped"
-    image_HWC = np.full((*size, 3), _fill(config), np.uint8)
+    image_HWC = np.full((*size, image.channels), fill_value(config.mean, image.dtype), image.dtype)
     return TrainSample(number, epoch, image_HWC, np.full(size, IGNORE_INDEX, np.uint8), NO_JITTER, error)
-
-
-def _fill(config: DataConfig) -> tuple[int, int, int]:
-    red, green, blue = (round(value) for value in config.mean)
-    return red, green, blue

@@ -1,4 +1,4 @@
-"""An image through a network: uint8 in; train ids or probabilities out, at the image's own size."""
+"""An image through a network: 8-bit RGB or bands in; train ids or probabilities out, at the image's own size."""
 
 import logging
 from collections.abc import Iterator
@@ -78,13 +78,13 @@ class Predictor:
     @torch.inference_mode()
     @explain_out_of_memory()
     def labels(self, image_HWC: Tensor) -> Tensor:
-        """Train ids (H, W) uint8 of a uint8 RGB image (H, W, 3): the likeliest class of each pixel."""
+        """Train ids (H, W) uint8 of an image (H, W, C), such as uint8 RGB: the likeliest class of each pixel."""
         return _argmax(self._scores(image_HWC))
 
     @torch.inference_mode()
     @explain_out_of_memory()
     def probabilities(self, image_HWC: Tensor) -> Tensor:
-        """Probabilities (K, H, W) float32 of a uint8 RGB image (H, W, 3); the CRF's marginals where it is enabled."""
+        """Probabilities (K, H, W) float32 of an image (H, W, C); the CRF's marginals where it is enabled."""
         return self._as_probabilities(self._scores(image_HWC))
 
     @torch.inference_mode()
@@ -114,7 +114,7 @@ class Predictor:
     @torch.inference_mode()
     def idle_forward(self) -> None:
         """One forward of a small black image, for the collectives inside it (ZeRO-3)."""
-        self._forward(torch.zeros(1, 3, *_IDLE_SIZE, device=self.device))
+        self._forward(torch.zeros(1, len(self.mean), *_IDLE_SIZE, device=self.device))
 
     def _scores(self, image_HWC: Tensor) -> Tensor:
         """(1, K, H, W) float32: logits for one pass without CRF, else probabilities."""
