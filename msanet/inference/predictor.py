@@ -103,11 +103,15 @@ class Predictor:
         confidence = softmax_of_highest(highest, scores_1KHW) if self._are_logits else highest
         return labels[0].to(torch.uint8), confidence[0]
 
+    def with_settings(self, settings: EvaluationConfig) -> "Predictor":
+        """Of the same network."""
+        return Predictor(self.model, settings, self.mean, self.std, self.lockstep)
+
     def num_forwards(self, height: int, width: int) -> int:
         """Forwards of the network that an image of this size takes."""
         count = 0
         for scale, _ in self._passes:
-            rows, columns = self._window_starts(self._input_size((height, width), scale))
+            rows, columns = self.window_starts(self._input_size((height, width), scale))
             count += -(-len(rows) * len(columns) // self.window_batch)
         return count
 
@@ -148,13 +152,13 @@ class Predictor:
     def _windowed(self, x_1CHW: Tensor) -> Tensor:
         """Logits (1, K, h, w) of the network's input, from several windows if it is larger than one."""
         size = (x_1CHW.shape[2], x_1CHW.shape[3])
-        rows, columns = self._window_starts(size)
+        rows, columns = self.window_starts(size)
         origins = [(top, left) for top in rows for left in columns]
         if len(origins) == 1:
             return self._forward(x_1CHW)
-        height, width = self._window_size(size)
+        height, width = self.window_size(size)
         row_weights, column_weights = (
-            _blend_weights(starts, window, length).to(self.device)
+            blend_weights(starts, window, length).to(self.device)
             for starts, window, length in zip((rows, columns), (height, width), size, strict=True)
         )
         blended_KHW: Tensor | None = None
@@ -162,7 +166,7 @@ class Predictor:
         while done < len(origins):
             batch = origins[done : done + self.window_batch]
             windows = torch.cat([x_1CHW[..., top : top + height, left : left + width] for top, left in batch])
-            logits_NKHW = self._forward_if_it_fits(windows)
+            logits_NKHW = self.forward_if_it_fits(windows)
             if logits_NKHW is None:
                 continue
             if blended_KHW is None:
@@ -176,7 +180,7 @@ class Predictor:
         assert blended_KHW is not None
         return blended_KHW.unsqueeze(0)
 
-    def _forward_if_it_fits(self, windows_NCHW: Tensor) -> Tensor | None:
+    def forward_if_it_fits(self, windows_NCHW: Tensor) -> Tensor | None:
         """Logits, or None if out of memory; then `window_batch` is smaller."""
         try:
             return self._forward(windows_NCHW)
@@ -201,13 +205,13 @@ class Predictor:
         height, width = self.settings.resize or own_size
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
-    def _window_size(self, size: tuple[int, int]) -> tuple[int, int]:
+    def window_size(self, size: tuple[int, int]) -> tuple[int, int]:
         window = self.settings.window or size
         return min(window[0], size[0]), min(window[1], size[1])
 
-    def _window_starts(self, size: tuple[int, int]) -> tuple[list[int], list[int]]:
+    def window_starts(self, size: tuple[int, int]) -> tuple[list[int], list[int]]:
         """First rows, and first columns, of the windows over an input of this size."""
-        windows = self._window_size(size)
+        windows = self.window_size(size)
         steps = (max(1, round(window * (1 - self.settings.overlap))) for window in windows)
         rows, columns = (
             [*range(0, length - window, step), length - window]
@@ -216,7 +220,7 @@ class Predictor:
         return rows, columns
 
 
-def _blend_weights(starts: list[int], window: int, length: int) -> Tensor:
+def blend_weights(starts: list[int], window: int, length: int) -> Tensor:
     """(len(starts), window) float32: weights of windows along one axis; those of a pixel sum to 1."""
     ramp = torch.arange(1.0, window + 1)
     triangle = torch.minimum(ramp, ramp.flip(0))

@@ -10,6 +10,7 @@ from msanet.datasets.image_format import MAX_BANDS
 
 _ROWS = 256
 """Rows whose sums are taken at once, to save memory."""
+_HIGHEST = {"uint8": 2**8 - 1, "uint16": 2**16 - 1}
 Values = Annotated[tuple[float, ...], Field(min_length=1, max_length=MAX_BANDS)]
 """One number for each band."""
 
@@ -80,7 +81,7 @@ def band_statistics(sums: BandSums) -> BandStatistics:
 
 def fill_value(mean: Sequence[float], dtype: Any) -> tuple[float, ...]:
     """The mean as pixels can have it, for what lies outside of an image."""
-    if np.dtype(dtype).kind == "f":
+    most = _HIGHEST.get(str(dtype))
+    if most is None:
         return tuple(mean)
-    most = int(np.iinfo(dtype).max)
     return tuple(min(max(round(value), 0), most) for value in mean)

@@ -5,7 +5,6 @@ Tiles are deflated by zlib-ng at level 6, which decodes fastest, those of images
 """
 
 import io
-import itertools
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -188,8 +187,8 @@ def _read_tags(data: bytes) -> dict[int, tuple[int, ...]]:
 
 def _dtype(tags: dict[int, tuple[int, ...]]) -> np.dtype:
     """The type of pixels. KeyError where channels differ, or it is not a known one. TIFF's default is 1 for both fields."""
-    kinds = {*itertools.product(tags.get(_BITS, (1,)), tags.get(_SAMPLE_FORMAT, (1,)))}
-    return _DTYPES[kinds.pop() if len(kinds) == 1 else (0, 0)]
+    bits, formats = {*tags.get(_BITS, (1,))}, {*tags.get(_SAMPLE_FORMAT, (1,))}
+    return _DTYPES[bits.pop() if len(bits) == 1 else 0, formats.pop() if len(formats) == 1 else 0]
 
 
 def _is_supported(tags: dict[int, tuple[int, ...]]) -> bool:
