@@ -10,6 +10,7 @@ from PIL import Image
 from msanet.api.model import Model
 from msanet.config import EvaluationConfig
 from msanet.data.manifest import load_manifest
+from msanet.demo.segmenter import Limits, Segmenter
 from msanet.models.io import load_network, save_network
 from support.band_images import band_image, pack_bands, write_band_folder
 from support.errors import raises_user_error
@@ -59,6 +60,11 @@ def test_weights_keep_what_their_images_are(model: Model, tmp_path: Path) -> Non
     save_network(tmp_path / "model.safetensors", dict(model.network.state_dict()), model.metadata)
     _, own = load_network(tmp_path / "model.safetensors", torch.device("cpu"))
     assert own == model.metadata
+
+
+def test_the_demo_page_is_for_rgb(model: Model) -> None:
+    with raises_user_error("MSA-DEMO-790", mentions="5 bands of uint16"):
+        Segmenter(model.network, model.metadata, model.settings, Limits())
 
 
 def test_metadata_of_another_number_of_bands_is_damaged(model: Model) -> None:
