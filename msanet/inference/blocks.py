@@ -1,6 +1,7 @@
 """Images of any size, block by block, in memory that does not depend on their size.
 
 A block gets exactly the windows that the complete image has there, so the result is that of `Predictor` on the whole image.
+Settings that need the whole image (`whole_image_setting`) make it one block.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from msanet.config import EvaluationConfig
 from msanet.data.image.color import normalize
 from msanet.inference.predictor import Predictor, blend_weights, explain_out_of_memory
 
@@ -33,8 +35,19 @@ ReadBlock = Callable[[Block], np.ndarray]
 """Pixels (H, W, C) of a part of the image."""
 
 
+def whole_image_setting(settings: EvaluationConfig) -> str | None:
+    """The first setting that is not possible in blocks; None if all are."""
+    asked = {
+        "evaluation.resize": settings.resize is not None,
+        "evaluation.scales": settings.scales != (1.0,),
+        "evaluation.flip": settings.flip,
+        "evaluation.crf.enabled": settings.crf.enabled,
+    }
+    return next((name for name, is_asked in asked.items() if is_asked), None)
+
+
 class BlockPredictor:
-    """Puts an image that is read in parts through a network, in one pass at its own size.
+    """Puts an image that is read in parts through a network.
 
     Args:
         predictor: Its `settings.window` is the window; None: the whole image.
@@ -44,6 +57,7 @@ class BlockPredictor:
 
     def __init__(self, predictor: Predictor, size: tuple[int, int], read: ReadBlock) -> None:
         self._predictor, self._size, self._read = predictor, size, read
+        self._is_whole = whole_image_setting(predictor.settings) is not None
         self._window = predictor.window_size(size)
         self._rows, self._columns = predictor.window_starts(size)
         self._row_weights, self._column_weights = (
@@ -53,6 +67,9 @@ class BlockPredictor:
 
     def blocks(self, num_classes: int, pixel_bytes: int) -> Iterator[Block]:
         """Blocks over the image, as large as memory allows: windows that touch two of them are predicted twice."""
+        if self._is_whole:
+            yield Block(0, 0, *self._size)
+            return
         own = int((_BYTES / (4 * num_classes)) ** 0.5)
         with_windows = int((_BYTES / pixel_bytes) ** 0.5) - 2 * max(self._window)
         side = min(own, with_windows, _LARGEST) // ALIGNMENT * ALIGNMENT
@@ -65,7 +82,9 @@ class BlockPredictor:
     @torch.inference_mode()
     @explain_out_of_memory()
     def scores(self, block: Block) -> Tensor:
-        """Logits (1, K, h, w) float32 of a block."""
+        """What `Predictor.scores` returns for the whole image, (1, K, h, w) float32 of a block."""
+        if self._is_whole:
+            return self._predictor.scores(torch.from_numpy(self._read(block)))
         rows = _touching(self._rows, self._window[0], block.top, block.height)
         columns = _touching(self._columns, self._window[1], block.left, block.width)
         area = self._area(rows, columns)

@@ -79,26 +79,26 @@ class Predictor:
     @explain_out_of_memory()
     def labels(self, image_HWC: Tensor) -> Tensor:
         """Train ids (H, W) uint8 of an image (H, W, C), such as uint8 RGB: the likeliest class of each pixel."""
-        return _argmax(self._scores(image_HWC))
+        return _argmax(self.scores(image_HWC))
 
     @torch.inference_mode()
     @explain_out_of_memory()
     def probabilities(self, image_HWC: Tensor) -> Tensor:
         """Probabilities (K, H, W) float32 of an image (H, W, C); the CRF's marginals where it is enabled."""
-        return self._as_probabilities(self._scores(image_HWC))
+        return self.as_probabilities(self.scores(image_HWC))
 
     @torch.inference_mode()
     @explain_out_of_memory()
     def labels_and_probabilities(self, image_HWC: Tensor) -> tuple[Tensor, Tensor]:
         """`labels` and `probabilities` for the cost of one of them."""
-        scores_1KHW = self._scores(image_HWC)
-        return _argmax(scores_1KHW), self._as_probabilities(scores_1KHW)
+        scores_1KHW = self.scores(image_HWC)
+        return _argmax(scores_1KHW), self.as_probabilities(scores_1KHW)
 
     @torch.inference_mode()
     @explain_out_of_memory()
     def labels_and_confidence(self, image_HWC: Tensor) -> tuple[Tensor, Tensor]:
         """`labels`, and the probability (H, W) float32 of each pixel's label."""
-        scores_1KHW = self._scores(image_HWC)
+        scores_1KHW = self.scores(image_HWC)
         highest, labels = scores_1KHW.max(dim=1)
         confidence = softmax_of_highest(highest, scores_1KHW) if self._are_logits else highest
         return labels[0].to(torch.uint8), confidence[0]
@@ -120,7 +120,7 @@ class Predictor:
         """One forward of a small black image, for the collectives inside it (ZeRO-3)."""
         self._forward(torch.zeros(1, len(self.mean), *_IDLE_SIZE, device=self.device))
 
-    def _scores(self, image_HWC: Tensor) -> Tensor:
+    def scores(self, image_HWC: Tensor) -> Tensor:
         """(1, K, H, W) float32: logits for one pass without CRF, else probabilities."""
         image_HWC = image_HWC.to(self.device)
         image_1CHW = normalize(image_HWC.unsqueeze(0), self.mean, self.std)
@@ -134,7 +134,8 @@ class Predictor:
             return refine(mean_1KHW[0], image_HWC, self.settings.crf).unsqueeze(0)
         return mean_1KHW
 
-    def _as_probabilities(self, scores_1KHW: Tensor) -> Tensor:
+    def as_probabilities(self, scores_1KHW: Tensor) -> Tensor:
+        """(K, H, W) of what `scores` returns."""
         return (scores_1KHW.softmax(dim=1) if self._are_logits else scores_1KHW)[0]
 
     def _logits(self, image_1CHW: Tensor, scale: float, flipped: bool) -> Tensor:

@@ -17,7 +17,7 @@ from msanet.datasets.image_format import RGB8, ImageFormat, describe
 from msanet.errors import UserError
 from msanet.files import atomic_file
 from msanet.inference.backends import require_package
-from msanet.inference.blocks import ALIGNMENT, Block
+from msanet.inference.blocks import ALIGNMENT, Block, whole_image_setting
 from msanet.logs import once
 from msanet.report.bands import Range, display_ranges, picture, shown_bands
 from msanet.report.palette import RGB, overlay
@@ -39,6 +39,8 @@ TIFF_ENDINGS = (".tif", ".tiff")
 DEFAULT_WINDOW = (512, 512)
 _WHOLE_PIXELS = 2**22
 """An image up to this size is one window, where evaluation.window is not set."""
+_MOST_AT_ONCE = MAX_PIXELS
+"""Pixels of an image that is read at once where a setting needs that."""
 _GEOREFERENCE = (33550, 34264, 34735)
 """TIFF's fields ModelPixelScale, ModelTransformation and GeoKeyDirectory."""
 _CACHE_MB = 64
@@ -172,25 +174,19 @@ def network_bands(count: int, dtype: Any, form: ImageFormat, name: str, last_is_
 
 
 def scene_settings(settings: EvaluationConfig, size: tuple[int, int], name: str) -> EvaluationConfig:
-    """How a scene goes through the network: in one pass at its own size, in windows unless it is small.
+    """How a scene goes through the network: in windows unless it is small, or settings need the whole image at once.
 
-    Raises UserError for settings that need the whole image at once.
+    Raises UserError if it is too large for these.
     """
-    asked = {
-        "evaluation.resize": settings.resize is not None,
-        "evaluation.scales": settings.scales != (1.0,),
-        "evaluation.flip": settings.flip,
-        "evaluation.crf.enabled": settings.crf.enabled,
-    }
-    setting = next((name for name, is_asked in asked.items() if is_asked), None)
-    if setting:
+    pixels, setting = size[0] * size[1], whole_image_setting(settings)
+    if setting and pixels > _MOST_AT_ONCE:
         raise UserError(
             "MSA-INFER-791",
-            f"{setting} is set, and '{name}' is a georeferenced or large TIFF, which is predicted in windows at its own size in "
-            f"one pass; set {setting}={_UNSET[setting]}",
+            f"{setting} is set, which needs the whole image at once, and '{name}' has {size[1]}x{size[0]} pixels, expected at "
+            f"most {_MOST_AT_ONCE}; set {setting}={_UNSET[setting]}, so that it is predicted in windows",
             setting=setting,
         )
-    if settings.window is not None or size[0] * size[1] <= _WHOLE_PIXELS:
+    if setting or settings.window is not None or pixels <= _WHOLE_PIXELS:
         return settings
     return settings.model_copy(update={"window": DEFAULT_WINDOW})
 

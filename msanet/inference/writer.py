@@ -92,13 +92,23 @@ class PredictionWriter:
         """
         if is_video(path):
             self._write_video(path, stem)
-        elif self.maps is None and self.submission is None and is_scene(path):
-            with _named(f"'{path}'"):
-                self._write_scene(path, stem)
-        else:
+        elif not self._wrote_scene(path, stem):
             image_HWC = read_image(path, self.metadata.image)
             with _named(f"'{path}'"):
                 self._write_image(image_HWC, stem, self.kinds)
+
+    def _wrote_scene(self, path: Path, stem: Path) -> bool:
+        """Whether it is a scene, and is written. A network for RGB sees one of other bands as a photo, if that can be read."""
+        if self.maps is not None or self.submission is not None or not is_scene(path):
+            return False
+        try:
+            with _named(f"'{path}'"):
+                self._write_scene(path, stem)
+        except UserError as error:
+            if error.code != "MSA-INFER-790" or self.metadata.image != RGB8:
+                raise
+            return False
+        return True
 
     def _write_scene(self, path: Path, stem: Path) -> None:
         metadata, own = self.metadata, self.predictor
@@ -116,7 +126,9 @@ class PredictionWriter:
                     scores_1KHW = predictor.scores(block)
                     labels_HW = labels_of(scores_1KHW, scene.without_data(block))
                     is_wanted = "probabilities" in self.kinds
-                    files.write(block, labels_HW, scores_1KHW.softmax(dim=1)[0].cpu().numpy() if is_wanted else None)
+                    files.write(
+                        block, labels_HW, own.as_probabilities(scores_1KHW).cpu().numpy() if is_wanted else None
+                    )
 
     def _write_video(self, path: Path, stem: Path) -> None:
         network_bands(3, "uint8", self.metadata.image, str(path))

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from msanet.config import EvaluationConfig
 from msanet.datasets.image_format import RGB8, ImageFormat
-from msanet.inference import blocks
+from msanet.inference import blocks, scenes
 from msanet.inference.blocks import Block, BlockPredictor
 from msanet.inference.predictor import Predictor
 from msanet.inference.scenes import is_scene, network_bands
 from msanet.inference.writer import PredictionWriter, read_image
 from msanet.models.io import ModelMetadata
-from support.band_images import band_image, write_tiff
+from support.band_images import SIZE, band_image, write_tiff
 from support.errors import raises_user_error
 from support.metadata import metadata
 
@@ -68,7 +68,7 @@ def test_blocks_have_the_scores_of_the_whole_image(
     pixels = band_image(4, "uint16", size=size)
     settings = EvaluationConfig(window=window, window_batch=3)
     predictor = Predictor(Net().eval(), settings, (3000.0,) * 4, (400.0,) * 4)
-    whole_1KHW = predictor._scores(torch.from_numpy(pixels))
+    whole_1KHW = predictor.scores(torch.from_numpy(pixels))
 
     def read(block: Block) -> np.ndarray:
         top, left, height, width = block
@@ -155,11 +155,29 @@ def test_an_rgb_geotiff_is_kept_too_and_other_tiffs_are_images_as_ever(tmp_path:
         ("evaluation.resize", {"resize": (64, 64)}),
     ],
 )
-def test_settings_that_need_the_whole_image_are_refused(tmp_path: Path, setting: str, settings: dict[str, Any]) -> None:
-    write_scene(tmp_path / "s.tif", band_image(4, "uint16"))
-    writer = PredictionWriter(Net().eval(), about(), EvaluationConfig(**settings))
+def test_settings_that_need_the_whole_image_take_it_at_once_or_are_refused(
+    tmp_path: Path, setting: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = band_image(4, "uint16")
+    write_scene(tmp_path / "s.tif", pixels)
+    writer = PredictionWriter(Net().eval(), about(), EvaluationConfig(**settings), ("train-ids",))
+    writer.write(tmp_path / "s.tif", tmp_path / "out")
+    with rasterio.open(tmp_path / "out.train-ids.tif") as file:
+        assert np.array_equal(file.read(1), writer.predictor.labels(torch.from_numpy(pixels)).numpy())
+    monkeypatch.setattr(scenes, "_MOST_AT_ONCE", 1000)
     with raises_user_error("MSA-INFER-791", setting=setting, mentions="s.tif"):
         writer.write(tmp_path / "s.tif", tmp_path / "out")
+
+
+def test_a_network_for_rgb_still_reads_a_georeferenced_photo_of_other_kinds(tmp_path: Path) -> None:
+    gray_alpha = np.concatenate([band_image(1, "uint8"), np.full((*SIZE, 1), 255, np.uint8)], axis=2)
+    write_scene(tmp_path / "s.tif", gray_alpha, crs="EPSG:32633", transform=TRANSFORM, ALPHA="YES")
+    writer = PredictionWriter(Net(3).eval(), about(RGB8), EvaluationConfig())
+    writer.write(tmp_path / "s.tif", tmp_path / "s")
+    assert (tmp_path / "s.png").is_file()
+    write_scene(tmp_path / "deep.tif", band_image(3, "uint16"))
+    with raises_user_error("MSA-DATA-101"):
+        writer.write(tmp_path / "deep.tif", tmp_path / "deep")
 
 
 def test_a_damaged_scene_leaves_no_file(tmp_path: Path) -> None:
