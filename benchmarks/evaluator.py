@@ -89,9 +89,9 @@ def judging_times(sample: EvaluationSample, network: str) -> dict[str, float]:
     predictor = Predictor(model, settings, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     accumulator = EvaluationAccumulator(CITYSCAPES.classes, 1, settings, predictor.device)
     with torch.inference_mode():
-        logits = predictor._scores(sample.image_HWC)
+        logits = predictor.scores(sample.image_HWC)
     inference = seconds(lambda: predictor.labels(sample.image_HWC))
-    predictor._scores = lambda image_HWC: logits  # type: ignore[method-assign]
+    predictor.scores = lambda image_HWC: logits  # type: ignore[method-assign]
     labels = min(seconds(lambda: predictor.labels(sample.image_HWC)) for _ in range(3))
     beyond = min(seconds(lambda: accumulator.add(sample, predictor)) for _ in range(3)) - labels
     return {"inference": inference, "evaluator beyond it": beyond}

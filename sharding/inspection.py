@@ -24,7 +24,9 @@ from msanet.data.manifest import (
     load_manifest,
     load_shard_index,
 )
+from msanet.datasets.image_format import ImageFormat
 from msanet.errors import UserError, nearest
+from msanet.report.bands import picture
 from msanet.report.palette import RGB, UInt8, check_label, overlay
 from sharding.shard_check import member_role, printable, read_member
 from sharding.sheet import CELL, write_sheet
@@ -36,7 +38,7 @@ MAX_SAMPLES = 400
 
 @dataclass(frozen=True)
 class LabeledSample:
-    """One sample as stored: image (H, W, 3) uint8 RGB and its label (H, W) of train ids."""
+    """One sample: image (H, W, 3) uint8 RGB, as pictures show it, and its label (H, W) of train ids."""
 
     split: str
     key: str
@@ -72,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
             cells.append(cell(sample, manifest.palette))
             captions.append(printable(f"{sample.split} / {sample.key}"))
     parts = [_head(manifest, splits, sizes), split_table(splits), class_table(manifest.classes, splits)]
+    parts += [band_table(manifest.image, splits)] if manifest.image else []
     if args.sheet:
         title = f"{manifest.name}: {len(cells)} of {sum(split.samples for split in splits.values())} samples"
         legend = [(printable(name), color) for name, color in zip(manifest.classes, manifest.palette, strict=True)]
@@ -116,6 +119,19 @@ def class_table(classes: Sequence[str], splits: Mapping[str, SplitInfo]) -> str:
         shares = [_percent(split.histogram[k], sum(split.histogram)) for split in splits.values()]
         cells = "".join(f"{share:>{column}}" for share, column in zip(shares, columns, strict=True))
         lines.append(f"{printable(name):<{width}}{cells}")
+    return "\n".join(lines)
+
+
+def band_table(image: ImageFormat, splits: Mapping[str, SplitInfo]) -> str:
+    """One line for each band of each split: its number in the source, mean, standard deviation and extreme values."""
+    width = _width(splits)
+    lines = [f"{image.describe()}, of {image.source_bands} of the source"]
+    lines += [f"{'split':<{width}}{'band':>6}{'mean':>14}{'std':>14}{'lowest':>14}{'highest':>14}"]
+    for name, split in splits.items():
+        assert split.bands is not None, "checked with the manifest"
+        values = zip(split.bands.mean, split.bands.std, split.bands.low, split.bands.high, strict=True)
+        for number, row in zip(image.bands, values, strict=True):
+            lines.append(f"{printable(name):<{width}}{number:>6}" + "".join(f"{value:>14.6g}" for value in row))
     return "\n".join(lines)
 
 
@@ -207,7 +223,7 @@ def _read(tar: int, sample: SampleIndex) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(
             "MSA-PACK-049", f"image and label are of {image_HWC.shape[:2]} and {label_HW.shape}, expected one size"
         )
-    return image_HWC, label_HW
+    return picture(image_HWC), label_HW
 
 
 def _damaged(folder: Path, shard: ShardInfo, found: str) -> str:

@@ -1,11 +1,16 @@
 """A photo in a shard: whether it is sound, and shows what was packed."""
 
 from msanet.data.image.photo import PhotoFile
+from msanet.data.image.tiles import TiledImage
 from msanet.errors import UserError
 
 
 def check_photo(data: bytes, name: str) -> tuple[int, ...]:
     """Its size as stored. Raises UserError where it is damaged, or shown in another way than it was packed."""
+    bands = TiledImage.parse(data, name)
+    if bands is not None and bands.is_bands:
+        bands.window(0, 0, *bands.size)
+        return bands.size
     file = PhotoFile(data, name)
     shape = file.read().pixels_HWC.shape[:2]
     size = shape[::-1] if file.orientation > 4 else shape

@@ -11,9 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from msanet.data.manifest import SCHEMA_VERSION, earlier_key
 from msanet.datasets import DatasetSpec
+from msanet.datasets.image_format import ImageFormat
 from msanet.errors import UserError
 from sharding.readers.labels import Decode
 from sharding.readers.mask_reader import reader_of
@@ -45,13 +47,15 @@ class ShardPlan:
     earlier_digest: str = ""
 
 
-def plan_shards(found: DatasetListing, tree: Tree, codec: str, shard_bytes: int) -> list[ShardPlan]:
+def plan_shards(
+    found: DatasetListing, tree: Tree, codec: str, shard_bytes: int, image: ImageFormat | None = None
+) -> list[ShardPlan]:
     """Cut the samples of each split, in their sorted order, into shards of about `shard_bytes` of source files.
 
     Raises UserError if a split is empty, a key occurs twice or a name cannot stand in a tar.
     """
     plans = []
-    how = found.spec, found.decode or reader_of(found.spec), tree, codec
+    how = found.spec, found.decode or reader_of(found.spec), tree, codec, image
     for split, pairs in found.splits.items():
         check_split(split, pairs)
         for number, group in enumerate(_group_by_size(pairs, tree, shard_bytes)):
@@ -122,10 +126,16 @@ def _group_by_size(pairs: Iterable[SamplePaths], tree: Tree, shard_bytes: int) -
 
 
 def plan_digest(
-    file: str, pairs: Sequence[SamplePaths], spec: DatasetSpec, decode: Decode, tree: Tree, codec: str
+    file: str,
+    pairs: Sequence[SamplePaths],
+    spec: DatasetSpec,
+    decode: Decode,
+    tree: Tree,
+    codec: str,
+    image: ImageFormat | None = None,
 ) -> str:
     """sha256 of all that decides the bytes of `pairs` in a shard, but for the path of the source, which may be moved."""
-    content = {
+    content: dict[str, Any] = {
         "versions": [SCHEMA_VERSION, WRITER_VERSION],
         "file": file,
         "codec": codec,
@@ -133,6 +143,8 @@ def plan_digest(
         "pairs": [{name: value for name, value in asdict(pair).items() if value is not None} for pair in pairs],
         "sources": [facts for pair in pairs for facts in file_facts(tree, pair)],
     }
+    if image is not None:
+        content["image"] = image.model_dump()
     content["decode"] = repr(decode)
     assert " at 0x" not in content["decode"], "its repr has to say what it does, as a dataclass's does"
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

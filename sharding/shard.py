@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from msanet.data.image.bands import BandSums, add_sums, band_sums
 from msanet.data.image.codec import IMAGE_EXTENSIONS, INSTANCES, decode_instances, decode_label, encode_members
 from msanet.data.image.damage import decoder_messages, find_damage
 from msanet.data.image.photo import TURNED, Photo, damaged, read_photo
 from msanet.data.manifest import Member, SampleIndex, ShardIndex, index_name
 from msanet.datasets import IGNORE_INDEX, DatasetSpec
+from msanet.datasets.image_format import ImageFormat
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync
 from sharding.bad_samples import BadSamples
+from sharding.bands import read_alike
 from sharding.notes import Notes, note, take_notes
 from sharding.plan import ShardPlan, plan_digest
 from sharding.readers.labels import Decode, source_damage
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from webdataset.writer import TarWriter
 
 OWNER = "msanet"
+BANDS = "bands"
+"""Key of the sums over an image's bands in the json of its sample."""
 _SYNC_THREADS = 8
 
 
@@ -40,7 +45,8 @@ _SYNC_THREADS = 8
 class PackingJob:
     """What all shards of a run share: the source, the classes, how labels are read, the codec, the folder to write to.
 
-    skip_bad: a shard is complete without its bad samples. reusable: samples of an earlier try, by digest.
+    skip_bad: a shard is complete without its bad samples. reusable: samples of an earlier try, by digest. image: what all
+    images are, where their bands are packed; None: 8-bit RGB.
     """
 
     tree: Tree
@@ -50,6 +56,7 @@ class PackingJob:
     folder: Path
     skip_bad: bool = False
     reusable: Mapping[str, StoredSample] = field(default_factory=dict)
+    image: ImageFormat | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ def write_shards(job: PackingJob, plans: Sequence[ShardPlan], on_sample: OnSampl
         _put_in_place(job.folder, [index.file for index in indexes])
         for index in indexes:
             temporary = job.folder / (index_name(index.file) + PARTIAL)
-            temporary.write_text(index.model_dump_json() + "\n", encoding="utf-8")
+            temporary.write_text(index.model_dump_json(exclude_none=True) + "\n", encoding="utf-8")
         _put_in_place(job.folder, [index_name(index.file) for index in indexes])
         sync(job.folder)
     return take_notes()
@@ -144,7 +151,7 @@ def _reused_sample(job: PackingJob, pair: SamplePaths) -> PackedSample | None:
 
 def sample_digest(job: PackingJob, pair: SamplePaths) -> str:
     """sha256 of all that decides the bytes of one sample."""
-    return plan_digest("", [pair], job.spec, job.decode, job.tree, job.codec)
+    return plan_digest("", [pair], job.spec, job.decode, job.tree, job.codec, job.image)
 
 
 def _histogram(label_HW: np.ndarray) -> np.ndarray:
@@ -159,7 +166,7 @@ def read_sample(job: PackingJob, pair: SamplePaths) -> PackedSample:
 def read_pair(job: PackingJob, pair: SamplePaths) -> tuple[bytes, Photo, np.ndarray]:
     """The first half of `read_sample`: the image's file, the photo and its label (H, W). Raises UserError."""
     image = job.tree.read(pair.image)
-    photo, label_HW = decode_pair(job.tree, job.decode, job.spec, pair, image)
+    photo, label_HW = decode_pair(job.tree, job.decode, job.spec, pair, image, job.image)
     for text in photo.notes:
         note(text, job.tree.show(pair.image))
     return image, photo, label_HW
@@ -174,16 +181,22 @@ def encode_sample(job: PackingJob, pair: SamplePaths, image: bytes, photo: Photo
         members[INSTANCES] = read_instances(job.tree, pair.instances, size)
     crc32 = {extension.partition(".")[0]: zlib.crc32(data) for extension, data in members.items()}
     facts = {"id": pair.id, "height": size[0], "width": size[1], "crc32": crc32}
+    if job.image is not None:
+        facts[BANDS] = band_sums(photo.pixels_HWC).model_dump()
     members["json"] = json.dumps(facts).encode()
     return PackedSample(pair.key, members, _histogram(label_HW))
 
 
 def decode_pair(
-    tree: Tree, decode: Decode, spec: DatasetSpec, pair: SamplePaths, image: bytes
+    tree: Tree, decode: Decode, spec: DatasetSpec, pair: SamplePaths, image: bytes, form: ImageFormat | None = None
 ) -> tuple[Photo, np.ndarray]:
-    """The photo, whose file has the bytes `image`, and its label of train ids (H, W). Raises UserError, naming the file."""
+    """The photo, whose file has the bytes `image`, and its label of train ids (H, W). Raises UserError, naming the file.
+
+    form: what the image is to be, where its bands are packed.
+    """
     with source_damage():
-        photo = read_photo(image, tree.show(pair.image))
+        name = tree.show(pair.image)
+        photo = read_photo(image, name) if form is None else Photo(read_alike(image, name, form), is_stored_so=False)
     size = photo.pixels_HWC.shape[:2]
     label_HW = decode_pair_label(tree, decode, spec, pair, size)
     if label_HW.shape != size:
@@ -269,6 +282,7 @@ def _turn(notes: Sequence[str], would_fit: bool) -> str:
 def _read_back(path: Path, plan: ShardPlan, histogram: np.ndarray, num_classes: int) -> ShardIndex:
     """The index from the tar as it lies on disk, so that it cannot differ from what was written."""
     members: dict[str, list[Member]] = defaultdict(list)
+    bands: list[BandSums] = []
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
@@ -277,7 +291,10 @@ def _read_back(path: Path, plan: ShardPlan, histogram: np.ndarray, num_classes: 
                 key, _, extension = info.name.partition(".")
                 content = tar.extractfile(info)
                 assert content is not None, info.name
-                crc32 = zlib.crc32(content.read())
+                data = content.read()
+                crc32 = zlib.crc32(data)
+                if extension == "json" and BANDS in (facts := json.loads(data)):
+                    bands.append(BandSums.model_validate(facts[BANDS]))
                 members[key].append(Member(extension=extension, offset=info.offset_data, length=info.size, crc32=crc32))
     return ShardIndex(
         file=plan.file,
@@ -287,6 +304,7 @@ def _read_back(path: Path, plan: ShardPlan, histogram: np.ndarray, num_classes: 
         histogram=tuple(map(int, histogram[:num_classes])),
         ignored=int(histogram[IGNORE_INDEX]),
         samples=tuple(SampleIndex(key=key, members=tuple(found)) for key, found in members.items()),
+        bands=add_sums(bands) if bands else None,
     )
 
 

@@ -13,6 +13,7 @@ from msanet.data.manifest import UNPACKED
 from msanet.data.unpacked import UnpackedDataset
 from msanet.datasets import DatasetSpec
 from msanet.errors import UserError
+from sharding.manifest_parts import manifest_header
 from sharding.notes import take_notes
 from sharding.plan import check_split, file_facts, plan_digest
 from sharding.readers import find_source
@@ -21,7 +22,6 @@ from sharding.readers.mask_reader import reader_of
 from sharding.readers.reader import DatasetListing, Reader, SamplePaths
 from sharding.shard import decode_pair, decode_pair_label, read_instances
 from sharding.tree import Tree
-from sharding.writer import manifest_header
 
 
 def open_folder(folder: Path, classes: Path | None, splits: Sequence[str]) -> UnpackedDataset:

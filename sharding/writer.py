@@ -10,21 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from pydantic import ValidationError
-
 from msanet.data.manifest import (
     BAD_SAMPLES_NAME,
     MANIFEST_NAME,
     Manifest,
-    ShardIndex,
-    ShardInfo,
-    SplitInfo,
     index_name,
     load_manifest,
     load_shard_index,
 )
-from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync, write_text
 from msanet.logs import ProgressBar
@@ -34,6 +27,8 @@ from sharding.bad_samples import (
     collect_bad_samples,
     refuse_bad_samples,
 )
+from sharding.bands import image_format
+from sharding.manifest_parts import manifest_header, read_splits
 from sharding.notes import Notes, add_notes, log_notes
 from sharding.plan import ShardPlan, plan_shards
 from sharding.readers.mask_reader import reader_of
@@ -58,6 +53,7 @@ class PackOptions:
 
     codec: one of msanet.data.image.codec.CODECS. shard_bytes: source bytes a shard. workers: processes, at least 1.
     skip_bad: pack without the samples that are bad. max_bad_fraction: of all samples; None: 0.01, and always a few.
+    bands: how --bands chooses them; None: images are packed as 8-bit RGB.
     """
 
     codec: str
@@ -65,6 +61,7 @@ class PackOptions:
     workers: int
     skip_bad: bool = False
     max_bad_fraction: float | None = None
+    bands: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,8 +83,9 @@ def pack(found: DatasetListing, tree: Tree, out: Path, options: PackOptions) -> 
     reading the images is raised first, and touches no folder.
     """
     tree = found.tree or tree
-    plans = plan_shards(found, tree, options.codec, options.shard_bytes)
-    header = manifest_header(found.spec, options.codec)
+    image = image_format(found, tree, options.bands, options.codec)
+    plans = plan_shards(found, tree, options.codec, options.shard_bytes, image)
+    header = manifest_header(found.spec, options.codec, image)
     out = out.resolve()
     if _is_used(out):
         return Packed(out, _finished_dataset(out, plans, options.skip_bad), written=0, kept=len(plans))
@@ -113,7 +111,8 @@ def _pack_into(
 ) -> Packed:
     todo = _clean(partial, plans, options.skip_bad)
     decode = found.decode or reader_of(found.spec)
-    job = PackingJob(tree, found.spec, decode, options.codec, partial, options.skip_bad, load_reusable(partial))
+    reusable = load_reusable(partial)
+    job = PackingJob(tree, found.spec, decode, options.codec, partial, options.skip_bad, reusable, header.image)
     _write_todo(job, plans, todo, options.workers)
     bad, total = collect_bad_samples(partial, plans), sum(len(plan.pairs) for plan in plans)
     if bad and not (options.skip_bad and not any(one.is_lost for one in bad)):
@@ -121,7 +120,7 @@ def _pack_into(
         raise refuse_bad_samples(bad, total, partial)
     check_bad_fraction(bad, total, options.max_bad_fraction, partial)
     remove_reusable(partial)
-    manifest = Manifest(**{**dict(header), "splits": _splits(partial, plans)})
+    manifest = Manifest(**{**dict(header), "splits": read_splits(partial, plans)})
     _warn_of_empty(manifest)
     write_text(partial / MANIFEST_NAME, manifest.to_json())
     for plan in plans:
@@ -258,52 +257,3 @@ def _write_todo(job: PackingJob, plans: Sequence[ShardPlan], todo: Sequence[Shar
         except OSError as error:  # a full disk, say: what is finished stays
             error.filename = error.filename or str(job.folder)  # a failed write names no file
             raise
-
-
-def manifest_header(spec: DatasetSpec, codec: str) -> Manifest:
-    """The manifest of a dataset without its splits. Raises UserError where its names are none."""
-    # The dataset's own ids, also where the label maps held train ids: its servers want them back.
-    own = DATASETS.get(spec.name, spec).train_ids
-    try:
-        return Manifest(
-            name=spec.name,
-            classes=spec.classes,
-            palette=spec.palette,
-            ids=tuple(min(id for id, train_id in own.items() if train_id == k) for k in range(spec.num_classes)),
-            ignore_index=IGNORE_INDEX,
-            codec=codec,
-            splits={},
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(
-            "MSA-PACK-015",
-            f"the dataset {spec.name[:100]!r} has {str(first['input'])[:100]!r} as {place}, expected text of up "
-            "to 100 characters in one line; fix its description",
-        ) from None
-
-
-def _splits(folder: Path, plans: Sequence[ShardPlan]) -> dict[str, SplitInfo]:
-    indexes: dict[str, list[ShardIndex]] = {}
-    for plan in plans:
-        of_split = indexes.setdefault(plan.split, [])
-        if (folder / plan.file).is_file():  # else all its samples are bad
-            of_split.append(load_shard_index(folder, plan.file))
-    if empty := [split for split, of_split in indexes.items() if not of_split]:
-        raise UserError(
-            "MSA-PACK-203", f"all samples of split '{empty[0]}' are bad, expected some that are not; fix them"
-        )
-    return {split: _split_info(of_split) for split, of_split in indexes.items()}
-
-
-def _split_info(indexes: Sequence[ShardIndex]) -> SplitInfo:
-    return SplitInfo(
-        samples=sum(len(index.samples) for index in indexes),
-        shards=tuple(
-            ShardInfo(file=index.file, samples=len(index.samples), bytes=index.bytes, sha256=index.sha256)
-            for index in indexes
-        ),
-        histogram=tuple(map(int, np.sum([index.histogram for index in indexes], axis=0))),
-        ignored=sum(index.ignored for index in indexes),
-    )

@@ -57,9 +57,13 @@ SHARED_WITH_SHARDING = (
     "msanet.data.label_scheme",
     "msanet.data.manifest",
     "msanet.data.unpacked",
+    "msanet.data.image.band_file",
+    "msanet.data.image.bands",
     "msanet.data.image.codec",
     "msanet.data.image.damage",
     "msanet.data.image.photo",
+    "msanet.data.image.tiles",
+    "msanet.report.bands",
     "msanet.report.palette",
 )
 PRINTS_RESULTS = (

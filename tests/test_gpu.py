@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from msanet.data.image.band_jitter import band_jitter
+from msanet.data.image.color import normalize
 from msanet.inference.predictor import is_out_of_memory
 from msanet.models import MODELS, build_model
 from msanet.models.attention import kernels
@@ -74,6 +76,17 @@ def test_networks_have_finite_gradients_in_bf16(name: str, channels_last: bool) 
     first.float().square().mean().backward()
     gradients = [x.grad for x in model.parameters() if x.grad is not None]
     assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32], ids=str)
+def test_bands_are_jittered_and_normalized_as_on_the_cpu(dtype: torch.dtype) -> None:
+    images_NHWC = (torch.rand(2, 30, 40, 5, generator=torch.Generator().manual_seed(0)) * 250).to(dtype)
+    factors, mean, std = torch.tensor([[1.2, 0.7, 1.0], [0.8, 1.1, 1.0]]), (100.0,) * 5, (50.0,) * 5
+    on_cpu = normalize(images_NHWC, mean, std), normalize(band_jitter(images_NHWC, factors), mean, std)
+    there = images_NHWC.to(DEVICE)
+    found = normalize(there, mean, std), normalize(band_jitter(there, factors.to(DEVICE)), mean, std)
+    for one, other in zip(found, on_cpu, strict=True):
+        torch.testing.assert_close(one.cpu(), other, atol=1e-4, rtol=1e-4)
 
 
 def test_out_of_memory_is_recognized() -> None:

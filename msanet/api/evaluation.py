@@ -13,6 +13,7 @@ from msanet.api.local_ranks import run_local_ranks
 from msanet.api.process_state import api_call
 from msanet.api.settings import config_of, data_settings, find_checkpoint, is_run, with_metadata_resize
 from msanet.config import Config, DataConfig, EvaluationConfig, StorageConfig
+from msanet.data.band_settings import require_shown_bands
 from msanet.data.manifest import Manifest
 from msanet.data.open_dataset import Dataset, open_dataset
 from msanet.distributed import Timeouts
@@ -24,7 +25,7 @@ from msanet.evaluation.result import EvaluationResult, require_complete, require
 from msanet.evaluation.run_report import write_run_report
 from msanet.evaluation.statistics import RESAMPLES, Comparison, WorstImage, paired_difference, worst
 from msanet.inference.backends import load_model
-from msanet.models.io import require_same_classes
+from msanet.models.io import require_same_classes, require_same_images
 from msanet.run_layout import RunLayout
 
 OnWritten = Callable[[EvaluationResult, Path, Path], object]
@@ -90,6 +91,7 @@ class EvaluationJob:
     settings: EvaluationConfig
     storage: StorageConfig
     timeouts: Timeouts
+    shown_bands: tuple[int, ...] | None = None
 
 
 def evaluate(
@@ -205,6 +207,7 @@ def new_job(
         config.evaluation,
         config.storage,
         Timeouts.from_config(config.run),
+        config.report.bands,
     )
 
 
@@ -223,11 +226,14 @@ def run_evaluation(job: EvaluationJob, on_written: OnWritten = lambda *_: None) 
     checkpoint = distributed.on_main(job.find_checkpoint)  # its hashes are verified once for all
     model, metadata = load_model(checkpoint, distributed.device())
     require_same_classes(metadata, manifest.classes, dataset.location)
+    require_same_images(metadata, manifest.image_format, dataset.location)
+    require_shown_bands(job.shown_bands, manifest.image_format)
     source = dataset.source(job.split, manifest)
     settings = with_metadata_resize(job.settings, metadata)
     distributed.on_main(lambda: require_writable(job.out))  # now, not after the work
 
-    result = evaluator.evaluate(model, source, settings, metadata.mean, metadata.std)
+    shown_bands = job.shown_bands or metadata.shown_bands
+    result = evaluator.evaluate(model, source, settings, metadata.mean, metadata.std, shown_bands=shown_bands)
     if distributed.is_main():
         metrics = write_evaluation(job.out, result, measured(settings, metadata.step, checkpoint))
         report = write_run_report(job.out, metadata.palette, result, run=job.run)

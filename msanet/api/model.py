@@ -18,6 +18,7 @@ from msanet.api.settings import config_of, find_checkpoint, with_metadata_resize
 from msanet.config import EvaluationConfig, StorageConfig
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
+from msanet.datasets.image_format import ImageFormat
 from msanet.errors import UserError, nearest
 from msanet.evaluation.evaluator import evaluate
 from msanet.evaluation.result import require_complete, require_writable, write_evaluation
@@ -27,7 +28,7 @@ from msanet.inference.export import FORMATS, export_network
 from msanet.inference.predictor import Predictor
 from msanet.models.attention_to_scale import AttentionToScale
 from msanet.models.external import trust
-from msanet.models.io import ModelMetadata, load_network, require_same_classes
+from msanet.models.io import ModelMetadata, load_network, require_same_classes, require_same_images
 from msanet.report.palette import RGB, UInt8
 
 Float = NDArray[np.float32]
@@ -37,8 +38,9 @@ _Array = TypeVar("_Array", UInt8, Float)
 class Model:
     """A trained network, and how images go through it. Made by `msanet.load`.
 
-    Images are paths, PIL images or uint8 RGB arrays (H, W, 3); several are a list of these, or one array (N, H, W, 3). Results
-    have the image's own size; those of a list are a list, those of an array of several images have N as their first dimension.
+    Images are paths, PIL images, uint8 RGB arrays (H, W, 3), or of a network for bands arrays (H, W, C) of their type; several
+    are a list of these, or one array (N, H, W, C). Results have the image's own size; those of a list are a list, those of an
+    array of several images have N as their first dimension.
 
     Args:
         network: In evaluation mode.
@@ -82,7 +84,9 @@ class Model:
         Raises:
             UserError: Not an image, or out of memory.
         """
-        return _each(images, lambda image_HWC: self._predictor.labels(_tensor(image_HWC)).cpu().numpy())
+        return _each(
+            images, self.metadata.image, lambda image_HWC: self._predictor.labels(_tensor(image_HWC)).cpu().numpy()
+        )
 
     @overload
     def probabilities(self, images: AnyImage) -> Float: ...  # type: ignore[overload-overlap]
@@ -97,7 +101,11 @@ class Model:
         Raises:
             UserError: Not an image, or out of memory.
         """
-        return _each(images, lambda image_HWC: self._predictor.probabilities(_tensor(image_HWC)).cpu().numpy())
+        return _each(
+            images,
+            self.metadata.image,
+            lambda image_HWC: self._predictor.probabilities(_tensor(image_HWC)).cpu().numpy(),
+        )
 
     def attention(self, image: AnyImage, query: tuple[int, int] | None = None) -> dict[str, Float]:
         """Where the network looks.
@@ -113,7 +121,7 @@ class Model:
         Raises:
             UserError: The network has no attention, or the query is outside of the image.
         """
-        ((image_HWC,), _) = images_of(image)
+        ((image_HWC,), _) = images_of(image, self.metadata.image)
         if isinstance(self.network, AttentionToScale):
             maps = AttentionMaps(self._predictor, () if query is None else (query,))
             return {scale: np.asarray(map_HW) for scale, map_HW in maps.scale_weights(image_HWC).items()}
@@ -136,10 +144,14 @@ class Model:
             shards = open_storage(str(data), StorageConfig())
             manifest = read_manifest(shards)
             require_same_classes(self.metadata, manifest.classes, shards.location)
+            require_same_images(self.metadata, manifest.image_format, shards.location)
             if out is not None:
                 require_writable(Path(out))
             source = ShardSource(shards, split, manifest)
-            result = evaluate(self.network, source, self.settings, self.metadata.mean, self.metadata.std)
+            metadata = self.metadata
+            result = evaluate(
+                self.network, source, self.settings, metadata.mean, metadata.std, shown_bands=metadata.shown_bands
+            )
             require_complete(result, source)
             if out is None:
                 return Evaluation(result.to_json(), result.per_image_counts)
@@ -221,10 +233,10 @@ def export(
     return load(source, best=best, device="cpu").export(path, format, size)
 
 
-def _each(images: Any, function: Callable[[UInt8], _Array]) -> Any:
-    found, join = images_of(images)
+def _each(images: Any, form: ImageFormat, function: Callable[[np.ndarray], _Array]) -> Any:
+    found, join = images_of(images, form)
     return join([function(image_HWC) for image_HWC in found])
 
 
-def _tensor(image_HWC: UInt8) -> torch.Tensor:
+def _tensor(image_HWC: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.require(image_HWC, requirements=("C", "W")))

@@ -61,5 +61,5 @@ def pack_dataset(reader: Reader, args: argparse.Namespace) -> Packed:
     if args.max_bad_fraction is not None and not (args.skip_bad and 0 <= args.max_bad_fraction < 1):
         message = f"--max-bad-fraction is {args.max_bad_fraction:g}, expected 0 to below 1, with --skip-bad; fix it"
         raise UserError("MSA-CLI-006", message, setting="--max-bad-fraction")
-    options = PackOptions(args.codec, args.shard_bytes, args.workers, args.skip_bad, args.max_bad_fraction)
+    options = PackOptions(args.codec, args.shard_bytes, args.workers, args.skip_bad, args.max_bad_fraction, args.bands)
     return write(found, tree, args.out, options)

@@ -12,6 +12,7 @@ from msanet.data.image.codec import CODECS
 from msanet.data.manifest import BAD_SAMPLES_NAME
 from msanet.errors import UserError, nearest
 from sharding.bad_samples import ALWAYS_ALLOWED, DEFAULT_MAX_BAD_FRACTION
+from sharding.bands import ALL
 from sharding.plan import DEFAULT_SHARD_BYTES, parse_bytes
 from sharding.readers import READERS, Reader, find_reader, installed_readers, is_reader_name
 from sharding.readers.label_scheme import add_scheme_option
@@ -50,6 +51,7 @@ def _help() -> str:
         "Example:\n  msanet pack camvid --source CAMVID --out SHARDS\n"
         "  msanet pack labelme --source ANNOTATED --out SHARDS --random-split val=0.2 --group-by 'video\\d+'\n"
         "  msanet pack cityscapes --source CITYSCAPES --out SHARDS --label-scheme street.yaml\n"
+        "  msanet pack folder --source SATELLITE --out SHARDS --classes classes.yaml --bands all\n"
         "  msanet pack examples/own_reader.py:READER --source FIELDS --out SHARDS\n"
     )
     return "\n".join(
@@ -68,6 +70,8 @@ def parser_of(reader: Reader, name: str) -> Parser:
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help=splits)
     codecs = f"how images are stored: {', '.join(CODECS)} (default {CODECS[0]})"
     parser.add_argument("--codec", type=_codec, default=CODECS[0], help=codecs)
+    bands = f"keep the bands of images as they are: {ALL}, or numbers from 1 such as 1-4,8 (default: 8-bit RGB)"
+    parser.add_argument("--bands", metavar="BANDS", help=bands)
     size = f"source bytes per shard, such as 64MB or 1GB (default {DEFAULT_SHARD_BYTES})"
     parser.add_argument("--shard-bytes", type=_bytes, default=DEFAULT_SHARD_BYTES, metavar="SIZE", help=size)
     workers = "processes to write with (default: one per CPU)"

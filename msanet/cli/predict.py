@@ -13,10 +13,12 @@ from msanet.api.settings import with_metadata_resize
 from msanet.cli.parser import new_parser, parse
 from msanet.cli.run_arguments import add_run_arguments, find_checkpoint, run_config
 from msanet.config import EvaluationConfig
+from msanet.data.band_settings import require_shown_bands
 from msanet.data.image.codec import IMAGE_EXTENSIONS
 from msanet.errors import UserError, nearest
 from msanet.files import is_junk
 from msanet.inference.backends import load_model
+from msanet.inference.scenes import SCENE_ENDINGS
 from msanet.inference.submission import SUBMISSION_FORMATS, SubmissionFormat
 from msanet.inference.writer import ENDINGS, VIDEO_ENDING, PredictionWriter
 from msanet.logs import track
@@ -28,8 +30,11 @@ _NAMED = 6
 
 _DETAILS = """\
 Writes NAME.png (palette PNG of train ids) and NAME.overlay.jpg for each image, NAME.overlay.mp4 for each video, and what
---write asks for instead (docs/prediction.md). A submission to Cityscapes is the content of FOLDER, zipped; one to VOC is
-its subfolder `results`, as a .tgz. A file that cannot be read is logged and skipped; the exit code is then 1."""
+--write asks for instead (docs/prediction.md). A GeoTIFF, or a TIFF of any size, is read and written in blocks:
+NAME.palette.tif and so on, with the same transform and CRS. A submission to Cityscapes is the content of FOLDER, zipped;
+one to VOC is its subfolder `results`, as a .tgz. A file that cannot be read is logged and skipped; the exit code is then 1.
+
+  msanet predict --run RUN --images scene.tif --out FOLDER evaluation.window=[512,512] report.bands=[4,3,2]"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class PredictionJob:
         kinds: Kinds of output, None for the usual ones.
         queries: (row, column) of pixels whose attention is shown.
         submission: The format of a test server, which is written instead.
+        shown_bands: Bands that overlays show; None: those of the training's reports.
     """
 
     checkpoint: Path
@@ -50,6 +56,7 @@ class PredictionJob:
     kinds: tuple[str, ...] | None
     queries: tuple[tuple[int, int], ...]
     submission: SubmissionFormat | None
+    shown_bands: tuple[int, ...] | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +68,8 @@ def predict(job: PredictionJob) -> int:
     """All files through the network; returns the number that failed."""
     model, metadata = load_model(job.checkpoint, distributed.device())
     settings = with_metadata_resize(job.settings, metadata)
-    outputs = PredictionWriter(model, metadata, settings, job.kinds, job.queries, job.submission)
+    require_shown_bands(job.shown_bands, metadata.image)
+    outputs = PredictionWriter(model, metadata, settings, job.kinds, job.queries, job.submission, job.shown_bands)
     failed = 0
     for path, name in track(job.files, "predict", len(job.files), unit="file"):
         try:
@@ -113,6 +121,7 @@ def prediction_job(argv: Sequence[str] | None = None) -> PredictionJob:
         kinds,
         tuple((row, column) for row, column in arguments.query),
         server,
+        config.report.bands,
     )
 
 
@@ -132,7 +141,7 @@ def _check_kinds(kinds: Sequence[str] | None, has_query: bool, is_submission: bo
 
 
 def _is_setting(word: str) -> bool:
-    return word.startswith("evaluation.") and "=" in word and not Path(word).exists()
+    return word.startswith(("evaluation.", "report.")) and "=" in word and not Path(word).exists()
 
 
 def _find_files(words: Sequence[str], out: Path, server: SubmissionFormat | None) -> list[tuple[Path, Path]]:
@@ -273,8 +282,9 @@ def _require_inputs_stay(files: Sequence[tuple[Path, Path]], out: Path, kinds: S
 
 
 def _endings(kinds: Sequence[str] | None) -> list[str]:
-    """Of an image's results, but for maps, whose endings the network has."""
-    return [ENDINGS[kind] for kind in kinds or ("palette", "overlay") if ENDINGS[kind]]
+    """Of an image's results, or a scene's, but for maps, whose endings the network has."""
+    shown = kinds or ("palette", "overlay")
+    return [endings[kind] for endings in (ENDINGS, SCENE_ENDINGS) for kind in shown if endings.get(kind)]
 
 
 def _folders_of_frames(files: Sequence[tuple[Path, Path]], kinds: Sequence[str] | None) -> dict[Path, Path]:

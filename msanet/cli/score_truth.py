@@ -22,6 +22,7 @@ from msanet.data.image.codec import IMAGE_EXTENSIONS, INSTANCES, decode_image, d
 from msanet.data.image.grey_png import decode_grey_png
 from msanet.data.shard_source import ShardSource
 from msanet.errors import UserError
+from msanet.report.bands import picture
 from sharding.readers.lists import read_list
 from sharding.readers.reader import SPLIT_NAMES
 from sharding.tree import FolderTree
@@ -111,7 +112,7 @@ class ShardTruth:
 
     def image(self, number: int) -> np.ndarray | None:
         """(H, W, 3) uint8 RGB."""
-        return decode_image(*self._member(number, "image."))
+        return picture(decode_image(*self._member(number, "image.")))
 
     def stems(self) -> list[tuple[str, str]]:
         """Twice the key, by which predictions are found."""

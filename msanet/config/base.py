@@ -13,7 +13,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 Above0 = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Rgb = tuple[float, float, float]
+PerBand = Annotated[tuple[float, ...], Field(min_length=1, max_length=32)]
+"""A number for each band of the images; red, green, blue of 8-bit RGB."""
 
 
 class Section(BaseModel):

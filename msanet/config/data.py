@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from msanet.config.augmentation import MIXES, with_preset
-from msanet.config.base import Above0, Count, Positive, Probability, Rgb, Section, Share, Size, WorkerCount
+from msanet.config.base import Above0, Count, PerBand, Positive, Probability, Section, Share, Size, WorkerCount
 from msanet.config.text import FOLDER_PREFIX, FilePath, Location, Text, absolute_location, absolute_plugin
 
 
@@ -85,8 +85,14 @@ class DataConfig(Section):
         "device",
         description="device: jitter colors on the device, in float32; loader: in the loader processes, in uint8",
     )
-    mean: Rgb = Field((123.675, 116.28, 103.53), description="RGB mean to subtract, in gray values 0-255 (ImageNet's)")
-    std: Rgb = Field((58.395, 57.12, 57.375), description="RGB standard deviation to divide by (ImageNet's)")
+    mean: PerBand = Field(
+        (123.675, 116.28, 103.53),
+        description="mean of each band to subtract: of RGB in gray values 0-255 (ImageNet's); if not set, of shards packed with "
+        "--bands that of the training split",
+    )
+    std: PerBand = Field(
+        (58.395, 57.12, 57.375), description="standard deviation of each band to divide by (ImageNet's), likewise"
+    )
     num_workers: WorkerCount = Field(2, description="loader processes per rank; 0: load in the training process")
     prefetch_factor: Positive = Field(2, description="micro-batches each loader process prepares ahead")
     shuffle_block_bytes: Positive = Field(8 * 2**20, description="bytes of consecutive samples shuffled as a block")
@@ -180,6 +186,9 @@ class DataConfig(Section):
         self._check_list()
         if min(self.std) <= 0:
             raise ValueError(f"data.std is {list(self.std)}, expected values above 0")
+        if {"mean", "std"} <= self.model_fields_set and len(self.mean) != len(self.std):
+            found = f"data.mean has {len(self.mean)} values and data.std has {len(self.std)}"
+            raise ValueError(f"{found}, expected one of each for each band")
         if self.on_bad_sample == "skip" and not (self.crop or self.resize):
             raise ValueError("data.on_bad_sample=skip needs a size for what cannot be read; set data.crop")
         return self

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from msanet.config.base import Above0, NonNegative, Positive, Section, Share, Size, WorkerCount
 
@@ -44,3 +44,20 @@ class EvaluationConfig(Section):
     boundary: bool = Field(False, description="measure boundaries (Boundary IoU, boundary F1)")
     panels: Annotated[int, Field(ge=0, le=200)] = Field(8, description="images in the report, spread over the split")
     worst: Annotated[int, Field(ge=0, le=200)] = Field(4, description="images in the report with the lowest IoU")
+
+
+class ReportConfig(Section):
+    """What the pictures of a report, and of predictions, show."""
+
+    bands: tuple[Positive, ...] | None = Field(
+        None,
+        description="bands of the packed images, from 1, that pictures show as red, green and blue, or one as gray; null: the "
+        "first three",
+    )
+
+    @field_validator("bands")
+    @classmethod
+    def _three_or_one(cls, bands: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if bands is not None and len(bands) not in (1, 3):
+            raise ValueError(f"report.bands has {len(bands)} numbers, expected three, or one")
+        return bands

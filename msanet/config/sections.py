@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from msanet.config.base import Above0, Count, NonNegative, Positive, Section, Share
 from msanet.config.data import DataConfig, StorageConfig
-from msanet.config.evaluation import EvaluationConfig
+from msanet.config.evaluation import EvaluationConfig, ReportConfig
 from msanet.config.text import FilePath, Text
 from msanet.secrets import masked
 
@@ -241,6 +241,7 @@ class Config(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    report: ReportConfig = ReportConfig()
     deepspeed: dict[str, Any] = Field({}, description="DeepSpeed's own JSON settings (or --deepspeed_config FILE)")
 
     @model_validator(mode="after")

@@ -23,14 +23,15 @@ class DecodedSource:
         self.source, self.cache = source, cache
 
     def read(self, sample: int) -> dict[str, Any]:
-        """Like ShardSource.read, with 'image.npy' (H, W, 3) and 'label.npy' (H, W), uint8, read-only."""
+        """Like ShardSource.read, with 'image.npy' (H, W, C) and 'label.npy' (H, W), read-only."""
         data = self.cache.get(self._name(sample), lambda: self._decode(sample))
         height, width = _HEADER.unpack_from(data)
         pixels = np.frombuffer(data, np.uint8, offset=_HEADER.size)
-        image, label = np.split(pixels, [height * width * 3])
+        form = self.source.manifest.image_format
+        image, label = np.split(pixels, [height * width * form.pixel_bytes])
         return {
             **self.source.names(sample),
-            "image.npy": image.reshape(height, width, 3),
+            "image.npy": image.view(form.dtype).reshape(height, width, form.channels),
             "label.npy": label.reshape(height, width),
         }
 

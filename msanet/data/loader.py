@@ -202,13 +202,13 @@ def train_pipeline(
         folder = cache_folder(storage.cache_dir) / "decoded"
         samples = DecodedSource(source, NodeCache(folder, storage.decoded_cache_limit_bytes, evict=False))
     open_transforms(data.transforms)  # an error now, not in a loader process
-    class_pixels = source.manifest.split(source.split).histogram
+    class_pixels, image = source.manifest.split(source.split).histogram, source.manifest.image_format
     mixing = Mixing(data, seed, len(source), class_pixels) if is_mixed(data) else None
     return wds.DataPipeline(
         positions,
         partial(predownload, source=samples, depth=storage.predownload, threads=storage.max_connections, mixing=mixing),
         partial(fetch, source=samples, skip_bad=data.on_bad_sample == "skip", mixing=mixing),
-        partial(augment, config=data, seed=seed, class_pixels=class_pixels, mixing=mixing),
+        partial(augment, config=data, seed=seed, class_pixels=class_pixels, mixing=mixing, image=image),
         collate,
     )
 

@@ -13,14 +13,18 @@ from typing import Annotated, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from msanet.data.image.bands import BandStatistics, BandSums
 from msanet.data.storage.local import LocalStorage
 from msanet.datasets import IGNORE_INDEX
+from msanet.datasets.image_format import RGB8, ImageFormat
 from msanet.errors import UserError
 
 MANIFEST_NAME = "dataset.json"
 BAD_SAMPLES_NAME = "bad-samples.jsonl"
 """The list of samples that packing skipped, next to the shards."""
 SCHEMA_VERSION = 1
+BANDS_SCHEMA_VERSION = 2
+"""Of a dataset whose images are not 8-bit RGB, which versions before 0.3 cannot read; all others stay at SCHEMA_VERSION."""
 UNPACKED = "unpacked"
 """Instead of a codec: images and labels are read from where they lie. Such a manifest exists in memory only."""
 MAX_JSON_BYTES = 128 * 2**20
@@ -56,12 +60,13 @@ class ShardInfo(_Record):
 
 
 class SplitInfo(_Record):
-    """One split. histogram: labeled pixels per train id; ignored: pixels with the ignore index."""
+    """One split. histogram: labeled pixels per train id; ignored: those of the ignore index; bands: if Manifest.image is set."""
 
     samples: Samples
     shards: tuple[ShardInfo, ...]
     histogram: tuple[Count, ...]
     ignored: Count
+    bands: BandStatistics | None = None
 
     @model_validator(mode="after")
     def _counts_agree(self) -> "SplitInfo":
@@ -72,7 +77,10 @@ class SplitInfo(_Record):
 
 
 class Manifest(_Record):
-    """`dataset.json`. classes, palette and ids are indexed by train id; ids are the dataset's own label ids."""
+    """`dataset.json`. classes, palette and ids are indexed by train id; ids are the dataset's own label ids.
+
+    image: what all images are, if they were packed with --bands; None: 8-bit RGB.
+    """
 
     schema_version: int = SCHEMA_VERSION
     name: Line
@@ -81,14 +89,14 @@ class Manifest(_Record):
     ids: tuple[Byte, ...]
     ignore_index: Byte
     codec: Line
+    image: ImageFormat | None = None
     splits: dict[SplitName, SplitInfo]
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> "Manifest":
-        if self.schema_version != SCHEMA_VERSION:
-            raise ValueError(
-                f"schema_version is {self.schema_version}, expected {SCHEMA_VERSION}; pack the dataset again"
-            )
+        expected = SCHEMA_VERSION if self.image is None else BANDS_SCHEMA_VERSION
+        if self.schema_version != expected:
+            raise ValueError(f"schema_version is {self.schema_version}, expected {expected}; pack the dataset again")
         if self.ignore_index != IGNORE_INDEX:
             raise ValueError(f"ignore_index is {self.ignore_index}, expected {IGNORE_INDEX}; pack the dataset again")
         if not len(self.classes) == len(self.palette) == len(self.ids):
@@ -101,11 +109,17 @@ class Manifest(_Record):
                 raise ValueError(
                     f"histogram of split '{name}' has {len(split.histogram)} entries, not {len(self.classes)}"
                 )
+            if self.image and (split.bands is None or len(split.bands.mean) != self.image.channels):
+                raise ValueError(f"split '{name}' lacks the statistics of {self.image.channels} bands")
         return self
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def image_format(self) -> ImageFormat:
+        return self.image or RGB8
 
     @property
     def is_unpacked(self) -> bool:
@@ -131,7 +145,7 @@ class Manifest(_Record):
             )
 
     def to_json(self) -> str:
-        return self.model_dump_json(indent=1) + "\n"
+        return self.model_dump_json(indent=1, exclude_none=True) + "\n"
 
     def digest(self) -> str:
         """sha256 of the content; every checkpoint has it, so that a run is never resumed on other data.
@@ -163,7 +177,10 @@ class SampleIndex(_Record):
 
 
 class ShardIndex(_Record):
-    """`<shard>.idx.json`. plan: digest of the writer's task, by which resumed packing knows its finished shards."""
+    """`<shard>.idx.json`. plan: digest of the writer's task, by which resumed packing knows its finished shards.
+
+    bands: sums over the pixels of its images, if they were packed with --bands.
+    """
 
     schema_version: int = SCHEMA_VERSION
     file: FileName
@@ -173,6 +190,7 @@ class ShardIndex(_Record):
     histogram: tuple[Count, ...]
     ignored: Count
     samples: tuple[SampleIndex, ...]
+    bands: BandSums | None = None
 
 
 _MEMBER = np.dtype([("extension", "i4"), ("offset", "i8"), ("length", "i8"), ("crc32", "u4")])

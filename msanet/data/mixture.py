@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from msanet.data.image.bands import mixed_statistics
 from msanet.data.label_scheme import LabelScheme, train_ids_by_name
 from msanet.data.manifest import Line, Manifest, SplitInfo, safe_key
 from msanet.data.mixed_order import samples_per_epoch
@@ -224,7 +225,9 @@ def _mixed_split(parts: Sequence[Part], split: str, num_classes: int, weights: S
         times = Fraction(count, counted) if len(parts) > 1 else 1
         pixels, own_ignored = _pixels(part, split, num_classes)
         histogram, ignored = histogram + np.array(pixels, dtype=object) * times, ignored + own_ignored * times
+    bands = [info for part in parts if (info := part.manifest.split(split).bands)]
     return SplitInfo(
+        bands=mixed_statistics(bands, counts) if bands else None,
         samples=sum(sizes),
         shards=tuple(shard for part in parts for shard in part.manifest.split(split).shards),
         histogram=tuple(map(round, histogram)),

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from msanet.config import DataConfig
+from msanet.data.image.band_jitter import band_jitter
 from msanet.data.image.codec import INSTANCES, decode_instances
 from msanet.data.image.color import color_jitter, normalize
 from msanet.data.mixing import Mixing
 from msanet.data.sample_source import ReadableSource, SampleSource
 from msanet.data.samples import NO_JITTER, TrainSample, augment_sample, decode_sample, placeholder_sample
 from msanet.data.transforms import NOT_OF_THE_SAMPLE
+from msanet.datasets.image_format import RGB8, ImageFormat
 from msanet.errors import UserError
 
 Positions = tuple[np.ndarray, np.ndarray]
@@ -33,7 +35,7 @@ _SHARDS_GONE = "MSA-DATA-552"
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch. images_NHWC, labels_NHW: uint8; jitter_N3: float32; epochs_N, samples_N: which samples these are.
+    """A micro-batch. images_NHWC: uint8, uint16 or float32; labels_NHW: uint8; jitter_N3: float32; epochs_N, samples_N: which.
 
     bad_samples: a sentence for each sample that could not be read and is skipped.
     """
@@ -74,10 +76,11 @@ class EvaluationSample:
 
 
 def network_input(batch: Batch, data: DataConfig) -> Tensor:
-    """What the network sees, (N, 3, H, W) float32: colors jittered where that is left to the device, then normalized."""
+    """What the network sees, (N, C, H, W) float32: colors jittered where that is left to the device, then normalized."""
     images = batch.images_NHWC
     if data.jitter_on == "device" and (data.brightness or data.contrast or data.saturation):
-        images = color_jitter(images, batch.jitter_N3)
+        is_rgb = images.dtype == torch.uint8 and images.shape[3] == 3
+        images = (color_jitter if is_rgb else band_jitter)(images, batch.jitter_N3)
     return normalize(images, data.mean, data.std)
 
 
@@ -134,10 +137,11 @@ def augment(
     seed: int,
     class_pixels: tuple[int, ...] = (),
     mixing: Mixing | None = None,
+    image: ImageFormat = RGB8,
 ) -> Iterator[list[TrainSample]]:
     """Decode, crop and augment every sample of a micro-batch, and mix it with its partner, if it has one.
 
-    class_pixels: labeled pixels of the split by class.
+    class_pixels: labeled pixels of the split by class. image: what the dataset's images are.
     """
 
     def one(sample: Sample, data: DataConfig = config) -> TrainSample:
@@ -149,7 +153,7 @@ def augment(
                 if config.on_bad_sample == "raise" or raised.code in NOT_OF_THE_SAMPLE:
                     raise
                 error = str(raised)
-        return placeholder_sample(number, epoch, config, error)
+        return placeholder_sample(number, epoch, config, error, image)
 
     def mixed(sample: Sample) -> TrainSample:
         own = one(sample)

@@ -7,6 +7,8 @@ import numpy as np
 
 from msanet.config import DataConfig
 from msanet.config.augmentation import PHOTOMETRIC, WARPS, is_any_set
+from msanet.data.image.band_jitter import band_jitter_array
+from msanet.data.image.bands import fill_value
 from msanet.data.image.codec import LazyImage, open_image, open_label
 from msanet.data.image.color import Draws, choose_jitter, color_jitter_uint8, sample_rng
 from msanet.data.image.crop import choose_crops, crop_pair
@@ -15,6 +17,7 @@ from msanet.data.image.rare_class import crop_around_rare_class
 from msanet.data.image.warp import choose_warp
 from msanet.data.transforms import apply_transforms
 from msanet.datasets import IGNORE_INDEX
+from msanet.datasets.image_format import RGB8, ImageFormat
 from msanet.errors import UserError
 
 NO_JITTER = (1.0, 1.0, 1.0)
@@ -24,9 +27,9 @@ TRAIN_IDS = "__train_ids__"
 
 @dataclass(frozen=True)
 class TrainSample:
-    """One training sample. image_HWC, label_HW: uint8. jitter: brightness, contrast, saturation factors still to apply.
+    """One training sample. image_HWC: of the dataset's type. label_HW: uint8.
 
-    error: why it could not be read and is skipped.
+    jitter: brightness, contrast, saturation factors still to apply. error: why it could not be read and is skipped.
     """
 
     number: int
@@ -42,7 +45,7 @@ class _Decoded:
 
     def __init__(self, pixels: np.ndarray) -> None:
         self._pixels = pixels
-        self.size = pixels.shape[:2]
+        self.size, self.dtype = pixels.shape[:2], pixels.dtype
 
     def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         return self._pixels[top : top + height, left : left + width]
@@ -53,7 +56,7 @@ class _Relabeled:
 
     def __init__(self, label: LazyImage, table: np.ndarray) -> None:
         self._label, self._table = label, table
-        self.size = label.size
+        self.size, self.dtype = label.size, table.dtype
 
     def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         return self._table[self._label.window(top, left, height, width)]
@@ -88,7 +91,7 @@ def _open_stored(sample: dict[str, Any]) -> tuple[LazyImage, LazyImage]:
 
 
 def decode_sample(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) image and (H, W) label of train ids, both uint8, of one WebDataset sample."""
+    """(H, W, C) image, 8-bit RGB or bands, and (H, W) label of train ids, uint8, of one WebDataset sample."""
     image, label = (lazy.window(0, 0, *lazy.size) for lazy in open_pair(sample))
     return image, label
 
@@ -111,27 +114,27 @@ def augment_sample(
     if is_any_set(config, WARPS):
         warp = choose_warp(crops[0].window[2:], config, sample_rng(seed, epoch, number, Draws.WARP))
         crops = [crop._replace(warp=warp) for crop in crops]
-    image_HWC, label_HW = crop_pair(image, label, crops, config.cat_max_ratio, _fill(config))
+    fill = fill_value(config.mean, image.dtype)
+    image_HWC, label_HW = crop_pair(image, label, crops, config.cat_max_ratio, fill)
     if is_any_set(config, PHOTOMETRIC):
         draws = sample_rng(seed, epoch, number, Draws.PHOTOMETRIC)
-        image_HWC = photometric(image_HWC, config, draws, _fill(config), where)
+        image_HWC = photometric(image_HWC, config, draws, fill, where)
     jitter = choose_jitter(config, rng)
     if config.jitter_on == "loader":
-        image_HWC, jitter = color_jitter_uint8(image_HWC, jitter), NO_JITTER
+        is_rgb = image_HWC.dtype == np.uint8 and image_HWC.shape[2] == 3
+        image_HWC = (color_jitter_uint8 if is_rgb else band_jitter_array)(image_HWC, jitter)
+        jitter = NO_JITTER
     if config.transforms:
         draws = sample_rng(seed, epoch, number, Draws.TRANSFORMS)
         image_HWC, label_HW = apply_transforms(config.transforms, image_HWC, label_HW, len(class_pixels), draws, where)
     return TrainSample(number, epoch, image_HWC, label_HW, jitter)
 
 
-def placeholder_sample(number: int, epoch: int, config: DataConfig, error: str) -> TrainSample:
+def placeholder_sample(
+    number: int, epoch: int, config: DataConfig, error: str, image: ImageFormat = RGB8
+) -> TrainSample:
     """The replacement for a bad sample: the mean color, and a label that is ignored everywhere."""
     size = config.crop or config.resize
     assert size, "config requires one if samples may be skipped"
-    image_HWC = np.full((*size, 3), _fill(config), np.uint8)
+    image_HWC = np.full((*size, image.channels), fill_value(config.mean, image.dtype), image.dtype)
     return TrainSample(number, epoch, image_HWC, np.full(size, IGNORE_INDEX, np.uint8), NO_JITTER, error)
-
-
-def _fill(config: DataConfig) -> tuple[int, int, int]:
-    red, green, blue = (round(value) for value in config.mean)
-    return red, green, blue

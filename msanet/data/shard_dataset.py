@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset
 
 from msanet.config import parse_config
 from msanet.config.augmentation import TRAINING_ONLY
+from msanet.data.band_settings import with_band_settings
 from msanet.data.epoch_plan import InOrder, rank_and_world_size
 from msanet.data.loader import split_order, train_pipeline
 from msanet.data.loader_processes import worker
@@ -82,6 +83,7 @@ class ShardDataset(IterableDataset):
         self.data, self.storage = config.data, config.storage
         opened = open_dataset(self.data, self.storage)
         self.manifest = opened.read_manifest(count_labels=bool(self.data.rare_class_crops or self.data.copy_paste))
+        self.data = with_band_settings(self.data, self.manifest)
         self.source = opened.source(split, self.manifest)
         self.classes, self.palette = self.manifest.classes, self.manifest.palette
         self._epoch, self._yielded, self._is_loaded = -1, 0, False

@@ -61,6 +61,9 @@ class Segmenter:
     """
 
     def __init__(self, model: nn.Module, metadata: ModelMetadata, settings: EvaluationConfig, limits: Limits) -> None:
+        if not metadata.image.is_rgb:
+            found = f"the network takes {metadata.image.describe()}"
+            raise UserError("MSA-DEMO-790", f"{found}, expected 8-bit RGB, which the page shows; use msanet predict")
         self.model, self.metadata, self.settings, self.limits = model, metadata, settings, limits
         self.map_names: tuple[str, ...] = ()
         if isinstance(model, MSANet):

@@ -2,12 +2,13 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 
 from msanet.config import Config
 from msanet.data import shared_memory
+from msanet.data.band_settings import require_shown_bands, with_band_settings
 from msanet.data.loader import BatchPlan, batch_plan, shuffle_config, shuffle_order
 from msanet.data.manifest import Manifest, SplitInfo
 from msanet.data.mixture import MixedManifest
@@ -64,11 +65,13 @@ class Case:
 
 def examine(case: Case) -> list[Diagnostic]:
     """All diagnostics. Raises UserError only where there is nothing to examine: no manifest or no such address."""
+    band_faults: list[Diagnostic] = []
+    case = _with_band_settings(case, band_faults)
     data, manifest = case.config.data, case.manifest
     names = {"data.train_split": data.train_split}
     if data.val_split is not None:
         names["data.val_split"] = data.val_split
-    diagnostics, dataset = shards.splits_exist(manifest, names), case.dataset
+    diagnostics, dataset = [*shards.splits_exist(manifest, names), *band_faults], case.dataset
     packed = _packed(dataset, manifest, data.train_split)
     for one, _ in packed:
         diagnostics += shards.skipped_samples(one)
@@ -80,6 +83,19 @@ def examine(case: Case) -> list[Diagnostic]:
         diagnostics += labels.label_diagnostics(train, val, manifest.classes, statistics[data.train_split])
         diagnostics += _run_diagnostics(case, train, val, statistics)
     return [*diagnostics, *_machine_diagnostics(case)]
+
+
+def _with_band_settings(case: Case, faults: list[Diagnostic]) -> Case:
+    """With the normalization of the dataset's bands, as a training has it."""
+    if case.manifest.image is None and len(case.config.data.mean) == 3:
+        return case
+    try:
+        require_shown_bands(case.config.report.bands, case.manifest.image_format)
+        data = with_band_settings(case.config.data, case.manifest)
+    except UserError as refusal:
+        faults.append(Diagnostic("fault", "images", str(refusal)))
+        return case
+    return replace(case, config=case.config.model_copy(update={"data": data}))
 
 
 def _split(manifest: Manifest, name: str | None) -> SplitInfo | None:
@@ -134,7 +150,8 @@ def _run_diagnostics(
         yield from images.sizes(seen, config.data, plan.micro_batch_size)
         yield from images.padding(seen, config.data)
         yield from images.stretching(seen, config.data)
-        yield from images.normalization(seen, config.data)
+        if len(config.data.mean) == case.manifest.image_format.channels:  # else it is a fault already
+            yield from images.normalization(seen, config.data, case.manifest.image_format)
     total = total_steps(config, epoch_length)
     yield from batches.steps(config, plan, train.samples, epoch_length, total)
     yield from batches.idle_ranks(val.samples, case.ranks) if val else ()
@@ -196,12 +213,12 @@ def _shared_memory_diagnostics(
     case: Case, plan: BatchPlan, size: tuple[int, int], validation_size: tuple[int, int] | None
 ) -> list[Diagnostic]:
     data, evaluation = case.config.data, case.config.evaluation
-    workers, prefetch = data.num_workers, data.prefetch_factor
-    training = shared_memory.training_bytes(size, plan.micro_batch_size, plan.accumulation, workers, prefetch)
+    workers, prefetch, image = data.num_workers, data.prefetch_factor, case.manifest.image_format
+    training = shared_memory.training_bytes(size, plan.micro_batch_size, plan.accumulation, workers, prefetch, image)
     with_instances = evaluation.protocol == "official-cityscapes"
     validation = 0
     if validation_size:
-        validation = shared_memory.evaluation_bytes(validation_size, evaluation.num_workers, with_instances)
+        validation = shared_memory.evaluation_bytes(validation_size, evaluation.num_workers, with_instances, image)
     return machine.shared_memory(shared_memory.free_bytes(), case.ranks, training, validation)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from msanet.config import DataConfig
+from msanet.datasets.image_format import RGB8, ImageFormat
 from msanet.doctor.diagnostics import Found, check
 from msanet.doctor.shards import SampleStatistics
 
@@ -66,18 +67,19 @@ def stretching(statistics: Sequence[SampleStatistics], data: DataConfig) -> Foun
 
 
 @check("colors")
-def normalization(statistics: Sequence[SampleStatistics], data: DataConfig) -> Found:
-    """Whether mean and standard deviation are those of such images: RGB, in gray values."""
+def normalization(statistics: Sequence[SampleStatistics], data: DataConfig, image: ImageFormat = RGB8) -> Found:
+    """Whether mean and standard deviation are those of such images: RGB in gray values, or bands."""
     mean = np.mean([sample.mean for sample in statistics], axis=0)
     std = np.sqrt(np.maximum(np.mean([sample.square for sample in statistics], axis=0) - mean**2, 0))
     given, given_std = np.array(data.mean), np.array(data.std)
     own, spread = f"data.mean={_numbers(mean)} data.std={_numbers(std)}", std / given_std
     distance, reverse = np.abs(mean - given).sum(), np.abs(mean - given[::-1]).sum()
-    if max(sample.brightest for sample in statistics) <= 1:
+    is_rgb = image.is_rgb
+    if is_rgb and max(sample.brightest for sample in statistics) <= 1:
         yield "fault", "no image has a gray value above 1, expected 0 to 255; pack images that are not scaled to 0..1"
-    elif given.max() <= 1 < mean.max() or given_std.max() <= 1:
+    elif is_rgb and (given.max() <= 1 < mean.max() or given_std.max() <= 1):
         yield "warning", f"data.mean or data.std is in 0..1, expected gray values 0 to 255; the images' own: {own}"
-    elif distance - reverse > 15 and reverse < distance / 2:
+    elif is_rgb and distance - reverse > 15 and reverse < distance / 2:
         reverse_fits = "data.mean fits the images far better in reverse, expected red, green, blue"
         yield "warning", f"{reverse_fits}; reverse it, or set {own}"
     elif (np.abs(mean - given) > given_std).any() or spread.min() < 1 / _SPREAD or spread.max() > _SPREAD:

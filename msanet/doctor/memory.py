@@ -22,10 +22,10 @@ def evaluation_bytes(build: Callable[[], SegmentationNetwork], config: Evaluatio
     without_crf = config.model_copy(update={"crf": config.crf.model_copy(update={"enabled": False})})
     with FakeTensorMode(allow_non_fake_inputs=True):
         network = build().eval()
-        predictor = Predictor(network, without_crf, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        predictor = Predictor(network, without_crf, (0.0,) * network.in_channels, (1.0,) * network.in_channels)
 
         def validate_one_image() -> None:
-            image_HWC = torch.zeros(*size, 3, dtype=torch.uint8)
+            image_HWC = torch.zeros(*size, network.in_channels, dtype=torch.uint8)
             predictor.labels_and_probabilities(image_HWC)
 
         return peak_bytes(network, validate_one_image)

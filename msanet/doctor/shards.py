@@ -52,25 +52,25 @@ class Overlap:
 
 @dataclass(frozen=True)
 class SampleStatistics:
-    """Statistics of one decoded sample. size: (height, width); mean, square: of the RGB values and of their squares."""
+    """Statistics of one decoded sample. size: (height, width); mean, square: of the values of each band and of their squares."""
 
     key: str
     size: tuple[int, int]
     mean: tuple[float, ...]
     square: tuple[float, ...]
-    brightest: int
+    brightest: float
     image_is_label: bool
 
 
 def sample_statistics(image_HWC: np.ndarray, label_HW: np.ndarray, key: str) -> SampleStatistics:
-    """Statistics of one sample, (H, W, 3) and (H, W) uint8."""
-    pixels_P3 = image_HWC.reshape(-1, 3).astype(np.float32)
+    """Statistics of one sample, (H, W, C) of any type and (H, W) uint8."""
+    pixels_P3 = image_HWC.reshape(-1, image_HWC.shape[2]).astype(np.float32)
     return SampleStatistics(
         key,
         (label_HW.shape[0], label_HW.shape[1]),
         tuple(float(value) for value in pixels_P3.mean(axis=0, dtype=np.float64)),
         tuple(float(value) for value in np.square(pixels_P3).mean(axis=0, dtype=np.float64)),
-        int(image_HWC.max()),
+        float(image_HWC.max()),
         bool((image_HWC == label_HW[..., None]).all()),
     )
 

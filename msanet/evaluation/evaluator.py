@@ -2,7 +2,7 @@
 
 import heapq
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from msanet.evaluation.segmentation_counts import SegmentationCounts
 from msanet.inference.panel_attention import panel_maps
 from msanet.inference.predictor import Predictor
 from msanet.logs import track
+from msanet.report.bands import picture
 
 _STOP = 2**31
 """Sent instead of a number of forwards by a rank that was asked to stop."""
@@ -42,6 +43,7 @@ def evaluate(
     std: tuple[float, ...],
     lockstep: bool = False,
     should_stop: Callable[[], bool] | None = None,
+    shown_bands: Sequence[int] | None = None,
 ) -> EvaluationResult:
     """Put every image of the split through the network once and count. A collective: every rank calls it.
 
@@ -49,10 +51,11 @@ def evaluate(
         model: The network, in evaluation mode meanwhile.
         source: The split. Ranks need no shared disk.
         settings: How images go through the network, and what is counted.
-        mean: Normalization, RGB in gray values.
+        mean: Normalization of each band; of RGB in gray values.
         std: Likewise.
         lockstep: All ranks run the same number of forwards, with idle ones where needed: ZeRO-3 has collectives in them.
         should_stop: Called before each image.
+        shown_bands: Bands that the report's pictures show; see `picture`.
 
     Raises:
         EvaluationInterrupted: On all ranks, if `should_stop` returns true on one.
@@ -61,7 +64,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     predictor = Predictor(model, settings, mean, std, lockstep)
-    accumulator = EvaluationAccumulator(source.manifest.classes, len(source), settings, predictor.device)
+    accumulator = EvaluationAccumulator(source.manifest.classes, len(source), settings, predictor.device, shown_bands)
     mine = evaluation_slice(len(source), rank, world_size)
     with_instances = settings.protocol == "official-cityscapes"
     samples = evaluation_loader(source, rank, world_size, settings.num_workers if mine else 0, with_instances)
@@ -101,8 +104,14 @@ class EvaluationAccumulator:
     """The counts of one rank, and at the end of all."""
 
     def __init__(
-        self, classes: tuple[str, ...], num_samples: int, settings: EvaluationConfig, device: torch.device
+        self,
+        classes: tuple[str, ...],
+        num_samples: int,
+        settings: EvaluationConfig,
+        device: torch.device,
+        shown_bands: Sequence[int] | None = None,
     ) -> None:
+        self.shown_bands = shown_bands
         self.classes, self.settings, self.device = classes, settings, device
         self.started = time.perf_counter()
         self.images: list[ImageCounts] = []
@@ -162,7 +171,7 @@ class EvaluationAccumulator:
         is_worst = self.settings.worst and (len(self.worst) < self.settings.worst or rank > self.worst[0][0])
         if not is_worst and sample.number not in self.spread:
             return
-        image_HWC, label_HW = sample.image_HWC.numpy(), sample.label_HW.numpy()
+        image_HWC, label_HW = picture(sample.image_HWC.numpy(), self.shown_bands), sample.label_HW.numpy()
         panel = EvaluatedImage(sample.number, sample.key, image_HWC, label_HW, prediction_HW.cpu().numpy())
         if sample.number in self.spread:
             self.panels.append(replace(panel, maps=panel_maps(predictor, sample.image_HWC)))

@@ -13,6 +13,7 @@ from msanet.inference.predictor import Predictor, explain_out_of_memory
 from msanet.models.attention_to_scale import AttentionToScale
 from msanet.models.blocks import upsample
 from msanet.models.msanet import ATTENTION_CELLS, MSANet
+from msanet.report.bands import picture
 from msanet.report.heat import Float, attention_image, heat, scale_panel
 from msanet.report.palette import UInt8
 
@@ -46,15 +47,15 @@ class AttentionMaps:
         self.queries_Q2 = tuple(queries_Q2)
 
     def images(self, image_HWC: UInt8) -> dict[str, UInt8]:
-        """{what the file's name ends with: RGB image} of a uint8 RGB image (H, W, 3)."""
+        """{what the file's name ends with: RGB image} of an image (H, W, C)."""
         if isinstance(self.model, AttentionToScale):
             weights = self.scale_weights(image_HWC)
             single = {f".scale-{scale}.png": heat(map_HW) for scale, map_HW in weights.items()}
-            return {**single, ".scales.jpg": scale_panel(image_HWC, weights)}
+            return {**single, ".scales.jpg": scale_panel(picture(image_HWC), weights)}
         height, width = image_HWC.shape[:2]
         queries_Q2 = self.queries_Q2 or ((height // 2, width // 2),)
         return {
-            f".attention-{name}.jpg": attention_image(image_HWC, maps_QHW, queries_Q2)
+            f".attention-{name}.jpg": attention_image(picture(image_HWC), maps_QHW, queries_Q2)
             for name, maps_QHW in self.attention(image_HWC, queries_Q2).items()
         }
 

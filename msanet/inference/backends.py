@@ -18,7 +18,7 @@ from msanet.telemetry import disable_telemetry
 logger = logging.getLogger(__name__)
 
 Run = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""RGB images (N, 3, H, W) float32 in gray values -> logits (N, K, H, W) float32 and labels (N, H, W) uint8."""
+"""Images (N, C, H, W) float32, RGB in gray values or bands -> logits (N, K, H, W) float32 and labels (N, H, W) uint8."""
 
 
 class Opened(NamedTuple):
@@ -82,7 +82,8 @@ def load_model(path: Path, device: torch.device) -> tuple[nn.Module, ModelMetada
         raise
     except ValueError:
         raise _unreadable(path, "its model metadata is damaged") from None
-    metadata = metadata.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
+    channels = metadata.image.channels
+    metadata = metadata.model_copy(update={"mean": (0.0,) * channels, "std": (1.0,) * channels})
     return ExportedNetwork(opened, str(path), device), metadata
 
 

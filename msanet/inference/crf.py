@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from msanet.config import CrfConfig
+from msanet.datasets.image_format import describe
 from msanet.errors import UserError
 
 _MIN_PROBABILITY = 1e-5  # as in pydensecrf.utils.unary_from_softmax
@@ -33,6 +34,13 @@ def refine(probabilities_KHW: Tensor, image_HWC: Tensor, settings: CrfConfig) ->
     permutohedral lattice's approximation, on one CPU core. Raises UserError if pydensecrf2 is not installed.
     """
     densecrf = require_pydensecrf()
+    if image_HWC.dtype != torch.uint8 or image_HWC.shape[2] != 3:
+        found = describe(image_HWC.shape[2], str(image_HWC.dtype).removeprefix("torch."))
+        raise UserError(
+            "MSA-INFER-791",
+            f"evaluation.crf is for 8-bit RGB, and the image has {found}; set evaluation.crf.enabled=false",
+            setting="evaluation.crf.enabled",
+        )
     num_classes, height, width = probabilities_KHW.shape
     clamped_KN = probabilities_KHW.float().cpu().numpy().reshape(num_classes, -1).clip(min=_MIN_PROBABILITY)
     model = densecrf.DenseCRF2D(width, height, num_classes)

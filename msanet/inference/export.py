@@ -102,7 +102,7 @@ def export_quantized(
                 convert_to_openvino(source, file, metadata)
             elif file:
                 source.replace(file)
-        _require_finite(form.open(temporary), size)
+        _require_finite(form.open(temporary), Deployed(network, metadata), size)
 
 
 def _require_fitting(metadata: ModelMetadata, network: nn.Module, size: Size) -> None:
@@ -134,7 +134,7 @@ def require_same(run: Run, deployed: Deployed, size: Size = None) -> None:
     generator = torch.Generator().manual_seed(0)
     for batch, any_size in _CHECKED:
         height, width = size or any_size
-        image = torch.randint(256, (batch, 3, height, width), generator=generator).float()
+        image = _noise(deployed, (batch, height, width), generator)
         expected, _ = deployed(image)
         logits, labels = run(image)
         tolerance = TOLERANCE * expected.abs().max()
@@ -148,10 +148,18 @@ def require_same(run: Run, deployed: Deployed, size: Size = None) -> None:
             )
 
 
-def _require_finite(run: Run, size: Size) -> None:
+def _noise(deployed: Deployed, shape: tuple[int, int, int], generator: torch.Generator | None = None) -> Tensor:
+    """Images (N, C, H, W) in which all gray values occur, or of other bands the usual ones."""
+    (batch, height, width), channels = shape, deployed.metadata.image.channels
+    if deployed.metadata.image.is_rgb:
+        return torch.randint(256, (batch, channels, height, width), generator=generator).float()
+    return deployed.mean + deployed.std * torch.randn(batch, channels, height, width, generator=generator)
+
+
+def _require_finite(run: Run, deployed: Deployed, size: Size) -> None:
     for batch, any_size in _CHECKED:
         height, width = size or any_size
-        logits, labels = run(torch.randint(256, (batch, 3, height, width)).float())
+        logits, labels = run(_noise(deployed, (batch, height, width)))
         if not logits.isfinite().all() or labels.shape != (batch, height, width):
             raise UserError(
                 "MSA-INFER-763",

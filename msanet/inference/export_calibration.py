@@ -41,8 +41,8 @@ def calibration_images(
         UserError: The settings give images of another size than `size`.
     """
     plain = settings.model_copy(update={"precision": "fp32", "crf": settings.crf.model_copy(update={"enabled": False})})
-    recorder = _Recorder()
-    predictor = Predictor(recorder, plain, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    recorder, channels = _Recorder(), source.manifest.image_format.channels
+    predictor = Predictor(recorder, plain, mean=(0.0,) * channels, std=(1.0,) * channels)
     for number in np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist():
         image, _ = decode_sample(source.read(number))
         predictor.labels(torch.from_numpy(np.ascontiguousarray(image)))

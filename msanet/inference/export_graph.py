@@ -14,8 +14,8 @@ Size = tuple[int, int] | None
 class Deployed(nn.Module):
     """A network in evaluation mode as it is used: images in, labels out; the normalization is inside.
 
-    forward: RGB images (N, 3, H, W) float32 in gray values from 0 to 255 -> logits (N, K, H, W) float32, and labels
-    (N, H, W) uint8, the train id of the likeliest class.
+    forward: images (N, C, H, W) float32, RGB in gray values from 0 to 255 or bands as stored -> logits (N, K, H, W) float32,
+    and labels (N, H, W) uint8, the train id of the likeliest class.
     """
 
     mean: Tensor
@@ -23,9 +23,9 @@ class Deployed(nn.Module):
 
     def __init__(self, network: nn.Module, metadata: ModelMetadata) -> None:
         super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(metadata.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(metadata.std).view(1, 3, 1, 1))
+        self.network, self.metadata = network, metadata
+        self.register_buffer("mean", torch.tensor(metadata.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(metadata.std).view(1, -1, 1, 1))
         self.eval()
 
     def forward(self, image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,7 @@ def exported_graph(network: nn.Module, metadata: ModelMetadata, size: Size) -> t
     """
     batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
     free = {0: batch} if size else {0: batch, 2: height, 3: width}
-    example = torch.zeros(2, 3, *(size or (70, 101)))
+    example = torch.zeros(2, metadata.image.channels, *(size or (70, 101)))
     # Otherwise the graph would require the example's relation to the cells: larger than one, and no multiple.
     with tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         try:

@@ -40,7 +40,7 @@ def write_onnx(path: Path, network: nn.Module, metadata: ModelMetadata, size: Si
     assert program is not None
     graph = program.model.graph
     height, width = size or ("height", "width")
-    graph.inputs[0].shape = ir.Shape(["batch", 3, height, width])
+    graph.inputs[0].shape = ir.Shape(["batch", metadata.image.channels, height, width])
     graph.outputs[0].shape = ir.Shape(["batch", len(metadata.classes), height, width])
     graph.outputs[1].shape = ir.Shape(["batch", height, width])
     program.model.metadata_props[METADATA] = metadata.model_dump_json()

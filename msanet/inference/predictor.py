@@ -1,4 +1,4 @@
-"""An image through a network: uint8 in; train ids or probabilities out, at the image's own size."""
+"""An image through a network: 8-bit RGB or bands in; train ids or probabilities out, at the image's own size."""
 
 import logging
 from collections.abc import Iterator
@@ -78,45 +78,49 @@ class Predictor:
     @torch.inference_mode()
     @explain_out_of_memory()
     def labels(self, image_HWC: Tensor) -> Tensor:
-        """Train ids (H, W) uint8 of a uint8 RGB image (H, W, 3): the likeliest class of each pixel."""
-        return _argmax(self._scores(image_HWC))
+        """Train ids (H, W) uint8 of an image (H, W, C), such as uint8 RGB: the likeliest class of each pixel."""
+        return _argmax(self.scores(image_HWC))
 
     @torch.inference_mode()
     @explain_out_of_memory()
     def probabilities(self, image_HWC: Tensor) -> Tensor:
-        """Probabilities (K, H, W) float32 of a uint8 RGB image (H, W, 3); the CRF's marginals where it is enabled."""
-        return self._as_probabilities(self._scores(image_HWC))
+        """Probabilities (K, H, W) float32 of an image (H, W, C); the CRF's marginals where it is enabled."""
+        return self.as_probabilities(self.scores(image_HWC))
 
     @torch.inference_mode()
     @explain_out_of_memory()
     def labels_and_probabilities(self, image_HWC: Tensor) -> tuple[Tensor, Tensor]:
         """`labels` and `probabilities` for the cost of one of them."""
-        scores_1KHW = self._scores(image_HWC)
-        return _argmax(scores_1KHW), self._as_probabilities(scores_1KHW)
+        scores_1KHW = self.scores(image_HWC)
+        return _argmax(scores_1KHW), self.as_probabilities(scores_1KHW)
 
     @torch.inference_mode()
     @explain_out_of_memory()
     def labels_and_confidence(self, image_HWC: Tensor) -> tuple[Tensor, Tensor]:
         """`labels`, and the probability (H, W) float32 of each pixel's label."""
-        scores_1KHW = self._scores(image_HWC)
+        scores_1KHW = self.scores(image_HWC)
         highest, labels = scores_1KHW.max(dim=1)
         confidence = softmax_of_highest(highest, scores_1KHW) if self._are_logits else highest
         return labels[0].to(torch.uint8), confidence[0]
+
+    def with_settings(self, settings: EvaluationConfig) -> "Predictor":
+        """Of the same network."""
+        return Predictor(self.model, settings, self.mean, self.std, self.lockstep)
 
     def num_forwards(self, height: int, width: int) -> int:
         """Forwards of the network that an image of this size takes."""
         count = 0
         for scale, _ in self._passes:
-            rows, columns = self._window_starts(self._input_size((height, width), scale))
+            rows, columns = self.window_starts(self._input_size((height, width), scale))
             count += -(-len(rows) * len(columns) // self.window_batch)
         return count
 
     @torch.inference_mode()
     def idle_forward(self) -> None:
         """One forward of a small black image, for the collectives inside it (ZeRO-3)."""
-        self._forward(torch.zeros(1, 3, *_IDLE_SIZE, device=self.device))
+        self._forward(torch.zeros(1, len(self.mean), *_IDLE_SIZE, device=self.device))
 
-    def _scores(self, image_HWC: Tensor) -> Tensor:
+    def scores(self, image_HWC: Tensor) -> Tensor:
         """(1, K, H, W) float32: logits for one pass without CRF, else probabilities."""
         image_HWC = image_HWC.to(self.device)
         image_1CHW = normalize(image_HWC.unsqueeze(0), self.mean, self.std)
@@ -130,7 +134,8 @@ class Predictor:
             return refine(mean_1KHW[0], image_HWC, self.settings.crf).unsqueeze(0)
         return mean_1KHW
 
-    def _as_probabilities(self, scores_1KHW: Tensor) -> Tensor:
+    def as_probabilities(self, scores_1KHW: Tensor) -> Tensor:
+        """(K, H, W) of what `scores` returns."""
         return (scores_1KHW.softmax(dim=1) if self._are_logits else scores_1KHW)[0]
 
     def _logits(self, image_1CHW: Tensor, scale: float, flipped: bool) -> Tensor:
@@ -148,13 +153,13 @@ class Predictor:
     def _windowed(self, x_1CHW: Tensor) -> Tensor:
         """Logits (1, K, h, w) of the network's input, from several windows if it is larger than one."""
         size = (x_1CHW.shape[2], x_1CHW.shape[3])
-        rows, columns = self._window_starts(size)
+        rows, columns = self.window_starts(size)
         origins = [(top, left) for top in rows for left in columns]
         if len(origins) == 1:
             return self._forward(x_1CHW)
-        height, width = self._window_size(size)
+        height, width = self.window_size(size)
         row_weights, column_weights = (
-            _blend_weights(starts, window, length).to(self.device)
+            blend_weights(starts, window, length).to(self.device)
             for starts, window, length in zip((rows, columns), (height, width), size, strict=True)
         )
         blended_KHW: Tensor | None = None
@@ -162,7 +167,7 @@ class Predictor:
         while done < len(origins):
             batch = origins[done : done + self.window_batch]
             windows = torch.cat([x_1CHW[..., top : top + height, left : left + width] for top, left in batch])
-            logits_NKHW = self._forward_if_it_fits(windows)
+            logits_NKHW = self.forward_if_it_fits(windows)
             if logits_NKHW is None:
                 continue
             if blended_KHW is None:
@@ -176,7 +181,7 @@ class Predictor:
         assert blended_KHW is not None
         return blended_KHW.unsqueeze(0)
 
-    def _forward_if_it_fits(self, windows_NCHW: Tensor) -> Tensor | None:
+    def forward_if_it_fits(self, windows_NCHW: Tensor) -> Tensor | None:
         """Logits, or None if out of memory; then `window_batch` is smaller."""
         try:
             return self._forward(windows_NCHW)
@@ -201,13 +206,13 @@ class Predictor:
         height, width = self.settings.resize or own_size
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
-    def _window_size(self, size: tuple[int, int]) -> tuple[int, int]:
+    def window_size(self, size: tuple[int, int]) -> tuple[int, int]:
         window = self.settings.window or size
         return min(window[0], size[0]), min(window[1], size[1])
 
-    def _window_starts(self, size: tuple[int, int]) -> tuple[list[int], list[int]]:
+    def window_starts(self, size: tuple[int, int]) -> tuple[list[int], list[int]]:
         """First rows, and first columns, of the windows over an input of this size."""
-        windows = self._window_size(size)
+        windows = self.window_size(size)
         steps = (max(1, round(window * (1 - self.settings.overlap))) for window in windows)
         rows, columns = (
             [*range(0, length - window, step), length - window]
@@ -216,7 +221,7 @@ class Predictor:
         return rows, columns
 
 
-def _blend_weights(starts: list[int], window: int, length: int) -> Tensor:
+def blend_weights(starts: list[int], window: int, length: int) -> Tensor:
     """(len(starts), window) float32: weights of windows along one axis; those of a pixel sum to 1."""
     ramp = torch.arange(1.0, window + 1)
     triangle = torch.minimum(ramp, ramp.flip(0))

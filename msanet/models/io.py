@@ -6,11 +6,12 @@ from typing import Any
 
 import safetensors
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from msanet import __version__
+from msanet.datasets.image_format import RGB8, ImageFormat
 from msanet.errors import UserError
 from msanet.models import build_model
 from msanet.models.external import require_trust
@@ -21,8 +22,9 @@ from msanet.models.network import SegmentationNetwork
 METADATA = "msanet_metadata"
 """Key of the metadata, as JSON: in safetensors' metadata, ONNX's `metadata_props`, torch.export's `extra_files`."""
 
-FORMAT_VERSION = 3
-"""Of the metadata. Version 1 has no `format_version` and lies under `METADATA_V1`; since 3 options may be lists and mappings."""
+FORMAT_VERSION = 4
+"""Of the metadata. Version 1 has no `format_version` and lies under `METADATA_V1`; since 3 options may be lists and mappings;
+4 says what the images are, which were 8-bit RGB before."""
 
 METADATA_V1 = "msanet_card"
 
@@ -31,8 +33,9 @@ class ModelMetadata(BaseModel):
     """What is needed to use weights without the run that made them.
 
     name, options: of the network, as `build_model` takes them. classes, palette, ids (the dataset's own
-    label ids): by train id. mean, std: normalization, RGB in gray values from 0 to 255. resize: (height, width) of the
-    network's input in evaluation, None for the image's own. format_version: always the newest, since `load_weights`
+    label ids): by train id. mean, std: normalization of each band; of RGB in gray values from 0 to 255. resize: (height, width)
+    of the network's input in evaluation, None for the image's own. image: what its images are. shown_bands: those that pictures
+    show, from 1; None: the first three, or the only one. format_version: always the newest, since `load_weights`
     upgrades older ones. msanet_version: that wrote the file, empty if not known.
     """
 
@@ -47,10 +50,18 @@ class ModelMetadata(BaseModel):
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ids: tuple[int, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     resize: tuple[int, int] | None
+    image: ImageFormat = RGB8
+    shown_bands: tuple[int, ...] | None = None
     step: int
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> "ModelMetadata":
+        if not len(self.mean) == len(self.std) == self.image.channels:
+            raise ValueError(f"mean and std are not of {self.image.channels} bands")
+        return self
 
     def build(self) -> SegmentationNetwork:
         """The network, newly initialized. Raises UserError if that needs code which the user has not named."""
@@ -122,7 +133,7 @@ def parse_metadata(text: str, origin: str) -> ModelMetadata:
             f"'{origin}' has model metadata of version {version}, written by msanet {str(tree.get('msanet_version'))[:40]!r}, "
             f"expected at most {FORMAT_VERSION}, the newest that msanet {__version__} reads; upgrade msanet",
         )
-    if isinstance(tree, dict) and (version == 2 or version == 1 and "msanet_version" not in tree):
+    if isinstance(tree, dict) and (version in (2, 3) or version == 1 and "msanet_version" not in tree):
         tree = {"msanet_version": "", **tree, "format_version": FORMAT_VERSION}
         return ModelMetadata.model_validate_json(json.dumps(tree))
     return ModelMetadata.model_validate_json(text)
@@ -152,6 +163,16 @@ def require_same_classes(metadata: ModelMetadata, classes: tuple[str, ...], data
         f"the checkpoint has {len(metadata.classes)} classes of {metadata.dataset} ({', '.join(metadata.classes[:3])}, ...), "
         f"'{data}' has {len(classes)} ({', '.join(classes[:3])}, ...); evaluate on a dataset with the same classes",
     )
+
+
+def require_same_images(metadata: ModelMetadata, image: ImageFormat, data: str) -> None:
+    """Raise UserError unless the network's images are of as many bands, and of the same type, as those of the data."""
+    if (metadata.image.channels, metadata.image.dtype) != (image.channels, image.dtype):
+        raise UserError(
+            "MSA-MODEL-790",
+            f"the checkpoint takes {metadata.image.describe()}, '{data}' has {image.describe()}, expected the same; evaluate on "
+            "data that was packed as the training's was (--bands)",
+        )
 
 
 def apply_weights(model: nn.Module, weights: dict[str, Tensor], origin: str) -> None:

@@ -26,7 +26,7 @@ from msanet.models.resnet import BLOCKS, ResNet
 from msanet.models.vgg import VGG16
 from msanet.models.weight_files import EXPECTED, Weights, read_weights, with_image_channels, without_prefixes
 
-Rgb = tuple[float, float, float]
+PerBand = tuple[float, ...]
 
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _COUNTER = ".num_batches_tracked"  # not in torchvision's older files, and used by no layer here
@@ -44,15 +44,15 @@ class WeightReport:
     loaded: tuple[str, ...]
     new: tuple[str, ...]
     unused: tuple[str, ...]
-    mean: Rgb
-    std: Rgb
+    mean: PerBand
+    std: PerBand
 
-    def text(self, mean: Rgb, std: Rgb) -> str:
-        """Lines to print; the last is a warning if mean and std, the run's, are different."""
+    def text(self, mean: PerBand, std: PerBand) -> str:
+        """Lines to print; the last is a warning if mean and std, the run's, are different for the same number of bands."""
         lines = [f"pretrained: {len(self.loaded)} tensors from {self.source}"]
         lines += [_wrapped(f"new, {len(self.new)}: ", self.new)] if self.new else []
         lines += [_wrapped(f"not used, {len(self.unused)}: ", self.unused)] if self.unused else []
-        if not all(map(math.isclose, (*self.mean, *self.std), (*mean, *std))):
+        if len(mean) == len(self.mean) and not all(map(math.isclose, (*self.mean, *self.std), (*mean, *std))):
             lines.append(
                 f"warning: these weights are for data.mean={list(self.mean)} data.std={list(self.std)}, "
                 f"the run has {list(mean)} and {list(std)}"
@@ -69,8 +69,8 @@ class _Mapping:
     weights: Weights
     optional: Collection[str]
     unused: tuple[str, ...]
-    mean: Rgb = _IMAGENET_MEAN
-    std: Rgb = _IMAGENET_STD
+    mean: PerBand = _IMAGENET_MEAN
+    std: PerBand = _IMAGENET_STD
 
 
 def initialize(model: SegmentationNetwork, path: Path, classes: Sequence[str]) -> WeightReport:

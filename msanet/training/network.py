@@ -4,6 +4,8 @@ import logging
 from collections.abc import Sequence
 
 from msanet.config import Config
+from msanet.data.band_settings import require_shown_bands, with_band_settings
+from msanet.data.manifest import Manifest
 from msanet.errors import UserError
 from msanet.models import build_model, wrapped_network
 from msanet.models.external import AdaptedNetwork, check_contract, find_source, is_external, trust
@@ -31,13 +33,7 @@ def build_network(config: Config, num_classes: int, image_channels: int = 3) -> 
     for name in (config.model.name, str(config.model.options.get("network", ""))):
         trust(name)  # the user's own settings name it
     model = build_model(config.model.name, num_classes, **config.model.options)
-    if model.in_channels != image_channels:
-        raise UserError(
-            "MSA-TRAIN-780",
-            f"model.in_channels is {model.in_channels}, and the images of data.path have {image_channels} channels; set "
-            f"model.in_channels={image_channels}",
-            setting="model.in_channels",
-        )
+    _require_channels(model, image_channels)
     adapted = adapted_network(model)
     if adapted is not None:
         name, _ = wrapped_network(config.model.name, config.model.options)
@@ -64,6 +60,7 @@ def adapted_network(model: SegmentationNetwork) -> AdaptedNetwork | None:
 def build_for_estimate(config: Config, num_classes: int) -> SegmentationNetwork:
     """The network with what is frozen, unchecked, to count its memory on any device."""
     model = build_model(config.model.name, num_classes, **config.model.options)
+    _require_channels(model, len(config.data.mean))
     freeze(model, config.model.freeze)
     return model
 
@@ -73,6 +70,16 @@ def load_initial_weights(config: Config, model: SegmentationNetwork, classes: Se
     if config.model.pretrained is None:
         return None
     return initialize(model, weights_file(config.model.name, config.model.options, config.model.pretrained), classes)
+
+
+def _require_channels(model: SegmentationNetwork, channels: int) -> None:
+    if model.in_channels != channels:
+        raise UserError(
+            "MSA-TRAIN-780",
+            f"model.in_channels is {model.in_channels}, and the images of data.path have {channels} channels; set "
+            f"model.in_channels={channels}",
+            setting="model.in_channels",
+        )
 
 
 def _require_size(config: Config, model: AdaptedNetwork) -> None:
@@ -87,6 +94,13 @@ def _require_size(config: Config, model: AdaptedNetwork) -> None:
 
 def _shown(size: tuple[int, int] | None) -> str:
     return "null" if size is None else f"[{size[0]},{size[1]}]"
+
+
+def with_normalization(config: Config, manifest: Manifest) -> Config:
+    """With data.mean and data.std as the network's pretrained weights or the dataset's bands have them. Raises UserError."""
+    config = with_pretrained_normalization(config) if manifest.image is None else config
+    require_shown_bands(config.report.bands, manifest.image_format)
+    return config.model_copy(update={"data": with_band_settings(config.data, manifest)})
 
 
 def with_pretrained_normalization(config: Config) -> Config:

@@ -19,7 +19,7 @@ from msanet.training.callbacks import Callbacks
 from msanet.training.memory.auto_batch_size import choose_batch_plan
 from msanet.training.memory.out_of_memory import out_of_memory_as_user_error
 from msanet.training.monitoring.console import metrics_text
-from msanet.training.network import build_network, load_initial_weights, with_pretrained_normalization
+from msanet.training.network import build_network, load_initial_weights, with_normalization
 from msanet.training.nonfinite.unlabeled import require_weighted_labels
 from msanet.training.resume import log_done, with_initial_weights
 from msanet.training.run_folder import RunFolder
@@ -36,7 +36,6 @@ def train(config: Config) -> None:
     Raises:
         Preempted: After a checkpoint, if the run was asked to stop; a command then ends with exit code 75.
     """
-    config = with_pretrained_normalization(config)
     callbacks = Callbacks(config.run.callbacks, config.run.loggers)
     preemption = PreemptionHandler(config.run.preemption_grace_seconds, config.trainer.checkpoint_every_minutes)
     if config.data.dataset is not None:
@@ -44,12 +43,13 @@ def train(config: Config) -> None:
     dataset = open_dataset(config.data, config.storage)
     manifest = distributed.on_main(partial(dataset.read_manifest, count_labels=True))  # rank 0 reads it for all hosts
     manifest.require_labels(config.data.train_split)
+    config = with_normalization(config, manifest)
     require_weighted_labels(config.loss, config.data.train_split, manifest.split(config.data.train_split).histogram)
     val_split = validation_source(config, dataset, manifest)
 
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     with out_of_memory_as_user_error(config):
-        model = build_network(config, manifest.num_classes)
+        model = build_network(config, manifest.num_classes, manifest.image_format.channels)
         assert config.run.dir is not None, "checked with the command line"
         with locked_run(config.run.dir):
             run, trainer = _start(config, manifest, model)
@@ -66,7 +66,7 @@ def _start(config: Config, manifest: Manifest, model: SegmentationNetwork) -> tu
         if report:
             logger.info(report.text(config.data.mean, config.data.std))
     batches = choose_batch_plan(config, manifest, saved)
-    require_shared_memory(config.data, batches.micro_batch_size, batches.accumulation)
+    require_shared_memory(config.data, batches.micro_batch_size, batches.accumulation, manifest.image_format)
     return RunFolder(config, manifest), Trainer(config, manifest, model, batches, saved)
 
 

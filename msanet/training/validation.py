@@ -94,7 +94,7 @@ def validate(
                 apply_weights(network, ema.weights(everywhere=True), "the EMA")
                 network.to(engine.device)
             mean, std = config.data.mean, config.data.std
-            result = evaluate(network, source, config.evaluation, mean, std, lockstep, should_stop)
+            result = evaluate(network, source, config.evaluation, mean, std, lockstep, should_stop, config.report.bands)
     except EvaluationInterrupted:
         return None
     state.validation_pending = False

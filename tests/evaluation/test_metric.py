@@ -67,7 +67,7 @@ def test_equal_to_the_evaluator_to_the_last_digit(shards: Path, tmp_path: Path) 
     for numbers in ([6, 2, 0], [4], [1, 5, 3]):
         pairs = [decode_sample(source.read(number)) for number in numbers]
         with torch.inference_mode():
-            logits = torch.cat([predictor._scores(torch.from_numpy(image)) for image, _ in pairs])
+            logits = torch.cat([predictor.scores(torch.from_numpy(image)) for image, _ in pairs])
         metric.update(logits, torch.stack([torch.from_numpy(label) for _, label in pairs]), numbers)
     found = metric.evaluation([source.key(number) for number in range(7)], source.manifest.name)
     assert same(values(metric), expected.flat_metrics()) and found.is_complete

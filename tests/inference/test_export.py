@@ -18,12 +18,14 @@ from torch import Tensor
 from conftest import REPOSITORY
 from msanet.cli.export import export_job
 from msanet.config import EvaluationConfig
+from msanet.datasets.image_format import ImageFormat
 from msanet.errors import UserError
 from msanet.inference.export import FORMATS, TOLERANCE, Deployed, export_network, require_same
 from msanet.inference.predictor import Predictor
 from msanet.models import MODELS
 from msanet.models.io import METADATA, ModelMetadata, save_network
 from msanet.models.network import SegmentationNetwork
+from support.band_images import band_image
 from support.errors import raises_user_error
 from support.metadata import metadata
 from support.networks import CLASSES, images
@@ -217,3 +219,17 @@ def test_bad_arguments_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=sentence):
             export_job([*words, *more])
+
+
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+def test_a_network_for_bands_takes_their_own_values(target: str, tmp_path: Path) -> None:
+    form = ImageFormat(dtype="uint16", bands=(1, 2, 3, 4, 5), source_bands=5)
+    network, own = trained("unet", in_channels=5)
+    own = own.model_copy(update={"mean": (3000.0,) * 5, "std": (400.0,) * 5, "image": form})
+    path = tmp_path / f"model{FORMATS[target].ending}"
+    export_network(path, target, network, own)
+    image_NCHW = torch.from_numpy(band_image(5, "uint16", size=(64, 72))).permute(2, 0, 1)[None].float()
+    logits, labels = FORMATS[target].open(path)(image_NCHW)
+    expected, expected_labels = Deployed(network, own)(image_NCHW)
+    torch.testing.assert_close(logits, expected, atol=1e-3, rtol=1e-3)
+    assert torch.equal(labels, expected_labels)

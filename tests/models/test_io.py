@@ -57,6 +57,14 @@ def test_a_file_of_version_1_still_loads(tmp_path: Path) -> None:
     assert len(report.loaded) == len(weights) and "unet of 2 classes" in report.source
 
 
+def test_a_file_of_version_3_is_one_of_rgb(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    tree = {**json.loads(OWN.model_dump_json()), "format_version": 3}
+    del tree["image"], tree["shown_bands"]
+    save_file(OWN.build().state_dict(), path, metadata={METADATA: json.dumps(tree)})
+    assert load_weights(path)[1] == OWN and OWN.image.is_rgb
+
+
 def test_a_new_file_names_its_format_and_the_version_that_wrote_it(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_network(path, OWN.build().state_dict(), OWN)

@@ -22,7 +22,7 @@ class Pixels:
     """A picture in memory, as a LazyImage that counts what is asked of it."""
 
     def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels, self.size, self.asked = pixels, pixels.shape[:2], 0
+        self.pixels, self.size, self.dtype, self.asked = pixels, pixels.shape[:2], pixels.dtype, 0
 
     def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         assert 0 <= top <= top + height <= self.size[0] and 0 <= left <= left + width <= self.size[1]

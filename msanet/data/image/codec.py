@@ -38,8 +38,13 @@ class LazyImage(Protocol):
         """(height, width)."""
         ...
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Of its pixels."""
+        ...
+
     def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """A window inside the image: (height, width, 3) RGB or (height, width) ids, to be read and not written to.
+        """A window inside the image: (height, width, channels) or (height, width) ids, to be read and not written to.
 
         Raises UserError if the window cannot be decoded.
         """
@@ -48,6 +53,8 @@ class LazyImage(Protocol):
 
 class _FullyDecodedImage:
     """Any format of Pillow or OpenCV: decoded completely, at the first window."""
+
+    dtype: np.dtype = np.dtype(np.uint8)  # of labels too, but for instance maps, which nobody crops
 
     def __init__(self, data: bytes, name: str, is_label: bool) -> None:
         self._data, self._name, self._is_label = data, name, is_label
@@ -73,6 +80,8 @@ class _FullyDecodedImage:
 def open_image(data: bytes, name: str) -> LazyImage:
     """An encoded image of a shard, (H, W, 3) uint8 RGB as stored: photo.py turns it by EXIF before it is packed.
 
+    One that was packed with --bands is (H, W, C) of its own type.
+
     `name` is for errors. Raises UserError if there is no readable header, or it tells of more than MAX_PIXELS.
     """
     return _open(data, name, is_label=False)
@@ -87,7 +96,7 @@ def open_label(data: bytes, name: str) -> LazyImage:
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """All of `open_image`: (H, W, 3) uint8 RGB."""
+    """All of `open_image`: (H, W, 3) uint8 RGB, or the bands of one that was packed with --bands."""
     image = open_image(data, name)
     return image.window(0, 0, *image.size)
 
@@ -161,7 +170,7 @@ def check_pixels(width: int, height: int, name: str) -> None:
 
 def _open(data: bytes, name: str, is_label: bool) -> LazyImage:
     tiled = TiledImage.parse(data, name)
-    is_wanted = tiled is not None and tiled.channels == (1 if is_label else 3)
+    is_wanted = tiled is not None and (tiled.channels == 1 if is_label else tiled.channels == 3 or tiled.is_bands)
     return tiled if tiled is not None and is_wanted else _FullyDecodedImage(data, name, is_label)
 
 

@@ -43,9 +43,9 @@ def choose_jitter(config: DataConfig, rng: np.random.Generator) -> tuple[float, 
 
 
 def normalize(images_NHWC: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (N, H, W, 3) on the device to float32 (N, 3, H, W), mean and std in gray values; memory stays channels_last."""
+    """(N, H, W, C) on the device to float32 (N, C, H, W), mean and std in the image's values; memory stays channels_last."""
     x = images_NHWC.permute(0, 3, 1, 2).float()
-    return (x - _constant(mean, x.device).view(1, 3, 1, 1)) / _constant(std, x.device).view(1, 3, 1, 1)
+    return (x - _constant(mean, x.device).view(1, -1, 1, 1)) / _constant(std, x.device).view(1, -1, 1, 1)
 
 
 def color_jitter(images_NHWC: Tensor, factors_N3: Tensor) -> Tensor:

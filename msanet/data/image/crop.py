@@ -52,9 +52,9 @@ def choose_crops(size: tuple[int, int], config: DataConfig, rng: np.random.Gener
 
 
 def crop_pair(
-    image: LazyImage, label: LazyImage, crops: list[CropParams], cat_max_ratio: float, fill: tuple[int, int, int]
+    image: LazyImage, label: LazyImage, crops: list[CropParams], cat_max_ratio: float, fill: tuple[float, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) image, bilinear, and (H, W) label, nearest, both uint8, of the first suitable crop, or the last.
+    """(H, W, C) image, bilinear, and (H, W) label, nearest, each of its own type, of the first suitable crop, or the last.
 
     Suitable: no class has more than cat_max_ratio of the labeled pixels. The image is decoded once.
     """
@@ -65,12 +65,13 @@ def crop_pair(
     return crop_image(image, params, fill), label_crop.resized()
 
 
-def crop_image(image: LazyImage, params: CropParams, fill: tuple[int, int, int]) -> np.ndarray:
-    """(h, w, 3) uint8 of the window; `fill` outside the image."""
+def crop_image(image: LazyImage, params: CropParams, fill: tuple[float, ...]) -> np.ndarray:
+    """(h, w, C) of the window, of the image's type; `fill`, one value for each channel, outside the image."""
     if params.warp is not None:
         return _flip(_warped(image, params, fill, cv2.INTER_LINEAR), params.flip)
     inside = _inside(params)
-    pixels = _bilinear(image, params.resized, inside) if inside[2] and inside[3] else np.empty((0, 0, 3), np.uint8)
+    is_empty = not (inside[2] and inside[3])
+    pixels = np.empty((0, 0, len(fill)), image.dtype) if is_empty else _bilinear(image, params.resized, inside)
     return _flip(_pad(pixels, inside, params.window, fill), params.flip)
 
 
@@ -104,7 +105,7 @@ class _WarpedLabel:
         return _flip(self.source, self._flipped)
 
 
-def _warped(pixels: LazyImage, params: CropParams, fill: int | tuple[int, int, int], interpolation: int) -> np.ndarray:
+def _warped(pixels: LazyImage, params: CropParams, fill: int | tuple[float, ...], interpolation: int) -> np.ndarray:
     """The window before flips. OpenCV's pixel i of a resized side is at (i + 1/2) side / resized - 1/2 of the source."""
     top, left, height, width = params.window
     scale_y, scale_x = (side / resized for side, resized in zip(pixels.size, params.resized, strict=True))
@@ -164,6 +165,7 @@ def _bilinear(image: LazyImage, resized: tuple[int, int], window: Window) -> np.
     columns = _span(image.size[1], resized[1], left, width)
     source = image.window(rows.source, columns.source, rows.source_length, columns.source_length)
     result = cv2.resize(source, (columns.length, rows.length), interpolation=cv2.INTER_LINEAR)
+    result = result if result.ndim == source.ndim else result[..., None]  # OpenCV drops a single channel
     return result[top - rows.start : top - rows.start + height, left - columns.start : left - columns.start + width]
 
 
@@ -199,11 +201,11 @@ def _nearest_indices(side: int, resized: int, start: int, length: int) -> np.nda
     return np.minimum(np.cumsum(steps)[start:].astype(np.int64), side - 1)
 
 
-def _pad(pixels: np.ndarray, inside: Window, window: Window, fill: int | tuple[int, int, int]) -> np.ndarray:
+def _pad(pixels: np.ndarray, inside: Window, window: Window, fill: float | tuple[float, ...]) -> np.ndarray:
     (top, left, height, width), (row, column, inside_h, inside_w) = window, inside
     if (inside_h, inside_w) == (height, width):
         return pixels
-    result = np.empty((height, width, *pixels.shape[2:]), np.uint8)
+    result = np.empty((height, width, *pixels.shape[2:]), pixels.dtype)
     result[:] = fill
     if inside_h and inside_w:
         result[row - top : row - top + inside_h, column - left : column - left + inside_w] = pixels
@@ -215,4 +217,5 @@ def _flip(pixels: np.ndarray, flip: tuple[bool, bool]) -> np.ndarray:
     if not left_right and not top_bottom:
         return pixels
     code = -1 if left_right and top_bottom else 1 if left_right else 0
-    return cv2.flip(pixels, code)  # NumPy's takes 17 times as long
+    flipped = cv2.flip(pixels, code)  # NumPy's takes 17 times as long
+    return flipped if flipped.ndim == pixels.ndim else flipped[..., None]

@@ -213,12 +213,13 @@ def _refuse(name: str, bits: int, channels: int) -> None:
         raise UserError(
             "MSA-DATA-101",
             f"'{name}' has {bits} bits per channel, expected 8: most of its levels would be lost; convert it to 8 bits over "
-            "the range of values that matters",
+            "the range of values that matters, or pack it as it is with --bands all",
         )
     if channels > 4:
         raise UserError(
             "MSA-DATA-102",
-            f"'{name}' has {channels} channels, expected grey or RGB; save three of them as an RGB image",
+            f"'{name}' has {channels} channels, expected grey or RGB; save three of them as an RGB image, or pack all with "
+            "--bands all",
         )
 
 

@@ -21,7 +21,7 @@ _YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211
 
 
 def photometric(
-    image_HWC: np.ndarray, config: DataConfig, rng: np.random.Generator, fill: tuple[int, ...], where: str
+    image_HWC: np.ndarray, config: DataConfig, rng: np.random.Generator, fill: tuple[float, ...], where: str
 ) -> np.ndarray:
     """Gamma, hue, grayscale, blur, noise, JPEG and cutout, in this order, as the settings say.
 
@@ -96,7 +96,7 @@ def _through_jpeg(image_HWC: np.ndarray, quality: int) -> np.ndarray:
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
 
 
-def _cut_out(image_HWC: np.ndarray, u: list[float], fill: tuple[int, ...]) -> np.ndarray:
+def _cut_out(image_HWC: np.ndarray, u: list[float], fill: tuple[float, ...]) -> np.ndarray:
     sides = [max(1, round(side * _between(_CUTOUT_SIDE, draw))) for side, draw in zip(image_HWC.shape, u, strict=False)]
     top, left = (math.floor(u[i + 2] * (image_HWC.shape[i] - sides[i] + 1)) for i in range(2))
     image_HWC = image_HWC.copy()

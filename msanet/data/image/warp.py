@@ -40,7 +40,7 @@ def shift(x: float, y: float) -> np.ndarray:
 
 
 def warp_window(
-    pixels: LazyImage, to_source: np.ndarray, size: tuple[int, int], fill: int | tuple[int, ...], interpolation: int
+    pixels: LazyImage, to_source: np.ndarray, size: tuple[int, int], fill: int | tuple[float, ...], interpolation: int
 ) -> np.ndarray:
     """`size` (h, w) pixels, each interpolated at its place in the image, and `fill` outside.
 

@@ -107,6 +107,8 @@ def model_metadata(config: Config, manifest: Manifest, step: int) -> ModelMetada
         mean=config.data.mean,
         std=config.data.std,
         resize=config.evaluation.resize,
+        image=manifest.image_format,
+        shown_bands=config.report.bands,
         step=step,
     )
 

@@ -96,7 +96,7 @@ def _forward_and_backward(
             return network(image_NCHW)
 
     for _ in range(min(2, batches.accumulation)):  # in the second micro-batch gradients are there from the beginning
-        batch = _batch(batches.micro_batch_size, size)
+        batch = _batch(batches.micro_batch_size, size, len(config.data.mean))
         counts_3 = criterion.counts(batch.labels_NHW)
         micro_batch_loss(forward, network.auxiliary_weights, criterion, batch, counts_3, config.data).backward()
 
@@ -168,10 +168,10 @@ def _update_bytes(parameters: int, config: Config, ranks: int) -> float:
     return max(sums, (share if stage == 3 else whole) if config.trainer.ema_decay else 0)
 
 
-def _batch(count: int, size: tuple[int, int]) -> Batch:
+def _batch(count: int, size: tuple[int, int], channels: int) -> Batch:
     numbers_N = torch.zeros(count, dtype=torch.int64)
     return Batch(
-        images_NHWC=torch.zeros(count, *size, 3, dtype=torch.uint8),
+        images_NHWC=torch.zeros(count, *size, channels, dtype=torch.uint8),
         labels_NHW=torch.zeros(count, *size, dtype=torch.uint8),
         jitter_N3=torch.ones(count, 3),
         epochs_N=numbers_N,
