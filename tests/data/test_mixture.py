@@ -17,12 +17,14 @@ from conftest import write_camvid
 from msanet.api.settings import data_settings, training_config
 from msanet.config import Config, load_config, parse_config
 from msanet.data import Loader, ShardDataset
+from msanet.data.band_settings import with_band_settings
 from msanet.data.loader import batch_plan, shuffle_config, shuffle_order, train_loader, train_source
 from msanet.data.mixture import MixedManifest, mixed_manifest, shares_of
 from msanet.data.open_dataset import open_dataset
 from msanet.data.samples import decode_sample
 from msanet.datasets import CAMVID
 from sharding.__main__ import main
+from support.band_images import pack_bands, write_band_folder
 from support.errors import raises_user_error
 from support.servers import nginx
 
@@ -213,6 +215,31 @@ def test_a_training_is_the_same_on_any_ranks_from_any_step(root: Path, augmentat
             for left, right in zip(got, wanted[start:], strict=True)
             for a, b in zip(left, right, strict=True)
         )
+
+
+def test_images_of_many_bands_are_mixed_and_augmented(tmp_path: Path) -> None:
+    """Two sets of 12 bands of uint16, normalized by the statistics of both; all but colors can be augmented."""
+    folders = [tmp_path / name / "source" for name in ("a", "b")]
+    images = [pixels for folder in folders for pixels in write_band_folder(folder).values()]
+    paths = [str(pack_bands(folder, folder.with_name("shards"))) for folder in folders]
+    more = {"rotation": 20, "brightness": 0.3, "rare_class_crops": 0.5, "cutmix": 0.4, "copy_paste": 0.4}
+    common = {"path": paths, "crop": [24, 24], "num_workers": 0, **more}
+    config = parse_config({"data": common, "trainer": {"global_batch_size": 4}}, "test")
+    manifest = open_dataset(config.data, config.storage).read_manifest(count_labels=True)
+    bands = manifest.split("train").bands
+    trained = np.stack([pixels for number, pixels in enumerate(images) if number % 3 < 2]).astype(np.float64)
+    assert bands is not None
+    np.testing.assert_allclose(bands.mean, trained.mean(axis=(0, 1, 2)), rtol=1e-9)
+    np.testing.assert_allclose(bands.std, trained.std(axis=(0, 1, 2)), rtol=1e-9)
+    data = with_band_settings(config.data, manifest)
+    config = config.model_copy(update={"data": data})
+    wanted = steps(config, manifest, 1, 0, 4)
+    assert wanted[0][2].shape == (4, 24, 24, 12) and wanted[0][2].dtype == torch.uint16
+    for left, right in zip(steps(config, manifest, 2, 4, 3), wanted[1:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+    for name in ("saturation", "hue", "cutout"):
+        with raises_user_error("MSA-DATA-795", setting=f"data.{name}"):
+            with_band_settings(data.model_copy(update={name: 0.1}), manifest)
 
 
 def test_shards_elsewhere_and_a_folder(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
