@@ -124,6 +124,7 @@ def test_parameters_live_in_sub_modules(case: str) -> None:
     assert all(isinstance(child, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d | nn.GroupNorm) for child in children)
 
 
+@pytest.mark.full
 @every_structure
 def test_compiles_without_graph_breaks(case: str) -> None:
     torch._dynamo.reset()
@@ -135,6 +136,7 @@ def test_compiles_without_graph_breaks(case: str) -> None:
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
+@pytest.mark.full
 @every_structure
 def test_exports_with_dynamic_height_and_width(case: str) -> None:
     model = network(case).eval()
