@@ -5,7 +5,7 @@
 The maps are those of Cityscapes in $MSANET_TEST_DATA, again and again, or drawn street scenes of 2048 x 1024 without it; the
 predictions are shifted copies. Wall-clock seconds, imports excluded, the start of processes included.
 
-torchmetrics has the class IoU alone, from files read by Pillow, in one process and thread: MulticlassJaccardIndex over all pixels,
+torchmetrics has the class IoU alone, from files read by Pillow, in one process and thread: MulticlassJaccardIndex, over pixels,
 with a 20th class for predictions of no class, and segmentation.MeanIoU, which averages over images and has no label to ignore, so
 that void is a class of it.
 """
@@ -44,6 +44,9 @@ def main() -> int:
     options.add_argument("--maps", type=int, default=40, help="label maps (default 40)")
     options.add_argument("--rounds", type=int, default=3, help="turns of each subject (default 3)")
     options.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="processes (default 1 and 2)")
+    options.add_argument(
+        "--mean-iou", action="store_true", help="also segmentation.MeanIoU, which takes many times as long"
+    )
     options.add_argument("--json", type=Path, help="also write the figures to this file")
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +55,7 @@ def main() -> int:
         subjects: dict[str, Callable[[], float]] = {
             PEER: partial(seconds, PEER, results, partial(official, truth, predictions))
         }
-        for name, metric in metrics().items():
+        for name, metric in metrics(args.mean_iou).items():
             subjects[name] = partial(seconds, name, results, partial(by_torchmetrics, truth, predictions, metric))
         for workers in args.workers:
             name = f"msanet score --workers {workers}"
@@ -102,18 +105,16 @@ def official(truth: Path, predictions: Path) -> dict[str, Any]:
     return result
 
 
-def metrics() -> dict[str, Any]:
-    """torchmetrics' two."""
+def metrics(with_mean_iou: bool) -> dict[str, Any]:
+    """Those of torchmetrics."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
     jaccard = importlib.import_module("torchmetrics.classification").MulticlassJaccardIndex
-    mean_iou = importlib.import_module("torchmetrics.segmentation").MeanIoU
-    return {
-        "torchmetrics, MulticlassJaccardIndex": jaccard(
-            20, average="none", ignore_index=255, zero_division=float("nan")
-        ),
-        "torchmetrics, segmentation.MeanIoU": mean_iou(20, per_class=True, input_format="index"),
-    }
+    iou = {"torchmetrics, JaccardIndex": jaccard(20, average="none", ignore_index=255, zero_division=float("nan"))}
+    if with_mean_iou:
+        of_images = importlib.import_module("torchmetrics.segmentation").MeanIoU
+        iou["torchmetrics, MeanIoU"] = of_images(20, per_class=True, input_format="index")
+    return iou
 
 
 def by_torchmetrics(truth: Path, predictions: Path, metric: Any) -> np.ndarray:
