@@ -167,7 +167,7 @@ class WebDataset:
     """WebDataset on the PNG files in tar files, which `msanet pack --codec original` writes.
 
     It has no state: a resume passes over what was consumed, undecoded, in the same order (detshuffle). resampled: shards drawn
-    with replacement, as it recommends for training; that order cannot be repeated.
+    with replacement, as it recommends for training, endless; that order cannot be repeated.
     """
 
     package = "webdataset"
@@ -178,16 +178,11 @@ class WebDataset:
     def loader(self, workers: int, state: Any = None) -> Iterable[Any]:
         wds = importlib.import_module("webdataset")
         shards = sorted(map(str, self.folder.glob("train-*.tar")))
-        shuffled = (
-            {"resampled": True, "shardshuffle": False}
-            if self.resampled
-            else {"shardshuffle": 100, "detshuffle": True, "seed": 0}
-        )
+        in_order = {"shardshuffle": 100, "detshuffle": True, "seed": 0}
+        shuffled = {"shardshuffle": False, "resampled": True} if self.resampled else in_order
         dataset = wds.WebDataset(shards, **shuffled).compose(wds.filters.detshuffle(16, 16))
         if state is not None and not self.resampled:
             dataset = dataset.slice(state // max(workers, 1), None)  # in each loader process
-        if self.resampled:
-            dataset = dataset.with_epoch(json.loads((self.folder / "count.json").read_text()) // max(workers, 1))
         return wds.WebLoader(
             dataset.map(_from_tar), batch_size=BATCH, num_workers=workers, persistent_workers=workers > 0
         )

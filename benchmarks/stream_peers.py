@@ -16,7 +16,7 @@ benchmarks/stream_libraries.py. Each loader is in a process of its own.
    were never given, and samples that were given twice.
 4. Bytes on disk.
 
-Libraries that are not installed are missing from the tables. Above 1, a ratio says that ours is better.
+Libraries that are not installed are missing from the tables. Ratios are medians over the rounds.
 """
 
 import argparse
@@ -42,6 +42,7 @@ from stream_libraries import BATCH, LIBRARIES, installed  # noqa: E402
 from sharding.__main__ import main as shard  # noqa: E402
 
 OURS, RAW = "ours", ", raw"
+ENDLESS = (OURS, "WebDataset, resampled")
 WORKERS = (0, 2)
 
 
@@ -86,7 +87,6 @@ def write_all(names: list[str], source: Path | None, images: int, folder: Path) 
         words = ["cityscapes", "--source", str(tree), "--out", str(folder / out), "--codec", codec, "--splits", "train"]
         largest = sum(path.stat().st_size for path in tree.rglob("*.png")) // 4 + 400_000
         assert shard([*words, "--shard-bytes", str(largest)]) == 0
-    (folder / "png" / "count.json").write_text(str(images))
     for path in sorted((folder / "png").glob("train-*.tar")):
         with tarfile.open(path) as tar:
             tar.extractall(folder / "files", filter="data")
@@ -154,8 +154,7 @@ def starting(folders: dict[str, Path], workers: int, images: int, rounds: int, f
         before[name] = read(name, own, workers, *words)["numbers"]
 
     def turn(name: str, kind: str) -> float:
-        # Ours is endless, the others end with the epoch.
-        rest = ("--batches", epoch - consumed if name == OURS else epoch)
+        rest = ("--batches", epoch - consumed if name in ENDLESS else epoch)  # the others end with the epoch
         words = ("--state", folder / f"{name}-{workers}.state", *rest) if kind == "resumed" else ()
         got = read(name, folders[name], workers, *words)
         found[name][kind].append([got["process_s"], got["loader_s"]])
@@ -184,8 +183,8 @@ def show(result: dict[str, Any]) -> None:
         speeds = [(statistics.median(r[name]), median_ratio(r[OURS], r[name])) for r in (alone, two)]
         megabytes, ratio = (result["bytes"][name] / of for of in (1e6 * result["images"], result["bytes"][OURS]))
         rows.append((f"{name} {result['versions'][name]}", *speeds[0], *speeds[1], f"{megabytes:.2f}", ratio))
-    times = "ours is times"
-    print_table(("", "images per CPU second", times, "images/s, 2 workers", times, "MB an image", "times ours"), rows)
+    times = "ours, times as fast"
+    print_table(("", "images per CPU second", times, "images/s, 2 workers", times, "MB an image", "of ours"), rows)
     for workers, found in result["starts"].items():
         rows = []
         for name, own in found.items():
