@@ -65,7 +65,7 @@ def main() -> int:
         ratios = {name: median_ratio(speeds[OURS], own) for name, own in speeds.items()}
         rows = [(name, statistics.median(own), ratios[name]) for name, own in speeds.items()]
         title = f"smp:Unet {args.encoder}, {args.batch} images of {args.size[0]} x {args.size[1]}"
-        print_table((title, "images per CPU second", "ours is times"), rows)
+        print_table((title, "images per CPU second", "ours, times as fast"), rows)
         versions = {library.__name__: library.__version__ for library in (lightning, smp)}
         write_json(args.json, {"images_per_second": speeds, "ratios": ratios, "versions": versions})
     return 0
