@@ -167,7 +167,7 @@ class WebDataset:
     """WebDataset on the PNG files in tar files, which `msanet pack --codec original` writes.
 
     It has no state: a resume passes over what was consumed, undecoded, in the same order (detshuffle). resampled: shards drawn
-    with replacement, as it recommends for training, endless; that order cannot be repeated.
+    with replacement, as it offers for training on many nodes, endless; that order cannot be repeated.
     """
 
     package = "webdataset"
