@@ -1,8 +1,9 @@
 """Our shards and loader against mosaicml-streaming, litData and WebDataset on the same full-resolution images, in one run.
 
     python -m venv peers && . peers/bin/activate
-    pip install . litdata mosaicml-streaming         # or, where a pin of theirs would change torch, transformers or NumPy:
-    pip install . && pip install --no-deps litdata obstore mosaicml-streaming brotli python-snappy cramjam xxhash zstd catalogue
+    pip install . litdata mosaicml-streaming         # where their pins leave torch and NumPy as they are, else:
+    pip install . transformers torchvision boto3 lightning-utilities
+    pip install --no-deps litdata obstore mosaicml-streaming brotli python-snappy cramjam xxhash zstd catalogue
     python benchmarks/stream_peers.py [--source CITYSCAPES] [--images N] [--rounds N] [--json FILE]
 
 Images of 2048x1024: those of Cityscapes in $MSANET_TEST_DATA, again and again, or drawn street scenes; crops of 512x1024 at
