@@ -1,9 +1,13 @@
-"""Scoring a folder of Cityscapes-sized predictions, against the evaluator of cityscapesScripts, and equal to it with ==.
+"""Scoring a folder of Cityscapes-sized predictions, against cityscapesScripts, equal to it with ==, and torchmetrics.
 
     python benchmarks/score.py [--maps N] [--rounds N] [--workers 1 2] [--json FILE]
 
 The maps are those of Cityscapes in $MSANET_TEST_DATA, again and again, or drawn street scenes of 2048 x 1024 without it; the
 predictions are shifted copies. Wall-clock seconds, imports excluded, the start of processes included.
+
+torchmetrics has the class IoU alone, from files read by Pillow, in one process and thread: MulticlassJaccardIndex, over pixels,
+with a 20th class for predictions of no class, and segmentation.MeanIoU, which averages over images and has no label to ignore, so
+that void is a class of it.
 """
 
 import argparse
@@ -40,6 +44,9 @@ def main() -> int:
     options.add_argument("--maps", type=int, default=40, help="label maps (default 40)")
     options.add_argument("--rounds", type=int, default=3, help="turns of each subject (default 3)")
     options.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="processes (default 1 and 2)")
+    options.add_argument(
+        "--mean-iou", action="store_true", help="also segmentation.MeanIoU, which takes many times as long"
+    )
     options.add_argument("--json", type=Path, help="also write the figures to this file")
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -48,16 +55,23 @@ def main() -> int:
         subjects: dict[str, Callable[[], float]] = {
             PEER: partial(seconds, PEER, results, partial(official, truth, predictions))
         }
+        for name, metric in metrics(args.mean_iou).items():
+            subjects[name] = partial(seconds, name, results, partial(by_torchmetrics, truth, predictions, metric))
         for workers in args.workers:
             name = f"msanet score --workers {workers}"
             subjects[name] = partial(seconds, name, results, partial(ours, truth, predictions, workers))
         found = in_turns(subjects, args.rounds)
     ratios = {name: median_ratio(found[PEER], own) for name, own in found.items()}
-    rows = [(name, float(np.median(own)) * 1e3 / args.maps, ratios[name]) for name, own in found.items()]
-    print_table((f"{args.maps} maps", "ms a map", "times as fast"), rows)
-    are_equal = all(same(results[PEER], result) for name, result in results.items() if name != PEER)
+    means = {name: mean_iou(result) for name, result in results.items()}
+    rows = [
+        (name, float(np.median(own)) * 1e3 / args.maps, ratios[name], f"{means[name]:.4%}")
+        for name, own in found.items()
+    ]
+    print_table((f"{args.maps} maps", "ms a map", "times as fast", "mIoU"), rows)
+    are_equal = all(same(results[PEER], result) for name, result in results.items() if name.startswith("msanet"))
     print("scores: equal to the last digit" if are_equal else "scores: DIFFERENT")
-    write_json(args.json, {"maps": args.maps, "seconds": found, "ratios": ratios, "are_equal": are_equal})
+    figures = {"maps": args.maps, "seconds": found, "ratios": ratios, "mean_iou": means, "are_equal": are_equal}
+    write_json(args.json, figures)
     return int(not are_equal)
 
 
@@ -89,6 +103,40 @@ def official(truth: Path, predictions: Path) -> dict[str, Any]:
     ]
     result: dict[str, Any] = script.evaluateImgLists(*map(list, pairs), args)
     return result
+
+
+def metrics(with_mean_iou: bool) -> dict[str, Any]:
+    """Those of torchmetrics."""
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(1)
+    jaccard = importlib.import_module("torchmetrics.classification").MulticlassJaccardIndex
+    iou = {"torchmetrics, JaccardIndex": jaccard(20, average="none", ignore_index=255, zero_division=float("nan"))}
+    if with_mean_iou:
+        of_images = importlib.import_module("torchmetrics.segmentation").MeanIoU
+        iou["torchmetrics, MeanIoU"] = of_images(20, per_class=True, input_format="index")
+    return iou
+
+
+def by_torchmetrics(truth: Path, predictions: Path, metric: Any) -> np.ndarray:
+    """Its IoU of the 19 classes."""
+    torch = importlib.import_module("torch")
+    train_ids = np.full(256, 19, np.uint8)
+    for label in LABELS:
+        if 0 <= label.train_id < 19:
+            train_ids[label.id] = label.train_id
+    ignored = train_ids if "MeanIoU" in type(metric).__name__ else np.where(train_ids == 19, 255, train_ids)
+    metric.reset()
+    for file, label_file in zip(sorted(predictions.glob("*")), sorted(truth.glob("*_labelIds.png")), strict=True):
+        pairs = ((file, train_ids), (label_file, ignored))
+        metric.update(*(torch.from_numpy(table[np.asarray(Image.open(path))])[None].long() for path, table in pairs))
+    return np.asarray(metric.compute())[:19]
+
+
+def mean_iou(result: Any) -> float:
+    """As each has it; classes that no image has, for torchmetrics nan or -1, do not count."""
+    if isinstance(result, np.ndarray):
+        return float(result[result >= 0].mean())
+    return float(result["averageScoreClasses"] if isinstance(result, dict) else result.protocol_scores.scores.mean_iou)
 
 
 def same(theirs: dict[str, Any], result: "EvaluationResult") -> bool:

@@ -1,6 +1,6 @@
 """One training step of the same network in other ways: as the paper would write it, as a plain loop or DDP, and ours."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn
@@ -49,10 +49,12 @@ def random_batch(images: int, size: tuple[int, int]) -> Batch:
     return batch.pin_memory() if torch.cuda.is_available() else batch
 
 
-def network(width: float) -> nn.Module:
-    """MSANet with the same weights each time."""
+def network(width: float, other: Mapping[str, Any] | None = None) -> nn.Module:
+    """MSANet, or what these settings of the section `model` say, with the same weights each time."""
     torch.manual_seed(0)
-    return build_model("msanet", CLASSES, width=width)
+    if other is None:
+        return build_model("msanet", CLASSES, width=width)
+    return build_model(other["name"], CLASSES, **{key: value for key, value in other.items() if key != "name"})
 
 
 def paper_loop(batch: Batch, width: float) -> Step:
@@ -72,10 +74,19 @@ def paper_loop(batch: Batch, width: float) -> Step:
     return step
 
 
-def plain_loop(batch: Batch, width: float, precision: str = "fp32", ddp: bool | None = None) -> Step:
-    """Our network and kernels in a plain loop, fused Adam, channels_last. ddp: None: where there are several ranks."""
+def plain_loop(
+    batch: Batch,
+    width: float,
+    precision: str = "fp32",
+    ddp: bool | None = None,
+    other: Mapping[str, Any] | None = None,
+) -> Step:
+    """Our network and kernels, or another (`other`), in a plain loop, fused Adam, channels_last.
+
+    ddp: None: where there are several ranks.
+    """
     device = distributed.device()
-    model = network(width).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model = network(width, other).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if distributed.world_size() > 1 if ddp is None else ddp:
         model = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
@@ -93,13 +104,16 @@ def plain_loop(batch: Batch, width: float, precision: str = "fp32", ddp: bool | 
     return step
 
 
-def our_step(batch: Batch, width: float, kernel: str | None = None, **trainer: Any) -> Step:
+def our_step(
+    batch: Batch, width: float, kernel: str | None = None, other: Mapping[str, Any] | None = None, **trainer: Any
+) -> Step:
     """`Trainer.train_step`: the loss normalized over all ranks, the guard against numbers that are not finite, and all else.
 
     kernel: of attention, by its name in KERNELS, instead of the fastest; the step raises RuntimeError if it does not fit.
+    other: settings of another network than MSANet.
     """
-    config, plan = _our_config(batch, width, **trainer)
-    run = Trainer(config, _manifest(), network(width), plan, None)  # type: ignore[arg-type]
+    config, plan = _our_config(batch, width, other, **trainer)
+    run = Trainer(config, _manifest(), network(width, other), plan, None)  # type: ignore[arg-type]
     run.engine.module.train()
     if kernel is None:
         return lambda: run.train_step([batch])
@@ -120,11 +134,13 @@ def estimated_bytes(batch: Batch, width: float, **trainer: Any) -> float:
     return step_memory(build, config, (1,) * CLASSES, plan, size, distributed.device().type).total
 
 
-def _our_config(batch: Batch, width: float, **trainer: Any) -> tuple[Config, BatchPlan]:
+def _our_config(
+    batch: Batch, width: float, other: Mapping[str, Any] | None = None, **trainer: Any
+) -> tuple[Config, BatchPlan]:
     images, ranks = len(batch.images_NHWC), distributed.world_size()
     tree = {
         "data": {"path": "none", "crop": list(batch.images_NHWC.shape[1:3]), "mean": MEAN, "std": STD},
-        "model": {"name": "msanet", "width": width},
+        "model": {"name": "msanet", "width": width} if other is None else {**other},
         "trainer": {"steps": 10**6, "global_batch_size": images * ranks, "loss_spike_std": 0, **trainer},
     }
     return parse_config(tree, "benchmark"), plan_batches(images * ranks, None, ranks)
