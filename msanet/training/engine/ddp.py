@@ -14,6 +14,17 @@ from msanet.config import Config
 from msanet.training.engine.loss_scaling import autocast
 
 
+class _WithUnusedParameter(nn.Module):
+    """DDP warns where it is asked to look for unused parameters and finds none; here it is asked for buckets that stay."""
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.network, self.unused = network, nn.Parameter(torch.zeros((), device=device))
+
+    def forward(self, images_NCHW: Tensor) -> Any:
+        return self.network(images_NCHW)
+
+
 class DDPEngine:
     """A network, its optimizer and the mean of the gradients over all ranks, at stage 0 only.
 
@@ -32,11 +43,11 @@ class DDPEngine:
         if distributed.world_size() > 1:
             devices = [self.device] if self.device.type == "cuda" else None
             self._parallel = DistributedDataParallel(
-                model,
+                _WithUnusedParameter(model, self.device),
                 device_ids=devices,
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
-                # Without it the first step orders the buckets anew, and a resumed run adds in another order than before.
+                # Without it the first step sorts the buckets again, and a resumed run adds in another order than before.
                 find_unused_parameters=True,
             )
 
