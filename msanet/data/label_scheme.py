@@ -35,7 +35,7 @@ class _Class(_Record):
 
 
 class LabelScheme(_Record):
-    """A scheme's file. ignore: classes that do not count. others: what becomes of all that are not named."""
+    """A scheme's file. ignore: classes that do not count. others: what happens to classes that are not named."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     classes: Annotated[tuple[_Class, ...], Field(min_length=1, max_length=IGNORE_INDEX - 1)]
@@ -97,7 +97,7 @@ def train_ids_by_name(
         shown = f"{', '.join(left[:_SHOWN])}{', ...' * (len(left) > _SHOWN)}"
         raise misfit(
             f"does not name {len(left)} of the {len(classes)} classes of {dataset} ({shown}), expected all; add them to a class "
-            "or to ignore, or say `others: ignore`"
+            "or to ignore, or set `others: ignore`"
         )
     numbers = {member: number for number, row in enumerate(scheme.classes) for member in row.members}
     return {name: numbers[name] for name in classes if name in numbers}

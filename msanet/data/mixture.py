@@ -1,4 +1,4 @@
-"""Several datasets as one, and any dataset under a label scheme: what the manifest says of them."""
+"""The manifest of several datasets as one, and of a dataset under a label scheme."""
 
 import hashlib
 import json
@@ -189,7 +189,7 @@ def _train_ids(
         raise UserError(
             "MSA-DATA-760",
             f"the datasets '{first}' and '{name}' have different classes ({'; '.join(differences)}), expected the same names; "
-            "say in a file which belong together, and give it as data.label_scheme",
+            "write a file that says which belong together, and set data.label_scheme to it",
             setting="data.label_scheme",
         )
     elsewhere = {other for one in manifests for other in one.classes}

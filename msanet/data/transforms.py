@@ -104,15 +104,15 @@ def _open(name: str) -> Transform:
     except Exception as error:  # whatever a user's code does
         raise UserError(
             "MSA-DATA-750",
-            f"{_SETTING} names '{name}', which raised {type(error).__name__} when it was made: {first_line(error)}; name an "
-            "object in a file of your own",
+            f"{_SETTING} names '{name}', which raised {type(error).__name__} when it was constructed: {first_line(error)}; "
+            "fix it, or name an object of a file of your own",
             setting=_SETTING,
         ) from error
     if "torchvision.transforms.transforms" in modules:
         raise UserError(
             "MSA-DATA-751",
             f"{_SETTING} names '{name}', a transform of torchvision's first API, which would change the image without its label; "
-            "take that of torchvision.transforms.v2",
+            "use the one of torchvision.transforms.v2",
             setting=_SETTING,
         )
     return lambda image_HWC, label_HW, seed: transform(image_HWC, label_HW, np.random.default_rng(seed))
