@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= args.samples <= MAX_SAMPLES:
         raise UserError(
             "MSA-PACK-046",
-            f"samples is {args.samples}, expected 1 to {MAX_SAMPLES}; choose such a number",
+            f"--samples is {args.samples}, expected 1 to {MAX_SAMPLES}; choose such a number",
             setting="--samples",
         )
     if args.sheet:
