@@ -155,7 +155,7 @@ def _missing(tag: str, address: str, advice: str, error: Exception, setting: str
     given = "its folder as model.name=hf:FOLDER" if setting == "model.name" else f"its path as {setting}"
     return UserError(
         "MSA-MODEL-781",
-        f"{setting} is '{tag}', but {address} is not in the cache and cannot be downloaded ({why}), expected a file in one of "
-        f"the two; {advice}, or copy the file here and give {given}",
+        f"{setting} is '{tag}', and {address} is neither in the cache nor can it be downloaded ({why}); {advice}, or copy the "
+        f"file here and give {given}",
         setting=setting,
     )
