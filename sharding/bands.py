@@ -79,8 +79,8 @@ def read_alike(data: bytes, name: str, form: ImageFormat) -> np.ndarray:
     if (count, str(pixels_HWC.dtype)) != (form.source_bands, form.dtype):
         raise UserError(
             "MSA-PACK-790",
-            f"'{name}' has {describe(count, pixels_HWC.dtype)}, expected {describe(form.source_bands, form.dtype)} like the first "
-            "image of the dataset; convert or remove it",
+            f"'{name}' has {describe(count, pixels_HWC.dtype)}, expected {describe(form.source_bands, form.dtype)} like the "
+            "first image of the dataset; convert or remove it",
             setting="--bands",
         )
     return select_bands(pixels_HWC, form.bands, name)

@@ -72,7 +72,15 @@ def test_words_that_cannot_be(shards: Path, words: list[str], code: str, setting
 def test_bands_are_drawn_as_the_report_shows_them(tmp_path: Path, dtype: str) -> None:
     write_band_folder(tmp_path / "source", dtype=dtype)
     shards = pack_bands(tmp_path / "source", tmp_path / "shards")
-    words = [str(shards), "--augmented", "2", "--sheet", str(tmp_path / "a.png"), "data.crop=[48,48]", "data.rotation=20"]
+    words = [
+        str(shards),
+        "--augmented",
+        "2",
+        "--sheet",
+        str(tmp_path / "a.png"),
+        "data.crop=[48,48]",
+        "data.rotation=20",
+    ]
     assert inspect.main([*words, "data.contrast=0.2", "report.bands=[12,7,1]"]) == 0
     drawn = np.asarray(Image.open(tmp_path / "a.png"))
     assert drawn.ndim == 3 and drawn.std() > 10
