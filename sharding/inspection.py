@@ -97,7 +97,7 @@ def require_sheet(path: Path) -> None:
 def split_table(splits: Mapping[str, SplitInfo]) -> str:
     """One line for each split: samples, shards, sizes, and the share of its pixels that has a class."""
     width = _width(splits)
-    lines = [f"{'split':<{width}}{'samples':>10}{'shards':>8}{'MB':>12}{'MB/shard':>10}{'labelled':>10}"]
+    lines = [f"{'split':<{width}}{'samples':>10}{'shards':>8}{'MB':>12}{'MB/shard':>10}{'labeled':>10}"]
     for name, split in splits.items():
         size = sum(shard.bytes for shard in split.shards) / 1e6
         labelled = _percent(sum(split.histogram), sum(split.histogram) + split.ignored)
@@ -110,7 +110,7 @@ def split_table(splits: Mapping[str, SplitInfo]) -> str:
 
 
 def class_table(classes: Sequence[str], splits: Mapping[str, SplitInfo]) -> str:
-    """One line for each class: its share of the labelled pixels of each split."""
+    """One line for each class: its share of the labeled pixels of each split."""
     width = _width(classes)
     columns = [max(10, len(name) + 2) for name in splits]
     head = "".join(f"{printable(name):>{column}}" for name, column in zip(splits, columns, strict=True))

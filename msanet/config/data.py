@@ -216,10 +216,10 @@ class DataConfig(Section):
             raise ValueError(
                 f"data.path has {twice[0]} {paths.count(twice[0])} times, expected once; use data.sampling_weights"
             )
-        if weights is not None and len(weights) != max(len(paths), 2):
+        if weights is not None and self.source and (len(paths) < 2 or len(weights) != len(paths)):
             raise ValueError(
-                f"data.sampling_weights has {len(weights)} values for {len(paths)} datasets in data.path, expected one for each "
-                "of several; fix or remove it"
+                f"data.sampling_weights has {len(weights)} value(s), and there are {max(len(paths), 1)} dataset(s), expected one "
+                "value for each of several in data.path; fix or remove it"
             )
         if other := [path for path in self.val_paths if path not in paths]:
             raise ValueError(

@@ -249,7 +249,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _fields_agree(self) -> "Config":
         if self.trainer.engine == "ddp" and (self.trainer.zero_stage or self.deepspeed):
-            found = f"zero_stage={self.trainer.zero_stage}" if self.trainer.zero_stage else "the section deepspeed"
+            stage = self.trainer.zero_stage
+            found = f"trainer.zero_stage={stage}" if stage else "the section deepspeed"
             raise ValueError(f"trainer.engine=ddp with {found}, which only DeepSpeed has; remove one of the two")
         if self.trainer.compile and (self.trainer.zero_stage == 3 or self.trainer.sync_batchnorm):
             why = "trainer.zero_stage=3" if self.trainer.zero_stage == 3 else "trainer.sync_batchnorm=true"

@@ -1,5 +1,6 @@
 """A label scheme: classes of datasets joined, renamed, chosen or ignored by name, in packing and in training."""
 
+import os
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -49,8 +50,11 @@ def read_scheme(path: Path, setting: str = SCHEME_OPTION) -> LabelScheme:
         return LabelScheme.model_validate(parse_yaml(path.read_bytes(), text_keys=("name",)))
     except ValidationError as error:
         first = error.errors()[0]
-        words = f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg'].lower()}"
-    except (OSError, ValueError) as error:
+        what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].lower()
+        words = f"{'.'.join(map(str, first['loc'])) or 'it'}: {what}"
+    except OSError as error:
+        words = os.strerror(error.errno or 0).lower()
+    except ValueError as error:
         words = " ".join(str(error).split())[:100]
     raise UserError(
         "MSA-PACK-784",

@@ -213,7 +213,7 @@ def _refuse(name: str, bits: int, channels: int) -> None:
         raise UserError(
             "MSA-DATA-101",
             f"'{name}' has {bits} bits per channel, expected 8: most of its levels would be lost; convert it to 8 bits over "
-            "the range of values that matters, or pack it as it is with --bands all",
+            "the range of values that matters, or pack with --bands all and train a network for such images",
         )
     if channels > 4:
         raise UserError(
