@@ -223,7 +223,7 @@ class DataConfig(Section):
             )
         if other := [path for path in self.val_paths if path not in paths]:
             raise ValueError(
-                f"data.val_path has {other[0]}, which is not in data.path={self.path}, expected one of these; fix or remove it"
+                f"data.val_path has {other[0]}, expected datasets of data.path ({self.source}); fix or remove it"
             )
         if self.val_paths and self.val_split == self.train_split:
             raise ValueError(
