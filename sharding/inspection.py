@@ -48,7 +48,7 @@ class LabeledSample:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `msanet inspect`."""
-    parser.add_argument("shards", type=Path, metavar="SHARDS", help=f"folder with {MANIFEST_NAME} and its shards")
+    parser.add_argument("shards", metavar="SHARDS", help=f"folder with {MANIFEST_NAME} and its shards")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a picture of samples with their labels")
     count = f"samples to look at, spread evenly over the splits (default {DEFAULT_SAMPLES})"
     parser.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, metavar="N", help=count)
@@ -65,10 +65,11 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.sheet:
         require_sheet(args.sheet)
-    manifest = load_manifest(args.shards)
+    folder = Path(args.shards)
+    manifest = load_manifest(folder)
     splits = _chosen(manifest, args.split)
     sizes, cells, captions = [], [], []
-    for sample in labeled_samples(args.shards, splits, args.samples):
+    for sample in labeled_samples(folder, splits, args.samples):
         sizes.append(sample.label_HW.shape)
         if args.sheet:
             cells.append(cell(sample, manifest.palette))
@@ -89,7 +90,7 @@ def require_sheet(path: Path) -> None:
     if path.suffix.lower() != ".png" or path.is_dir():
         raise UserError(
             "MSA-PACK-046",
-            f"sheet is '{path}', expected the name of a PNG file; choose for example sheet.png",
+            f"--sheet is '{path}', expected the name of a PNG file; choose for example sheet.png",
             setting="--sheet",
         )
 

@@ -87,3 +87,10 @@ def test_bands_are_drawn_as_the_report_shows_them(tmp_path: Path, dtype: str) ->
     for wrong, code in (("data.augment=strong", "MSA-DATA-795"), ("report.bands=[13]", "MSA-DATA-796")):
         with raises_user_error(code):
             inspect.main([*words, wrong])
+
+
+def test_an_address_stays_as_it_is(tmp_path: Path) -> None:
+    words = ["--augmented", "1", "--sheet", str(tmp_path / "a.png"), "storage.download_timeout_seconds=0.1"]
+    with raises_user_error("MSA-DATA-028", mentions="http://127.0.0.1:1/x"):
+        inspect.main(["http://127.0.0.1:1/x", *words])
+    assert not list(tmp_path.iterdir())
