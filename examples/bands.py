@@ -1,4 +1,4 @@
-"""Twelve bands of 16 bits from files to a GeoTIFF of classes, with made-up images: python examples/bands.py FOLDER
+"""Twelve bands of 16 bits from files to a GeoTIFF of classes, with synthetic images: python examples/bands.py FOLDER
 
 Needs rasterio: pip install 'msanet[geo]'
 """

@@ -95,7 +95,7 @@ class ProgressBar:
         self,
         total: int | None,
         description: str,
-        unit: str = "it",
+        unit: str = "item",
         initial: int = 0,
         interval: float = 30.0,
         disable: bool = False,
@@ -126,7 +126,8 @@ class ProgressBar:
     def _log(self, more: str = "") -> None:
         self._last = self._clock()
         total = f" of {self._total}" if self._total is not None else ""
-        logging.getLogger(__name__).info(f"{self._description}: {self._done}{total} {self._unit}{more}")
+        units = f"{self._unit.removesuffix('s')}s"
+        logging.getLogger(__name__).info(f"{self._description}: {self._done}{total} {units}{more}")
 
     def __enter__(self) -> "ProgressBar":
         return self
@@ -139,7 +140,7 @@ class ProgressBar:
 
 
 def track(
-    items: Iterable[T], description: str, total: int | None = None, unit: str = "it", disable: bool = False
+    items: Iterable[T], description: str, total: int | None = None, unit: str = "item", disable: bool = False
 ) -> Iterator[T]:
     """The same items, with a `ProgressBar`."""
     with ProgressBar(total, description, unit, disable=disable) as bar:

@@ -142,5 +142,6 @@ def _attribute(module: ModuleType, attribute: str, needs_callable: bool) -> Any:
             if (callable(value) or not needs_callable) and not name.startswith("_")
         )
         what = "is not callable" if found is not None else "does not exist"
-        raise PluginNotFound(f"and '{attribute}' {what} in {module.__name__}; {nearest(attribute, known)}")
+        place = _loaded_files.get(module.__name__, module.__name__)
+        raise PluginNotFound(f"and '{attribute}' {what} in {place}; {nearest(attribute, known)}")
     return found

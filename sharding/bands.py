@@ -35,8 +35,8 @@ def parse_band_numbers(text: str) -> tuple[int, ...] | None:
 def _bad_choice(text: str) -> UserError:
     return UserError(
         "MSA-PACK-791",
-        f"--bands is '{text[:80]}', expected '{ALL}', or up to {MAX_BANDS} different numbers of bands, such as 1-4,8; write it "
-        "like that",
+        f"--bands is '{text[:80]}', expected '{ALL}', or up to {MAX_BANDS} different numbers of bands, such as 1-4,8; "
+        "fix it",
         setting="--bands",
     )
 
@@ -52,7 +52,7 @@ def image_format(found: DatasetListing, tree: Tree, choice: str | None, codec: s
     if codec != "tiff":
         raise UserError(
             "MSA-PACK-791",
-            f"--bands with --codec {codec} is not possible, since bands are stored as tiles; remove --codec",
+            f"--bands is given with --codec {codec}, which cannot store bands, expected tiles of TIFF; remove --codec",
             setting="--codec",
         )
     errors: list[UserError] = []
@@ -79,8 +79,8 @@ def read_alike(data: bytes, name: str, form: ImageFormat) -> np.ndarray:
     if (count, str(pixels_HWC.dtype)) != (form.source_bands, form.dtype):
         raise UserError(
             "MSA-PACK-790",
-            f"'{name}' has {describe(count, pixels_HWC.dtype)}, expected {describe(form.source_bands, form.dtype)} as the first "
-            "image of the dataset has; convert it or remove it",
+            f"'{name}' has {describe(count, pixels_HWC.dtype)}, expected {describe(form.source_bands, form.dtype)} like the "
+            "first image of the dataset; convert or remove it",
             setting="--bands",
         )
     return select_bands(pixels_HWC, form.bands, name)

@@ -48,7 +48,7 @@ class LabeledSample:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `msanet inspect`."""
-    parser.add_argument("shards", type=Path, metavar="SHARDS", help=f"folder with {MANIFEST_NAME} and its shards")
+    parser.add_argument("shards", metavar="SHARDS", help=f"folder with {MANIFEST_NAME} and its shards")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a picture of samples with their labels")
     count = f"samples to look at, spread evenly over the splits (default {DEFAULT_SAMPLES})"
     parser.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, metavar="N", help=count)
@@ -60,15 +60,16 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= args.samples <= MAX_SAMPLES:
         raise UserError(
             "MSA-PACK-046",
-            f"samples is {args.samples}, expected 1 to {MAX_SAMPLES}; choose such a number",
+            f"--samples is {args.samples}, expected 1 to {MAX_SAMPLES}; choose such a number",
             setting="--samples",
         )
     if args.sheet:
         require_sheet(args.sheet)
-    manifest = load_manifest(args.shards)
+    folder = Path(args.shards)
+    manifest = load_manifest(folder)
     splits = _chosen(manifest, args.split)
     sizes, cells, captions = [], [], []
-    for sample in labeled_samples(args.shards, splits, args.samples):
+    for sample in labeled_samples(folder, splits, args.samples):
         sizes.append(sample.label_HW.shape)
         if args.sheet:
             cells.append(cell(sample, manifest.palette))
@@ -89,7 +90,7 @@ def require_sheet(path: Path) -> None:
     if path.suffix.lower() != ".png" or path.is_dir():
         raise UserError(
             "MSA-PACK-046",
-            f"sheet is '{path}', expected the name of a PNG file; choose for example sheet.png",
+            f"--sheet is '{path}', expected the name of a PNG file; choose for example sheet.png",
             setting="--sheet",
         )
 
@@ -97,7 +98,7 @@ def require_sheet(path: Path) -> None:
 def split_table(splits: Mapping[str, SplitInfo]) -> str:
     """One line for each split: samples, shards, sizes, and the share of its pixels that has a class."""
     width = _width(splits)
-    lines = [f"{'split':<{width}}{'samples':>10}{'shards':>8}{'MB':>12}{'MB/shard':>10}{'labelled':>10}"]
+    lines = [f"{'split':<{width}}{'samples':>10}{'shards':>8}{'MB':>12}{'MB/shard':>10}{'labeled':>10}"]
     for name, split in splits.items():
         size = sum(shard.bytes for shard in split.shards) / 1e6
         labelled = _percent(sum(split.histogram), sum(split.histogram) + split.ignored)
@@ -110,7 +111,7 @@ def split_table(splits: Mapping[str, SplitInfo]) -> str:
 
 
 def class_table(classes: Sequence[str], splits: Mapping[str, SplitInfo]) -> str:
-    """One line for each class: its share of the labelled pixels of each split."""
+    """One line for each class: its share of the labeled pixels of each split."""
     width = _width(classes)
     columns = [max(10, len(name) + 2) for name in splits]
     head = "".join(f"{printable(name):>{column}}" for name, column in zip(splits, columns, strict=True))

@@ -135,7 +135,7 @@ def _warn_of_empty(manifest: Manifest) -> None:
     for name, split in manifest.splits.items():
         if not any(split.histogram):
             logger.warning(
-                f"split '{name}' has no labelled pixel, all {split.ignored} are ignored: it cannot be trained on or evaluated; "
+                f"split '{name}' has no labeled pixel, all {split.ignored} are ignored: it cannot be trained on or evaluated; "
                 "check the ids and colors of its masks if that was not meant"
             )
 

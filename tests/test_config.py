@@ -412,6 +412,7 @@ def test_a_setting_of_several_types_takes_what_its_schema_says(annotation: Any, 
         ("evaluation.scales=1", "evaluation.scales", "expected list of float"),
         ("optimizer.lr=0", "optimizer.lr", "expected a number above 0"),
         ("data.std=abc", "data.std", "expected list of float"),
+        ("data.transforms=my.py:F", "data.transforms", "expected list of text; write [my.py:F]"),
     ],
 )
 def test_what_was_expected_is_said_in_words_of_the_settings(override: str, setting: str, expected: str) -> None:

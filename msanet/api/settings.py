@@ -34,7 +34,7 @@ def complete(config: Config) -> Config:
     """Checked as far as it can be without data, with absolute paths. Raises UserError."""
     for name, value in (("data.path", config.data.source or None), ("run.dir", config.run.dir)):
         if value is None:
-            message = f"{name} is not set, expected a folder; give it on the command line: {name}=FOLDER"
+            message = f"{name} is not set, expected a folder; set {name}=FOLDER"
             raise UserError("MSA-CLI-007", message, setting=name)
     check_model(config.model.name, config.model.options)
     constructor_arguments(config.optimizer)

@@ -81,7 +81,7 @@ def train(
 
     Args:
         config: Name of a recipe (`msanet recipes`) or path of a YAML file; None for the defaults.
-        data: Folder or address of shards, or a mapping of `data` settings that includes `path`.
+        data: Folder or address of shards, `folder:DIR`, a list of these, or a mapping of `data` settings that includes `path`.
         dir: The run folder; the same as the setting `run.dir`.
         ranks: Processes to train on, each with a GPU of its own, or all on the CPU. One that a launcher such as torchrun has
             started is a rank of that job already, and leaves this at 1.

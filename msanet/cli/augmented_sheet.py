@@ -7,12 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from msanet.config import Config, DataConfig
+from msanet.config import Config
+from msanet.data.band_settings import require_shown_bands, with_band_settings
 from msanet.data.loader import BatchPlan, shuffle_config, split_order, train_loader
 from msanet.data.mixing import Mixing, is_mixed
 from msanet.data.open_dataset import open_dataset
 from msanet.data.pipeline import Batch, network_input
 from msanet.datasets import IGNORE_INDEX
+from msanet.report.bands import picture
 from msanet.report.palette import RGB
 from sharding.inspection import LabeledSample, cell
 from sharding.shard_check import printable
@@ -25,9 +27,10 @@ def write_augmented_sheet(config: Config, count: int, path: Path) -> str:
     Returns:
         What is on it, in one line.
     """
-    data = config.data
-    dataset = open_dataset(data, config.storage)
+    dataset = open_dataset(config.data, config.storage)
     manifest = dataset.read_manifest(count_labels=True)
+    require_shown_bands(config.report.bands, manifest.image_format)
+    data = with_band_settings(config.data, manifest)
     source = dataset.source(data.train_split, manifest)
     order = shuffle_config(config)
     shuffled = split_order(manifest, data.train_split, replace(order, streams=min(order.streams, len(source))))
@@ -39,7 +42,7 @@ def write_augmented_sheet(config: Config, count: int, path: Path) -> str:
         epoch, number = int(batch.epochs_N[0]), int(batch.samples_N[0])
         key = source.key(number)
         mix = mixing.choose(epoch, number) if is_mixed(data) else None
-        cells.append(_cell(batch, data, key, manifest.palette))
+        cells.append(_cell(batch, here, key, manifest.palette))
         captions.append(printable(key + (f" + {source.key(mix.partner)} ({mix.kind})" if mix else "")))
     title = f"{manifest.name}: the first {len(cells)} samples of a training on '{data.train_split}', seed {order.seed}"
     legend = [(printable(name), color) for name, color in zip(manifest.classes, manifest.palette, strict=True)]
@@ -47,10 +50,13 @@ def write_augmented_sheet(config: Config, count: int, path: Path) -> str:
     return printable(title)
 
 
-def _cell(batch: Batch, data: DataConfig, key: str, palette: tuple[RGB, ...]) -> np.ndarray:
-    """The image and, below or beside it, its label over it, in a square of CELL pixels."""
-    x_HWC = network_input(batch, data)[0].permute(1, 2, 0).numpy()
-    image_HWC = np.clip(np.rint(x_HWC * data.std + data.mean), 0, 255).astype(np.uint8)
+def _cell(batch: Batch, config: Config, key: str, palette: tuple[RGB, ...]) -> np.ndarray:
+    """The image and, below or next to it, its label over it, in a square of CELL pixels."""
+    data, dtype = config.data, batch.images_NHWC.numpy().dtype
+    x_HWC = network_input(batch, data)[0].permute(1, 2, 0).numpy() * data.std + data.mean
+    if dtype.kind == "u":
+        x_HWC = np.clip(np.rint(x_HWC), 0, np.iinfo(dtype).max)
+    image_HWC = picture(x_HWC.astype(dtype), config.report.bands)
     label_HW = batch.labels_NHW[0].numpy()
     unlabeled_HW = np.full_like(label_HW, IGNORE_INDEX)
     pair = [cell(LabeledSample("train", key, image_HWC, label), palette) for label in (unlabeled_HW, label_HW)]

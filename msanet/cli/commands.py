@@ -4,7 +4,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Data": {
         "pack": "turn a dataset on disk into shards",
         "verify": "check every byte of packed shards",
-        "inspect": "show what packed shards contain, as tables and as a sheet of samples",
+        "inspect": "show what packed shards contain, or what a training sees of them, as tables and a sheet of samples",
         "generate": "draw street scenes in the layout of Cityscapes, to try things out without a download",
     },
     "Training": {
@@ -22,7 +22,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "worst": "list the images with the lowest IoU of an evaluation",
     },
     "Use": {
-        "predict": "segment images and videos",
+        "predict": "segment images, GeoTIFFs and videos",
         "export": "export a trained network as ONNX, OpenVINO, torch.export or safetensors, also in int8",
         "push": "push a trained network, with its scores, to a repository of the Hugging Face Hub",
         "pull": "download a network that was pushed to the Hugging Face Hub",

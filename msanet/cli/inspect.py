@@ -16,7 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = new_parser("inspect", "inspect SHARDS --sheet sheet.png", _DETAILS)
     add_arguments(parser)
-    augmented = "draw the first N samples of a training on --sheet instead, augmented as the settings say"
+    augmented = (
+        "draw the first N samples of a training on --sheet instead, augmented as the settings say; SHARDS may then be "
+        "whatever data.path takes"
+    )
     parser.add_argument("--augmented", type=at_least(1), metavar="N", help=augmented)
     parser.add_argument(
         "--config", metavar="FILE", help="settings of the training, a file or a recipe, for --augmented"
@@ -49,7 +52,7 @@ def _draw_augmented(arguments: argparse.Namespace) -> int:
         message = f"--augmented is {arguments.augmented}, expected 1 to {MAX_SAMPLES}; choose such a number"
         raise UserError("MSA-CLI-003", message, setting="--augmented")
     require_sheet(arguments.sheet)
-    where = {"path": str(arguments.shards), **({"train_split": arguments.split} if arguments.split else {})}
+    where = {"path": arguments.shards, **({"train_split": arguments.split} if arguments.split else {})}
     config = load_config(arguments.config, arguments.settings, {"data": where}, origin="SHARDS")
     print(f"{write_augmented_sheet(config, arguments.augmented, arguments.sheet)}\nwrote {arguments.sheet}")
     return 0

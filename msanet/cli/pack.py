@@ -89,7 +89,7 @@ def parser_of(reader: Reader, name: str) -> Parser:
 
 def _summary(packed: Packed) -> str:
     """Table of splits, and what this run did."""
-    lines = [f"{'split':<12}{'samples':>9}{'shards':>8}{'MB':>9}{'labelled':>10}"]
+    lines = [f"{'split':<12}{'samples':>9}{'shards':>8}{'MB':>9}{'labeled':>10}"]
     for name, split in packed.manifest.splits.items():
         size = sum(shard.bytes for shard in split.shards) / 1e6
         pixels = sum(split.histogram)

@@ -36,7 +36,7 @@ def _worst_table(result: dict[str, Any]) -> str:
         lines.append(f"{image['key']:<{width}} {percent(image['mean_iou']):>7} {image['cost']:>8.3%}")
     lines += [
         f"worst of {result['num_images']} images of '{result['split']}'",
-        "mIoU: of the image alone, over the classes it is labelled with",
+        "mIoU: of the image alone, over the classes it is labeled with",
         "cost: what the mIoU of the split would gain if all of the image were right",
     ]
     return "\n".join(lines)

@@ -11,7 +11,7 @@ PRESETS: dict[str, dict[str, float]] = {
         "grayscale": 0.05, "blur": 0.2, "noise": 0.2, "jpeg": 0.2, "cutout": 0.2,
     },
 }  # fmt: skip
-"""What `data.augment` sets where nothing else is said."""
+"""What `data.augment` sets, unless the setting is given."""
 WARPS = ("rotation", "shear", "perspective")
 PHOTOMETRIC = ("gamma", "hue", "grayscale", "blur", "noise", "jpeg", "cutout")
 """In the order in which they are applied."""

@@ -21,14 +21,16 @@ class DataConfig(Section):
     )
     sampling_weights: tuple[Above0, ...] | None = Field(
         None,
-        description="of a list in path: relative share of each dataset in an epoch; null: each sample once per epoch",
+        description="with a list in path: relative share of each dataset in an epoch; null: each sample once per epoch",
     )
     label_scheme: FilePath | None = Field(
-        None, description="file as for --label-scheme of msanet pack: classes by name, of one dataset or of several"
+        None,
+        description="file that joins, renames and ignores classes by name, of one dataset or several, as --label-scheme of "
+        "msanet pack",
     )
     classes: FilePath | tuple[FilePath | None, ...] | None = Field(
         None,
-        description="classes file of folder:DIR, as --classes of msanet pack folder; of a list in path one for each, or null",
+        description="classes file of folder:DIR, as --classes of msanet pack folder; with a list in path one for each, or null",
     )
     dataset: Text | None = Field(
         None,
@@ -39,10 +41,10 @@ class DataConfig(Section):
         "val", description="split to validate on; null: no validation, and no best checkpoint"
     )
     val_path: Location | tuple[Location, ...] | None = Field(
-        None, description="of a list in path: dataset or list of datasets to validate on; null: all that have val_split"
+        None, description="with a list in path: the dataset or datasets to validate on; null: all that have val_split"
     )
     augment: Literal["none", "light", "strong"] = Field(
-        "none", description="preset of the settings below; those that are given win. none: only what they say"
+        "none", description="preset for the settings from rotation to cutout; a setting that is given takes precedence"
     )
     resize: Size | None = Field(None, description="[height, width] that training images are resized to; null: own size")
     random_scale: tuple[float, float] = Field(
@@ -87,8 +89,8 @@ class DataConfig(Section):
     )
     mean: PerBand = Field(
         (123.675, 116.28, 103.53),
-        description="mean of each band to subtract: of RGB in gray values 0-255 (ImageNet's); if not set, of shards packed with "
-        "--bands that of the training split",
+        description="mean of each band, to subtract, in gray values 0-255 (ImageNet's); if not set, for shards packed with "
+        "--bands the mean of the training split",
     )
     std: PerBand = Field(
         (58.395, 57.12, 57.375), description="standard deviation of each band to divide by (ImageNet's), likewise"
@@ -112,7 +114,7 @@ class DataConfig(Section):
 
     @property
     def source(self) -> str:
-        """What is read: the path, or the name of the user's dataset; of several all paths, for sentences."""
+        """What is read, for messages: the path, all paths of a list, or the name of the user's dataset."""
         return ", ".join(self.paths) or self.dataset or ""
 
     @property
@@ -138,7 +140,7 @@ class DataConfig(Section):
         ]
 
     def with_absolute_paths(self) -> "DataConfig":
-        """The same data, whatever the working directory."""
+        """The same settings with absolute paths, which do not depend on the working directory."""
         update = {
             "path": _each(absolute_location, self.path),
             "val_path": _each(absolute_location, self.val_path),
@@ -166,7 +168,7 @@ class DataConfig(Section):
             raise ValueError(f"{given} cannot mix images of different sizes; set data.crop")
         if sum(mixes.values()) > 1 + 1e-9:
             raise ValueError(
-                f"{given} are {sum(mixes.values()):g} together, expected at most 1, since an image is mixed once; lower them"
+                f"{given} add up to {sum(mixes.values()):g}, expected at most 1, since an image is mixed once; lower them"
             )
         return self
 
@@ -214,18 +216,19 @@ class DataConfig(Section):
             raise ValueError(
                 f"data.path has {twice[0]} {paths.count(twice[0])} times, expected once; use data.sampling_weights"
             )
-        if weights is not None and len(weights) != max(len(paths), 2):
+        if weights is not None and self.source and (len(paths) < 2 or len(weights) != len(paths)):
             raise ValueError(
-                f"data.sampling_weights has {len(weights)} values for {len(paths)} datasets in data.path, expected one for each "
-                "of several; fix or remove it"
+                f"data.sampling_weights has {len(weights)} value(s), and there are {max(len(paths), 1)} dataset(s), expected one "
+                "value for each of several in data.path; fix or remove it"
             )
         if other := [path for path in self.val_paths if path not in paths]:
             raise ValueError(
-                f"data.val_path has {other[0]}, which is not in data.path={self.path}, expected one of these; fix or remove it"
+                f"data.val_path has {other[0]}, expected datasets of data.path ({self.source}); fix or remove it"
             )
         if self.val_paths and self.val_split == self.train_split:
             raise ValueError(
-                f"data.val_path with data.val_split={self.val_split} would choose among the training images too; remove it"
+                f"data.val_path is given with data.val_split={self.val_split}, which is the training split, expected another "
+                "split; change one of the two"
             )
 
 

@@ -258,7 +258,8 @@ def explain(
     words = expected(
         first["type"], first.get("ctx", {}), first["msg"], _type_name(field) if field else "", has_branches
     )
-    sentence = f"{_shown(name)[1:-1]} is {given}, {words}"
+    fix = f"; write [{given[1:-1]}]" if words == "expected list of text" and isinstance(first["input"], str) else ""
+    sentence = f"{_shown(name)[1:-1]} is {given}, {words}{fix}"
     return "MSA-CONFIG-005", sentence, name
 
 

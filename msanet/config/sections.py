@@ -41,7 +41,7 @@ class RunConfig(Section):
     rendezvous_timeout_seconds: Above0 = Field(120.0, le=1e7, description="seconds to wait for all ranks at the start")
     loggers: tuple[str, ...] = Field(
         ("tensorboard",),
-        description="where metrics go besides metrics.jsonl: tensorboard, wandb, mlflow, comet, package.module:Class",
+        description="where metrics go in addition to metrics.jsonl: tensorboard, wandb, mlflow, comet, package.module:Class",
     )
     callbacks: tuple[str, ...] = Field(
         (), description="code of your own that a run calls: package.module:Class or path/to/file.py:Class"
@@ -88,7 +88,9 @@ class LossConfig(Section):
         (), description="losses of your own, weight 1: package.module:callable or path/to/file.py:callable"
     )
     class_weights: Literal["none", "median_frequency", "sqrt_median_frequency"] | tuple[NonNegative, ...] = Field(
-        "none", description="of the cross-entropy: from the training split's class frequencies, or one for each class"
+        "none",
+        description="class weights of the cross-entropy: computed from the training split's class frequencies, or one for each "
+        "class",
     )
     ohem_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="OHEM: fraction of an image's labeled pixels, those with the largest loss, that count"
@@ -230,7 +232,7 @@ class TrainerConfig(Section):
 
 
 class Config(Section):
-    """A whole run. `deepspeed` is merged into what is derived; keys that settings here decide are refused in it."""
+    """All settings of a run. `deepspeed` is merged into the configuration derived from the others, and may not repeat them."""
 
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
@@ -247,7 +249,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _fields_agree(self) -> "Config":
         if self.trainer.engine == "ddp" and (self.trainer.zero_stage or self.deepspeed):
-            found = f"zero_stage={self.trainer.zero_stage}" if self.trainer.zero_stage else "the section deepspeed"
+            stage = self.trainer.zero_stage
+            found = f"trainer.zero_stage={stage}" if stage else "the section deepspeed"
             raise ValueError(f"trainer.engine=ddp with {found}, which only DeepSpeed has; remove one of the two")
         if self.trainer.compile and (self.trainer.zero_stage == 3 or self.trainer.sync_batchnorm):
             why = "trainer.zero_stage=3" if self.trainer.zero_stage == 3 else "trainer.sync_batchnorm=true"

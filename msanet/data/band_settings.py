@@ -16,7 +16,7 @@ def with_band_settings(data: DataConfig, manifest: Manifest) -> DataConfig:
     """With the measured mean and standard deviation of each band, where the images are not 8-bit RGB and neither is set.
 
     Raises:
-        UserError: data.mean or data.std is of another number of bands, or data.saturation is set for what has no colors.
+        UserError: data.mean or data.std has another number of values, or a setting is for 8-bit RGB and the images are not.
     """
     form, given = manifest.image_format, {"mean", "std"} & data.model_fields_set
     if manifest.image is not None and not given:
@@ -34,13 +34,14 @@ def with_band_settings(data: DataConfig, manifest: Manifest) -> DataConfig:
                 "each band, or remove data.mean and data.std to use those of the training split",
                 setting=f"data.{name}",
             )
-    colors = [name for name in ("saturation", *PHOTOMETRIC) if getattr(data, name)]
-    if colors and not form.is_rgb:
+    rgb_only = [name for name in ("saturation", *PHOTOMETRIC, "transforms") if getattr(data, name)]
+    if rgb_only and not form.is_rgb:
+        source = "" if data.augment == "none" else f"data.augment={data.augment} or "
         raise UserError(
             "MSA-DATA-795",
-            f"data.{colors[0]} is {getattr(data, colors[0]):g}, which is for 8-bit RGB, and the images of {manifest.name} have "
-            f"{form.describe()}; set {', '.join(colors)} to 0 (brightness, contrast, warps and mixing are for any bands)",
-            setting=f"data.{colors[0]}",
+            f"data.{rgb_only[0]} is set and needs 8-bit RGB, and the images of {manifest.name} have {form.describe()}; remove "
+            f"{source}{', '.join(rgb_only)} (brightness, contrast, warps and mixing are for any bands)",
+            setting=f"data.{rgb_only[0]}",
         )
     return data
 

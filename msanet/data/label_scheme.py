@@ -1,5 +1,6 @@
 """A label scheme: classes of datasets joined, renamed, chosen or ignored by name, in packing and in training."""
 
+import os
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -35,7 +36,7 @@ class _Class(_Record):
 
 
 class LabelScheme(_Record):
-    """A scheme's file. ignore: classes that do not count. others: what becomes of all that are not named."""
+    """A scheme's file. ignore: classes that do not count. others: what happens to classes that are not named."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     classes: Annotated[tuple[_Class, ...], Field(min_length=1, max_length=IGNORE_INDEX - 1)]
@@ -49,8 +50,11 @@ def read_scheme(path: Path, setting: str = SCHEME_OPTION) -> LabelScheme:
         return LabelScheme.model_validate(parse_yaml(path.read_bytes(), text_keys=("name",)))
     except ValidationError as error:
         first = error.errors()[0]
-        words = f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg'].lower()}"
-    except (OSError, ValueError) as error:
+        what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].lower()
+        words = f"{'.'.join(map(str, first['loc'])) or 'it'}: {what}"
+    except OSError as error:
+        words = os.strerror(error.errno or 0).lower()
+    except ValueError as error:
         words = " ".join(str(error).split())[:100]
     raise UserError(
         "MSA-PACK-784",
@@ -97,7 +101,7 @@ def train_ids_by_name(
         shown = f"{', '.join(left[:_SHOWN])}{', ...' * (len(left) > _SHOWN)}"
         raise misfit(
             f"does not name {len(left)} of the {len(classes)} classes of {dataset} ({shown}), expected all; add them to a class "
-            "or to ignore, or say `others: ignore`"
+            "or to ignore, or set `others: ignore`"
         )
     numbers = {member: number for number, row in enumerate(scheme.classes) for member in row.members}
     return {name: numbers[name] for name in classes if name in numbers}

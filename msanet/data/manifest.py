@@ -139,7 +139,7 @@ class Manifest(_Record):
         if not any(self.split(name).histogram):
             raise UserError(
                 "MSA-DATA-103",
-                f"split '{name}' of {self.name} has no labelled pixel, all {self.split(name).ignored} are ignored; check the ids "
+                f"split '{name}' of {self.name} has no labeled pixel, all {self.split(name).ignored} are ignored; check the ids "
                 "and colors of its masks and pack it again, or choose another data.train_split",
                 setting="data.train_split",
             )

@@ -1,4 +1,4 @@
-"""Several datasets as one, and any dataset under a label scheme: what the manifest says of them."""
+"""The manifest of several datasets as one, and of a dataset under a label scheme."""
 
 import hashlib
 import json
@@ -98,11 +98,11 @@ def mixed_manifest(
     first, names = manifests[0], _unique([manifest.name for manifest in manifests])
     for name, manifest in zip(names, manifests, strict=True):
         for field in sorted({*Manifest.model_fields} - _OWN_FIELDS):
-            found, expected = getattr(manifest, field), getattr(first, field)
-            if found != expected:
+            if getattr(manifest, field) != getattr(first, field):
+                found, expected = (_shown(field, one) for one in (manifest, first))
                 raise UserError(
                     "MSA-DATA-763",
-                    f"dataset '{name}' has {field} {found}, expected {expected} as in '{names[0]}'; train on them separately",
+                    f"dataset '{name}' has {found}, expected {expected} as in '{names[0]}'; train on them separately",
                     setting="data.path",
                 )
     classes = tuple(row.name for row in scheme.classes) if scheme else first.classes
@@ -126,6 +126,15 @@ def mixed_manifest(
         },
     }
     return MixedManifest(**{**dict(first), **own}, parts=tuple(parts), members=dict(members))
+
+
+def _shown(field: str, manifest: Manifest) -> str:
+    """A field of a manifest, for a sentence."""
+    if field != "image":
+        return f"{field} {getattr(manifest, field)}"
+    form = manifest.image_format
+    numbers = ",".join(map(str, form.bands))
+    return f"{form.describe()} ({numbers} of the {form.source_bands} in its source)"
 
 
 def require_labels_of_each(manifest: MixedManifest, split: str) -> None:
@@ -189,7 +198,7 @@ def _train_ids(
         raise UserError(
             "MSA-DATA-760",
             f"the datasets '{first}' and '{name}' have different classes ({'; '.join(differences)}), expected the same names; "
-            "say in a file which belong together, and give it as data.label_scheme",
+            "write a file that says which belong together, and set data.label_scheme to it",
             setting="data.label_scheme",
         )
     elsewhere = {other for one in manifests for other in one.classes}

@@ -24,9 +24,7 @@ Transform = Callable[[np.ndarray, np.ndarray, int], Any]
 NOT_OF_THE_SAMPLE = ("MSA-DATA-750", "MSA-DATA-751", "MSA-DATA-752")
 """Errors that every sample would have: of the user's code or settings, which no bad sample excuses."""
 _SETTING = "data.transforms"
-_NORMALIZED = (
-    "keep what makes tensors and normalizes (ToTensorV2, Normalize, ToDtype) out of it, which msanet does later"
-)
+_NORMALIZED = "remove what makes tensors or normalizes (ToTensorV2, Normalize, ToDtype), which msanet does later"
 
 
 @cache
@@ -73,7 +71,8 @@ def _checked(result: Any, name: str, shape: tuple[int, ...], num_classes: int) -
     size = "x".join(map(str, shape))
     is_image = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == (*shape, 3)
     if not is_image:
-        raise _bad_result(name, f"an image of {_described(image)}", f"uint8 of {size}x3, as it was given", _NORMALIZED)
+        fix = "leave random crops to data.crop" if getattr(image, "dtype", None) == np.uint8 else _NORMALIZED
+        raise _bad_result(name, f"an image of {_described(image)}", f"uint8 of {size}x3, as it was given", fix)
     if not (isinstance(label, np.ndarray) and label.dtype.kind in "iu" and label.shape == shape):
         raise _bad_result(name, f"a label of {_described(label)}", f"integers of {size}, as it was given", "fix it")
     wrong = np.setdiff1d(np.unique(label), [*range(num_classes), IGNORE_INDEX])
@@ -104,15 +103,15 @@ def _open(name: str) -> Transform:
     except Exception as error:  # whatever a user's code does
         raise UserError(
             "MSA-DATA-750",
-            f"{_SETTING} names '{name}', which raised {type(error).__name__} when it was made: {first_line(error)}; name an "
-            "object in a file of your own",
+            f"{_SETTING} names '{name}', which raised {type(error).__name__} when it was constructed: {first_line(error)}; "
+            "fix it, or name an object of a file of your own",
             setting=_SETTING,
         ) from error
     if "torchvision.transforms.transforms" in modules:
         raise UserError(
             "MSA-DATA-751",
             f"{_SETTING} names '{name}', a transform of torchvision's first API, which would change the image without its label; "
-            "take that of torchvision.transforms.v2",
+            "use the one of torchvision.transforms.v2",
             setting=_SETTING,
         )
     return lambda image_HWC, label_HW, seed: transform(image_HWC, label_HW, np.random.default_rng(seed))

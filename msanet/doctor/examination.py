@@ -16,6 +16,7 @@ from msanet.data.open_dataset import Dataset, Mixture, Shards, open_dataset
 from msanet.data.open_files import file_limit
 from msanet.data.storage import LocalStorage, Storage
 from msanet.data.storage.cache import cache_folder
+from msanet.data.transforms import open_transforms
 from msanet.distributed.cores import available_cores
 from msanet.doctor import batches, images, labels, machine, memory, shards
 from msanet.doctor.diagnostics import Diagnostic, has_fault
@@ -86,10 +87,11 @@ def examine(case: Case) -> list[Diagnostic]:
 
 
 def _with_band_settings(case: Case, faults: list[Diagnostic]) -> Case:
-    """With the normalization of the dataset's bands, as a training has it."""
-    if case.manifest.image is None and len(case.config.data.mean) == 3:
-        return case
+    """With the normalization of the dataset's bands, as a training has it; transforms of the user's own are imported."""
     try:
+        open_transforms(case.config.data.transforms)
+        if case.manifest.image is None and len(case.config.data.mean) == 3:
+            return case
         require_shown_bands(case.config.report.bands, case.manifest.image_format)
         data = with_band_settings(case.config.data, case.manifest)
     except UserError as refusal:

@@ -52,7 +52,7 @@ _SAMPLES, _SAMPLE_SIDE = 4, 128
 def is_scene(path: Path) -> bool:
     """Whether a file is a TIFF with a georeference, or one that is too large to be read at once.
 
-    Without rasterio a georeference is lost, which is said. Raises UserError where that package is needed.
+    Without rasterio a georeference is lost, with a warning. Raises UserError where that package is needed.
     """
     if path.suffix.lower() not in TIFF_ENDINGS:
         return False
@@ -64,7 +64,7 @@ def is_scene(path: Path) -> bool:
             page: Any = file.pages[0]
             is_large = page.imagewidth * page.imagelength > MAX_PIXELS or page.nbytes > 2**30
             has_georeference = any(tag in page.tags for tag in _GEOREFERENCE)
-    except Exception:  # whoever reads it says what is wrong
+    except Exception:  # reading it raises the error that says what is wrong
         return False
     if is_large:
         require_package("rasterio", "geo", "--images")

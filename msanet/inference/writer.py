@@ -178,6 +178,8 @@ def _named(what: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
+        if what in str(error):
+            raise
         raise UserError(error.code, f"{what}: {error}", error.setting) from error
 
 

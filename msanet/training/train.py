@@ -11,6 +11,7 @@ from msanet.data.manifest import Manifest
 from msanet.data.open_dataset import open_dataset
 from msanet.data.sample_source import SampleSource
 from msanet.data.shared_memory import require_shared_memory
+from msanet.data.transforms import open_transforms
 from msanet.distributed.preemption import PreemptionHandler, StopRequest
 from msanet.logs import ProgressBar
 from msanet.models.network import SegmentationNetwork
@@ -40,6 +41,7 @@ def train(config: Config) -> None:
     preemption = PreemptionHandler(config.run.preemption_grace_seconds, config.trainer.checkpoint_every_minutes)
     if config.data.dataset is not None:
         trust(config.data.dataset)  # the user's own settings name it
+    open_transforms(config.data.transforms)  # an error now, before anything is written
     dataset = open_dataset(config.data, config.storage)
     manifest = distributed.on_main(partial(dataset.read_manifest, count_labels=True))  # rank 0 reads it for all hosts
     manifest.require_labels(config.data.train_split)

@@ -38,14 +38,14 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """A network in a DeepSpeed engine, and its training step.
+    """A network in its engine, DeepSpeed's or DistributedDataParallel, and its training step.
 
     Args:
         config: Settings of the run.
-        manifest: Of the shards.
-        model: With the weights that a new run starts from.
+        manifest: What the data consist of.
+        model: The network, with the weights that a new run starts from.
         batches: Batch sizes on these ranks.
-        saved: The checkpoint to resume from, if any, with weights that replace the model's.
+        saved: The checkpoint to resume from, if any; its weights replace the model's.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from msanet.cli import augmented_sheet, inspect
 from msanet.cli.main import main
@@ -14,6 +15,7 @@ from msanet.data.image.color import color_jitter
 from msanet.data.loader import plan_batches, shuffle_config, shuffle_order, train_loader, train_source
 from msanet.data.manifest import load_manifest
 from sharding.inspection import LabeledSample, cell
+from support.band_images import pack_bands, write_band_folder
 from support.errors import raises_user_error
 
 SETTINGS = ["data.augment=strong", "data.crop=[30,40]", "data.cutmix=1.0", "trainer.global_batch_size=4"]
@@ -64,3 +66,31 @@ def test_the_sheet_is_written(shards: Path, tmp_path: Path) -> None:
 def test_words_that_cannot_be(shards: Path, words: list[str], code: str, setting: str) -> None:
     with raises_user_error(code, setting=setting):
         inspect.main([str(shards), *words])
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_bands_are_drawn_as_the_report_shows_them(tmp_path: Path, dtype: str) -> None:
+    write_band_folder(tmp_path / "source", dtype=dtype)
+    shards = pack_bands(tmp_path / "source", tmp_path / "shards")
+    words = [
+        str(shards),
+        "--augmented",
+        "2",
+        "--sheet",
+        str(tmp_path / "a.png"),
+        "data.crop=[48,48]",
+        "data.rotation=20",
+    ]
+    assert inspect.main([*words, "data.contrast=0.2", "report.bands=[12,7,1]"]) == 0
+    drawn = np.asarray(Image.open(tmp_path / "a.png"))
+    assert drawn.ndim == 3 and drawn.std() > 10
+    for wrong, code in (("data.augment=strong", "MSA-DATA-795"), ("report.bands=[13]", "MSA-DATA-796")):
+        with raises_user_error(code):
+            inspect.main([*words, wrong])
+
+
+def test_an_address_stays_as_it_is(tmp_path: Path) -> None:
+    words = ["--augmented", "1", "--sheet", str(tmp_path / "a.png"), "storage.download_timeout_seconds=0.1"]
+    with raises_user_error("MSA-DATA-028", mentions="http://127.0.0.1:1/x"):
+        inspect.main(["http://127.0.0.1:1/x", *words])
+    assert not list(tmp_path.iterdir())

@@ -23,6 +23,7 @@ from msanet.data.mixture import MixedManifest, mixed_manifest, shares_of
 from msanet.data.open_dataset import open_dataset
 from msanet.data.samples import decode_sample
 from msanet.datasets import CAMVID
+from msanet.datasets.image_format import ImageFormat
 from sharding.__main__ import main
 from support.band_images import pack_bands, write_band_folder
 from support.errors import raises_user_error
@@ -323,6 +324,9 @@ def test_images_that_differ_in_more_than_classes(root: Path) -> None:
     manifest = single(root / "camvid").manifest
     with raises_user_error("MSA-DATA-763", setting="data.path", mentions="ignore_index 254"):
         mixed_manifest([manifest, manifest.model_copy(update={"ignore_index": 254})], None, {"train": (0, 1)}, "train")
+    bands = ImageFormat(dtype="uint16", bands=(4, 3), source_bands=4)
+    with raises_user_error("MSA-DATA-763", mentions="2 bands of uint16 (4,3 of the 4 in its source)"):
+        mixed_manifest([manifest, manifest.model_copy(update={"image": bands})], None, {"train": (0, 1)}, "train")
 
 
 @pytest.mark.parametrize(
@@ -330,8 +334,15 @@ def test_images_that_differ_in_more_than_classes(root: Path) -> None:
     [
         (["camvid", "own"], {"label_scheme": None}, "MSA-DATA-760", "data.label_scheme", ["sky", "house", "way"]),
         (["camvid", "camvid"], {}, "MSA-CONFIG-007", "data.path", ["2 times"]),
-        (["camvid", "own"], {"sampling_weights": [1]}, "MSA-CONFIG-007", "data.sampling_weights", ["1 values for 2"]),
+        (
+            ["camvid", "own"],
+            {"sampling_weights": [1]},
+            "MSA-CONFIG-007",
+            "data.sampling_weights",
+            ["1 value", "2 data"],
+        ),
         (["camvid"], {"sampling_weights": [1]}, "MSA-CONFIG-007", "data.sampling_weights", []),
+        (["camvid"], {"sampling_weights": [1, 2]}, "MSA-CONFIG-007", "data.sampling_weights", ["2 value", "1 data"]),
         (["camvid", "own"], {"sampling_weights": [1, 0]}, "MSA-CONFIG-005", "data.sampling_weights.1", []),
         (["camvid", "own"], {"sampling_weights": [1, 1e-9]}, "MSA-DATA-762", "data.sampling_weights", []),
         (["camvid", "own"], {"val_path": "elsewhere"}, "MSA-CONFIG-007", "data.val_path", ["elsewhere"]),

@@ -17,6 +17,7 @@ from msanet.config import parse_config
 from msanet.data.image.color import Draws, sample_rng
 from msanet.data.pipeline import augment
 from msanet.data.transforms import apply_transforms, open_transforms
+from msanet.training.train import train
 from support.errors import raises_user_error
 
 ALBUMENTATIONS = A.Compose([A.Affine(rotate=(20, 40), scale=(0.5, 0.7), p=1), A.RandomBrightnessContrast(p=1)])
@@ -149,9 +150,13 @@ def test_what_raises_is_named(name: str, found: str) -> None:
         apply(name)
 
 
-def test_names_that_are_not_there() -> None:
-    with raises_user_error("MSA-CONFIG-651", setting="data.transforms"):
+def test_names_that_are_not_there(tmp_path: Path) -> None:
+    with raises_user_error("MSA-CONFIG-651", setting="data.transforms", mentions=f"in {__file__}"):
         open_transforms((own("Flip"),))
+    data = {"path": str(tmp_path / "shards"), "transforms": [own("Flip")]}
+    with raises_user_error("MSA-CONFIG-651", setting="data.transforms"):
+        train(parse_config({"data": data, "run": {"dir": str(tmp_path / "run")}}, "test"))
+    assert not (tmp_path / "run").exists()
     with raises_user_error("MSA-CONFIG-651", setting="data.transforms"):
         open_transforms(("flip",))
 

@@ -71,6 +71,20 @@ def test_binary_masks_are_a_fault(binary: Path, tmp_path: Path, capsys: pytest.C
     assert ("fault", "shards") not in found and ("ok", "memory") in found
 
 
+def test_a_transform_that_is_not_there_is_a_fault(
+    binary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        f"data.path={binary}",
+        f"run.dir={tmp_path}",
+        *SMALL,
+        "data.crop=[24,32]",
+        f"data.transforms=[{__file__}:nil]",
+    ]
+    code, found = run(capsys, *words)
+    assert code == 1 and "data.transforms" in found["fault", "images"]
+
+
 def test_shared_memory_is_computed_with_validation_images(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,8 +185,9 @@ def test_a_damaged_scene_leaves_no_file(tmp_path: Path) -> None:
     write_scene(path, band_image(4, "uint16", size=(300, 300)))
     path.write_bytes(path.read_bytes()[:-200_000])
     writer = PredictionWriter(Net().eval(), about(), EvaluationConfig(), ("ids",))
-    with raises_user_error("MSA-INFER-792", mentions="s.tif"):
+    with raises_user_error("MSA-INFER-792", mentions="s.tif") as caught:
         writer.write(path, tmp_path / "out" / "s")
+    assert str(caught.value).count(str(path)) == 1, "it is named once"
     assert not [*(tmp_path / "out").glob("*")]
 
 

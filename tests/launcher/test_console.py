@@ -13,7 +13,7 @@ from support.errors import error_codes, raises_user_error
 from support.ranks import start_ranks
 from support.small_runs import newest
 
-STEP = r"train: 2 of 2 step, loss \d\.\d+, lr 0\.\d+, [\d.e+]+ images/s"
+STEP = r"train: 2 of 2 steps, loss \d\.\d+, lr 0\.\d+, [\d.e+]+ images/s"
 
 
 def test_a_run_without_console_and_with_a_long_temporary_folder_logs_as_usual(shards: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from msanet.models import build_model, check_model
 from msanet.models.activation_checkpointing import checkpoint_activations
-from msanet.models.external import AdaptedNetwork, check_contract, find_source, trust
+from msanet.models.external import AdaptedNetwork, check_contract, find_source, libraries, trust
 from msanet.models.external.libraries import SOURCES
 from msanet.models.io import load_network, save_network
 from msanet.models.network import TrainingOutput
@@ -78,6 +78,16 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch: py
     find_source.cache_clear()
     with raises_user_error("MSA-MODEL-505", setting="model.name", mentions="msanet[smp]"):
         check_model("smp:Unet", {})
+
+
+def test_a_library_that_cannot_be_imported_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise RuntimeError(f"operator {name}::nms does not exist")
+
+    monkeypatch.setattr(libraries.importlib, "import_module", broken)
+    find_source.cache_clear()
+    with raises_user_error("MSA-MODEL-503", setting="model.name", mentions="timm::nms"):
+        check_model("timm:resnet18", {})
 
 
 def test_options_of_libraries_are_checked() -> None:

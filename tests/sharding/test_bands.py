@@ -110,6 +110,8 @@ def test_normalization_of_a_training_is_measured_or_set(tmp_path: Path) -> None:
         settings(mean=[1] * 12)
     with raises_user_error("MSA-DATA-795", setting="data.saturation"):
         settings(saturation=0.5)
+    with raises_user_error("MSA-DATA-795", setting="data.transforms"):
+        settings(transforms=["my_transforms.py:TRAIN"])
     with raises_user_error("MSA-DATA-796", setting="report.bands"):
         require_shown_bands((1, 2, 13), manifest.image)
 

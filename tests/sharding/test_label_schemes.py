@@ -63,6 +63,7 @@ def test_colors_of_masks_are_still_those_of_the_dataset(fake: Any, shard: Shard,
     [
         ("[1", "MSA-PACK-784", "scheme.yaml"),
         ({"classes": []}, "MSA-PACK-784", "classes"),
+        ({"classes": [{"id": 1, "name": "a"}]}, "MSA-PACK-784", "classes.0.id: unknown key"),
         ({"others": "drop"}, "MSA-PACK-784", "others"),
         (
             {"others": "refuse"},

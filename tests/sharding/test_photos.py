@@ -184,4 +184,4 @@ def test_a_split_without_a_labelled_pixel_is_said(folder: Folder, capfd: Capture
     put(folder.root / "classes.yaml", TWO + b"ignore: [7]\n")
     folder.add("a.png", encoded(noise()), np.full((40, 60), 7, np.uint8))
     assert folder.pack() == 0
-    assert "split 'train' has no labelled pixel" in capfd.readouterr().err
+    assert "split 'train' has no labeled pixel" in capfd.readouterr().err

@@ -138,6 +138,13 @@ def test_another_run_is_refused_or_accepted_with_a_warning(kind: str, capsys: py
     assert warning.count("\n") == 1
 
 
+def test_of_the_order_only_what_differs_is_named() -> None:
+    now = replace(PLAN, seed=1, sampling_weights=(1.0, 3.0))
+    with raises_user_error("MSA-CKPT-005", setting="run.seed and data.sampling_weights") as caught:
+        check_resume_compatible(SAVED, now, SAVED.metadata, "adam")
+    assert "seed=1, sampling_weights=[1.0, 3.0]" in str(caught.value) and "ShuffleConfig" not in str(caught.value)
+
+
 def test_another_number_of_classes_is_never_accepted() -> None:
     other = SAVED.metadata.model_copy(update={"classes": ("a", "b", "c"), "dataset": "new"})
     with raises_user_error("MSA-CKPT-006", setting="data.path"):

@@ -73,7 +73,7 @@ def require_bands(count: int, bands: Selection, name: str) -> None:
     if lacking:
         raise UserError(
             "MSA-DATA-791",
-            f"'{name}' has {count} bands, and band {lacking[0]} is asked for; choose bands from 1 to {count}",
+            f"'{name}' has {count} bands, expected band {lacking[0]} too; choose bands from 1 to {count}",
             setting="--bands",
         )
 
@@ -117,7 +117,7 @@ def _is_full(page: Any) -> bool:
 
 
 def _check_page(page: Any, others: list[Any], name: str) -> None:
-    """Raise UserError for a TIFF that is nearly one of bands."""
+    """Raise UserError for a TIFF that cannot be read as bands."""
     check_pixels(page.imagewidth, page.imagelength, name)
     alike = [other for other in others if other.shape == page.shape]
     what = f"a stack of {len(alike) + 1} pages of {page.shape}" if alike else None
@@ -128,7 +128,7 @@ def _check_page(page: Any, others: list[Any], name: str) -> None:
     if what:
         raise UserError(
             "MSA-DATA-793",
-            f"'{name}' is {what}, expected one page with all bands as samples of its pixels; write it so, such as with "
+            f"'{name}' is {what}, expected a single page with all bands as samples of its pixels; save it again, such as with "
             "tifffile.imwrite(path, pixels_HWC, photometric='minisblack', planarconfig='contig')",
         )
     require_dtype(page.dtype, name)

@@ -181,8 +181,12 @@ def _explain(data: bytes, name: str) -> None:
         except Exception:  # damaged, which the caller says
             return
         _refuse(name, bits, channels)
-        what = f"{channels} channels, {page.photometric.name} and the compression {page.compression.name}"
-        raise UserError("MSA-DATA-701", f"'{name}' is a TIFF of {what}, expected a usual one; save it as an RGB image")
+        raise UserError(
+            "MSA-DATA-701",
+            f"'{name}' is a TIFF with {channels} channels of {page.photometric.name} and the compression "
+            f"{page.compression.name}, expected gray or RGB of a usual one; save it as an RGB image, or pack its bands with "
+            "--bands all",
+        )
     elif data[:2] == b"\xff\xd8":
         for marker in (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2"):
             place = data.find(marker + b"\0")
@@ -213,13 +217,13 @@ def _refuse(name: str, bits: int, channels: int) -> None:
         raise UserError(
             "MSA-DATA-101",
             f"'{name}' has {bits} bits per channel, expected 8: most of its levels would be lost; convert it to 8 bits over "
-            "the range of values that matters, or pack it as it is with --bands all",
+            "the range of values that matters, or pack with --bands all and train a network for such images",
         )
     if channels > 4:
         raise UserError(
             "MSA-DATA-102",
-            f"'{name}' has {channels} channels, expected grey or RGB; save three of them as an RGB image, or pack all with "
-            "--bands all",
+            f"'{name}' has {channels} channels, expected gray or RGB; save three of them as an RGB image, or pack all with "
+            "--bands all and train a network for such images",
         )
 
 

@@ -164,13 +164,14 @@ SOURCES = {"smp": smp_source, "hf": hf_source, "torchvision": torchvision_source
 def _import(name: str, library: str) -> ModuleType:
     try:
         return importlib.import_module(library)
-    except ModuleNotFoundError as error:
-        if error.name != library:
-            raise
-        message = (
-            f"model.name is '{name}', and {library} is not installed; pip install 'msanet[{_DISTRIBUTIONS[library]}]'"
-        )
-        raise UserError("MSA-MODEL-505", message, setting="model.name") from None
+    except Exception as error:  # also where torch and torchvision do not fit together
+        found = f"model.name is '{name}', and "
+        if isinstance(error, ModuleNotFoundError) and error.name == library:
+            message = f"{found}{library} is not installed; pip install 'msanet[{_DISTRIBUTIONS[library]}]'"
+            raise UserError("MSA-MODEL-505", message, setting="model.name") from None
+        why = f"the import of {library} raised {type(error).__name__}: {first_line(error)}"
+        advice = f"install releases that fit together; `python -c 'import {library}'` shows the traceback"
+        raise UserError("MSA-MODEL-503", f"{found}{why}; {advice}", setting="model.name") from error
 
 
 def _require_known(name: str, which: str, known: list[str]) -> None:

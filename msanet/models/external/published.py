@@ -90,7 +90,7 @@ def find_published(tag: str, known: Mapping[str, Published], network: str) -> Pa
 
 def published_config(repository: str) -> Path:
     """The folder with the config.json of OWNER/NAME on the hub, for `model.name`. Raises UserError as `find_published`."""
-    return _hub_cache(repository, Published(repository, files=("config.json",)), "model.name").parent
+    return _hub_cache(f"hf:{repository}", Published(repository, files=("config.json",)), "model.name").parent
 
 
 def _torch_cache(tag: str, url: str) -> Path:
@@ -152,9 +152,10 @@ def _downloaded(hub: Any, tag: str, found: Published, setting: str) -> Path:
 
 def _missing(tag: str, address: str, advice: str, error: Exception, setting: str = "model.pretrained") -> UserError:
     why = first_line(error).partition(". ")[0]
+    given = "its folder as model.name=hf:FOLDER" if setting == "model.name" else f"its path as {setting}"
     return UserError(
         "MSA-MODEL-781",
-        f"{setting} is '{tag}', the file {address}, which is not in the cache and cannot be downloaded ({why}); "
-        f"{advice}, or copy the file here and give its {'folder' if setting == 'model.name' else 'path'} as {setting}",
+        f"{setting} is '{tag}', and {address} is neither in the cache nor can it be downloaded ({why}); {advice}, or copy the "
+        f"file here and give {given}",
         setting=setting,
     )

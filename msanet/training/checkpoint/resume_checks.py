@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from msanet.data.shuffle_order import ShuffleConfig
@@ -63,12 +63,11 @@ def _differences(
     datasets = (f"{one.dataset} {one.dataset_digest[:12]}" for one in (was, now))
     networks = ((one.name, one.options) for one in (was, now))
     inputs = ((one.mean, one.std) for one in (was, now))
-    orders = (replace(state.shuffle, streams=shuffle.streams), shuffle)
+    order, orders = _changed_order(replace(state.shuffle, streams=shuffle.streams), shuffle)
     renamed = "" if was.classes == now.classes else ", with different class names"
     at = f"the run resumes at sample {state.consumed_samples}"
     dataset = f"{at} of the order of the new dataset{renamed}"
     twice = f"{at} of another order, so of the current epoch samples may be seen twice or not at all"
-    order = "run.seed, data.shuffle_window, data.shuffle_block_bytes, data.drop_last and data.sampling_weights"
     weights, moments = "weights are taken by name, where all fit", "its state starts from zero"
     unlike = "the network gets other inputs than those it was trained on"
     batches = (state.shuffle.streams, shuffle.streams)
@@ -81,3 +80,14 @@ def _differences(
         _Difference("batch", "global batch", batches, "trainer.global_batch_size", twice),
         _Difference("order", "sample order", orders, order, twice),
     ]
+
+
+def _changed_order(was: ShuffleConfig, now: ShuffleConfig) -> tuple[str, tuple[str, ...]]:
+    """The settings of the order that differ, and their values before and after."""
+    names = [field.name for field in fields(ShuffleConfig) if getattr(was, field.name) != getattr(now, field.name)]
+    values = (", ".join(f"{name}={_plain(getattr(one, name))}" for name in names) for one in (was, now))
+    return " and ".join("run.seed" if name == "seed" else f"data.{name}" for name in names), tuple(values)
+
+
+def _plain(value: object) -> object:
+    return (list(value) or None) if isinstance(value, tuple) else value

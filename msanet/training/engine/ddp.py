@@ -1,6 +1,6 @@
 """`trainer.engine=ddp`: torch's DistributedDataParallel behind the few calls of a DeepSpeed engine that the trainer makes.
 
-What it leaves out is ZeRO. Gradients are summed in buckets while the backward pass still runs, and are views of them.
+It has no ZeRO. Gradients are summed in buckets while the backward pass still runs; they are views of these buckets.
 """
 
 from typing import Any
@@ -47,7 +47,7 @@ class DDPEngine:
                 device_ids=devices,
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
-                # Without it the first step sorts the buckets again, and a resumed run adds in another order than before.
+                # Without it the buckets are reordered after the first step, and a resumed run adds in another order than before.
                 find_unused_parameters=True,
             )
 
