@@ -23,6 +23,7 @@ from msanet.data.mixture import MixedManifest, mixed_manifest, shares_of
 from msanet.data.open_dataset import open_dataset
 from msanet.data.samples import decode_sample
 from msanet.datasets import CAMVID
+from msanet.datasets.image_format import ImageFormat
 from sharding.__main__ import main
 from support.band_images import pack_bands, write_band_folder
 from support.errors import raises_user_error
@@ -321,8 +322,9 @@ def test_decoded_samples_are_cached_by_what_their_labels_mean(root: Path) -> Non
 
 def test_images_that_differ_in_more_than_classes(root: Path) -> None:
     manifest = single(root / "camvid").manifest
-    with raises_user_error("MSA-DATA-763", setting="data.path", mentions="ignore_index 254"):
-        mixed_manifest([manifest, manifest.model_copy(update={"ignore_index": 254})], None, {"train": (0, 1)}, "train")
+    other = ImageFormat(dtype="uint16", bands=(1,), source_bands=1)
+    with raises_user_error("MSA-DATA-763", setting="data.path", mentions="image "):
+        mixed_manifest([manifest, manifest.model_copy(update={"image": other})], None, {"train": (0, 1)}, "train")
 
 
 @pytest.mark.parametrize(
