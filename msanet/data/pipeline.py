@@ -18,7 +18,14 @@ from msanet.data.image.color import color_jitter, normalize
 from msanet.data.label_tensors import to_label_tensor
 from msanet.data.mixing import Mixing
 from msanet.data.sample_source import ReadableSource, SampleSource
-from msanet.data.samples import NO_JITTER, TrainSample, augment_sample, decode_sample, placeholder_sample
+from msanet.data.samples import (
+    NO_JITTER,
+    TrainSample,
+    augment_sample,
+    decode_sample,
+    placeholder_sample,
+    require_label_dtype,
+)
 from msanet.data.transforms import NOT_OF_THE_SAMPLE
 from msanet.datasets.image_format import RGB8, ImageFormat
 from msanet.errors import UserError
@@ -169,11 +176,16 @@ def augment(
         yield [mixed(sample) for sample in group]
 
 
-def whole_images(groups: Iterable[list[Sample]]) -> Iterator[list[TrainSample]]:
-    """Decode every sample of a micro-batch as it is. Raises UserError for images of different sizes."""
+def whole_images(groups: Iterable[list[Sample]], num_classes: int) -> Iterator[list[TrainSample]]:
+    """Decode every sample of a micro-batch as it is. Raises UserError for images of different sizes.
+
+    num_classes: of the dataset.
+    """
     cv2.setNumThreads(0)
     for group in groups:
         decoded = [(sample, *decode_sample(sample)) for sample in group]
+        for sample, _, label_HW in decoded:
+            require_label_dtype(label_HW.dtype, num_classes, _place(sample))
         sizes = sorted({label_HW.shape for _, _, label_HW in decoded})
         if len(sizes) > 1:
             raise UserError(
@@ -212,13 +224,19 @@ def fetch_instances(groups: Iterable[list[Sample]], source: SampleSource) -> Ite
         yield [sample | source.read_instances(sample["number"]) for sample in group]
 
 
-def evaluation_samples(groups: Iterable[list[Sample]]) -> Iterator[EvaluationSample]:
-    """Groups of one sample each to full images."""
+def evaluation_samples(groups: Iterable[list[Sample]], num_classes: int) -> Iterator[EvaluationSample]:
+    """Groups of one sample each to full images. num_classes: of the dataset."""
     for (sample,) in groups:
         image_HWC, label_HW = decode_sample(sample)
+        require_label_dtype(label_HW.dtype, num_classes, _place(sample))
         image, label = torch.from_numpy(np.ascontiguousarray(image_HWC)), to_label_tensor(label_HW)
         instance_ids = None
         if INSTANCES in sample:
-            name = f"{sample['__url__']}:{sample['__key__']}.{INSTANCES}"
+            name = f"{_place(sample)}.{INSTANCES}"
             instance_ids = torch.from_numpy(decode_instances(sample[INSTANCES], name))
         yield EvaluationSample(sample["number"], sample["__key__"], image, label, instance_ids)
+
+
+def _place(sample: Sample) -> str:
+    """Shard and key, for sentences."""
+    return f"{sample['__url__']}:{sample['__key__']}"

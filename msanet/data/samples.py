@@ -96,6 +96,16 @@ def decode_sample(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return image, label
 
 
+def require_label_dtype(found: np.dtype, num_classes: int, where: str) -> None:
+    """Raise UserError for a label of 8 bits where the dataset has more than 255 classes, or of 16 where it does not."""
+    if found != label_dtype(num_classes):
+        raise UserError(
+            "MSA-DATA-797",
+            f"the label of '{where}' is of {found}, expected {label_dtype(num_classes)} of a dataset of {num_classes} classes; it "
+            "is of another one, pack this one again",
+        )
+
+
 def augment_sample(
     sample: dict[str, Any], number: int, epoch: int, config: DataConfig, seed: int, class_pixels: tuple[int, ...] = ()
 ) -> TrainSample:
@@ -107,6 +117,7 @@ def augment_sample(
     rng = sample_rng(seed, epoch, number)
     where = f"{sample['__url__']}:{sample['__key__']}"
     image, label = open_pair(sample)
+    require_label_dtype(label.dtype, len(class_pixels), where)
     crops = choose_crops(image.size, config, rng)
     if config.rare_class_crops:
         draws = sample_rng(seed, epoch, number, Draws.RARE_CLASS)

@@ -14,7 +14,7 @@ from msanet.data.label_tensors import to_label_array, to_label_tensor
 from msanet.data.manifest import Manifest, ShardInfo, SplitInfo, schema_version
 from msanet.data.mixing import Mixing
 from msanet.data.mixture import Part, label_table, mixed_manifest, shares_of
-from msanet.data.pipeline import BAD_SAMPLE, augment, collate
+from msanet.data.pipeline import BAD_SAMPLE, augment, collate, evaluation_samples
 from msanet.data.samples import TRAIN_IDS, TrainSample, augment_sample, decode_sample, placeholder_sample
 from msanet.data.shared_memory import evaluation_bytes, training_bytes
 from msanet.data.transforms import apply_transforms
@@ -187,3 +187,12 @@ def test_a_dataset_of_ones_own_has_300_classes() -> None:
     assert label_HW.dtype == np.uint16 and label_HW.tolist() == [[0, 255, 299, IGNORED]]
     with raises_user_error("MSA-DATA-732", mentions="300"):
         UserSplit(f"{__file__}:Wrong", "train").read(0)
+
+
+@pytest.mark.parametrize("num_classes, which", [(200, 1), (300, 0)])
+def test_labels_of_another_type_are_of_another_dataset(num_classes: int, which: int) -> None:
+    sample = {**pair(0, as_tiles=True)[which], "number": 0, "epoch": 0}
+    with raises_user_error("MSA-DATA-797", mentions=f"of {num_classes} classes"):
+        next(augment([[sample]], data(), 0, (1,) * num_classes))
+    with raises_user_error("MSA-DATA-797", mentions=f"of {num_classes} classes"):
+        next(evaluation_samples([[sample]], num_classes))
