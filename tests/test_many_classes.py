@@ -19,6 +19,7 @@ from msanet.data.shard_source import ShardSource
 from msanet.data.storage import LocalStorage
 from msanet.datasets import DatasetSpec
 from msanet.demo.segmenter import Limits, Segmenter
+from msanet.evaluation.boundary import BoundaryCounts
 from msanet.evaluation.confusion import confusion_matrix_with_void
 from msanet.evaluation.evaluator import evaluate
 from msanet.evaluation.label_map_counts import count_map
@@ -160,6 +161,19 @@ def test_pairs_of_many_classes_are_counted_exactly(num_classes: int) -> None:
             confusion_matrix_with_void(torch.from_numpy(pair[0]), torch.from_numpy(pair[1]), num_classes)
 
 
+def test_boundaries_do_not_depend_on_the_number_of_a_class() -> None:
+    rng = np.random.default_rng(0)
+    maps = rng.integers(0, 300, (2, 6, 8)).repeat(8, 1).repeat(8, 2).astype(np.uint16)
+    maps[:, :8], maps[0, :, :3] = 255, IGNORED
+    swapped = np.where(maps == 255, 7, np.where(maps == 7, 255, maps)).astype(np.uint16)
+    counts, others = BoundaryCounts(300), BoundaryCounts(300)
+    counts.update(*maps)
+    others.update(*swapped)
+    order = np.arange(300)
+    order[[7, 255]] = 255, 7
+    assert np.array_equal(counts.counts_7K[:, order], others.counts_7K) and counts.counts_7K[:, 255].all()
+
+
 def test_the_class_254_of_255_is_no_other_vehicle() -> None:
     label_HW = np.array([[254, 254, 3]], np.uint8)
     counts = count_map(0, "k", label_HW, label_HW, 255).image
@@ -173,6 +187,7 @@ def test_an_evaluation_its_files_and_the_scores_of_its_predictions(root: Path, t
     content = json.loads(path.read_text())
     assert content["confusion_matrix"] is None and len(content["classes"]) == NUM_CLASSES
     assert len(content["largest_confusions"]) == 100
+    assert sum(row.pixels for row in result.calibration) == result.matrix.sum(), "not the ignored ones"
     first = content["largest_confusions"][0]
     wrong_KK = result.matrix[:, :NUM_CLASSES] * ~np.eye(NUM_CLASSES, dtype=bool)
     assert (

@@ -101,8 +101,8 @@ def require_label_dtype(found: np.dtype, num_classes: int, where: str) -> None:
     if found != label_dtype(num_classes):
         raise UserError(
             "MSA-DATA-797",
-            f"the label of '{where}' is of {found}, expected {label_dtype(num_classes)} of a dataset of {num_classes} classes; it "
-            "is of another one, pack this one again",
+            f"the label of '{where}' is of {found}, expected {label_dtype(num_classes)} of a dataset of {num_classes} classes; "
+            "it is of another one, pack this one again",
         )
 
 

@@ -36,7 +36,7 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
 
 
 def narrowed(label_HW: np.ndarray) -> np.ndarray:
-    assert label_HW.dtype == np.uint16
+    assert label_HW.dtype == np.uint16 and not (label_HW == 255).any()
     return np.where(label_HW == IGNORED, 255, label_HW).astype(np.uint8)
 
 
