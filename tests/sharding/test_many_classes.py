@@ -65,7 +65,8 @@ def test_labels_of_300_classes_come_back_exactly(tmp_path: Path, codec: str) -> 
             assert label_HW.dtype == np.uint16 and np.array_equal(label_HW, labels[source.key(number)])
     by_others = packed_labels(out, "train") | packed_labels(out, "val")  # Pillow's
     assert all(np.array_equal(by_others[name], label_HW) for name, label_HW in labels.items())
-    assert main(["verify", str(out)]) == 0 and main(["inspect", str(out), "--sheet", str(tmp_path / "s.png")]) == 0
+    assert main(["verify", str(out)]) == 0
+    assert codec == "original" or main(["inspect", str(out), "--sheet", str(tmp_path / "s.png")]) == 0
     pack_many_classes(tmp_path / "source", out, "--codec", codec)  # again: nothing to do
 
 
