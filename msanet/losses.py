@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msanet.config import LossConfig
-from msanet.datasets import IGNORE_INDEX
+from msanet.datasets import ignore_index
 from msanet.errors import UserError
 from msanet.plugins import first_line, require_plugin
 
@@ -20,7 +20,7 @@ from msanet.plugins import first_line, require_plugin
 class SegmentationLoss(nn.Module):
     """The terms of the section `loss`, weighted.
 
-    forward: logits (N, K, H, W), uint8 labels (N, H, W) and the `counts` of the global batch -> scalar, in float32 or better.
+    forward: logits (N, K, H, W), labels (N, H, W) and the `counts` of the global batch -> scalar, in float32 or better.
 
     Args:
         config: Terms and their weights.
@@ -35,6 +35,7 @@ class SegmentationLoss(nn.Module):
     def __init__(self, config: LossConfig, histogram: Sequence[int]) -> None:
         super().__init__()
         self.config = config
+        self.num_classes = len(histogram)
         self.register_buffer("weights_K", class_weights(config.class_weights, histogram))
         self._custom = [(name, _custom_loss(name)) for name in config.custom]
         self._modules_of_custom = nn.ModuleList(own for _, own in self._custom if isinstance(own, nn.Module))
@@ -44,7 +45,7 @@ class SegmentationLoss(nn.Module):
 
         Pixels of the cross-entropy (weighted, or the hardest), images with a label, and labeled pixels.
         """
-        labeled_N = (labels_NHW != IGNORE_INDEX).sum(dim=(1, 2))
+        labeled_N = (labels_NHW != ignore_index(self.num_classes)).sum(dim=(1, 2))
         pixels = _number_kept(labeled_N, self.config.ohem_ratio).sum()
         if self.weights_K is not None and self.config.ohem_ratio == 1:
             pixels = _weight_map(labels_NHW, self.weights_K).sum(dtype=torch.float64)
@@ -83,17 +84,18 @@ def cross_entropy_sum(
 
     Args:
         logits_NKHW: Any floating type.
-        labels_NHW: uint8 train ids, 255 ignored.
+        labels_NHW: Train ids; `ignore_index` of K, 255 in most datasets, is ignored.
         weights_K: w; 1 unless given.
         ohem_ratio: Of each image only this share of its labeled pixels, those with the largest loss (online hard example
             mining, Shrivastava et al. 2016, by image so that it does not depend on the micro-batch).
     """
     logits_NKHW = logits_NKHW.to(torch.promote_types(logits_NKHW.dtype, torch.float32))
+    ignored = ignore_index(logits_NKHW.shape[1])
     labels, weights_K = labels_NHW.long(), None if weights_K is None else weights_K.to(logits_NKHW.dtype)
     if ohem_ratio == 1:
-        return F.cross_entropy(logits_NKHW, labels, weights_K, ignore_index=IGNORE_INDEX, reduction="sum")
-    losses_NP = F.cross_entropy(logits_NKHW, labels, weights_K, ignore_index=IGNORE_INDEX, reduction="none").flatten(1)
-    kept_N = _number_kept((labels_NHW != IGNORE_INDEX).sum(dim=(1, 2)), ohem_ratio)
+        return F.cross_entropy(logits_NKHW, labels, weights_K, ignore_index=ignored, reduction="sum")
+    losses_NP = F.cross_entropy(logits_NKHW, labels, weights_K, ignore_index=ignored, reduction="none").flatten(1)
+    kept_N = _number_kept((labels_NHW != ignored).sum(dim=(1, 2)), ohem_ratio)
     ranks_P = torch.arange(losses_NP.shape[1], device=losses_NP.device)
     hardest_first_NP = losses_NP.sort(dim=1, descending=True, stable=True).values
     return torch.where(ranks_P < kept_N[:, None], hardest_first_NP, 0).sum()
@@ -124,8 +126,8 @@ def tversky_sum(logits_NKHW: Tensor, labels_NHW: Tensor, alpha: float, beta: flo
 
 def focal_sum(logits_NKHW: Tensor, labels_NHW: Tensor, gamma: float) -> Tensor:
     """Sum of -(1 - p)^gamma log p over labeled pixels, p that of the label (Lin et al. 2017, equation 4)."""
-    labels = labels_NHW.long()
-    negative_log_p_NHW = F.cross_entropy(logits_NKHW, labels, ignore_index=IGNORE_INDEX, reduction="none")
+    labels, ignored = labels_NHW.long(), ignore_index(logits_NKHW.shape[1])
+    negative_log_p_NHW = F.cross_entropy(logits_NKHW, labels, ignore_index=ignored, reduction="none")
     # expm1 keeps digits near p = 1; the clamp keeps the gradient of a power below 1 finite there.
     return ((-torch.expm1(-negative_log_p_NHW)).clamp(min=1e-12) ** gamma * negative_log_p_NHW).sum()
 
@@ -161,9 +163,10 @@ def custom_sums(name: str, loss: Callable[..., Any], logits_NKHW: Tensor, labels
     Raises:
         UserError: It raises, or returns something else.
     """
-    labeled_NHW = labels_NHW != IGNORE_INDEX
+    ignored = ignore_index(logits_NKHW.shape[1])
+    labeled_NHW = labels_NHW != ignored
     try:
-        values = loss(logits_NKHW, labels_NHW.long(), IGNORE_INDEX)
+        values = loss(logits_NKHW, labels_NHW.long(), ignored)
     except Exception as error:  # whatever a user's loss does
         message = f"loss.custom has '{name}', which raised {type(error).__name__}: {first_line(error)}; fix that code"
         raise UserError("MSA-MODEL-652", message, setting="loss.custom") from error
@@ -241,13 +244,13 @@ def _number_kept(labeled_N: Tensor, ohem_ratio: float) -> Tensor:
 
 
 def _weight_map(labels_NHW: Tensor, weights_K: Tensor) -> Tensor:
-    padded = F.pad(weights_K, (0, IGNORE_INDEX + 1 - len(weights_K)))  # ignored pixels weigh nothing
+    padded = F.pad(weights_K, (0, ignore_index(len(weights_K)) + 1 - len(weights_K)))  # ignored pixels weigh nothing
     return padded[labels_NHW.long()]
 
 
 def _one_hot(labels_NHW: Tensor, logits_NKHW: Tensor) -> tuple[Tensor, Tensor]:
     """Truth (N, K, H, W), zero where ignored, and which pixels are labeled (N, 1, H, W), both in the logits' type."""
-    labeled_NHW = labels_NHW != IGNORE_INDEX
+    labeled_NHW = labels_NHW != ignore_index(logits_NKHW.shape[1])
     classes = torch.where(labeled_NHW, labels_NHW, 0).long()
     truth_NKHW = F.one_hot(classes, logits_NKHW.shape[1]).permute(0, 3, 1, 2) * labeled_NHW[:, None]
     return truth_NKHW.to(logits_NKHW.dtype), labeled_NHW[:, None].to(logits_NKHW.dtype)

@@ -176,7 +176,7 @@ def cell(sample: LabeledSample, palette: Sequence[RGB]) -> np.ndarray:
 
 def _resize(array: np.ndarray, size: tuple[int, int], interpolation: int) -> UInt8:
     """cv2.resize to (width, height), typed."""
-    return np.asarray(cv2.resize(array, size, interpolation=interpolation), dtype=np.uint8)
+    return np.asarray(cv2.resize(array, size, interpolation=interpolation), dtype=array.dtype)
 
 
 def _chosen(manifest: Manifest, split: str | None) -> dict[str, SplitInfo]:

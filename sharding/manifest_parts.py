@@ -8,15 +8,14 @@ from pydantic import ValidationError
 
 from msanet.data.image.bands import add_sums, band_statistics
 from msanet.data.manifest import (
-    BANDS_SCHEMA_VERSION,
-    SCHEMA_VERSION,
     Manifest,
     ShardIndex,
     ShardInfo,
     SplitInfo,
     load_shard_index,
+    schema_version,
 )
-from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
+from msanet.datasets import DATASETS, DatasetSpec
 from msanet.datasets.image_format import ImageFormat
 from msanet.errors import UserError
 from sharding.plan import ShardPlan
@@ -26,15 +25,19 @@ def manifest_header(spec: DatasetSpec, codec: str, image: ImageFormat | None = N
     """The manifest of a dataset without its splits. Raises UserError where its names are none."""
     # The dataset's own ids, also where the label maps held train ids: its servers want them back.
     own = DATASETS.get(spec.name, spec).train_ids
+    lowest: dict[int, int] = {}
+    for id, train_id in own.items():
+        lowest[train_id] = min(id, lowest.get(train_id, id))
+    ids = tuple(lowest[k] for k in range(spec.num_classes))
     try:
         return Manifest(
-            schema_version=SCHEMA_VERSION if image is None else BANDS_SCHEMA_VERSION,
+            schema_version=schema_version(image, spec.num_classes, ids),
             image=image,
             name=spec.name,
             classes=spec.classes,
             palette=spec.palette,
-            ids=tuple(min(id for id, train_id in own.items() if train_id == k) for k in range(spec.num_classes)),
-            ignore_index=IGNORE_INDEX,
+            ids=ids,
+            ignore_index=spec.ignore_index,
             codec=codec,
             splits={},
         )

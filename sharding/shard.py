@@ -18,7 +18,7 @@ from msanet.data.image.codec import IMAGE_EXTENSIONS, INSTANCES, decode_instance
 from msanet.data.image.damage import decoder_messages, find_damage
 from msanet.data.image.photo import TURNED, Photo, damaged, read_photo
 from msanet.data.manifest import Member, SampleIndex, ShardIndex, index_name
-from msanet.datasets import IGNORE_INDEX, DatasetSpec
+from msanet.datasets import DatasetSpec
 from msanet.datasets.image_format import ImageFormat
 from msanet.errors import UserError
 from msanet.files import PARTIAL, sync
@@ -61,7 +61,7 @@ class PackingJob:
 
 @dataclass(frozen=True)
 class PackedSample:
-    """One sample as it goes into the tar, and the pixels (256,) of each train id in its label."""
+    """One sample as it goes into the tar, and the pixels (ignore_index + 1,) of each train id in its label."""
 
     key: str
     members: dict[str, bytes]
@@ -101,7 +101,7 @@ def _put_in_place(folder: Path, names: Sequence[str]) -> None:
 def write_tar(job: PackingJob, plan: ShardPlan, on_sample: OnSample) -> ShardIndex | None:
     """Write the tar of `plan` under its temporary name; its index, or None where it is not complete."""
     bad, good = BadSamples(plan), list[SamplePaths]()
-    histogram = np.zeros(256, dtype=np.int64)
+    histogram = np.zeros(job.spec.ignore_index + 1, dtype=np.int64)
     temporary = job.folder / (plan.file + PARTIAL)
     with temporary.open("wb") as file, _open_tar(file) as tar:
         for pair in plan.pairs:
@@ -120,7 +120,7 @@ def write_tar(job: PackingJob, plan: ShardPlan, on_sample: OnSample) -> ShardInd
     if not good:
         temporary.unlink()
         return None
-    index = _read_back(temporary, plan, histogram, job.spec.num_classes)
+    index = _read_back(temporary, plan, histogram, job.spec)
     if bad.found and not (job.skip_bad and bad.may_be_skipped):
         tar = reuse_name(plan.digest)
         sync(temporary)
@@ -146,7 +146,7 @@ def _reused_sample(job: PackingJob, pair: SamplePaths) -> PackedSample | None:
     if members is None:
         return None
     label = next(extension for extension in members if extension.startswith("label."))
-    return PackedSample(pair.key, members, _histogram(decode_label(members[label], label)))
+    return PackedSample(pair.key, members, _histogram(decode_label(members[label], label), job.spec))
 
 
 def sample_digest(job: PackingJob, pair: SamplePaths) -> str:
@@ -154,8 +154,8 @@ def sample_digest(job: PackingJob, pair: SamplePaths) -> str:
     return plan_digest("", [pair], job.spec, job.decode, job.tree, job.codec, job.image)
 
 
-def _histogram(label_HW: np.ndarray) -> np.ndarray:
-    return np.bincount(label_HW.ravel(), minlength=256)
+def _histogram(label_HW: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    return np.bincount(label_HW.ravel(), minlength=spec.ignore_index + 1)
 
 
 def read_sample(job: PackingJob, pair: SamplePaths) -> PackedSample:
@@ -184,7 +184,7 @@ def encode_sample(job: PackingJob, pair: SamplePaths, image: bytes, photo: Photo
     if job.image is not None:
         facts[BANDS] = band_sums(photo.pixels_HWC).model_dump()
     members["json"] = json.dumps(facts).encode()
-    return PackedSample(pair.key, members, _histogram(label_HW))
+    return PackedSample(pair.key, members, _histogram(label_HW, job.spec))
 
 
 def decode_pair(
@@ -211,7 +211,7 @@ def decode_pair(
 def decode_pair_label(
     tree: Tree, decode: Decode, spec: DatasetSpec, pair: SamplePaths, size: tuple[int, ...]
 ) -> np.ndarray:
-    """The label of train ids (H, W), uint8, of an image of `size`. Raises UserError, naming the file."""
+    """The label of train ids (H, W) of an image of `size`. Raises UserError, naming the file."""
     with source_damage():
         label, name = _label(tree, pair)
         takes_size = getattr(decode, "takes_size", False)
@@ -257,16 +257,23 @@ def _extension(image_path: str) -> str:
 
 
 def _train_ids(ids_HW: np.ndarray, name: str, spec: DatasetSpec) -> np.ndarray:
-    ignored_HW = ids_HW < 0 if ids_HW.dtype == np.int16 else None
+    ignored_HW = ids_HW < 0 if ids_HW.dtype == (np.int32 if spec.has_16_bits else np.int16) else None
     if ignored_HW is not None:
-        ids_HW = np.where(ignored_HW, next(iter(spec.train_ids)), ids_HW).astype(np.uint8)
+        ids_HW = _unsigned(np.where(ignored_HW, next(iter(spec.train_ids)), ids_HW), spec)
+    elif spec.has_16_bits and ids_HW.dtype == np.uint8:
+        ids_HW = ids_HW.astype(spec.id_dtype)
     try:
         train_ids_HW = spec.to_train_ids(ids_HW)
     except UserError as error:
         raise UserError(error.code, f"'{name}': {error}") from error
     if ignored_HW is not None:
-        train_ids_HW[ignored_HW] = IGNORE_INDEX
+        train_ids_HW[ignored_HW] = spec.ignore_index
     return train_ids_HW
+
+
+def _unsigned(ids_HW: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """As `spec.id_dtype`; as they are, to be refused, where they do not fit."""
+    return ids_HW.astype(spec.id_dtype) if ids_HW.max(initial=0) <= np.iinfo(spec.id_dtype).max else ids_HW
 
 
 def _turn(notes: Sequence[str], would_fit: bool) -> str:
@@ -279,7 +286,7 @@ def _turn(notes: Sequence[str], would_fit: bool) -> str:
     return " (the one turned: its EXIF orientation was probably lost)" if would_fit else ""
 
 
-def _read_back(path: Path, plan: ShardPlan, histogram: np.ndarray, num_classes: int) -> ShardIndex:
+def _read_back(path: Path, plan: ShardPlan, histogram: np.ndarray, spec: DatasetSpec) -> ShardIndex:
     """The index from the tar as it lies on disk, so that it cannot differ from what was written."""
     members: dict[str, list[Member]] = defaultdict(list)
     bands: list[BandSums] = []
@@ -301,8 +308,8 @@ def _read_back(path: Path, plan: ShardPlan, histogram: np.ndarray, num_classes: 
         bytes=path.stat().st_size,
         sha256=sha256,
         plan=plan.digest,
-        histogram=tuple(map(int, histogram[:num_classes])),
-        ignored=int(histogram[IGNORE_INDEX]),
+        histogram=tuple(map(int, histogram[: spec.num_classes])),
+        ignored=int(histogram[spec.ignore_index]),
         samples=tuple(SampleIndex(key=key, members=tuple(found)) for key, found in members.items()),
         bands=add_sums(bands) if bands else None,
     )

@@ -28,7 +28,7 @@ from msanet.data.manifest import (
     load_shard_index,
     safe_key,
 )
-from msanet.datasets import IGNORE_INDEX
+from msanet.datasets import ignore_index, label_dtype
 from msanet.errors import UserError
 from sharding.photo_check import check_photo
 
@@ -124,7 +124,8 @@ class _Check:
     def __init__(self, folder: Path, info: ShardInfo, classes: Sequence[str]) -> None:
         self.folder, self.info, self.classes = folder, info, classes
         self.problems: list[Problem] = []
-        self.counts = np.zeros(256, dtype=np.int64)
+        self.ignored = ignore_index(len(classes))
+        self.counts = np.zeros(self.ignored + 1, dtype=np.int64)
         self.uncounted = 0
 
     def add_problem(self, text: str, file: str = "") -> None:
@@ -145,7 +146,7 @@ class _Check:
                 on_sample()
             if len(self.problems) == before:  # else the index says nothing sure about where the members end
                 self._end(file.fileno(), [member for sample in index.samples for member in sample.members])
-        counts = (*map(int, self.counts[: len(self.classes)]), int(self.counts[IGNORE_INDEX]))
+        counts = (*map(int, self.counts[: len(self.classes)]), int(self.counts[self.ignored]))
         if not self.uncounted:
             for text in differing_counts((*index.histogram, index.ignored), counts, self.classes):
                 self.add_problem(text, index_name(self.info.file))
@@ -243,14 +244,15 @@ class _Part:
 
 
 def count_values(label_HW: np.ndarray, num_classes: int) -> np.ndarray:
-    """Pixels (256,) of each value. Raises UserError for a value that is no train id and not ignored."""
-    if label_HW.dtype != np.uint8:
-        raise UserError("MSA-PACK-050", f"label is of {label_HW.dtype}, expected uint8")
-    counts = np.bincount(label_HW.ravel(), minlength=256)
-    unknown = [int(value) for value in np.flatnonzero(counts) if num_classes <= value != IGNORE_INDEX]
+    """Pixels (ignore_index + 1,) of each value. Raises UserError for a value that is no train id and not ignored."""
+    ignored, dtype = ignore_index(num_classes), label_dtype(num_classes)
+    if label_HW.dtype != dtype:
+        raise UserError("MSA-PACK-050", f"label is of {label_HW.dtype}, expected {dtype}")
+    counts = np.bincount(label_HW.ravel(), minlength=ignored + 1)
+    unknown = [int(value) for value in np.flatnonzero(counts) if num_classes <= value != ignored]
     if unknown:
         raise UserError(
-            "MSA-PACK-050", f"label holds the values {unknown}, expected 0 to {num_classes - 1} or {IGNORE_INDEX}"
+            "MSA-PACK-050", f"label holds the values {unknown}, expected 0 to {num_classes - 1} or {ignored}"
         )
     return counts
 

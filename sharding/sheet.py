@@ -18,6 +18,7 @@ _MARGIN, _GAP = 32, 16
 _TITLE, _TEXT = 28, 18  # letters, in pixels
 _CAPTION = 34  # room below a picture
 _SWATCH, _LINE = 22, 34
+_MOST_ENTRIES = 255
 _PAPER: RGB = (250, 250, 250)
 _INK: RGB = (28, 30, 34)
 _MUTED: RGB = (96, 100, 108)
@@ -42,7 +43,8 @@ def draw_sheet(title: str, cells: Sequence[np.ndarray], captions: Sequence[str],
     rows = [cells[first : first + columns] for first in range(0, len(cells), columns)]
     heights = [max(cell.shape[0] for cell in row) for row in rows]
     width = 2 * _MARGIN + columns * (CELL + _GAP) - _GAP
-    entries = [*legend, ("ignored: not colored", None)]
+    more = [(f"{len(legend) - _MOST_ENTRIES} more classes", None)] if len(legend) > _MOST_ENTRIES else []
+    entries = [*legend[:_MOST_ENTRIES], *more, ("ignored: not colored", None)]
     per_line = _entries_per_line([name for name, _ in entries], width)
     below = _MARGIN + 2 * _TITLE + sum(heights) + len(rows) * (_CAPTION + _GAP)
     sheet = Image.new("RGB", (width, below + math.ceil(len(entries) / per_line) * _LINE + _MARGIN), _PAPER)

@@ -16,6 +16,7 @@ from msanet.api.images import AnyImage, images_of
 from msanet.api.process_state import api_call
 from msanet.api.settings import config_of, find_checkpoint, with_metadata_resize
 from msanet.config import EvaluationConfig, StorageConfig
+from msanet.data.label_tensors import to_label_array
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
 from msanet.datasets.image_format import ImageFormat
@@ -29,10 +30,10 @@ from msanet.inference.predictor import Predictor
 from msanet.models.attention_to_scale import AttentionToScale
 from msanet.models.external import trust
 from msanet.models.io import ModelMetadata, load_network, require_same_classes, require_same_images
-from msanet.report.palette import RGB, UInt8
+from msanet.report.palette import RGB, Label
 
 Float = NDArray[np.float32]
-_Array = TypeVar("_Array", UInt8, Float)
+_Array = TypeVar("_Array", Label, Float)
 
 
 class Model:
@@ -72,21 +73,20 @@ class Model:
         return self.metadata.palette
 
     @overload
-    def predict(self, images: AnyImage) -> UInt8: ...  # type: ignore[overload-overlap]  # text is a sequence of text
+    def predict(self, images: AnyImage) -> Label: ...  # type: ignore[overload-overlap]  # text is a sequence of text
     @overload
-    def predict(self, images: Sequence[AnyImage]) -> list[UInt8]: ...
-    def predict(self, images: AnyImage | Sequence[AnyImage]) -> UInt8 | list[UInt8]:
+    def predict(self, images: Sequence[AnyImage]) -> list[Label]: ...
+    def predict(self, images: AnyImage | Sequence[AnyImage]) -> Label | list[Label]:
         """The likeliest class of each pixel.
 
         Returns:
-            Train ids (H, W) uint8, or of each image. Colors: `np.array(model.palette, np.uint8)[label_HW]`.
+            Train ids (H, W) uint8 (uint16 of more than 255 classes), or of each image. Colors:
+            `np.array(model.palette, np.uint8)[label_HW]`.
 
         Raises:
             UserError: Not an image, or out of memory.
         """
-        return _each(
-            images, self.metadata.image, lambda image_HWC: self._predictor.labels(_tensor(image_HWC)).cpu().numpy()
-        )
+        return _each(images, self.metadata.image, lambda image_HWC: self._labels(image_HWC))
 
     @overload
     def probabilities(self, images: AnyImage) -> Float: ...  # type: ignore[overload-overlap]
@@ -106,6 +106,9 @@ class Model:
             self.metadata.image,
             lambda image_HWC: self._predictor.probabilities(_tensor(image_HWC)).cpu().numpy(),
         )
+
+    def _labels(self, image_HWC: np.ndarray) -> Label:
+        return to_label_array(self._predictor.labels(_tensor(image_HWC)), len(self.classes))
 
     def attention(self, image: AnyImage, query: tuple[int, int] | None = None) -> dict[str, Float]:
         """Where the network looks.

@@ -9,11 +9,12 @@ import numpy as np
 
 from msanet.config import Config
 from msanet.data.band_settings import require_shown_bands, with_band_settings
+from msanet.data.label_tensors import to_label_array
 from msanet.data.loader import BatchPlan, shuffle_config, split_order, train_loader
 from msanet.data.mixing import Mixing, is_mixed
 from msanet.data.open_dataset import open_dataset
 from msanet.data.pipeline import Batch, network_input
-from msanet.datasets import IGNORE_INDEX
+from msanet.datasets import ignore_index
 from msanet.report.bands import picture
 from msanet.report.palette import RGB
 from sharding.inspection import LabeledSample, cell
@@ -57,8 +58,8 @@ def _cell(batch: Batch, config: Config, key: str, palette: tuple[RGB, ...]) -> n
     if dtype.kind == "u":
         x_HWC = np.clip(np.rint(x_HWC), 0, np.iinfo(dtype).max)
     image_HWC = picture(x_HWC.astype(dtype), config.report.bands)
-    label_HW = batch.labels_NHW[0].numpy()
-    unlabeled_HW = np.full_like(label_HW, IGNORE_INDEX)
+    label_HW = to_label_array(batch.labels_NHW[0], len(palette))
+    unlabeled_HW = np.full_like(label_HW, ignore_index(len(palette)))
     pair = [cell(LabeledSample("train", key, image_HWC, label), palette) for label in (unlabeled_HW, label_HW)]
     joined = np.concatenate(pair, axis=0 if label_HW.shape[1] >= label_HW.shape[0] else 1)
     scale = min(1.0, CELL / max(joined.shape))

@@ -20,15 +20,16 @@ from msanet.cli.score_count import ScoringJob, count_all
 from msanet.cli.score_files import Matches, find_predictions, match
 from msanet.cli.score_problems import DOUBLED, MISSING, Problem, refuse
 from msanet.cli.score_truth import DEFAULT_SPLIT, FolderTruth, ShardTruth, Truth, find_images, find_truth, shard_truth
-from msanet.cli.score_values import VALUES, Files, candidates, choose, forced, read_map
+from msanet.cli.score_values import VALUES, Files, candidates, choose, forced
 from msanet.config import EvaluationConfig
 from msanet.data.manifest import MANIFEST_NAME, Manifest
 from msanet.data.shard_source import ShardSource, read_manifest
 from msanet.data.storage import open_storage
-from msanet.datasets import CITYSCAPES, DATASETS, IGNORE_INDEX, VOC, DatasetSpec
+from msanet.datasets import CITYSCAPES, DATASETS, VOC, DatasetSpec, id_dtype, ignore_index, ignored_value, label_dtype
 from msanet.errors import UserError
 from msanet.evaluation.cost import Cost, peak_memory
 from msanet.evaluation.folder_scores import collect_maps
+from msanet.evaluation.per_image_counts import require_countable
 from msanet.evaluation.protocols import Protocol, compute_scores
 from msanet.evaluation.result import EvaluatedImage, EvaluationResult, require_writable, write_evaluation
 from msanet.evaluation.run_report import score_table, write_run_report
@@ -68,6 +69,7 @@ def score(args: argparse.Namespace) -> tuple[EvaluationResult, DatasetSpec]:
     """Find, read and count all label maps. Raises UserError, before anything is written, if one cannot be scored."""
     started = time.perf_counter()
     truth, spec, classes = _open_truth(args)
+    require_countable(spec.num_classes)
     # its classes are checked before the work
     compute_scores(np.zeros((spec.num_classes, spec.num_classes + 1), np.int64), spec.classes, args.protocol)
     files = find_predictions(args.predictions)
@@ -98,8 +100,9 @@ def score(args: argparse.Namespace) -> tuple[EvaluationResult, DatasetSpec]:
 def _shown(job: ScoringJob, number: int, is_worst: bool) -> EvaluatedImage:
     """What the report shows of an image."""
     truth_HW, path = job.truth.label(number), job.predictions[number]
-    prediction_HW = job.reader.train_ids(read_map(path.read_bytes(), str(path)), str(path))
-    prediction_HW = np.where(prediction_HW < job.num_classes, prediction_HW, np.uint8(IGNORE_INDEX))
+    prediction_HW = job.reader.train_ids(job.reader.read(path), str(path))
+    void = label_dtype(job.num_classes).type(ignore_index(job.num_classes))
+    prediction_HW = np.where(prediction_HW < job.num_classes, prediction_HW, void)
     image_HWC = None
     with suppress(UserError, OSError):  # only a picture
         image_HWC = job.truth.image(number)
@@ -149,7 +152,8 @@ def _spec_of_shards(manifest: Manifest) -> DatasetSpec:
     if known and known.classes == manifest.classes:
         return known
     ids = {id: train_id for train_id, id in enumerate(manifest.ids)}
-    return DatasetSpec(manifest.name, manifest.classes, manifest.palette, {IGNORE_INDEX: IGNORE_INDEX, **ids})
+    void = ignored_value(id_dtype(manifest.num_classes, ids))
+    return DatasetSpec(manifest.name, manifest.classes, manifest.palette, {void: manifest.ignore_index, **ids})
 
 
 def _spec_of_folder(args: argparse.Namespace, truth: FolderTruth) -> tuple[DatasetSpec, Classes]:

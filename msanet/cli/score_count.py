@@ -8,7 +8,7 @@ import numpy as np
 
 from msanet.cli.score_problems import UNREADABLE, WRONG_SIZE, WRONG_VALUES, Problem
 from msanet.cli.score_truth import Truth
-from msanet.cli.score_values import ValueReader, read_map
+from msanet.cli.score_values import ValueReader
 from msanet.errors import UserError
 from msanet.evaluation.label_map_counts import MapCounts, count_map
 from msanet.logs import ProgressBar
@@ -36,7 +36,7 @@ class ScoringJob:
         except (UserError, OSError) as error:
             return Problem(UNREADABLE, f"truth of '{key}': {_found(error)}")
         try:
-            mask = read_map(path.read_bytes(), str(path))
+            mask = self.reader.read(path)
         except (UserError, OSError) as error:
             return Problem(UNREADABLE, _found(error))
         if instances_HW is not None and instances_HW.shape != truth_HW.shape:

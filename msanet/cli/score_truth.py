@@ -17,7 +17,7 @@ from msanet.cli.score_files import (
     stems_of,
     walk,
 )
-from msanet.cli.score_values import Files, ValueReader, read_map
+from msanet.cli.score_values import Files, ValueReader
 from msanet.data.image.codec import IMAGE_EXTENSIONS, INSTANCES, decode_image, decode_instances, decode_label
 from msanet.data.image.grey_png import decode_grey_png
 from msanet.data.shard_source import ShardSource
@@ -54,10 +54,10 @@ class FolderTruth:
     reader: ValueReader | None = None
 
     def label(self, number: int) -> np.ndarray:
-        """(H, W) uint8 train ids. Raises UserError where the file cannot be read."""
+        """(H, W) train ids. Raises UserError where the file cannot be read."""
         assert self.reader is not None
         path = self.files.path(number)
-        return self.reader.train_ids(read_map(path.read_bytes(), str(path)), str(path))
+        return self.reader.train_ids(self.reader.read(path), str(path))
 
     def has_instances(self) -> bool:
         """Whether each label map has its map of instances."""
@@ -98,7 +98,7 @@ class ShardTruth:
         return self.source.split
 
     def label(self, number: int) -> np.ndarray:
-        """(H, W) uint8 train ids. Raises UserError where the shards are damaged."""
+        """(H, W) train ids. Raises UserError where the shards are damaged."""
         return decode_label(*self._member(number, "label."))
 
     def has_instances(self) -> bool:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from msanet.data.image.grey_png import decode_grey_png
-from msanet.datasets import CITYSCAPES, IGNORE_INDEX, VOC, DatasetSpec
+from msanet.datasets import CITYSCAPES, IGNORE_INDEX, IGNORE_INDEX_16, VOC, DatasetSpec, ignored_value
 from msanet.datasets.cityscapes import LABELS
 from msanet.errors import UserError
 from msanet.evaluation.instances import OTHER_VEHICLE, OTHER_VEHICLE_IDS
@@ -20,6 +20,7 @@ from sharding.readers.folder import Classes, mask_reader
 from sharding.readers.mask_file import MaskFile, read_mask
 from sharding.readers.mask_reader import MaskReader, reader_of
 from sharding.readers.reader import SamplePaths
+from sharding.readers.wide_mask import WideMaskReader
 from sharding.tree import FolderTree
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class ValueReader:
     """
 
     kind: str
-    masks: MaskReader
+    masks: MaskReader | WideMaskReader
     forced: bool = False
     other_vehicles: bool = False
 
@@ -69,9 +70,23 @@ class ValueReader:
         known = [*self.masks.spec.train_ids]
         return np.array([value not in known for value in range(256)], np.uint8)
 
+    def read(self, path: Path) -> MaskFile:
+        """Decode a label map, whatever its values mean. Raises UserError where it cannot be."""
+        return read_map(path.read_bytes(), str(path), IGNORE_INDEX_16 if self.has_16_bits else IGNORE_INDEX)
+
+    @property
+    def has_16_bits(self) -> bool:
+        """Whether masks hold ids above 255, or predictions do."""
+        return isinstance(self.masks, WideMaskReader)
+
     def train_ids(self, mask: MaskFile, name: str) -> np.ndarray:
-        """(H, W) uint8: train ids, 255 (void), or OTHER_VEHICLE. Raises UserError for a value or color of no class."""
+        """(H, W) uint8: train ids, 255 (void), or OTHER_VEHICLE; of more than 255 classes uint16, 65535.
+
+        Raises UserError for a value or color of no class.
+        """
         ids_HW = self._ids(mask, name)
+        if self.has_16_bits:
+            return self.masks.spec.to_train_ids(ids_HW)
         is_void_HW = None
         if ids_HW.dtype != np.uint8:
             is_void_HW = ids_HW < 0
@@ -86,7 +101,7 @@ class ValueReader:
     def describe(self, path: Path) -> str:
         """How files such as this one are read, in words."""
         try:
-            mask = read_map(path.read_bytes(), str(path))
+            mask = self.read(path)
         except (UserError, OSError):  # said when it is counted
             return f"are read as {self.kind}"
         if self.kind == "colors" or mask.pixels.ndim == 3:
@@ -94,7 +109,7 @@ class ValueReader:
         return f"({'grey values' if mask.palette is None else 'indices of a palette'}) are read as {self.kind}"
 
     def _ids(self, mask: MaskFile, name: str) -> np.ndarray:
-        if not self.forced:
+        if not self.forced or self.has_16_bits:
             return self.masks.ids(mask, name)
         if self.kind == "colors" and mask.palette is not None and mask.pixels.max() < len(mask.palette):
             mask = MaskFile(mask.palette[mask.pixels])
@@ -109,10 +124,10 @@ class ValueReader:
         return self.masks.ids(mask, name) if self.kind == "colors" else mask.pixels
 
 
-def read_map(data: bytes, name: str) -> MaskFile:
-    """Decode a label map, whatever its values mean. Raises UserError where it cannot be."""
+def read_map(data: bytes, name: str, highest: int = IGNORE_INDEX) -> MaskFile:
+    """Decode a label map of values up to `highest`, whatever they mean. Raises UserError where it cannot be."""
     pixels = decode_grey_png(data)
-    return MaskFile(pixels) if pixels is not None and pixels.dtype == np.uint8 else read_mask(data, name)
+    return MaskFile(pixels) if pixels is not None and pixels.dtype == np.uint8 else read_mask(data, name, highest)
 
 
 @dataclass(frozen=True)
@@ -142,8 +157,10 @@ def candidates(spec: DatasetSpec, classes: tuple[Classes, Path] | None, files: F
     own = ValueReader("ids", replace(masks, spec=_with_void(spec)))
     if all(spec.train_ids.get(k) == k for k in range(spec.num_classes)):
         return {"ids": own}  # which are the train ids
-    plain = replace(spec, train_ids={**{k: k for k in range(spec.num_classes)}, IGNORE_INDEX: IGNORE_INDEX})
-    return {"train-ids": ValueReader("train-ids", replace(masks, spec=plain, grey="ids")), "ids": own}
+    ignored = spec.ignore_index
+    plain = replace(spec, train_ids={**{k: k for k in range(spec.num_classes)}, ignored: ignored})
+    of_plain = WideMaskReader(plain) if isinstance(masks, WideMaskReader) else replace(masks, spec=plain, grey="ids")
+    return {"train-ids": ValueReader("train-ids", of_plain), "ids": own}
 
 
 def forced(kind: str, found: dict[str, ValueReader]) -> ValueReader:
@@ -209,7 +226,7 @@ def _try(
     """None where the file, or its truth, cannot be read: that is said when it is counted."""
     maps: dict[str, np.ndarray] = {}
     try:
-        mask = read_map(path.read_bytes(), str(path))
+        mask = next(iter(found.values())).read(path)
         for kind, reader in found.items():
             with suppress(UserError):
                 maps[kind] = reader.train_ids(mask, str(path))
@@ -219,10 +236,10 @@ def _try(
     is_same = len(maps) == len(found) and len({one.tobytes() for one in maps.values()}) == 1
     if truth_HW is None or truth_HW.shape != mask.pixels.shape[:2]:
         return _Trial(tuple(maps), is_same, {}, 0)
-    is_labeled = truth_HW != IGNORE_INDEX
+    is_labeled = truth_HW != ignored_value(truth_HW.dtype)
     right = {kind: int((one[is_labeled] == truth_HW[is_labeled]).sum()) for kind, one in maps.items()}
     return _Trial(tuple(maps), is_same, right, int(is_labeled.sum()))
 
 
 def _with_void(spec: DatasetSpec) -> DatasetSpec:
-    return replace(spec, train_ids={IGNORE_INDEX: IGNORE_INDEX, **spec.train_ids})
+    return replace(spec, train_ids={ignored_value(spec.id_dtype): spec.ignore_index, **spec.train_ids})

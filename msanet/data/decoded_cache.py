@@ -8,6 +8,7 @@ import numpy as np
 from msanet.data.sample_source import SampleSource
 from msanet.data.samples import decode_sample
 from msanet.data.storage.cache import NodeCache
+from msanet.datasets import label_dtype
 
 _HEADER = struct.Struct("<II")  # height, width
 
@@ -32,7 +33,7 @@ class DecodedSource:
         return {
             **self.source.names(sample),
             "image.npy": image.view(form.dtype).reshape(height, width, form.channels),
-            "label.npy": label.reshape(height, width),
+            "label.npy": label.view(label_dtype(self.source.manifest.num_classes)).reshape(height, width),
         }
 
     def fetch(self, sample: int) -> None:

@@ -223,7 +223,7 @@ def evaluation_loader(
         partial(predownload, source=source, depth=ahead.predownload, threads=ahead.max_connections),
         partial(fetch, source=source),
         *([partial(fetch_instances, source=source)] if instances else []),
-        evaluation_samples,
+        partial(evaluation_samples, num_classes=source.manifest.num_classes),
     )
     return iterate(pipeline, workers, EVALUATION_PREFETCH)
 

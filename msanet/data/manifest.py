@@ -7,6 +7,7 @@ each member's offset in the tar and its crc32. Both are checked when read, since
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from msanet.data.image.bands import BandStatistics, BandSums
 from msanet.data.storage.local import LocalStorage
-from msanet.datasets import IGNORE_INDEX
+from msanet.datasets import IGNORE_INDEX_16, id_dtype, ignore_index
 from msanet.datasets.image_format import RGB8, ImageFormat
 from msanet.errors import UserError
 
@@ -25,6 +26,8 @@ BAD_SAMPLES_NAME = "bad-samples.jsonl"
 SCHEMA_VERSION = 1
 BANDS_SCHEMA_VERSION = 2
 """Of a dataset whose images are not 8-bit RGB, which versions before 0.3 cannot read; all others stay at SCHEMA_VERSION."""
+LABELS_SCHEMA_VERSION = 3
+"""Of a dataset of more than 255 classes, or whose own label ids are above 255; versions before 0.3 cannot read it either."""
 UNPACKED = "unpacked"
 """Instead of a codec: images and labels are read from where they lie. Such a manifest exists in memory only."""
 MAX_JSON_BYTES = 128 * 2**20
@@ -39,6 +42,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**62)]
 """The sum of two fits 64 bits."""
 Byte = Annotated[int, Field(ge=0, le=255)]
+LabelValue = Annotated[int, Field(ge=0, le=IGNORE_INDEX_16)]
 Samples = Annotated[int, Field(ge=0, lt=2**27)]
 """Of a shard or split. The order takes up to 16 bytes for each that the manifest claims."""
 MAX_KEY_BYTES = 80
@@ -84,21 +88,22 @@ class Manifest(_Record):
 
     schema_version: int = SCHEMA_VERSION
     name: Line
-    classes: Annotated[tuple[Line, ...], Field(min_length=1, max_length=IGNORE_INDEX)]
+    classes: Annotated[tuple[Line, ...], Field(min_length=1, max_length=IGNORE_INDEX_16)]
     palette: tuple[tuple[Byte, Byte, Byte], ...]
-    ids: tuple[Byte, ...]
-    ignore_index: Byte
+    ids: tuple[LabelValue, ...]
+    ignore_index: LabelValue
     codec: Line
     image: ImageFormat | None = None
     splits: dict[SplitName, SplitInfo]
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> "Manifest":
-        expected = SCHEMA_VERSION if self.image is None else BANDS_SCHEMA_VERSION
+        expected = schema_version(self.image, self.num_classes, self.ids)
         if self.schema_version != expected:
             raise ValueError(f"schema_version is {self.schema_version}, expected {expected}; pack the dataset again")
-        if self.ignore_index != IGNORE_INDEX:
-            raise ValueError(f"ignore_index is {self.ignore_index}, expected {IGNORE_INDEX}; pack the dataset again")
+        if self.ignore_index != ignore_index(self.num_classes):
+            expected, found = ignore_index(self.num_classes), f"ignore_index is {self.ignore_index}"
+            raise ValueError(f"{found}, expected {expected} of {self.num_classes} classes; pack the dataset again")
         if not len(self.classes) == len(self.palette) == len(self.ids):
             counts = f"{len(self.classes)} classes, {len(self.palette)} colors and {len(self.ids)} ids"
             raise ValueError(f"there are {counts}, expected the same number of each")
@@ -230,6 +235,13 @@ class IndexTable:
 
     def _members(self, row: int) -> np.ndarray:
         return self._table[self._member_ends[row] : self._member_ends[row + 1]]
+
+
+def schema_version(image: ImageFormat | None, num_classes: int, ids: Sequence[int]) -> int:
+    """That of a manifest: the lowest that can hold it."""
+    if id_dtype(num_classes, ids) != np.uint8:
+        return LABELS_SCHEMA_VERSION
+    return SCHEMA_VERSION if image is None else BANDS_SCHEMA_VERSION
 
 
 def index_name(shard_file: str) -> str:

@@ -19,7 +19,7 @@ class MixedSource:
         self.manifest: Manifest = manifest
         self.sources, self.split, self._parts = list(sources), split, manifest.parts_of(split)
         self._ends = list(accumulate(map(len, self.sources)))
-        self._tables = [label_table(part) for part in self._parts]
+        self._tables = [label_table(part, manifest.num_classes) for part in self._parts]
         self._is_alone = len(manifest.parts) == 1
 
     def __len__(self) -> int:

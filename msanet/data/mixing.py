@@ -15,7 +15,7 @@ from msanet.config import DataConfig
 from msanet.config.augmentation import MIXES, is_any_set
 from msanet.data.image.color import Draws, sample_rng
 from msanet.data.samples import TrainSample
-from msanet.datasets import IGNORE_INDEX
+from msanet.datasets import ignored_value
 
 
 class Mix(NamedTuple):
@@ -74,7 +74,7 @@ class Mixing:
         """(H, W) bool: the pixels to take of the partner."""
         if chosen.kind == "cutmix":
             return _rectangle(label_HW.shape, chosen.draws)
-        present = np.setdiff1d(np.unique(label_HW), [IGNORE_INDEX])
+        present = np.setdiff1d(np.unique(label_HW), [ignored_value(label_HW.dtype)])
         if chosen.kind == "classmix":
             wanted = chosen.draws.permutation(present)[: math.ceil(len(present) / 2)]
         else:

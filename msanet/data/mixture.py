@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict
 
 from msanet.data.image.bands import mixed_statistics
 from msanet.data.label_scheme import LabelScheme, train_ids_by_name
-from msanet.data.manifest import Line, Manifest, SplitInfo, safe_key
+from msanet.data.manifest import Line, Manifest, SplitInfo, safe_key, schema_version
 from msanet.data.mixed_order import samples_per_epoch
 from msanet.data.unpacked import COUNTED_LABELS
-from msanet.datasets import IGNORE_INDEX
+from msanet.datasets import ignore_index, label_dtype
 from msanet.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 MIXED = "mixed"
 """Instead of a codec. Such a manifest exists in memory only."""
 _SHOWN = 8
-_OWN_FIELDS = {"schema_version", "name", "classes", "palette", "ids", "codec", "splits"}
+_OWN_FIELDS = {"schema_version", "name", "classes", "palette", "ids", "ignore_index", "codec", "splits"}
 
 
 class Part(BaseModel):
-    """One of the datasets. name: unique. train_ids: of the mix, by train id of the dataset; IGNORE_INDEX: not counted."""
+    """One of the datasets. name: unique. train_ids: of the mix, by train id of the dataset; its `ignore_index`: not counted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -71,7 +71,7 @@ def shares_of(manifest: Manifest, split: str) -> list[Share]:
         return []
     ends = list(accumulate(part.manifest.split(split).samples for part in parts))
     return [
-        Share(part.name, range(start, end), tuple(sorted({*part.train_ids} - {IGNORE_INDEX})))
+        Share(part.name, range(start, end), tuple(sorted({*part.train_ids} - {manifest.ignore_index})))
         for part, start, end in zip(parts, [0, *ends], ends, strict=False)
     ]
 
@@ -112,11 +112,14 @@ def mixed_manifest(
     ]
     parts = [Part(name=n, manifest=m, train_ids=t) for n, m, t in zip(names, manifests, train_ids, strict=True)]
     looks = [_look(number, parts, scheme) for number in range(len(classes))]
+    ids = tuple(value for _, value in looks)
     own: dict[str, Any] = {
+        "schema_version": schema_version(first.image, len(classes), ids),
         "name": scheme.name if scheme else "+".join(names)[:100],
         "classes": classes,
         "palette": tuple(color for color, _ in looks),
-        "ids": tuple(value for _, value in looks),
+        "ids": ids,
+        "ignore_index": ignore_index(len(classes)),
         "codec": MIXED,
         "splits": {
             split: _mixed_split(
@@ -163,11 +166,15 @@ def log_mix(manifest: MixedManifest, split: str, weights: Sequence[float]) -> No
         logger.info(f"data: '{part.name}'{gives if len(parts) > 1 else ' under a label scheme'}{without}")
 
 
-def label_table(part: Part) -> np.ndarray | None:
-    """(256,) uint8: train id of the dataset to that of the mix; None where they are the same."""
-    if part.train_ids == tuple(range(len(part.train_ids))):
+def label_table(part: Part, num_classes: int) -> np.ndarray | None:
+    """(256,) uint8: train id of the dataset to that of the mix, of `num_classes`; None where they are the same.
+
+    With more than 255 classes the dataset's labels are of 16 bits, so (65536,), or those of the mix, so uint16.
+    """
+    ignored = ignore_index(num_classes)
+    if part.train_ids == tuple(range(len(part.train_ids))) and part.manifest.ignore_index == ignored:
         return None
-    table = np.full(256, IGNORE_INDEX, np.uint8)
+    table = np.full(part.manifest.ignore_index + 1, ignored, label_dtype(num_classes))
     table[: len(part.train_ids)] = part.train_ids
     return table
 
@@ -203,7 +210,7 @@ def _train_ids(
         )
     elsewhere = {other for one in manifests for other in one.classes}
     found = train_ids_by_name(scheme, name, manifest.classes, "data.label_scheme", elsewhere)
-    return tuple(found.get(own, IGNORE_INDEX) for own in manifest.classes)
+    return tuple(found.get(own, ignore_index(len(classes))) for own in manifest.classes)
 
 
 def _look(number: int, parts: Sequence[Part], scheme: LabelScheme | None) -> tuple[tuple[int, int, int], int]:
@@ -249,7 +256,7 @@ def _pixels(part: Part, split: str, num_classes: int) -> tuple[list[int], int]:
     info, pixels = part.manifest.split(split), [0] * num_classes
     ignored = info.ignored
     for train_id, count in zip(part.train_ids, info.histogram, strict=True):
-        if train_id == IGNORE_INDEX:
+        if train_id == ignore_index(num_classes):
             ignored += count
         else:
             pixels[train_id] += count

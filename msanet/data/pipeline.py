@@ -15,9 +15,17 @@ from msanet.config import DataConfig
 from msanet.data.image.band_jitter import band_jitter
 from msanet.data.image.codec import INSTANCES, decode_instances
 from msanet.data.image.color import color_jitter, normalize
+from msanet.data.label_tensors import to_label_tensor
 from msanet.data.mixing import Mixing
 from msanet.data.sample_source import ReadableSource, SampleSource
-from msanet.data.samples import NO_JITTER, TrainSample, augment_sample, decode_sample, placeholder_sample
+from msanet.data.samples import (
+    NO_JITTER,
+    TrainSample,
+    augment_sample,
+    decode_sample,
+    placeholder_sample,
+    require_label_dtype,
+)
 from msanet.data.transforms import NOT_OF_THE_SAMPLE
 from msanet.datasets.image_format import RGB8, ImageFormat
 from msanet.errors import UserError
@@ -35,7 +43,8 @@ _SHARDS_GONE = "MSA-DATA-552"
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch. images_NHWC: uint8, uint16 or float32; labels_NHW: uint8; jitter_N3: float32; epochs_N, samples_N: which.
+    """A micro-batch. images_NHWC: uint8, uint16 or float32; labels_NHW: uint8 or int32; jitter_N3: float32; epochs_N, samples_N:
+    which.
 
     bad_samples: a sentence for each sample that could not be read and is skipped.
     """
@@ -63,7 +72,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class EvaluationSample:
-    """One image at its own size. image_HWC, label_HW: uint8; number: which sample of the split.
+    """One image at its own size. image_HWC, label_HW: as in `Batch`; number: which sample of the split.
 
     instance_ids_HW: int32, the values of its `_instanceIds.png`; None if not requested, or packed without.
     """
@@ -153,7 +162,7 @@ def augment(
                 if config.on_bad_sample == "raise" or raised.code in NOT_OF_THE_SAMPLE:
                     raise
                 error = str(raised)
-        return placeholder_sample(number, epoch, config, error, image)
+        return placeholder_sample(number, epoch, config, error, image, len(class_pixels))
 
     def mixed(sample: Sample) -> TrainSample:
         own = one(sample)
@@ -167,11 +176,16 @@ def augment(
         yield [mixed(sample) for sample in group]
 
 
-def whole_images(groups: Iterable[list[Sample]]) -> Iterator[list[TrainSample]]:
-    """Decode every sample of a micro-batch as it is. Raises UserError for images of different sizes."""
+def whole_images(groups: Iterable[list[Sample]], num_classes: int) -> Iterator[list[TrainSample]]:
+    """Decode every sample of a micro-batch as it is. Raises UserError for images of different sizes.
+
+    num_classes: of the dataset.
+    """
     cv2.setNumThreads(0)
     for group in groups:
         decoded = [(sample, *decode_sample(sample)) for sample in group]
+        for sample, _, label_HW in decoded:
+            require_label_dtype(label_HW.dtype, num_classes, _place(sample))
         sizes = sorted({label_HW.shape for _, _, label_HW in decoded})
         if len(sizes) > 1:
             raise UserError(
@@ -196,7 +210,7 @@ def collate(groups: Iterable[list[TrainSample]]) -> Iterator[Batch]:
             )
         yield Batch(
             images_NHWC=torch.from_numpy(np.stack([sample.image_HWC for sample in group])),
-            labels_NHW=torch.from_numpy(np.stack([sample.label_HW for sample in group])),
+            labels_NHW=to_label_tensor(np.stack([sample.label_HW for sample in group])),
             jitter_N3=torch.tensor([sample.jitter for sample in group], dtype=torch.float32),
             epochs_N=torch.tensor([sample.epoch for sample in group]),
             samples_N=torch.tensor([sample.number for sample in group]),
@@ -210,12 +224,19 @@ def fetch_instances(groups: Iterable[list[Sample]], source: SampleSource) -> Ite
         yield [sample | source.read_instances(sample["number"]) for sample in group]
 
 
-def evaluation_samples(groups: Iterable[list[Sample]]) -> Iterator[EvaluationSample]:
-    """Groups of one sample each to full images."""
+def evaluation_samples(groups: Iterable[list[Sample]], num_classes: int) -> Iterator[EvaluationSample]:
+    """Groups of one sample each to full images. num_classes: of the dataset."""
     for (sample,) in groups:
-        image, label = (torch.from_numpy(np.ascontiguousarray(pixels)) for pixels in decode_sample(sample))
+        image_HWC, label_HW = decode_sample(sample)
+        require_label_dtype(label_HW.dtype, num_classes, _place(sample))
+        image, label = torch.from_numpy(np.ascontiguousarray(image_HWC)), to_label_tensor(label_HW)
         instance_ids = None
         if INSTANCES in sample:
-            name = f"{sample['__url__']}:{sample['__key__']}.{INSTANCES}"
+            name = f"{_place(sample)}.{INSTANCES}"
             instance_ids = torch.from_numpy(decode_instances(sample[INSTANCES], name))
         yield EvaluationSample(sample["number"], sample["__key__"], image, label, instance_ids)
+
+
+def _place(sample: Sample) -> str:
+    """Shard and key, for sentences."""
+    return f"{sample['__url__']}:{sample['__key__']}"

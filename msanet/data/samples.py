@@ -16,18 +16,18 @@ from msanet.data.image.photometric import photometric
 from msanet.data.image.rare_class import crop_around_rare_class
 from msanet.data.image.warp import choose_warp
 from msanet.data.transforms import apply_transforms
-from msanet.datasets import IGNORE_INDEX
+from msanet.datasets import ignore_index, label_dtype
 from msanet.datasets.image_format import RGB8, ImageFormat
 from msanet.errors import UserError
 
 NO_JITTER = (1.0, 1.0, 1.0)
 TRAIN_IDS = "__train_ids__"
-"""(256,) uint8, where the values of a sample's label stand for other train ids."""
+"""(256,) uint8 (or as `label_table` says), where the values of a sample's label stand for other train ids."""
 
 
 @dataclass(frozen=True)
 class TrainSample:
-    """One training sample. image_HWC: of the dataset's type. label_HW: uint8.
+    """One training sample. image_HWC: of the dataset's type. label_HW: uint8, of more than 255 classes uint16.
 
     jitter: brightness, contrast, saturation factors still to apply. error: why it could not be read and is skipped.
     """
@@ -91,9 +91,19 @@ def _open_stored(sample: dict[str, Any]) -> tuple[LazyImage, LazyImage]:
 
 
 def decode_sample(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, C) image, 8-bit RGB or bands, and (H, W) label of train ids, uint8, of one WebDataset sample."""
+    """(H, W, C) image, 8-bit RGB or bands, and (H, W) label of train ids, of one WebDataset sample."""
     image, label = (lazy.window(0, 0, *lazy.size) for lazy in open_pair(sample))
     return image, label
+
+
+def require_label_dtype(found: np.dtype, num_classes: int, where: str) -> None:
+    """Raise UserError for a label of 8 bits where the dataset has more than 255 classes, or of 16 where it does not."""
+    if found != label_dtype(num_classes):
+        raise UserError(
+            "MSA-DATA-797",
+            f"the label of '{where}' is of {found}, expected {label_dtype(num_classes)} of a dataset of {num_classes} classes; "
+            "it is of another one, pack this one again",
+        )
 
 
 def augment_sample(
@@ -107,6 +117,7 @@ def augment_sample(
     rng = sample_rng(seed, epoch, number)
     where = f"{sample['__url__']}:{sample['__key__']}"
     image, label = open_pair(sample)
+    require_label_dtype(label.dtype, len(class_pixels), where)
     crops = choose_crops(image.size, config, rng)
     if config.rare_class_crops:
         draws = sample_rng(seed, epoch, number, Draws.RARE_CLASS)
@@ -131,10 +142,11 @@ def augment_sample(
 
 
 def placeholder_sample(
-    number: int, epoch: int, config: DataConfig, error: str, image: ImageFormat = RGB8
+    number: int, epoch: int, config: DataConfig, error: str, image: ImageFormat = RGB8, num_classes: int = 0
 ) -> TrainSample:
     """The replacement for a bad sample: the mean color, and a label that is ignored everywhere."""
     size = config.crop or config.resize
     assert size, "config requires one if samples may be skipped"
     image_HWC = np.full((*size, image.channels), fill_value(config.mean, image.dtype), image.dtype)
-    return TrainSample(number, epoch, image_HWC, np.full(size, IGNORE_INDEX, np.uint8), NO_JITTER, error)
+    label_HW = np.full(size, ignore_index(num_classes), label_dtype(num_classes))
+    return TrainSample(number, epoch, image_HWC, label_HW, NO_JITTER, error)

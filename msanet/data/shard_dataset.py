@@ -119,7 +119,7 @@ class ShardDataset(IterableDataset):
             positions,
             partial(predownload, source=self.source, depth=ahead.predownload, threads=ahead.max_connections),
             partial(fetch, source=self.source),
-            whole_images,
+            partial(whole_images, num_classes=self.manifest.num_classes),
             collate,
         )
 

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from msanet.config import DataConfig
+from msanet.datasets import label_dtype
 from msanet.datasets.image_format import RGB8, ImageFormat
 from msanet.distributed.environment import local_world_size
 from msanet.errors import UserError
@@ -16,23 +18,36 @@ from msanet.errors import UserError
 FOLDER = "/dev/shm"
 EVALUATION_PREFETCH = 2
 """Images that each loader process of an evaluation holds ready."""
-_BYTES_OF_A_LABEL, _BYTES_OF_AN_INSTANCE_ID = 1, 4  # uint8; int32
+_BYTES_OF_AN_INSTANCE_ID = 4  # int32
 _ROUNDING_BYTES = 5 * 4096
 """Of the tensors of a batch to whole pages."""
 _T = TypeVar("_T")
 
 
+def label_bytes(num_classes: int) -> int:
+    """Of a pixel's label in a `Batch`: uint8 or int32."""
+    return 1 if label_dtype(num_classes) == np.uint8 else 4
+
+
 def training_bytes(
-    size: tuple[int, int], micro: int, accumulation: int, workers: int, prefetch: int, image: ImageFormat = RGB8
+    size: tuple[int, int],
+    micro: int,
+    accumulation: int,
+    workers: int,
+    prefetch: int,
+    image: ImageFormat = RGB8,
+    num_classes: int = 1,
 ) -> int:
     """Bytes of the micro-batches of one rank that lie there at most: those ready, and those of the step being done."""
-    batch = micro * (image.pixel_bytes + _BYTES_OF_A_LABEL) * size[0] * size[1] + _ROUNDING_BYTES
+    batch = micro * (image.pixel_bytes + label_bytes(num_classes)) * size[0] * size[1] + _ROUNDING_BYTES
     return (workers * prefetch + accumulation) * batch if workers else 0
 
 
-def evaluation_bytes(size: tuple[int, int], workers: int, instances: bool = False, image: ImageFormat = RGB8) -> int:
+def evaluation_bytes(
+    size: tuple[int, int], workers: int, instances: bool = False, image: ImageFormat = RGB8, num_classes: int = 1
+) -> int:
     """The same of an evaluation, of images of `size` with their labels."""
-    pixel = image.pixel_bytes + _BYTES_OF_A_LABEL + _BYTES_OF_AN_INSTANCE_ID * instances
+    pixel = image.pixel_bytes + label_bytes(num_classes) + _BYTES_OF_AN_INSTANCE_ID * instances
     return (workers * EVALUATION_PREFETCH + 1) * (pixel * size[0] * size[1] + _ROUNDING_BYTES) if workers else 0
 
 
@@ -45,11 +60,15 @@ def free_bytes(folder: str = FOLDER) -> int | None:
     return figures.f_bavail * figures.f_frsize
 
 
-def require_shared_memory(data: DataConfig, micro: int, accumulation: int, image: ImageFormat = RGB8) -> None:
+def require_shared_memory(
+    data: DataConfig, micro: int, accumulation: int, image: ImageFormat = RGB8, num_classes: int = 1
+) -> None:
     """Raise UserError if this host has too little for the micro-batches of its ranks, where images are of one size."""
     size, free, ranks = data.crop or data.resize, free_bytes(), local_world_size()
     if size and free is not None:
-        needed = ranks * training_bytes(size, micro, accumulation, data.num_workers, data.prefetch_factor, image)
+        needed = ranks * training_bytes(
+            size, micro, accumulation, data.num_workers, data.prefetch_factor, image, num_classes
+        )
         if needed > free:
             raise shared_memory_full(f"the loader processes of {ranks} ranks need {_mb(needed)} of it")
 

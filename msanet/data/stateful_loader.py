@@ -37,7 +37,8 @@ class Loader:
         drop_last: Skip an epoch's last samples that fill no batch.
         output: dict: {"images", "labels", "epochs", "samples"}; tuple: (images, labels); transformers: {"pixel_values",
             "labels"}; batch: the uint8 `Batch` that the trainer gets, colors not yet jittered; or a function of that `Batch`.
-            images: (N, 3, H, W) float32, memory channels_last; labels: (N, H, W) int64, 255 where ignored.
+            images: (N, 3, H, W) float32, memory channels_last; labels: (N, H, W) int64, 255 where
+            ignored (65535 of more than 255 classes).
         normalize: Subtract the mean and divide by the standard deviation; False: uint8 images.
         device: Where batches are put, jittered and normalized.
 

@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 import torch
 
-from msanet.datasets import IGNORE_INDEX
+from msanet.datasets import ignore_index, ignored_value, label_dtype
 from msanet.errors import UserError
 from msanet.plugins import first_line, require_plugin
 
 Transform = Callable[[np.ndarray, np.ndarray, int], Any]
-"""From image (H, W, 3) and label (H, W), both uint8, and a seed to such a pair."""
+"""From image (H, W, 3) and label (H, W), both uint8 (a label of more than 255 classes uint16), and a seed to such a pair."""
 NOT_OF_THE_SAMPLE = ("MSA-DATA-750", "MSA-DATA-751", "MSA-DATA-752")
 """Errors that every sample would have: of the user's code or settings, which no bad sample excuses."""
 _SETTING = "data.transforms"
@@ -75,11 +75,12 @@ def _checked(result: Any, name: str, shape: tuple[int, ...], num_classes: int) -
         raise _bad_result(name, f"an image of {_described(image)}", f"uint8 of {size}x3, as it was given", fix)
     if not (isinstance(label, np.ndarray) and label.dtype.kind in "iu" and label.shape == shape):
         raise _bad_result(name, f"a label of {_described(label)}", f"integers of {size}, as it was given", "fix it")
-    wrong = np.setdiff1d(np.unique(label), [*range(num_classes), IGNORE_INDEX])
+    ignored = ignore_index(num_classes)
+    wrong = np.setdiff1d(np.unique(label), [*range(num_classes), ignored])
     if len(wrong):
-        expected = f"0 to {num_classes - 1}, or {IGNORE_INDEX} for ignored pixels"
+        expected = f"0 to {num_classes - 1}, or {ignored} for ignored pixels"
         raise _bad_result(name, f"a label with the value(s) {wrong[:8].tolist()}", expected, "fix it")
-    return np.ascontiguousarray(image), np.ascontiguousarray(label.astype(np.uint8))
+    return np.ascontiguousarray(image), np.ascontiguousarray(label.astype(label_dtype(num_classes)))
 
 
 def _bad_result(name: str, found: str, expected: str, fix: str) -> UserError:
@@ -126,7 +127,7 @@ def _albumentations(transform: Any) -> Transform:
     def call(image_HWC: np.ndarray, label_HW: np.ndarray, seed: int) -> Any:
         pipeline.set_random_seed(seed)
         result = pipeline(image=image_HWC, mask=label_HW, masks=[np.ones_like(label_HW)])
-        return result["image"], _ignored_outside(result["mask"], result["masks"][0])
+        return result["image"], _ignored_outside(result["mask"], result["masks"][0], label_HW)
 
     return call
 
@@ -136,9 +137,11 @@ def _torchvision(transform: Any) -> Transform:
 
     def call(image_HWC: np.ndarray, label_HW: np.ndarray, seed: int) -> Any:
         image = tv_tensors.Image(torch.from_numpy(image_HWC).permute(2, 0, 1))
+        # torch flips no uint16
+        label_HW = label_HW if label_HW.dtype == np.uint8 else label_HW.astype(np.int32)
         masks = [tv_tensors.Mask(torch.from_numpy(mask)[None]) for mask in (label_HW, np.ones_like(label_HW))]
         image, label, inside = transform(image, *masks)
-        return image.permute(1, 2, 0).numpy(), _ignored_outside(label[0].numpy(), inside[0].numpy())
+        return image.permute(1, 2, 0).numpy(), _ignored_outside(label[0].numpy(), inside[0].numpy(), label_HW)
 
     return call
 
@@ -160,7 +163,7 @@ def _kornia(transform: Any) -> Transform:
                 "its mask is interpolated, which mixes ids of classes; give it resample=NEAREST for the mask"
             )
         pixels = (image[0] * 255).round().clamp(0, 255).to(torch.uint8)
-        return pixels.permute(1, 2, 0).numpy(), _ignored_outside(label.astype(np.int64), inside)
+        return pixels.permute(1, 2, 0).numpy(), _ignored_outside(label.astype(np.int64), inside, label_HW)
 
     return call
 
@@ -173,8 +176,9 @@ _ADAPTERS: dict[str, Callable[[Any], Transform]] = {
 """By the module of the transform's class, or of one that it is derived from."""
 
 
-def _ignored_outside(label_HW: np.ndarray, inside_HW: np.ndarray) -> np.ndarray:
-    return np.where(inside_HW == 1, label_HW, IGNORE_INDEX)
+def _ignored_outside(label_HW: np.ndarray, inside_HW: np.ndarray, given_HW: np.ndarray) -> np.ndarray:
+    """given_HW: the label before the transform."""
+    return np.where(inside_HW == 1, label_HW, ignored_value(given_HW.dtype))
 
 
 @contextmanager

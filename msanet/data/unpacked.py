@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from msanet import distributed
-from msanet.data.manifest import UNPACKED, Manifest, ShardInfo, SplitInfo
-from msanet.datasets import IGNORE_INDEX
+from msanet.data.manifest import UNPACKED, Manifest, ShardInfo, SplitInfo, schema_version
+from msanet.datasets import ignore_index
 from msanet.errors import UserError
 from msanet.logs import track
 
@@ -35,7 +35,7 @@ class UnpackedSplit(Protocol):
         ...
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """(H, W, 3) RGB image and (H, W) label of train ids, both uint8. Raises UserError for a bad sample."""
+        """(H, W, 3) uint8 RGB image and (H, W) label of train ids, uint8 or uint16. Raises UserError for a bad sample."""
         ...
 
     def label(self, number: int) -> np.ndarray:
@@ -110,11 +110,12 @@ def unpacked_manifest(dataset: UnpackedDataset, count_labels_of: str | None) -> 
     splits = {name: _split_info(dataset, name, name == count_labels_of) for name in dataset.splits}
     try:
         return Manifest(
+            schema_version=schema_version(None, len(dataset.classes), dataset.ids),
             name=dataset.name,
             classes=dataset.classes,
             palette=dataset.palette,
             ids=dataset.ids,
-            ignore_index=IGNORE_INDEX,
+            ignore_index=ignore_index(len(dataset.classes)),
             codec=UNPACKED,
             splits=splits,
         )
@@ -135,23 +136,24 @@ def _split_info(dataset: UnpackedDataset, split: str, is_counted: bool) -> Split
         raise UserError(
             "MSA-DATA-734", f"split '{split}' of '{items.where}' has no samples, expected at least one; check the data"
         )
-    counts = _count_pixels(items, split) if is_counted else np.zeros(256, np.int64)
+    ignored = ignore_index(len(dataset.classes))
+    counts = _count_pixels(items, split, ignored + 1) if is_counted else np.zeros(ignored + 1, np.int64)
     return SplitInfo(
         samples=samples,
         shards=(ShardInfo(file=split, samples=samples, bytes=samples, sha256=items.digest()),),
         histogram=tuple(map(int, counts[: len(dataset.classes)])),
-        ignored=int(counts[IGNORE_INDEX]),
+        ignored=int(counts[ignored]),
     )
 
 
-def _count_pixels(items: UnpackedSplit, split: str) -> np.ndarray:
-    """Pixels of each value (256,). Bad samples are not counted: the training meets them, and `data.on_bad_sample` holds."""
+def _count_pixels(items: UnpackedSplit, split: str, num_values: int) -> np.ndarray:
+    """Pixels of each value (num_values,). Bad samples are not counted: the training meets them by `data.on_bad_sample`."""
     numbers = np.unique(np.linspace(0, len(items) - 1, min(len(items), COUNTED_LABELS)).round().astype(int)).tolist()
-    counts, errors = np.zeros(256, np.int64), list[UserError]()
+    counts, errors = np.zeros(num_values, np.int64), list[UserError]()
     for number in track(numbers, f"count the pixels of classes in {split}", len(numbers), unit="label"):
         distributed.report_progress(f"counting the pixels of classes in {split}")
         try:
-            counts += np.bincount(items.label(number).ravel(), minlength=256)
+            counts += np.bincount(items.label(number).ravel(), minlength=num_values)
         except UserError as error:
             errors.append(error)
     if len(errors) == len(numbers):

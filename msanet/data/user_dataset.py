@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from msanet.data.unpacked import UnpackedDataset
-from msanet.datasets import IGNORE_INDEX
+from msanet.datasets import IGNORE_INDEX_16, ignore_index, label_dtype
 from msanet.datasets.voc import voc_color
 from msanet.errors import UserError
 from msanet.plugins import first_line, is_trusted, require_plugin
@@ -88,7 +88,7 @@ class UserSplit:
         """Names of the classes, by train id."""
         found = getattr(self._dataset, "classes", None)
         names = tuple(found) if isinstance(found, Sequence) and not isinstance(found, str) else ()
-        if not (0 < len(names) < IGNORE_INDEX and all(isinstance(name, str) for name in names)):
+        if not (0 < len(names) <= IGNORE_INDEX_16 and all(isinstance(name, str) for name in names)):
             raise UserError(
                 "MSA-DATA-733",
                 f"{self.where} has the classes {str(found)[:80]}, expected an attribute `classes` with the name of each class; "
@@ -105,7 +105,7 @@ class UserSplit:
         return f"{number:08d}"
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """(H, W, 3) image and (H, W) label, both uint8. Raises UserError where the item is not such a pair."""
+        """(H, W, 3) uint8 image and (H, W) label, uint8 or uint16. Raises UserError where the item is not such a pair."""
         try:
             item = self._dataset[number]
         except UserError:
@@ -151,16 +151,17 @@ class UserSplit:
 
     def _checked_values(self, number: int, label_HW: np.ndarray) -> np.ndarray:
         known = len(self.classes)
-        wrong_HW = (label_HW != IGNORE_INDEX) & ((label_HW < 0) | (label_HW >= known))
+        ignored = ignore_index(known)
+        wrong_HW = (label_HW != ignored) & ((label_HW < 0) | (label_HW >= known))
         if wrong_HW.any():
             values = np.unique(label_HW[wrong_HW]).tolist()
             raise UserError(
                 "MSA-DATA-732",
                 f"the label of {self.where}[{number}] has the value(s) {values[:8]}, expected 0 to {known - 1} for its {known} "
-                f"classes, or {IGNORE_INDEX} for ignored pixels; map its values",
+                f"classes, or {ignored} for ignored pixels; map its values",
                 setting=_SETTING,
             )
-        return label_HW.astype(np.uint8)
+        return label_HW.astype(label_dtype(known))
 
     def _bad_item(self, number: int, found: str, expected: str) -> UserError:
         text = f"{self.where}[{number}] {found}, expected {expected}; fix what it returns"

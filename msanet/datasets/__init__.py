@@ -16,7 +16,15 @@ from msanet.datasets.loveda import LOVEDA
 from msanet.datasets.oxford_pet import OXFORD_PET
 from msanet.datasets.pascal_context import PASCAL_CONTEXT, PASCAL_CONTEXT_60
 from msanet.datasets.person_part import PERSON_PART
-from msanet.datasets.spec import IGNORE_INDEX, DatasetSpec
+from msanet.datasets.spec import (
+    IGNORE_INDEX,
+    IGNORE_INDEX_16,
+    DatasetSpec,
+    id_dtype,
+    ignore_index,
+    ignored_value,
+    label_dtype,
+)
 from msanet.datasets.voc import VOC
 
 _SPECS = (
@@ -50,6 +58,7 @@ __all__ = [
     "COCO_STUFF_10K",
     "DATASETS",
     "IGNORE_INDEX",
+    "IGNORE_INDEX_16",
     "KITTI",
     "LOVEDA",
     "OXFORD_PET",
@@ -60,4 +69,8 @@ __all__ = [
     "VAIHINGEN",
     "VOC",
     "DatasetSpec",
+    "id_dtype",
+    "ignore_index",
+    "ignored_value",
+    "label_dtype",
 ]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from msanet.config import EvaluationConfig
 from msanet.data.image.photo import PhotoFile
+from msanet.datasets import label_dtype
 from msanet.errors import UserError
 from msanet.inference.attention_maps import AttentionMaps
 from msanet.inference.predictor import Predictor
@@ -64,6 +65,9 @@ class Segmenter:
         if not metadata.image.is_rgb:
             found = f"the network takes {metadata.image.describe()}"
             raise UserError("MSA-DEMO-790", f"{found}, expected 8-bit RGB, which the page shows; use msanet predict")
+        if label_dtype(len(metadata.classes)) != np.uint8:
+            found = f"the network has {len(metadata.classes)} classes"
+            raise UserError("MSA-DEMO-797", f"{found}, expected at most 255, which the page shows; use msanet predict")
         self.model, self.metadata, self.settings, self.limits = model, metadata, settings, limits
         self.map_names: tuple[str, ...] = ()
         if isinstance(model, MSANet):

@@ -216,11 +216,15 @@ def _shared_memory_diagnostics(
 ) -> list[Diagnostic]:
     data, evaluation = case.config.data, case.config.evaluation
     workers, prefetch, image = data.num_workers, data.prefetch_factor, case.manifest.image_format
-    training = shared_memory.training_bytes(size, plan.micro_batch_size, plan.accumulation, workers, prefetch, image)
+    classes = case.manifest.num_classes
+    training = shared_memory.training_bytes(
+        size, plan.micro_batch_size, plan.accumulation, workers, prefetch, image, classes
+    )
     with_instances = evaluation.protocol == "official-cityscapes"
     validation = 0
     if validation_size:
-        validation = shared_memory.evaluation_bytes(validation_size, evaluation.num_workers, with_instances, image)
+        workers = evaluation.num_workers
+        validation = shared_memory.evaluation_bytes(validation_size, workers, with_instances, image, classes)
     return machine.shared_memory(shared_memory.free_bytes(), case.ranks, training, validation)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from msanet.data.image.photo import FIRST_OF_SEVERAL, TRANSPARENT, TURNED
 from msanet.data.manifest import SplitInfo
-from msanet.datasets import IGNORE_INDEX, DatasetSpec
+from msanet.datasets import DatasetSpec
 from msanet.doctor.diagnostics import Diagnostic
 from msanet.doctor.folder_copies import find_copies
 from msanet.doctor.folder_samples import SampleCheck
@@ -169,7 +169,7 @@ def _pixels(counts: np.ndarray, spec: DatasetSpec) -> SplitInfo:
         samples=0,
         shards=(),
         histogram=tuple(map(int, counts[: spec.num_classes])),
-        ignored=int(counts[IGNORE_INDEX]),
+        ignored=int(counts[spec.ignore_index]),
     )
 
 

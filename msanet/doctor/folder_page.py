@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from msanet.datasets import IGNORE_INDEX
 from msanet.doctor.diagnostics import has_fault
 from msanet.doctor.folder_findings import Finding
 from msanet.doctor.folder_pictures import thumbnails
@@ -63,7 +62,7 @@ def _bars(counts: np.ndarray, job: PackingJob) -> list[dict[str, str]]:
     """A row for each class, and the ignored pixels. Bars are relative to the largest."""
     names = [*job.spec.classes, "ignored"]
     colors = [*map(css_color, job.spec.palette), "var(--muted)"]
-    pixels = [*map(int, counts[: job.spec.num_classes]), int(counts[IGNORE_INDEX])]
+    pixels = [*map(int, counts[: job.spec.num_classes]), int(counts[job.spec.ignore_index])]
     largest, total = max(1, *pixels), max(1, sum(pixels))
     return [
         {

@@ -17,7 +17,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from msanet.datasets import IGNORE_INDEX
+from msanet.datasets import ignore_index, label_dtype
 from msanet.evaluation.metrics import mean_of_defined, ratio
 
 IOU_WIDTH = 0.02
@@ -52,15 +52,19 @@ class BoundaryCounts:
     width: float = IOU_WIDTH
     tolerance: float = F1_TOLERANCE
     counts_7K: np.ndarray = field(init=False)
+    ignored: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.ignored = ignore_index(self.num_classes)
         self.counts_7K = np.zeros((len(_ROWS), self.num_classes), dtype=np.int64)
 
     def update(self, ground_truth_HW: np.ndarray, prediction_HW: np.ndarray) -> None:
-        """Count one image at its labels' size. Both uint8 train ids; 255 is ignored in one, predicted void in the other."""
+        """Count one image at its labels' size. Both train ids; 255 (of more than 255 classes 65535) is ignored in one,
+        predicted void in the other.
+        """
         assert ground_truth_HW.shape == prediction_HW.shape, f"{ground_truth_HW.shape} and {prediction_HW.shape}"
-        known = ground_truth_HW != IGNORE_INDEX
-        prediction_HW = np.where(known, prediction_HW, np.uint8(IGNORE_INDEX))
+        known = ground_truth_HW != self.ignored
+        prediction_HW = np.where(known, prediction_HW, label_dtype(self.num_classes).type(self.ignored))
         self._count_areas(ground_truth_HW, prediction_HW)
         self._count_contours(ground_truth_HW, prediction_HW, known)
 
@@ -78,7 +82,7 @@ class BoundaryCounts:
 
     def _count_areas(self, truth_HW: np.ndarray, prediction_HW: np.ndarray) -> None:
         depth = max(1, round(self.width * float(np.hypot(*truth_HW.shape))))
-        truth, prediction = _near_outline(truth_HW, depth), _near_outline(prediction_HW, depth)
+        truth, prediction = (_near_outline(one, depth, self.ignored) for one in (truth_HW, prediction_HW))
         self._add("both", truth_HW[truth & prediction & (truth_HW == prediction_HW)])
         self._add("truth", truth_HW[truth])
         self._add("prediction", prediction_HW[prediction])
@@ -90,7 +94,7 @@ class BoundaryCounts:
         self._add("truth_contour", truth_classes)
         self._add("prediction_contour", prediction_classes)
         for number in np.intersect1d(truth_classes, prediction_classes):
-            if number != IGNORE_INDEX:
+            if number != self.ignored:
                 mine, theirs = truth[truth_classes == number], prediction[prediction_classes == number]
                 self.counts_7K[_ROWS.index("truth_met"), number] += _num_near(mine, theirs, reach, truth_HW.shape)
                 self.counts_7K[_ROWS.index("prediction_met"), number] += _num_near(theirs, mine, reach, truth_HW.shape)
@@ -100,10 +104,10 @@ class BoundaryCounts:
         self.counts_7K[_ROWS.index(row)] += counts[: self.num_classes]
 
 
-def _near_outline(label_HW: np.ndarray, depth: int) -> np.ndarray:
+def _near_outline(label_HW: np.ndarray, depth: int, ignored: int) -> np.ndarray:
     """(H, W) bool: whether the square of pixels up to `depth` away holds another label, for all classes at once."""
     square = np.ones((2 * depth + 1, 2 * depth + 1), dtype=np.uint8)
-    label_HW = cv2.copyMakeBorder(label_HW, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=IGNORE_INDEX)
+    label_HW = cv2.copyMakeBorder(label_HW, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=ignored)
     differs = np.asarray(cv2.erode(label_HW, square)) != np.asarray(cv2.dilate(label_HW, square))
     return differs[1:-1, 1:-1]
 

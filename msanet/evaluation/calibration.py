@@ -34,11 +34,12 @@ class ReliabilityBin:
 class Calibration:
     """Counts labeled pixels by confidence. histogram_2L: int64 (wrong, right) x (LEVELS + 1), which may be all-reduced."""
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device | str = "cpu", ignored: int = IGNORE_INDEX) -> None:
+        self.ignored = ignored
         self.histogram_2L = torch.zeros(2, LEVELS + 1, dtype=torch.int64, device=device)
 
     def update(self, confidence_HW: Tensor, prediction_HW: Tensor, ground_truth_HW: Tensor) -> None:
-        """Count one image. confidence: float, 0..1; the others integers; pixels whose ground truth is 255 are ignored.
+        """Count one image. confidence: float, 0..1; the others integers; pixels whose ground truth is `ignored` do not count.
 
         All on one device, of any shape. Raises UserError where a confidence is NaN.
         """
@@ -49,7 +50,7 @@ class Calibration:
                 "a confidence is NaN, expected 0 to 1; the network has diverged, use an earlier checkpoint",
             )
         level = (confidence_HW.float().clamp(0, 1) * LEVELS).round().int()
-        state = torch.where(ground_truth_HW == IGNORE_INDEX, 2, (prediction_HW == ground_truth_HW).int())
+        state = torch.where(ground_truth_HW == self.ignored, 2, (prediction_HW == ground_truth_HW).int())
         counts = torch.bincount((state * (LEVELS + 1) + level).flatten(), minlength=3 * (LEVELS + 1))
         self.histogram_2L += counts.reshape(3, -1)[:2]
 

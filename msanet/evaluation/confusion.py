@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from msanet.datasets import IGNORE_INDEX, ignore_index
 from msanet.errors import UserError
 from msanet.evaluation.label_map_counts import confusion_matrix_of_maps, of_classes
 
@@ -10,10 +11,14 @@ from msanet.evaluation.label_map_counts import confusion_matrix_of_maps, of_clas
 def confusion_matrix_with_void(ground_truth: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
     """(K, K + 1) int64 counts of pixels by (ground truth, prediction), both integer tensors of one shape.
 
-    Pixels whose ground truth is 255 are ignored; the last column is predicted void (255) on a labeled pixel.
-    Raises UserError if a ground truth is neither a class nor 255, or a prediction on a labeled pixel is neither.
+    Pixels whose ground truth is 255 (of more than 255 classes 65535) are ignored; the last column is predicted void, of the same
+    value, on a labeled pixel. Raises UserError if a ground truth is neither a class nor this value, or a prediction on a labeled
+    pixel is neither.
     """
     assert ground_truth.shape == prediction.shape, f"{ground_truth.shape} and {prediction.shape}"
+    if ignore_index(num_classes) != IGNORE_INDEX:
+        truth_HW, prediction_HW = ground_truth.cpu().numpy(), prediction.cpu().numpy()
+        return torch.from_numpy(confusion_matrix_of_maps(truth_HW, prediction_HW, num_classes)).to(ground_truth.device)
     truth, predicted = _bytes(ground_truth, "label"), _bytes(prediction, "prediction")
     if truth.device.type == "cpu" and predicted.device.type == "cpu":
         return torch.from_numpy(confusion_matrix_of_maps(truth.numpy(), predicted.numpy(), num_classes))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from msanet import distributed
 from msanet.config import EvaluationConfig
+from msanet.data.label_tensors import to_label_array
 from msanet.data.loader import evaluation_loader
 from msanet.data.mixture import shares_of
 from msanet.data.pipeline import EvaluationSample
@@ -171,8 +172,9 @@ class EvaluationAccumulator:
         is_worst = self.settings.worst and (len(self.worst) < self.settings.worst or rank > self.worst[0][0])
         if not is_worst and sample.number not in self.spread:
             return
-        image_HWC, label_HW = picture(sample.image_HWC.numpy(), self.shown_bands), sample.label_HW.numpy()
-        panel = EvaluatedImage(sample.number, sample.key, image_HWC, label_HW, prediction_HW.cpu().numpy())
+        image_HWC, label_HW = picture(sample.image_HWC.numpy(), self.shown_bands), sample.label_HW
+        truth, predicted = (to_label_array(one, len(self.classes)) for one in (label_HW, prediction_HW))
+        panel = EvaluatedImage(sample.number, sample.key, image_HWC, truth, predicted)
         if sample.number in self.spread:
             self.panels.append(replace(panel, maps=panel_maps(predictor, sample.image_HWC)))
         if is_worst:

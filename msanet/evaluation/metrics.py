@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_MOST_LISTED, _SHOWN_OF_MORE = 255, 20
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -64,9 +66,15 @@ def class_notes(
     neither = [name for name, s, p in zip(classes, support_K, predicted_K, strict=True) if not s and not p]
     invented = [name for name, s, p in zip(classes, support_K, predicted_K, strict=True) if not s and p]
     return (
-        *([f"Neither labeled nor predicted, {absent}: {', '.join(neither)}."] if neither else []),
-        *([f"Predicted but never labeled, counted as IoU 0: {', '.join(invented)}."] if invented else []),
+        *([f"Neither labeled nor predicted, {absent}: {_listed(neither)}."] if neither else []),
+        *([f"Predicted but never labeled, counted as IoU 0: {_listed(invented)}."] if invented else []),
     )
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) <= _MOST_LISTED:
+        return ", ".join(names)
+    return f"{', '.join(names[:_SHOWN_OF_MORE])} and {len(names) - _SHOWN_OF_MORE} more"
 
 
 def ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:

@@ -23,6 +23,8 @@ FORMAT = "msanet per-image confusion counts"
 VERSION = 1
 MAX_BYTES = 2**30
 """Uncompressed; the counts of COCO's 118,000 training images take less than 200 MB."""
+MOST_CLASSES = 4096
+"""Of an evaluation: the counts of all images, and of one, are matrices of K x K of 8 bytes, 134 MB each."""
 _MOST_PIXELS = 2**40  # of one cell of one image, so that sums fit 64 bits
 
 
@@ -105,6 +107,17 @@ class PerImageCounts:
 
     def _images(self) -> np.ndarray:
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
+
+def require_countable(num_classes: int) -> None:
+    """Raise UserError where the confusions of so many classes would take too much memory."""
+    if num_classes > MOST_CLASSES:
+        raise UserError(
+            "MSA-EVAL-790",
+            f"the dataset has {num_classes} classes, expected at most {MOST_CLASSES} in an evaluation, which counts each pair of "
+            f"them ({8e-9 * num_classes**2:.1f} GB); train with data.val_split=null, or evaluate under a label scheme of fewer",
+            setting="data.val_split",
+        )
 
 
 def image_counts(number: int, key: str, matrix: np.ndarray) -> ImageCounts:
@@ -255,8 +268,8 @@ def _find_problem(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str |
     classes = about.get("classes")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in [*classes, *_names(about)]):
         return "names are missing"
-    if not (0 < len(classes) < 256 and len(set(classes)) == len(classes)):
-        return f"it has {len(classes)} classes, expected 1 to 255 names"
+    if not (0 < len(classes) <= MOST_CLASSES and len(set(classes)) == len(classes)):
+        return f"it has {len(classes)} classes, expected 1 to {MOST_CLASSES} names"
     if not all(map(is_line, [*classes, *_names(about), *arrays["keys"].tolist()])):
         return "names are not of letters"
     keys, starts, cells, counts = (arrays[name] for name in kinds)

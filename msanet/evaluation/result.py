@@ -11,6 +11,7 @@ import numpy as np
 
 from msanet.data.mixture import Share
 from msanet.data.sample_source import SampleSource
+from msanet.datasets import IGNORE_INDEX, ignore_index
 from msanet.errors import UserError
 from msanet.evaluation.boundary import BoundaryScores
 from msanet.evaluation.calibration import ReliabilityBin, expected_calibration_error
@@ -23,7 +24,7 @@ from msanet.files import write_text
 from msanet.inference.panel_attention import PanelMaps
 from msanet.run_layout import RunLayout
 
-WORST_LISTED = 20
+WORST_LISTED, CONFUSIONS_LISTED = 20, 100
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class EvaluationResult:
             "boundary": {"mean_iou": found.mean_iou, "mean_f1": found.mean_f1} if (found := self.boundary) else None,
             "calibration": self._calibration(),
             "worst_images": [vars(image) for image in worst(self.per_image_counts, WORST_LISTED)],
-            "confusion_matrix": square.tolist(),
+            **_confusions(square, self.classes),
             "predicted_void": int(self.matrix[:, len(self.classes) :].sum()),
             "num_images": int((self.times_seen > 0).sum()),
             "num_missing": self.num_missing,
@@ -240,6 +241,24 @@ def require_complete(evaluation: EvaluationResult, source: SampleSource) -> None
         f"{evaluation.num_missing} images of split '{evaluation.split}' were missed and {evaluation.num_duplicate} counted "
         f"more than once ({names}, ...), expected each of {len(evaluation.times_seen)} exactly once; do not use these scores",
     )
+
+
+def _confusions(square_KK: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
+    """The matrix; of more than 255 classes, where it would have millions of numbers, the pairs with the most pixels."""
+    if ignore_index(len(classes)) == IGNORE_INDEX:
+        return {"confusion_matrix": square_KK.tolist()}
+    wrong_KK = square_KK.copy()
+    np.fill_diagonal(wrong_KK, 0)
+    cells = np.flatnonzero(wrong_KK)
+    most = cells[np.argsort(-wrong_KK.ravel()[cells], kind="stable")[:CONFUSIONS_LISTED]]
+    rows, columns = np.unravel_index(most, wrong_KK.shape)
+    return {
+        "confusion_matrix": None,
+        "largest_confusions": [
+            {"class": classes[row], "predicted": classes[column], "pixels": int(wrong_KK[row, column])}
+            for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+        ],
+    }
 
 
 def _without_nan(value: Any) -> Any:

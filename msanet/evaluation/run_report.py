@@ -20,6 +20,7 @@ from msanet.evaluation.protocols import NAMED
 from msanet.inference.panel_attention import PanelMaps
 from msanet.report.html_report import Panel, ReportData, write_report
 from msanet.report.panels import COLUMNS, comparison_images
+from msanet.report.tables import most_frequent
 from msanet.run_layout import RunLayout
 from msanet.secrets import masked, without_secrets
 
@@ -62,8 +63,13 @@ def score_table(evaluation: result.EvaluationResult) -> str:
     """The scores for a terminal: per class, then the means and those of the best constant prediction."""
     metrics = evaluation.to_json()
     lines = [f"{'class':<20} {'IoU':>7} {'accuracy':>9} {'pixels':>14}"]
-    for name, row in metrics["classes"].items():
+    shown = most_frequent(metrics["classes"])
+    for name, row in shown.items():
         lines.append(f"{name:<20} {_percent(row['iou']):>7} {_percent(row['accuracy']):>9} {row['support']:>14,}")
+    if len(shown) < len(metrics["classes"]):
+        lines.append(
+            f"{len(metrics['classes']) - len(shown)} more classes have fewer pixels; evaluation-*.json has them all"
+        )
     baseline, bounds = metrics["constant_baseline"], metrics.get("mean_iou_interval")
     interval = f"95 % interval {_percent(bounds[0])} to {_percent(bounds[1])}; " if bounds else ""
     lines += [

@@ -7,11 +7,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from msanet.data.label_tensors import to_label_array
+from msanet.datasets import ignore_index
 from msanet.errors import UserError
 from msanet.evaluation.boundary import BoundaryCounts
 from msanet.evaluation.calibration import Calibration
 from msanet.evaluation.confusion import confusion_matrix_with_void
-from msanet.evaluation.per_image_counts import ImageCounts
+from msanet.evaluation.per_image_counts import ImageCounts, require_countable
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +32,16 @@ class SegmentationCounts:
     """
 
     def __init__(self, num_classes: int, boundary: bool, calibration: bool, device: torch.device | str = "cpu") -> None:
+        require_countable(num_classes)
         self.matrix = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64, device=device)
         self.boundary = BoundaryCounts(num_classes) if boundary else None
-        self.calibration = Calibration(device) if calibration else None
+        self.calibration = Calibration(device, ignore_index(num_classes)) if calibration else None
 
     def update(self, label_HW: Tensor, prediction_HW: Tensor, confidence_HW: Tensor | None = None) -> Tensor:
         """Count one image and return its own matrix, int64 (K, K + 1).
 
-        label and prediction: uint8 train ids; 255 is ignored in the first, predicted void in the second.
+        label and prediction: uint8 train ids; 255 is ignored in the first, predicted void in the second. Of more than 255
+        classes: int32, 65535.
         confidence: float, 0..1, where calibration is counted. All on `device`.
         """
         matrix = confusion_matrix_with_void(label_HW, prediction_HW, len(self.matrix))
@@ -45,7 +49,7 @@ class SegmentationCounts:
             assert confidence_HW is not None
             self.calibration.update(confidence_HW, prediction_HW, label_HW)
         if self.boundary:
-            self.boundary.update(label_HW.cpu().numpy(), prediction_HW.cpu().numpy())
+            self.boundary.update(*(to_label_array(one, len(self.matrix)) for one in (label_HW, prediction_HW)))
         self.matrix += matrix
         return matrix
 

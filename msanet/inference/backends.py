@@ -18,7 +18,7 @@ from msanet.telemetry import disable_telemetry
 logger = logging.getLogger(__name__)
 
 Run = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Images (N, C, H, W) float32, RGB in gray values or bands -> logits (N, K, H, W) float32 and labels (N, H, W) uint8."""
+"""Images (N, C, H, W) float32, RGB in gray values or bands -> logits (N, K, H, W) float32 and labels (N, H, W)."""
 
 
 class Opened(NamedTuple):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental import _config as tracing
 
+from msanet.data.label_tensors import label_tensor_dtype
 from msanet.errors import UserError
 from msanet.models.io import ModelMetadata
 
@@ -15,7 +16,7 @@ class Deployed(nn.Module):
     """A network in evaluation mode as it is used: images in, labels out; the normalization is inside.
 
     forward: images (N, C, H, W) float32, RGB in gray values from 0 to 255 or bands as stored -> logits (N, K, H, W) float32,
-    and labels (N, H, W) uint8, the train id of the likeliest class.
+    and labels (N, H, W) uint8 (int32 of more than 255 classes), the train id of the likeliest class.
     """
 
     mean: Tensor
@@ -30,7 +31,7 @@ class Deployed(nn.Module):
 
     def forward(self, image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.network((image_NCHW - self.mean) / self.std)
-        return logits, logits.argmax(dim=1).to(torch.uint8)
+        return logits, logits.argmax(dim=1).to(label_tensor_dtype(len(self.metadata.classes)))
 
 
 def exported_graph(network: nn.Module, metadata: ModelMetadata, size: Size) -> torch.export.ExportedProgram:

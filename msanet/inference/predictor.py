@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from msanet import distributed
 from msanet.config import EvaluationConfig
 from msanet.data.image.color import normalize
+from msanet.data.label_tensors import label_tensor_dtype
 from msanet.errors import UserError
 from msanet.inference.crf import refine, require_pydensecrf
 from msanet.logs import EVERY_RANK
@@ -78,7 +79,7 @@ class Predictor:
     @torch.inference_mode()
     @explain_out_of_memory()
     def labels(self, image_HWC: Tensor) -> Tensor:
-        """Train ids (H, W) uint8 of an image (H, W, C), such as uint8 RGB: the likeliest class of each pixel."""
+        """Train ids (H, W), see label_tensors.py, of an image (H, W, C), such as uint8 RGB: the likeliest class of each pixel."""
         return _argmax(self.scores(image_HWC))
 
     @torch.inference_mode()
@@ -101,7 +102,7 @@ class Predictor:
         scores_1KHW = self.scores(image_HWC)
         highest, labels = scores_1KHW.max(dim=1)
         confidence = softmax_of_highest(highest, scores_1KHW) if self._are_logits else highest
-        return labels[0].to(torch.uint8), confidence[0]
+        return labels[0].to(label_tensor_dtype(scores_1KHW.shape[1])), confidence[0]
 
     def with_settings(self, settings: EvaluationConfig) -> "Predictor":
         """Of the same network."""
@@ -232,7 +233,8 @@ def blend_weights(starts: list[int], window: int, length: int) -> Tensor:
 
 
 def _argmax(scores_1KHW: Tensor) -> Tensor:
-    return scores_1KHW.max(dim=1).indices[0].to(torch.uint8)  # argmax is the same, and takes four times as long on CPUs
+    dtype = label_tensor_dtype(scores_1KHW.shape[1])
+    return scores_1KHW.max(dim=1).indices[0].to(dtype)  # argmax is the same, and takes four times as long on CPUs
 
 
 def softmax_of_highest(highest_1HW: Tensor, logits_1KHW: Tensor) -> Tensor:

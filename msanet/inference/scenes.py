@@ -12,7 +12,8 @@ import torch
 
 from msanet.config import EvaluationConfig
 from msanet.data.image.tiles import MAX_PIXELS
-from msanet.datasets import IGNORE_INDEX
+from msanet.data.label_tensors import label_tensor_dtype, to_label_array
+from msanet.datasets import ignore_index, label_dtype
 from msanet.datasets.image_format import RGB8, ImageFormat, describe
 from msanet.errors import UserError
 from msanet.files import atomic_file
@@ -202,7 +203,7 @@ class SceneFiles:
         self._ranges = scene.ranges(self._bands) if "overlay" in files else []
 
     def write(self, block: Block, labels_HW: np.ndarray, probabilities_KHW: np.ndarray | None) -> None:
-        """labels_HW: train ids, IGNORE_INDEX where there is no data."""
+        """labels_HW: train ids, `ignore_index` where there is no data."""
         window = _rasterio().windows.Window(block.left, block.top, block.width, block.height)
         for kind, file in self._files.items():
             if kind == "probabilities":
@@ -230,7 +231,7 @@ def scene_files(
         path: Kind -> file.
         kinds: Keys of SCENE_ENDINGS.
         palette: Colors by train id.
-        ids: (256,) the dataset's own id of each train id.
+        ids: The dataset's own id of each train id.
         bands: Those that the overlay shows.
     """
     rasterio = _rasterio()
@@ -238,15 +239,16 @@ def scene_files(
         opened = {}
         for kind in kinds:
             temporary = stack.enter_context(atomic_file(path(kind), lasting=False))
-            file = stack.enter_context(rasterio.open(temporary, "w", **_profile(scene, kind, len(palette))))
+            file = stack.enter_context(rasterio.open(temporary, "w", **_profile(scene, kind, len(palette), ids.dtype)))
             if kind == "palette":
                 file.write_colormap(1, dict(enumerate(palette)))
             opened[kind] = file
         yield SceneFiles(scene, palette, ids, bands, opened)
 
 
-def _profile(scene: Scene, kind: str, num_classes: int) -> dict[str, Any]:
+def _profile(scene: Scene, kind: str, num_classes: int, of_ids: np.dtype[Any]) -> dict[str, Any]:
     source, of_labels = scene.source, kind in ("palette", "ids", "train-ids")
+    dtype = of_ids if kind == "ids" else label_dtype(num_classes) if of_labels else np.dtype(np.uint8)
     gcps, gcps_crs = source.gcps
     place = {"crs": source.crs, "transform": source.transform}
     if gcps:
@@ -256,8 +258,8 @@ def _profile(scene: Scene, kind: str, num_classes: int) -> dict[str, Any]:
         "height": source.height,
         "width": source.width,
         "count": {"overlay": 3, "probabilities": num_classes}.get(kind, 1),
-        "dtype": "float32" if kind == "probabilities" else "uint8",
-        "nodata": IGNORE_INDEX if of_labels else None,
+        "dtype": "float32" if kind == "probabilities" else dtype.name,
+        "nodata": int(np.iinfo(dtype).max) if of_labels else None,
         **({"photometric": "RGB"} if kind == "overlay" else {}),
         "tiled": True,
         "blockxsize": ALIGNMENT,
@@ -269,9 +271,11 @@ def _profile(scene: Scene, kind: str, num_classes: int) -> dict[str, Any]:
 
 
 def labels_of(scores_1KHW: torch.Tensor, without_data_HW: np.ndarray) -> np.ndarray:
-    """Train ids (H, W) uint8 of a block, IGNORE_INDEX where there is no data."""
-    labels_HW = scores_1KHW.max(dim=1).indices[0].to(torch.uint8).cpu().numpy()
-    labels_HW[without_data_HW] = IGNORE_INDEX
+    """Train ids (H, W) of a block, uint8 or uint16, `ignore_index` where there is no data."""
+    num_classes = scores_1KHW.shape[1]
+    labels = scores_1KHW.max(dim=1).indices[0].to(label_tensor_dtype(num_classes))
+    labels_HW = to_label_array(labels, num_classes)
+    labels_HW[without_data_HW] = ignore_index(num_classes)
     return labels_HW
 
 

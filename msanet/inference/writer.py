@@ -13,7 +13,8 @@ from torch import nn
 from msanet.config import EvaluationConfig
 from msanet.data.image.band_file import read_bands, select_bands
 from msanet.data.image.photo import read_photo
-from msanet.datasets import IGNORE_INDEX
+from msanet.data.label_tensors import to_label_array
+from msanet.datasets import id_dtype, ignore_index, label_dtype
 from msanet.datasets.image_format import RGB8, ImageFormat
 from msanet.errors import UserError
 from msanet.inference.attention_maps import AttentionMaps
@@ -32,7 +33,7 @@ from msanet.inference.submission import SubmissionFormat
 from msanet.logs import once, track
 from msanet.models.io import ModelMetadata
 from msanet.report.bands import picture
-from msanet.report.palette import UInt8, overlay
+from msanet.report.palette import Label, UInt8, overlay
 from msanet.report.prediction import write_image, write_palette, write_probabilities
 from msanet.report.video import VideoReader, is_video, new_video
 
@@ -54,9 +55,9 @@ VIDEO_ENDING = ".overlay.mp4"
 class PredictionWriter:
     """Predicts files with a network in evaluation mode, and writes the outputs of each under one stem.
 
-    kinds: keys of ENDINGS; None: palette and overlay of an image, the overlay of a video. queries_Q2: (row, column) of
-    pixels for the attention maps. submission: write only the files of a benchmark's submission. shown_bands: what overlays show;
-    None: as the training's reports.
+    kinds: keys of ENDINGS; None: palette (of more than 255 classes ids) and overlay of an image, the overlay of a video.
+    queries_Q2: (row, column) of pixels for the attention maps. submission: write only the files of a benchmark's submission.
+    shown_bands: what overlays show; None: as the training's reports.
     Raises UserError if the network cannot give these.
     """
 
@@ -74,12 +75,22 @@ class PredictionWriter:
             submission.require_classes(metadata.classes)
         self.metadata = metadata
         self.submission = submission
-        default = () if submission else ("palette", "overlay")
+        self.num_classes = len(metadata.classes)
+        has_palette = label_dtype(self.num_classes) == np.uint8
+        default = () if submission else ("palette" if has_palette else "ids", "overlay")
         self.kinds = frozenset(default if kinds is None else kinds)
-        self.video_kinds = self.kinds - {"palette"} if kinds is None else self.kinds
+        self.video_kinds = self.kinds - {"palette", "ids"} if kinds is None else self.kinds
+        if "palette" in self.kinds and not has_palette:
+            raise UserError(
+                "MSA-INFER-797",
+                f"--write names palette, whose PNGs hold at most 256 colors, and the network has {self.num_classes} classes; "
+                "choose ids or train-ids, which are of 16 bits then",
+                setting="--write",
+            )
         self.predictor = Predictor(model, settings, metadata.mean, metadata.std)
         self.maps = AttentionMaps(self.predictor, queries_Q2) if "maps" in self.kinds else None
-        self._ids = np.full(256, IGNORE_INDEX, np.uint8)
+        dtype = id_dtype(self.num_classes, metadata.ids)
+        self._ids = np.full(ignore_index(self.num_classes) + 1, np.iinfo(dtype).max, dtype)
         self._ids[: len(metadata.ids)] = metadata.ids
         self.shown_bands = shown_bands or metadata.shown_bands
 
@@ -144,7 +155,7 @@ class PredictionWriter:
                     if shown:
                         shown.write(overlay(image_HWC, label_HW, self.metadata.palette))
 
-    def _write_image(self, image_HWC: UInt8, stem: Path, kinds: frozenset[str]) -> UInt8:
+    def _write_image(self, image_HWC: UInt8, stem: Path, kinds: frozenset[str]) -> Label:
         """Write all of `kinds` but a video's overlay; returns the train ids (H, W)."""
 
         def path(kind: str) -> Path:
@@ -157,7 +168,7 @@ class PredictionWriter:
             write_probabilities(path("probabilities"), probabilities.cpu().numpy(), self.metadata.classes)
         else:
             labels = self.predictor.labels(pixels_HWC)
-        label_HW = labels.cpu().numpy()
+        label_HW = to_label_array(labels, self.num_classes)
         if self.submission:
             self.submission.write(path("palette"), label_HW)
         if "palette" in kinds:

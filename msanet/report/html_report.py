@@ -21,7 +21,7 @@ from msanet.report.page import new_environment, style
 from msanet.report.palette import RGB, UInt8
 from msanet.report.reliability import confidence_svg, reliability_svg
 from msanet.report.score_tiles import facts, tiles
-from msanet.report.tables import class_columns, class_means, class_rows, named_tables
+from msanet.report.tables import class_columns, class_means, class_rows, most_frequent, named_tables
 
 _FOLDER = Path(__file__).parent
 
@@ -81,6 +81,7 @@ def render(report: ReportData) -> str:
     environment = new_environment(_FOLDER, **filters)
     evaluation = report.evaluation or {}
     matrix = evaluation.get("confusion_matrix")
+    shown = most_frequent({name: {} for name in report.classes} | dict(evaluation.get("classes") or {}))
     script = (_FOLDER / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         report=report,
@@ -100,7 +101,12 @@ def render(report: ReportData) -> str:
             ("Spread over the split", [panel for panel in report.panels if not panel.is_worst]),
             ("Worst images", [panel for panel in report.panels if panel.is_worst]),
         ],
-        legend=[(name, css_color(color)) for name, color in zip(report.classes, report.palette, strict=True)],
+        legend=[
+            (name, css_color(color))
+            for name, color in zip(report.classes, report.palette, strict=True)
+            if name in shown
+        ],
+        hidden_classes=max(0, len(report.classes) - len(shown)),
         style=style(),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -1,12 +1,14 @@
 """Comparison panels: images of input, ground truth, prediction and errors."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from msanet.datasets import IGNORE_INDEX
-from msanet.report.palette import RGB, UInt8, check_image, check_label, colorize
+from msanet.datasets import ignored_value
+from msanet.report.palette import RGB, Label, UInt8, check_image, check_label, colorize
 
 COLUMNS = ("input", "ground truth", "prediction", "errors")
 """What a panel shows, from left to right."""
@@ -22,11 +24,11 @@ _HATCH_PERIOD = 8  # pixels from one stripe to the next
 
 
 def comparison_images(
-    image: UInt8, ground_truth: UInt8, prediction: UInt8, palette: Sequence[RGB], max_width: int = 480
+    image: UInt8, ground_truth: Label, prediction: Label, palette: Sequence[RGB], max_width: int = 480
 ) -> dict[str, UInt8]:
     """Input, ground truth, prediction and errors by their names in COLUMNS, each (h, w, 3) uint8 RGB.
 
-    image: (H, W, 3) uint8 RGB. ground_truth, prediction: (H, W) uint8 train ids, 255 = ignore. max_width: images wider than
+    image: (H, W, 3) uint8 RGB. ground_truth, prediction: (H, W) train ids, uint8 or uint16. max_width: images wider than
     this, or higher than four times this, are scaled down.
     """
     if max_width < 1:
@@ -47,7 +49,7 @@ def comparison_images(
     return dict(zip(COLUMNS, drawn, strict=True))
 
 
-def errors(ground_truth: UInt8, prediction: UInt8) -> UInt8:
+def errors(ground_truth: Label, prediction: Label) -> UInt8:
     """Where two labels (H, W) agree: gray = right, red = wrong, dark hatching = ignored; (H, W, 3) RGB."""
     right_HW1 = (ground_truth == prediction)[..., None]
     errors_HWC = np.where(right_HW1, np.array(RIGHT), np.array(WRONG))
@@ -55,9 +57,9 @@ def errors(ground_truth: UInt8, prediction: UInt8) -> UInt8:
     rows, columns = np.ogrid[:height, :width]
     stripe_HW1 = ((rows + columns) % _HATCH_PERIOD < 2)[..., None]
     hatch_HWC = np.where(stripe_HW1, np.array(_IGNORED_LIGHT), np.array(_IGNORED_DARK))
-    ignored_HW1 = (ground_truth == IGNORE_INDEX)[..., None]
+    ignored_HW1 = (ground_truth == ignored_value(ground_truth.dtype))[..., None]
     return np.where(ignored_HW1, hatch_HWC, errors_HWC).astype(np.uint8)
 
 
-def _resize(array: UInt8, size: tuple[int, int], interpolation: int) -> UInt8:
-    return np.asarray(cv2.resize(array, size, interpolation=interpolation), dtype=np.uint8)
+def _resize(array: NDArray[Any], size: tuple[int, int], interpolation: int) -> NDArray[Any]:
+    return np.asarray(cv2.resize(array, size, interpolation=interpolation), dtype=array.dtype)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from msanet.errors import UserError
 from msanet.files import atomic_file
-from msanet.report.palette import RGB, UInt8, write_palette_png
+from msanet.report.palette import RGB, Label, UInt8, write_palette_png
 
 
-def write_image(path: Path, image: UInt8) -> None:
-    """Write (H, W, 3) RGB or gray (H, W), uint8, as PNG or JPEG, by the path's ending. Raises UserError if it is too large."""
+def write_image(path: Path, image: UInt8 | Label) -> None:
+    """Write (H, W, 3) RGB or gray (H, W), uint8 (as PNG also uint16), by the ending. Raises UserError if it is too large."""
     shown = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     options = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix == ".jpg" else []
     try:
@@ -31,7 +31,7 @@ def write_image(path: Path, image: UInt8) -> None:
         temporary.write_bytes(data.tobytes())
 
 
-def write_palette(path: Path, label_HW: UInt8, palette: Sequence[RGB], ignore_color: RGB = (0, 0, 0)) -> None:
+def write_palette(path: Path, label_HW: Label, palette: Sequence[RGB], ignore_color: RGB = (0, 0, 0)) -> None:
     """`write_palette_png`, complete or not at all."""
     with atomic_file(path, lasting=False) as temporary:
         write_palette_png(temporary, label_HW, palette, ignore_color)

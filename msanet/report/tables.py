@@ -7,6 +7,7 @@ from msanet.report.curves import number
 from msanet.report.formats import JsonObject, css_color, css_length, grouped, interval, percent
 from msanet.report.palette import RGB
 
+_MOST_ROWS, _SHOWN_OF_MORE = 255, 100
 _OPTIONAL = {
     "accuracy": "accuracy",
     "precision": "precision",
@@ -19,6 +20,15 @@ _NAMED = {
     "class_instances": "Instance-weighted IoU by class",
     "category_instances": "Instance-weighted IoU by category",
 }
+
+
+def most_frequent(classes: Mapping[str, JsonObject]) -> dict[str, JsonObject]:
+    """All classes; of more than 255 the 100 with the most labeled pixels, in their order. classes: scores by name."""
+    if len(classes) <= _MOST_ROWS:
+        return dict(classes)
+    frequent = sorted(classes, key=lambda name: -(number(classes[name].get("support")) or 0.0))[:_SHOWN_OF_MORE]
+    kept = {*frequent}
+    return {name: row for name, row in classes.items() if name in kept}
 
 
 def class_columns(evaluation: JsonObject) -> dict[str, str]:
@@ -51,7 +61,7 @@ def class_rows(evaluation: JsonObject, classes: Sequence[str], palette: Sequence
             "support": grouped(score.get("support")),
             "share": percent((number(score.get("support")) or 0.0) / total) if total > 0 else "n/a",
         }
-        for name, score in scores.items()
+        for name, score in most_frequent(scores).items()
     ]
 
 

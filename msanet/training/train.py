@@ -68,7 +68,8 @@ def _start(config: Config, manifest: Manifest, model: SegmentationNetwork) -> tu
         if report:
             logger.info(report.text(config.data.mean, config.data.std))
     batches = choose_batch_plan(config, manifest, saved)
-    require_shared_memory(config.data, batches.micro_batch_size, batches.accumulation, manifest.image_format)
+    micro, image = batches.micro_batch_size, manifest.image_format
+    require_shared_memory(config.data, micro, batches.accumulation, image, manifest.num_classes)
     return RunFolder(config, manifest), Trainer(config, manifest, model, batches, saved)
 
 

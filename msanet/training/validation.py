@@ -14,6 +14,7 @@ from msanet.data.open_dataset import Dataset
 from msanet.data.sample_source import SampleSource
 from msanet.errors import UserError
 from msanet.evaluation.evaluator import EvaluationInterrupted, evaluate
+from msanet.evaluation.per_image_counts import require_countable
 from msanet.evaluation.result import EvaluationResult
 from msanet.models import build_model
 from msanet.models.io import apply_weights
@@ -38,6 +39,7 @@ def validation_source(config: Config, dataset: Dataset, manifest: Manifest) -> S
             "SPLIT` evaluates the network afterwards"
         )
         return None
+    require_countable(manifest.num_classes)
     try:
         return dataset.source(split, manifest)
     except UserError as error:

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from msanet.data.image.codec import IMAGE_EXTENSIONS
 from msanet.data.manifest import safe_key
-from msanet.datasets import IGNORE_INDEX, DatasetSpec
+from msanet.datasets import IGNORE_INDEX_16, DatasetSpec, ignore_index
 from msanet.datasets.voc import voc_color
 from msanet.errors import UserError
 from sharding.readers.contents import files_of, folders_of
@@ -28,8 +28,8 @@ Color = tuple[int, int, int]
 BACKGROUND = "background"
 IGNORE = "__ignore__"
 """labelme's name for what does not count."""
-MOST_CLASSES = 253
-"""Next to background and the value 255."""
+MOST_CLASSES = IGNORE_INDEX_16 - 1
+"""Next to background and the value 65535."""
 _SHOWN = 8
 
 
@@ -114,11 +114,12 @@ def make_listing(
     own = [label for label in (sorted(found) if classes is None else classes) if not _is_special(label)]
     _check_classes(own, found, tree.show(""), is_given=classes is not None)
     names = (BACKGROUND, *own)
-    values = {label: IGNORE_INDEX if label == IGNORE else 0 for label in found} | {
+    ignored = ignore_index(len(names))
+    values = {label: ignored if label == IGNORE else 0 for label in found} | {
         label: k for k, label in enumerate(own, 1)
     }
     palette = tuple((colors or {}).get(label, voc_color(k)) for k, label in enumerate(names))
-    train_ids = {IGNORE_INDEX: IGNORE_INDEX, **{k: k for k in range(len(names))}}
+    train_ids = {ignored: ignored, **{k: k for k in range(len(names))}}
     logger.info(f"classes: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''} ({len(names)})")
     skipped.log(tree.show(""), found.total())
     pairs = {split: [_pair(image, values) for image in sorted(images, key=_id)] for split, images in splits.items()}

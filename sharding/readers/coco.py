@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import unquote
 
 from msanet.datasets import COCO as SPEC
-from msanet.datasets import IGNORE_INDEX, DatasetSpec
+from msanet.datasets import IGNORE_INDEX_16, DatasetSpec, ignore_index
 from msanet.datasets.coco import CATEGORIES
 from msanet.datasets.voc import voc_color
 from msanet.errors import UserError
@@ -24,9 +24,10 @@ from sharding.tree import Tree
 
 logger = logging.getLogger(__name__)
 
-_MOST_CATEGORIES = 253
-"""Next to background and the value 255."""
+_MOST_CATEGORIES = IGNORE_INDEX_16 - 1
+"""Next to background and the value 65535."""
 _SPLITS = ("train", "val")
+_SHOWN = 255
 _YEARS = ("2014", "2017")
 _NAME = r"instances_(.+?)(2014|2017)?\.json"
 
@@ -42,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SPLIT=N",
         help="take N images of a split at random, such as train=10000 val=1500",
     )
-    crowd = "how groups annotated as one (iscrowd) are painted: as their class or as 255 (default class)"
+    crowd = "how groups annotated as one (iscrowd) are painted: as their class or as ignored (default class)"
     parser.add_argument("--crowd", choices=CROWD, default=CROWD[0], help=crowd)
 
 
@@ -62,7 +63,7 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
     files = {split: read_annotations(tree, *present[name]) for split, name in splits.items()}
     spec, train_ids = _classes(list(files.values()))
     pairs = {split: _pairs(tree, found, train_ids, subset.get(split), options) for split, found in files.items()}
-    return DatasetListing(spec, pairs, decode=DecodeObjects(options.crowd))
+    return DatasetListing(spec, pairs, decode=DecodeObjects(options.crowd, spec.ignore_index))
 
 
 def _pairs(
@@ -176,13 +177,17 @@ def _classes(files: Sequence[AnnotationFile]) -> tuple[DatasetSpec, dict[int, in
             f"'{files[0].shown}' has {len(own)} categories, expected at most {_MOST_CATEGORIES}; merge some",
         )
     classes = ("background", *(names[id][0] for id in own))
-    logger.info(f"the categories are not MS-COCO's, so the file's own are the classes: {', '.join(classes)}")
+    logger.info(
+        f"the categories are not MS-COCO's, so the file's own are the classes: {', '.join(classes[:_SHOWN])}"
+        f"{f' and {len(classes) - _SHOWN} more' if len(classes) > _SHOWN else ''}"
+    )
+    ignored = ignore_index(len(classes))
     values = {id: 0 for id in names} | {id: value for value, id in enumerate(own, 1)}
     spec = DatasetSpec(
         name="coco-own",
         classes=classes,
         palette=tuple(voc_color(number) for number in range(len(classes))),
-        train_ids={IGNORE_INDEX: IGNORE_INDEX, **{number: number for number in range(len(classes))}},
+        train_ids={ignored: ignored, **{number: number for number in range(len(classes))}},
     )
     return spec, values
 

@@ -1,12 +1,12 @@
 """The objects of one image of MS-COCO to a map of category ids."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from msanet.data.image.codec import MAX_PIXELS
-from msanet.datasets import IGNORE_INDEX
+from msanet.datasets import IGNORE_INDEX, id_dtype
 from msanet.errors import UserError
 from sharding.notes import note
 from sharding.readers.labels import need
@@ -26,10 +26,11 @@ class DecodeObjects:
     below all else, since their outlines are coarse. COCO itself has no rule (an official one would be moot: its
     evaluation is by instance), and conversions differ; this one needs no order of the file and keeps a fork on a table.
 
-    crowd: `class` paints a crowd as its category, `ignore` as 255.
+    crowd: `class` paints a crowd as its category, `ignore` as `ignored`, which is above all of them.
     """
 
     crowd: str
+    ignored: int = field(default=IGNORE_INDEX, repr=False)  # the plan has it with the classes
 
     def __call__(self, data: bytes, name: str) -> np.ndarray:
         mask = need("pycocotools.mask", "pycocotools")
@@ -52,8 +53,8 @@ class DecodeObjects:
                     f"'{name}': the outline of object {number} cannot be drawn ({error}), expected polygons of 3 points "
                     f"or more, or run lengths, for {width}x{height} pixels; fix it or remove the object",
                 ) from error
-        label_HW = np.zeros((height, width), np.uint8)
+        label_HW = np.zeros((height, width), id_dtype(1, [self.ignored]))
         for is_single, _, category, rle in sorted(layers, key=lambda layer: layer[:2]):
-            ignored = not is_single and self.crowd == "ignore"
-            label_HW[mask.decode(rle).astype(bool)] = IGNORE_INDEX if ignored else category
+            is_ignored = not is_single and self.crowd == "ignore"
+            label_HW[mask.decode(rle).astype(bool)] = self.ignored if is_ignored else category
         return label_HW

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from msanet.data.manifest import Line
-from msanet.datasets import DATASETS, IGNORE_INDEX, DatasetSpec
+from msanet.datasets import DATASETS, IGNORE_INDEX, IGNORE_INDEX_16, DatasetSpec, ignore_index
 from msanet.datasets.voc import voc_color
 from msanet.documents import parse_yaml
 from msanet.errors import UserError
@@ -20,6 +20,7 @@ from sharding.readers.layout import find_places, pairs_of
 from sharding.readers.mask_file import MaskFile, read_mask
 from sharding.readers.mask_reader import MaskReader, grey_meaning
 from sharding.readers.reader import DatasetListing, Reader, Splits, choose_splits, only_split
+from sharding.readers.wide_mask import WideMaskReader
 from sharding.tree import Tree
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ _WORDS = {
 }
 """Instead of what pydantic says."""
 _Byte = Annotated[int, Field(strict=True, ge=0, le=255)]
+_Id = Annotated[int, Field(strict=True, ge=0, le=IGNORE_INDEX_16)]
 _Color = tuple[_Byte, _Byte, _Byte]
 
 
@@ -53,7 +55,7 @@ def _color_list(value: object) -> object:
 class _Class(_Record):
     """id: the value in masks, or a list of them. color: the color, or a list; the first one is that of pictures."""
 
-    ids: Annotated[tuple[_Byte, ...], BeforeValidator(_id_list), Field(min_length=1, alias="id")]
+    ids: Annotated[tuple[_Id, ...], BeforeValidator(_id_list), Field(min_length=1, alias="id")]
     name: Line
     colors: Annotated[tuple[_Color, ...], BeforeValidator(_color_list), Field(alias="color")] = ()
 
@@ -61,14 +63,21 @@ class _Class(_Record):
 class Classes(_Record):
     """The classes file.
 
-    ignore: ids, or colors, of pixels that do not count; 255 does not unless it is a class's id. others: whether values and
+    ignore: ids, or colors, of pixels that do not count; 255 does not unless it is a class's id, and 65535 where masks are of 16
+    bits, which they are with more than 255 classes or ids above 255. others: whether values and
     colors that the file does not list are refused, or do not count.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "folder"
-    classes: Annotated[tuple[_Class, ...], Field(min_length=1, max_length=IGNORE_INDEX - 1)]
-    ignore: tuple[_Byte | _Color, ...] = ()
+    classes: Annotated[tuple[_Class, ...], Field(min_length=1, max_length=IGNORE_INDEX_16)]
+    ignore: tuple[_Id | _Color, ...] = ()
     others: Literal["refuse", "ignore"] = "refuse"
+
+    @property
+    def ids(self) -> list[int]:
+        """Of classes, and of what is ignored."""
+        ignored = [entry for entry in self.ignore if isinstance(entry, int)]
+        return [*(id for found in self.classes for id in found.ids), *ignored]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -96,16 +105,28 @@ def read(tree: Tree, options: argparse.Namespace) -> DatasetListing:
 _LOOKED_AT = 100
 
 
-def mask_reader(classes: Classes, path: Path, tree: Tree, pairs: Splits) -> MaskReader:
+def mask_reader(classes: Classes, path: Path, tree: Tree, pairs: Splits) -> MaskReader | WideMaskReader:
     """How masks are read: what grey values are is seen in some of the masks, since 255 may be an object or ignored."""
-    spec, colors = spec_of(classes), _colors(classes, path)
-    certain = {id for found in classes.classes for id in found.ids}
-    certain |= {entry for entry in classes.ignore if isinstance(entry, int)}
-    grey = grey_meaning(spec, dict(colors), frozenset(certain), (mask for _, mask in _some_masks(tree, pairs)))
+    spec = spec_of(classes)
+    if spec.has_16_bits:
+        return _wide_reader(classes, path, spec)
+    colors = _colors(classes, path)
+    grey = grey_meaning(spec, dict(colors), frozenset(classes.ids), (mask for _, mask in _some_masks(tree, pairs)))
     reader = MaskReader(spec, colors, grey, f"the classes file '{path}'", classes.others == "ignore")
     reader.check_palettes(_some_masks(tree, pairs))
     take_notes()  # the same will be said of them when they are packed
     return reader
+
+
+def _wide_reader(classes: Classes, path: Path, spec: DatasetSpec) -> WideMaskReader:
+    if color := next((entry for entry in classes.ignore if not isinstance(entry, int)), None):
+        raise UserError(
+            "MSA-PACK-793",
+            f"classes file '{path}' ignores the color {list(color)}, expected ids only: with {spec.num_classes} classes and ids "
+            f"up to {max(classes.ids)} masks hold grey ids of 16 bits; remove the color",
+            setting="--classes",
+        )
+    return WideMaskReader(spec)
 
 
 def _some_masks(tree: Tree, splits: Splits) -> Iterator[tuple[str, MaskFile]]:
@@ -179,11 +200,7 @@ def _load(path: Path) -> Classes:
             f"classes file '{path}' is not valid YAML or JSON ({words}); {expected}",
             setting="--classes",
         ) from error
-    ids = [
-        *(id for found in classes.classes for id in found.ids),
-        *(entry for entry in classes.ignore if isinstance(entry, int)),
-    ]
-    for what, values in (("id", ids), ("class", [found.name for found in classes.classes])):
+    for what, values in (("id", classes.ids), ("class", [found.name for found in classes.classes])):
         value, count = Counter(values).most_common(1)[0]
         if count > 1:
             several = "; fix it" if what == "id" else ": a class of several ids has them in a list, such as id: [1, 2]"
@@ -211,8 +228,11 @@ def _rename_old_keys(content: object) -> None:
 
 def spec_of(classes: Classes) -> DatasetSpec:
     """The dataset that a classes file describes."""
-    others = range(256) if classes.others == "ignore" else (IGNORE_INDEX,)
-    ignored = {entry: IGNORE_INDEX for entry in (*classes.ignore, *others) if isinstance(entry, int)}
+    train_id = ignore_index(len(classes.classes))
+    # The value that masks of 8 or of 16 bits have for what is ignored, unless somebody says otherwise.
+    highest = IGNORE_INDEX if max(train_id, *classes.ids) == IGNORE_INDEX else IGNORE_INDEX_16
+    others = range(highest + 1) if classes.others == "ignore" else (highest,)
+    ignored = {entry: train_id for entry in (*classes.ignore, *others) if isinstance(entry, int)}
     return DatasetSpec(
         name=classes.name,
         classes=tuple(found.name for found in classes.classes),

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from msanet.data.label_scheme import SCHEME_EXAMPLE, SCHEME_OPTION, LabelScheme, train_ids_by_name
-from msanet.datasets import IGNORE_INDEX, DatasetSpec
+from msanet.datasets import DatasetSpec, ignore_index
 from sharding.readers.mask_reader import reader_of
 from sharding.readers.reader import DatasetListing
 
@@ -23,6 +23,7 @@ def add_scheme_option(parser: argparse.ArgumentParser) -> None:
 def apply_scheme(found: DatasetListing, scheme: LabelScheme) -> DatasetListing:
     """The same samples with the classes of the scheme. Raises UserError where it does not fit the dataset's classes."""
     place = train_ids_by_name(scheme, found.spec.name, found.spec.classes)
+    ignored = ignore_index(len(scheme.classes))
     spec = DatasetSpec(
         name=scheme.name,
         classes=tuple(row.name for row in scheme.classes),
@@ -30,7 +31,7 @@ def apply_scheme(found: DatasetListing, scheme: LabelScheme) -> DatasetListing:
             row.color or found.spec.palette[found.spec.classes.index(row.members[0])] for row in scheme.classes
         ),
         train_ids={
-            value: IGNORE_INDEX if train_id == IGNORE_INDEX else place.get(found.spec.classes[train_id], IGNORE_INDEX)
+            value: ignored if train_id == found.spec.ignore_index else place.get(found.spec.classes[train_id], ignored)
             for value, train_id in found.spec.train_ids.items()
         },
     )

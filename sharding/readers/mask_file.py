@@ -26,7 +26,7 @@ class MaskFile:
     """A mask as it lies in its file.
 
     Args:
-        pixels: uint8 grey values or indices (H, W), or RGB colors (H, W, 3).
+        pixels: uint8 (or, as asked for, uint16) grey values or indices (H, W), or uint8 RGB colors (H, W, 3).
         palette: The colors (N, 3) of the indices; None where there are none.
         levels: The grey, 0 to 255, as which each value is shown, where pixels are grey values.
         is_opaque: bool (H, W), or of each index where there is a palette; None: all of them.
@@ -38,25 +38,25 @@ class MaskFile:
     is_opaque: np.ndarray | None = None
 
 
-def read_mask(data: bytes, name: str) -> MaskFile:
+def read_mask(data: bytes, name: str, highest: int = 255) -> MaskFile:
     """Decode a mask without changing a value.
 
     Raises:
-        UserError: It is not an image, damaged, a JPEG, or has values above 255.
+        UserError: It is not an image, damaged, a JPEG, or has values above `highest`: 255, or 65535 for grey values of 16 bits.
     """
     if data[:2] == b"\xff\xd8":
         raise _lossy(name, "a JPEG")
     if data[8:12] == b"WEBP" and b"VP8 " in data[12:]:
         raise _lossy(name, "a lossy WebP")
     with decoder_messages() as said:
-        mask = _read_png(data, name) if data.startswith(PNG_SIGNATURE) else _read_other(data, name)
+        mask = (_read_png if data.startswith(PNG_SIGNATURE) else _read_other)(data, name, highest)
     damage = find_damage(data, said) or tiff_damage(data)
     if damage:
         raise damaged(name, data, damage)
     return mask
 
 
-def _read_png(data: bytes, name: str) -> MaskFile:
+def _read_png(data: bytes, name: str, highest: int) -> MaskFile:
     parts = [PNG_SIGNATURE]
     content: dict[bytes, bytes] = {}
     try:
@@ -84,7 +84,7 @@ def _read_png(data: bytes, name: str) -> MaskFile:
     pixels = _turned(data, pixels)
     if pixels.ndim == 3:
         return _colored(pixels[..., [2, 1, 0, *range(3, pixels.shape[2])]], name)
-    values, levels = _unstretched(_narrow(pixels, name), bits)
+    values, levels = _unstretched(_narrow(pixels, name, highest), bits)
     if color == 0:
         return MaskFile(values, levels=levels)
     is_opaque = np.ones(256, bool)
@@ -119,7 +119,7 @@ def _turned(data: bytes, pixels: np.ndarray) -> np.ndarray:
         return upright(pixels, exif_orientation(image, data))
 
 
-def _read_other(data: bytes, name: str) -> MaskFile:
+def _read_other(data: bytes, name: str, highest: int) -> MaskFile:
     """TIFF, BMP, GIF and WebP: Pillow keeps values and palettes of all of them, and turns a TIFF by its orientation."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -138,7 +138,7 @@ def _read_other(data: bytes, name: str) -> MaskFile:
         raise
     except Exception as error:  # Pillow raises any kind where a file is damaged
         if (wide := _wide_tiff(data, name)) is not None:
-            return MaskFile(_narrow(wide, name))
+            return MaskFile(_narrow(wide, name, highest))
         is_other = "identify" in str(error)
         words = other_kind(data) or "not an image" if is_other else " ".join(str(error).split())[:100]
         raise damaged(name, data, words) from error
@@ -147,7 +147,7 @@ def _read_other(data: bytes, name: str) -> MaskFile:
             "MSA-PACK-102",
             f"label '{name}' holds {several} pictures, expected one mask; save each as a file of its own",
         )
-    if is_inverted and mode in ("L", "1"):
+    if is_inverted and (mode in ("L", "1") or highest > 255):
         raise UserError("MSA-PACK-102", f"label '{name}' is a TIFF of inverted values (white is 0); save it as PNG")
     pixels = upright(pixels, orientation)
     if mode == "P":
@@ -161,7 +161,7 @@ def _read_other(data: bytes, name: str) -> MaskFile:
         if mode not in ("RGB", "RGBA", "LA"):
             raise UserError("MSA-PACK-102", f"label '{name}' has {mode} colors, expected RGB; save it as PNG")
         return _colored(pixels, name)
-    values, levels = _unstretched(_narrow(pixels, name), bits if mode == "L" else 8)
+    values, levels = _unstretched(_narrow(pixels, name, highest), bits if mode == "L" else 8)
     return MaskFile(values, levels=levels)
 
 
@@ -193,19 +193,20 @@ def _colored(pixels_HWC: np.ndarray, name: str) -> MaskFile:
     return MaskFile(np.ascontiguousarray(color_HWC), is_opaque=is_opaque)
 
 
-def _narrow(pixels: np.ndarray, name: str) -> np.ndarray:
-    """uint8 of the same values. Raises UserError where they do not fit."""
+def _narrow(pixels: np.ndarray, name: str, highest: int = 255) -> np.ndarray:
+    """uint8, or where `highest` allows it uint16, of the same values. Raises UserError where they do not fit."""
     if pixels.dtype == np.uint8:
         return pixels
     low, high = pixels.min(), pixels.max()
-    if low >= 0 and high < 256 and (pixels.dtype.kind in "iu" or not (pixels % 1).any()):
-        return pixels.astype(np.uint8)
+    if low >= 0 and high <= highest and (pixels.dtype.kind in "iu" or not (pixels % 1).any()):
+        return pixels.astype(np.uint8 if high < 256 else np.uint16)
     if pixels.dtype == np.uint16 and not (pixels % 257).any():
         note(SCALED, name)
         return (pixels // 257).astype(np.uint8)
     some = ", ".join(f"{value:g}" for value in np.unique(pixels)[:3])
     raise UserError(
         "MSA-PACK-102",
-        f"label '{name}' has values of {pixels.dtype} from {low:g} to {high:g} (such as {some}), expected ids from 0 to 255; "
+        f"label '{name}' has values of {pixels.dtype} from {low:g} to {high:g} (such as {some}), expected ids from 0 to "
+        f"{highest}; "
         "save the class of each pixel, not its instance, depth or probability",
     )

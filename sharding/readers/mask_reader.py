@@ -11,6 +11,7 @@ from msanet.datasets.voc import voc_color
 from msanet.errors import UserError
 from sharding.notes import note, refuse
 from sharding.readers.mask_file import MaskFile, read_mask
+from sharding.readers.wide_mask import WideMaskReader
 
 Color = tuple[int, int, int]
 
@@ -192,8 +193,10 @@ class MaskReader:
         return IGNORED if train_id == IGNORE_INDEX else min(ids)
 
 
-def reader_of(spec: DatasetSpec, ignored: Iterable[Color] = ()) -> MaskReader:
+def reader_of(spec: DatasetSpec, ignored: Iterable[Color] = ()) -> MaskReader | WideMaskReader:
     """The reader of a dataset whose classes have the colors of its palette. ignored: further colors, that do not count."""
+    if spec.has_16_bits:
+        return WideMaskReader(spec)
     colors = {color: IGNORE_INDEX for color in ignored} | {color: k for k, color in enumerate(spec.palette)}
     return MaskReader(spec, tuple(sorted(colors.items())), where=f"the dataset {spec.name}")
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from msanet.data.image.codec import MAX_PIXELS
+from msanet.datasets import id_dtype
 from msanet.errors import UserError
 from sharding.notes import note
 from sharding.readers.rasterize import DRAW
@@ -53,7 +54,7 @@ class DrawShapes:
         layers = [layer for layer in self._layers(content["shapes"], height, width, name) if layer is not None]
         if self.smaller_on_top:
             layers.sort(key=lambda layer: -layer.pixels)  # stable: of two of one size the later one
-        label_HW = np.zeros((height, width), np.uint8)
+        label_HW = np.zeros((height, width), id_dtype(1, (value for value, *_ in content["shapes"])))
         for layer in layers:
             label_HW[layer.box][layer.mask_HW] = layer.value
         return label_HW

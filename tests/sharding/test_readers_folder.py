@@ -152,7 +152,7 @@ FAULTS: dict[str, tuple[Callable[[Fields], object], tuple[str, ...]]] = {
         classes(classes=[{"id": 1, "name": "road", "color": "#ff0000"}]),
         ("classes.0.color", "found '#ff0000', expected a list"),
     ),
-    "id 256": (classes(classes=[{"id": 256, "name": "road"}]), ("classes.0.id", "less than or equal to 255")),
+    "id 65536": (classes(classes=[{"id": 65536, "name": "road"}]), ("classes.0.id", "less than or equal to 65535")),
     "unknown word": (classes(color="x"), ("color", "extra")),
     "a long name": (repeat(name="x" * 101), ("classes.2.name", "100 characters")),
     "a name of two lines": (repeat(name="a\nb"), ("classes.2.name",)),

@@ -54,11 +54,11 @@ class LazyImage(Protocol):
 class _FullyDecodedImage:
     """Any format of Pillow or OpenCV: decoded completely, at the first window."""
 
-    dtype: np.dtype = np.dtype(np.uint8)  # of labels too, but for instance maps, which nobody crops
-
     def __init__(self, data: bytes, name: str, is_label: bool) -> None:
         self._data, self._name, self._is_label = data, name, is_label
         self.size = image_size(data, name)
+        is_wide = is_label and _png_header(data)[:1] == b"\x10"  # a label of 16 bits
+        self.dtype = np.dtype(np.uint16 if is_wide else np.uint8)
 
     def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         return self._pixels[top : top + height, left : left + width]
@@ -119,8 +119,8 @@ def decode_instances(data: bytes, name: str) -> np.ndarray:
 
 
 def encode_label(label_HW: np.ndarray) -> bytes:
-    """(H, W) uint8 train ids to gray PNG bytes; the same array always gives the same bytes."""
-    assert label_HW.dtype == np.uint8 and label_HW.ndim == 2
+    """(H, W) uint8 or uint16 train ids to gray PNG bytes; the same array always gives the same bytes."""
+    assert label_HW.dtype in (np.uint8, np.uint16) and label_HW.ndim == 2
     done, data = cv2.imencode(".png", label_HW, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     assert done
     return data.tobytes()
@@ -196,7 +196,7 @@ def _decode_full_image(data: bytes, name: str) -> np.ndarray:
 
 
 def _decode_full_label(data: bytes, name: str) -> np.ndarray:
-    if _png_color_type(data) == 3:  # OpenCV turns palette PNGs into colors; Pillow gives the indices
+    if _png_header(data)[1:] == b"\x03":  # OpenCV turns palette PNGs into colors; Pillow gives the indices
         return _decode_palette_png(data, name)
     label = _decode(data, cv2.IMREAD_UNCHANGED, name)
     if label.ndim != 2:
@@ -221,8 +221,9 @@ def _decode(data: bytes, flag: int, name: str) -> np.ndarray:
     return image
 
 
-def _png_color_type(data: bytes) -> int | None:
-    return data[25] if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 25 else None
+def _png_header(data: bytes) -> bytes:
+    """Bit depth and color type of a PNG; nothing of other files."""
+    return data[24:26] if data[:8] == b"\x89PNG\r\n\x1a\n" else b""
 
 
 def _decode_palette_png(data: bytes, name: str) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from msanet.config import DataConfig
 from msanet.data.image.codec import LazyImage
 from msanet.data.image.warp import shift, warp_window
-from msanet.datasets import IGNORE_INDEX
+from msanet.datasets import ignored_value
 
 CROP_TRIES = 10
 """Crops that are tried for cat_max_ratio before the last is taken, as in mmsegmentation's RandomCrop."""
@@ -81,7 +81,7 @@ class _LabelCrop:
     def __init__(self, label: LazyImage, params: CropParams) -> None:
         self.params = params
         self.inside = top, left, height, width = _inside(params)
-        self.source = np.empty((height, width), np.uint8)  # empty if the window is outside the image
+        self.source = np.empty((height, width), label.dtype)  # empty if the window is outside the image
         if height and width:
             self.rows = _nearest_indices(label.size[0], params.resized[0], top, height)
             self.columns = _nearest_indices(label.size[1], params.resized[1], left, width)
@@ -92,14 +92,14 @@ class _LabelCrop:
         pixels = self.source
         if pixels.shape != self.inside[2:]:
             pixels = pixels.take(self.rows - self.rows[0], axis=0).take(self.columns - self.columns[0], axis=1)
-        return _flip(_pad(pixels, self.inside, self.params.window, IGNORE_INDEX), self.params.flip)
+        return _flip(_pad(pixels, self.inside, self.params.window, ignored_value(pixels.dtype)), self.params.flip)
 
 
 class _WarpedLabel:
     """The same under a warp."""
 
     def __init__(self, label: LazyImage, params: CropParams) -> None:
-        self.source, self._flipped = _warped(label, params, IGNORE_INDEX, cv2.INTER_NEAREST), params.flip
+        self.source, self._flipped = _warped(label, params, ignored_value(label.dtype), cv2.INTER_NEAREST), params.flip
 
     def resized(self) -> np.ndarray:
         return _flip(self.source, self._flipped)
@@ -144,9 +144,16 @@ def _draw_window(resized: tuple[int, int], crop: tuple[int, int], u_top: float, 
 
 def _is_mixed(label_HW: np.ndarray, cat_max_ratio: float) -> bool:
     """Counted before resizing and on every fourth row, since this runs for every try."""
-    counts = cv2.calcHist([np.ascontiguousarray(label_HW[::4])], [0], None, [256], [0, 256]).ravel()
-    counts[IGNORE_INDEX] = 0
+    counts = pixels_of_classes(np.ascontiguousarray(label_HW[::4]))
     return bool(counts.max() <= cat_max_ratio * counts.sum() > 0)
+
+
+def pixels_of_classes(label_HW: np.ndarray) -> np.ndarray:
+    """(256,) float32 of a label of 8 bits, or (65536,): pixels of each train id, 0 of ignored ones."""
+    ignored = ignored_value(label_HW.dtype)
+    counts = cv2.calcHist([label_HW], [0], None, [ignored + 1], [0, ignored + 1]).ravel()
+    counts[ignored] = 0
+    return counts
 
 
 def _inside(params: CropParams) -> Window:

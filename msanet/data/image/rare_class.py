@@ -2,12 +2,10 @@
 
 import math
 
-import cv2
 import numpy as np
 
 from msanet.data.image.codec import LazyImage
-from msanet.data.image.crop import CropParams
-from msanet.datasets import IGNORE_INDEX
+from msanet.data.image.crop import CropParams, pixels_of_classes
 
 
 def crop_around_rare_class(
@@ -42,12 +40,11 @@ def crop_around_rare_class(
 
 
 def _draw_class(label_HW: np.ndarray, class_pixels: tuple[int, ...], u: float) -> int | None:
-    counts = cv2.calcHist([label_HW], [0], None, [256], [0, 256]).ravel()
-    counts[IGNORE_INDEX] = 0
+    counts = pixels_of_classes(label_HW)
     present = np.flatnonzero(counts)
     if not len(present):
         return None
-    in_split = np.ones(256)
+    in_split = np.ones(len(counts))
     in_split[: len(class_pixels)] = np.maximum(class_pixels, 1)
     chances = np.cumsum(1 / in_split[present])
     return int(present[np.searchsorted(chances, u * chances[-1], side="right")])

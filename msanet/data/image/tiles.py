@@ -38,6 +38,8 @@ _DTYPES: dict[tuple[int, int], np.dtype] = {
 }
 """(bits, sample format) -> type of pixels."""
 _GRAY, _RGB, _HORIZONTAL = 1, 2, 2
+_KINDS = [(np.uint8, (1, _GRAY)), (np.uint8, (3, _RGB)), (np.uint16, (1, _GRAY))]
+"""Types, numbers of channels and photometric interpretations of what are not bands."""
 _KNOWN = {
     *_EXPECTED, _WIDTH, _HEIGHT, _BITS, _SAMPLE_FORMAT, _PHOTOMETRIC, _SAMPLES, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS,
     _COUNTS, _BANDS,
@@ -114,7 +116,7 @@ class TiledImage:
 
 
 def encode_tiled(array: np.ndarray) -> bytes:
-    """(H, W, 3) image or (H, W) label, uint8, or (H, W, C) bands to a tiled TIFF; the same array always gives the same bytes.
+    """(H, W, 3) uint8 image, (H, W) label of 8 or 16 bits, or (H, W, C) bands to a tiled TIFF, always of the same bytes.
 
     Raises UserError if imagecodecs is not installed: another library would write other bytes.
     """
@@ -192,7 +194,7 @@ def _dtype(tags: dict[int, tuple[int, ...]]) -> np.dtype:
 
 
 def _is_supported(tags: dict[int, tuple[int, ...]]) -> bool:
-    """Whether `TiledImage` reads these tiles: 8 bits, interleaved RGB or gray, or our bands; deflated, of a sane size."""
+    """Whether `TiledImage` reads these tiles: interleaved RGB of 8 bits, gray of 8 or 16, our bands; deflated, of a sane size."""
     get: Any = lambda tag, default=0: tags.get(tag, (default,))[0]  # noqa: E731
     tile_h, tile_w = get(_TILE_HEIGHT), get(_TILE_WIDTH)
     if not (16 <= tile_h <= 4096 and 16 <= tile_w <= 4096):
@@ -202,7 +204,7 @@ def _is_supported(tags: dict[int, tuple[int, ...]]) -> bool:
     is_bands = _BANDS in tags and 1 <= kind[0] <= 32 and kind[1] == _GRAY
     return (
         all(set(tags.get(tag, (1,))) == {value} for tag, value in _EXPECTED.items())  # TIFF's default is 1 for all
-        and (is_bands or (dtype == np.uint8 and kind in ((1, _GRAY), (3, _RGB))))
+        and (is_bands or (dtype, kind) in _KINDS)
         and get(_PREDICTOR, 1) in (1, _HORIZONTAL)
         and 0 < tiles == len(tags.get(_OFFSETS, ())) == len(tags.get(_COUNTS, ()))
         and tiles * tile_h * tile_w <= MAX_PIXELS  # a window takes memory for complete tiles

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from msanet.config import Config, OptimizerConfig
+from msanet.data.label_tensors import label_tensor_dtype
 from msanet.data.loader import BatchPlan
 from msanet.data.pipeline import Batch
 from msanet.losses import SegmentationLoss
@@ -96,7 +97,7 @@ def _forward_and_backward(
             return network(image_NCHW)
 
     for _ in range(min(2, batches.accumulation)):  # in the second micro-batch gradients are there from the beginning
-        batch = _batch(batches.micro_batch_size, size, len(config.data.mean))
+        batch = _batch(batches.micro_batch_size, size, len(config.data.mean), criterion.num_classes)
         counts_3 = criterion.counts(batch.labels_NHW)
         micro_batch_loss(forward, network.auxiliary_weights, criterion, batch, counts_3, config.data).backward()
 
@@ -168,11 +169,11 @@ def _update_bytes(parameters: int, config: Config, ranks: int) -> float:
     return max(sums, (share if stage == 3 else whole) if config.trainer.ema_decay else 0)
 
 
-def _batch(count: int, size: tuple[int, int], channels: int) -> Batch:
+def _batch(count: int, size: tuple[int, int], channels: int, num_classes: int) -> Batch:
     numbers_N = torch.zeros(count, dtype=torch.int64)
     return Batch(
         images_NHWC=torch.zeros(count, *size, channels, dtype=torch.uint8),
-        labels_NHW=torch.zeros(count, *size, dtype=torch.uint8),
+        labels_NHW=torch.zeros(count, *size, dtype=label_tensor_dtype(num_classes)),
         jitter_N3=torch.ones(count, 3),
         epochs_N=numbers_N,
         samples_N=numbers_N,
