@@ -70,11 +70,7 @@ def main() -> int:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
-    parser.add_argument("--launch", default=sys.executable, help="what starts the ranks (default: one process)")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="then save and stop")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="of every run")
-    args = parser.parse_intermixed_args()
+    args = with_run_options(parser).parse_intermixed_args()
     deadline = time.monotonic() + 60 * args.minutes
     code = 0
     figures: dict[str, list[dict[str, Any]]] = {name: [] for name in args.networks}
@@ -82,9 +78,7 @@ def main() -> int:
     for seed in args.seeds:  # seeds outside, so that an early end leaves whole comparisons
         for name in args.networks:
             run = folder(args.out, name, seed)
-            words = [f"data.path={args.shards}", f"run.dir={run}", f"run.seed={seed}"]
-            command = [*shlex.split(args.launch), "launcher/train.py", "--config", str(args.config.resolve()), *words]
-            code = code or train([*command, *NETWORKS[name], *args.settings], deadline)
+            code = code or train(command(args, run, seed, NETWORKS[name]), deadline)
             if has_validated(run):
                 runs[name].append(read(run))
                 figures[name].append(vars(runs[name][-1]) | {"seed": seed, "is_complete": not code})
@@ -98,6 +92,21 @@ def main() -> int:
     return 0
 
 
+def with_run_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The options of a benchmark that trains several runs: how they are started, and how long."""
+    parser.add_argument("--launch", default=sys.executable, help="what starts the ranks (default: one process)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="then save and stop")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="of every run")
+    return parser
+
+
+def command(args: argparse.Namespace, run: Path, seed: int, words: Sequence[str]) -> list[str]:
+    """That which trains one run, with the words of its variant."""
+    own = [f"data.path={args.shards}", f"run.dir={run}", f"run.seed={seed}", *words, *args.settings]
+    return [*shlex.split(args.launch), "launcher/train.py", "--config", str(args.config.resolve()), *own]
+
+
 def has_validated(run: Path) -> bool:
     """Whether a run, which may have been stopped, has something to show."""
     metrics = RunLayout(run).metrics
@@ -109,11 +118,11 @@ def folder(out: Path, name: str, seed: int) -> Path:
     return out.resolve() / f"{name}-{seed}"
 
 
-def train(command: list[str], deadline: float) -> int:
+def train(words: list[str], deadline: float) -> int:
     """One run to its end, or until time is up: then it is told to save, which gives 75."""
     if time.monotonic() > deadline:
         return EXIT_PREEMPTED
-    process = subprocess.Popen(command, cwd=ROOT)
+    process = subprocess.Popen(words, cwd=ROOT)
     try:
         return process.wait(min(deadline - time.monotonic(), 1e9))
     except subprocess.TimeoutExpired:

@@ -5,7 +5,8 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -89,3 +90,18 @@ def _cpu() -> str:
 def _gpu() -> str | None:
     torch = sys.modules.get("torch")  # some benchmarks do without it
     return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
+
+
+def forever(items: Iterable[Any]) -> Iterator[Any]:
+    """All items again and again."""
+    while True:
+        yield from items
+
+
+def batches_in(batches: Iterator[Any], seconds: float) -> int:
+    """How many batches come in so many seconds."""
+    end, count = time.perf_counter() + seconds, 0
+    while time.perf_counter() < end:
+        next(batches)
+        count += 1
+    return count

@@ -1,9 +1,7 @@
 """What others do with the same images: the peers of benchmarks/streaming.py. Nothing of ours is used here."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -137,9 +135,3 @@ class RawMemory(Dataset):
         if rng.random() < 0.5:
             parts = cv2.flip(parts[0], 1), cv2.flip(parts[1], 1)
         return torch.from_numpy(np.ascontiguousarray(parts[0])), torch.from_numpy(np.ascontiguousarray(parts[1]))
-
-
-def forever(loader: Any) -> Iterator[Any]:
-    """A loader again and again."""
-    while True:
-        yield from loader

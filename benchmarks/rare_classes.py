@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from convergence import ROOT, folder, interval, train  # noqa: E402
+from convergence import ROOT, command, folder, interval, train, with_run_options  # noqa: E402
 from harness import print_table, write_json  # noqa: E402
 
 from msanet.data.manifest import load_manifest  # noqa: E402
@@ -42,21 +42,16 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=ROOT / "jobs/recipes/demo.yaml", help="recipe (default: demo)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--launch", default=sys.executable, help="what starts the ranks (default: one process)")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="then save and stop")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="of every run")
-    args = parser.parse_intermixed_args()
+    args = with_run_options(parser).parse_intermixed_args()
     deadline = time.monotonic() + 60 * args.minutes
+    args.shards = args.shards.resolve()
     manifest = load_manifest(args.shards)
     rare = [manifest.classes[number] for number in rare_classes(tuple(manifest.split("train").histogram))]
     figures: Figures = {name: [] for name in args.variants}
     for seed in args.seeds:  # seeds outside, so that an early end leaves whole comparisons
         for name in args.variants:
             run = folder(args.out, name, seed)
-            words = [f"data.path={args.shards.resolve()}", f"run.dir={run}", f"run.seed={seed}", *VARIANTS[name]]
-            command = [*shlex.split(args.launch), "launcher/train.py", "--config", str(args.config.resolve()), *words]
-            code = train([*command, *args.settings], deadline)
+            code = train(command(args, run, seed, VARIANTS[name]), deadline)
             if code:
                 return code
             figures[name].append(ious(RunLayout(run).evaluation("val"), rare) | {"seed": seed})

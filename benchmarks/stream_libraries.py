@@ -15,7 +15,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -28,6 +28,8 @@ import torch
 
 # Last: `streaming` is the package of mosaicml-streaming, and not benchmarks/streaming.py.
 sys.path[:] = [*(path for path in sys.path if path != str(Path(__file__).resolve().parent)), os.path.dirname(__file__)]
+
+from harness import batches_in, forever  # noqa: E402
 
 BATCH, CROP, SCALE = 4, (512, 1024), (0.5, 2.0)
 CHUNK_BYTES = 64_000_000
@@ -119,15 +121,18 @@ class Mosaic:
                 return random_crop(super().__getitem__(place))
 
         dataset = Crops(local=str(self.folder), shuffle=True, batch_size=BATCH)
-        loader = streaming.StreamingDataLoader(
-            dataset, batch_size=BATCH, num_workers=workers, persistent_workers=workers > 0
-        )
-        if state is not None:
-            loader.load_state_dict(state)
-        return loader
+        return _streaming_loader(streaming, dataset, workers, state)
 
     def state(self, loader: Any, batches: int) -> Any:
         return loader.state_dict()
+
+
+def _streaming_loader(library: Any, dataset: Any, workers: int, state: Any) -> Any:
+    """The StreamingDataLoader of either library, from its state on if there is one."""
+    loader = library.StreamingDataLoader(dataset, batch_size=BATCH, num_workers=workers, persistent_workers=workers > 0)
+    if state is not None:
+        loader.load_state_dict(state)
+    return loader
 
 
 class LitData:
@@ -152,12 +157,7 @@ class LitData:
     def loader(self, workers: int, state: Any = None) -> Iterable[Any]:
         litdata = importlib.import_module("litdata")
         dataset = litdata.StreamingDataset(str(self.folder), shuffle=True, transform=random_crop)
-        loader = litdata.StreamingDataLoader(
-            dataset, batch_size=BATCH, num_workers=workers, persistent_workers=workers > 0
-        )
-        if state is not None:
-            loader.load_state_dict(state)
-        return loader
+        return _streaming_loader(litdata, dataset, workers, state)
 
     def state(self, loader: Any, batches: int) -> Any:
         return loader.state_dict()
@@ -256,31 +256,18 @@ def print_rates(loader: Iterable[Any], workers: int) -> None:
 
     What the loader of the turn before still does, and full queues of this one, do not count so.
     """
-    batches = _forever(loader)
+    batches = forever(loader)
     next(batches)
     for _ in sys.stdin:
         if workers:
-            _count(batches, 3.0)
+            batches_in(batches, 3.0)
             start = time.perf_counter()
-            rate = _count(batches, 4.0) * BATCH / (time.perf_counter() - start)
+            rate = batches_in(batches, 4.0) * BATCH / (time.perf_counter() - start)
         else:
             start = time.process_time()
             images = sum(len(own) for _, _, own in islice(batches, 8))
             rate = images / (time.process_time() - start)
         print(json.dumps(rate), flush=True)
-
-
-def _forever(loader: Iterable[Any]) -> Iterator[Any]:
-    while True:
-        yield from loader
-
-
-def _count(batches: Iterator[Any], seconds: float) -> int:
-    end, count = time.perf_counter() + seconds, 0
-    while time.perf_counter() < end:
-        next(batches)
-        count += 1
-    return count
 
 
 if __name__ == "__main__":

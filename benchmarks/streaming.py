@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from harness import in_turns, median_ratio, print_table, write_json  # noqa: E402
-from peers import Mmsegmentation, RawMemory, forever, stock_webdataset  # noqa: E402
+from harness import batches_in, forever, in_turns, median_ratio, print_table, write_json  # noqa: E402
+from peers import Mmsegmentation, RawMemory, stock_webdataset  # noqa: E402
 
 from msanet.config import Config, parse_config  # noqa: E402
 from msanet.data.loader import plan_batches, shuffle_config, shuffle_order, train_loader, train_source  # noqa: E402
@@ -171,20 +171,12 @@ def _steady_rate(batches: Iterator[Any], warm_s: float = 3.0, timed_s: float = 4
     fills its queues beside us, and ours are full."""
 
     def turn() -> float:
-        _batches_in(batches, warm_s)
+        batches_in(batches, warm_s)
         start = time.perf_counter()
-        count = _batches_in(batches, timed_s)
+        count = batches_in(batches, timed_s)
         return count * BATCH / (time.perf_counter() - start)
 
     return turn
-
-
-def _batches_in(batches: Iterator[Any], seconds: float) -> int:
-    end, count = time.perf_counter() + seconds, 0
-    while time.perf_counter() < end:
-        next(batches)
-        count += 1
-    return count
 
 
 if __name__ == "__main__":
